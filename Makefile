@@ -1,0 +1,65 @@
+# `make reproduce` and `make test` need Python >= 3.11, git and a package index; each does all its own set-up.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(if $(shell command -v $(name)),$(name))))
+VENV   ?= .venv
+CORES  ?= all
+BIN    := $(VENV)/bin
+# pip checks every file against the lock's hashes; the project itself is installed without asking for more.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lint dvc bench gpu-cub200 gpu-bench gpu-test lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/.main: requirements/main.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 13); sys.exit(not ok and f"error: found Python {sys.version.split()[0]}, expected 3.11 or 3.12; set PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (torch and its libraries are several GB)"
+	@$(INSTALL) --require-hashes -r requirements/main.lock
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.main requirements/test.lock
+	@$(INSTALL) --require-hashes -r requirements/test.lock
+	@touch $@
+
+setup: $(VENV)/.main  ## make the virtual environment
+
+reproduce: $(VENV)/.main  ## run the main job (params.yaml) to its report
+	@$(BIN)/snakemake --cores $(CORES)
+	@echo "report: $$($(BIN)/lapml suite report)"
+
+test: $(VENV)/.test  ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test  ## check the style of the code and of the workflow
+	@$(BIN)/ruff check lapml tests
+	@$(BIN)/ruff format --check lapml tests
+	@$(BIN)/snakemake --lint
+
+dvc: $(VENV)/.main  ## the same job through DVC
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
+
+bench: $(VENV)/.main  ## time each row against the bare model, into results/published/bench/
+	@$(BIN)/snakemake --quiet all --cores $(CORES) --until prepare
+	@$(BIN)/lapml bench --repeats 20 --output results/published/bench/demo
+
+gpu-cub200: $(VENV)/.main  ## the whole of CUB-200-2011 on one GPU (set LAPML_CUB200), and publish its report
+	@$(BIN)/snakemake --cores $(CORES) --resources gpu=1 --configfile suites/cub200.yaml
+	@$(BIN)/lapml report --no-images --params suites/cub200.yaml
+	@$(BIN)/lapml publish --params suites/cub200.yaml
+
+gpu-bench: $(VENV)/.main  ## time each row on one GPU, into results/published/bench/
+	@$(BIN)/snakemake --quiet all --cores $(CORES) --until prepare --configfile suites/cub200.yaml
+	@$(BIN)/lapml bench --params suites/cub200.yaml --repeats 20 --steps 20 --output results/published/bench/cub200-gpu
+
+gpu-test: $(VENV)/.test  ## run the tests that need a GPU
+	@$(BIN)/python -m pytest -m gpu
+
+lock:  ## renew the lock files (needs uv)
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/main.lock
+	uv pip compile pyproject.toml --extra test -c requirements/main.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/test.lock
+
+clean:  ## remove the environment; results and data stay
+	rm -rf $(VENV)

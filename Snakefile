@@ -1,0 +1,17 @@
+from snakemake.utils import min_version
+
+min_version("9.18")
+
+configfile: "params.yaml"
+container: "docker://python:3.11"
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/tune.smk"
+include: "rules/train.smk"
+include: "rules/report.smk"
+
+rule all:
+    default_target: True
+    input:
+        report_files(),

@@ -1,0 +1,3 @@
+from lapml.cli import app
+
+app()

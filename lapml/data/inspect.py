@@ -1,0 +1,208 @@
+"""Look at a data set before trusting a number made from it: a table of findings, and a sheet of pictures."""
+
+import hashlib
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from lapml.config import Data
+from lapml.data.index import SPLITS, build
+from lapml.data.pack import READERS, Packed, decode, in_order, upright
+from lapml.data.sources import laid_out
+from lapml.errors import LapmlError
+from lapml.paths import Paths
+
+EXAMPLES = 5  # named for each finding
+SLACK = 1  # pixel: annotations that count pixels from 1 put a point of the last one there
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one file holds; ``error`` is set if it cannot be read, and then nothing else is."""
+
+    error: str = ""
+    file: str = ""  # sha256 of its bytes
+    pixels: str = ""  # sha256 of its upright RGB pixels and their shape
+    gray: bool = False
+    size: tuple[int, int, int] = (0, 0, 1)  # upright width and height, stored orientation
+
+
+@dataclass(frozen=True)
+class _Finding:
+    what: str
+    images: list[str]
+    verdict: str
+    harmful: bool = False
+
+
+def check(name: str, data: Data, paths: Paths) -> tuple[str, bool]:
+    """Read every image of a fetched data set and report what is wrong with it.
+
+    Harmful are files that cannot be read, the same picture in test and in train or val, the same picture under
+    two labels, and boxes that miss their image. Other findings are named with the reason why they do no harm.
+
+    Returns:
+        A text table, and False if something harmful was found.
+
+    Raises:
+        LapmlError: the data set is not fetched, or its annotations are wrong.
+    """
+    _, root = laid_out(name, paths)
+    index = build(READERS[data.reader].read(root, data.classes), data.val_fraction, data.split_seed)
+    seen = list(in_order(_look, [root / "images" / path for path in index["path"]]))
+    rows = [upright(row, *look.size) for row, look in zip(index.to_dict("records"), seen, strict=True)]
+    findings = _file_findings(rows, seen) + _duplicates(rows, seen) + _outside(rows, seen)
+    ok = not any(finding.harmful and finding.images for finding in findings)
+    title = f"{name}: {len(index)} images of {index['label'].nunique()} classes in {root}"
+    verdict = f"{name}: {'nothing harmful found' if ok else 'HARMFUL findings: mend them before training'}"
+    return "\n\n".join([title, _counts(index), "\n".join(map(_line, findings)), verdict]), ok
+
+
+def _look(file: Path) -> _Seen:
+    try:
+        image, orientation = decode(file)
+    except LapmlError as error:
+        return _Seen(error=str(error))
+    with Image.open(file) as stored:
+        gray = stored.getbands()[0] in ("L", "1", "I")
+    pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+    return _Seen("", hashlib.sha256(file.read_bytes()).hexdigest(), pixels, gray, (*image.size, orientation))
+
+
+def _counts(index: pd.DataFrame) -> str:
+    lines = [f"{'split':<8}{'images':>8}{'classes':>9}   images a class: min / median / max"]
+    for split in (*SPLITS, "all"):
+        labels = index["label"] if split == "all" else index["label"][index["split"] == split]
+        count = labels.value_counts()
+        per_class = f"{count.min()} / {count.median():g} / {count.max()}" if len(count) else "-"
+        lines.append(f"{split:<8}{len(labels):>8}{len(count):>9}   {per_class}")
+    return "\n".join(lines)
+
+
+def _line(finding: _Finding) -> str:
+    count = len(finding.images)
+    verdict = ("HARMFUL: " if finding.harmful else "harmless: ") + finding.verdict if count else "ok"
+    named = "".join(f"\n    {image}" for image in finding.images[:EXAMPLES])
+    more = f"\n    … and {count - EXAMPLES} more" if count > EXAMPLES else ""
+    return f"{finding.what:<44}{count:>6}   {verdict}{named}{more}"
+
+
+def _file_findings(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Finding]:
+    broken = [look.error for look in seen if look.error]
+    gray = [row["path"] for row, look in zip(rows, seen, strict=True) if look.gray]
+    turned = [row["path"] for row, look in zip(rows, seen, strict=True) if look.size[2] > 1]
+    return [
+        _Finding("unreadable files", broken, "packing refuses them", harmful=True),
+        _Finding("grayscale images", gray, "packed with three equal channels"),
+        _Finding("images that EXIF turns", turned, "packed upright, with boxes and parts mapped"),
+    ]
+
+
+def _duplicates(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Finding]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for at, look in enumerate(seen):
+        if not look.error:
+            groups[look.pixels].append(at)
+    leaks, torn, validation, within = [], [], [], []
+    for group in groups.values():
+        if len(group) == 1:
+            continue
+        splits = {rows[at]["split"] for at in group}
+        how = "same file" if len({seen[at].file for at in group}) == 1 else "same pixels"
+        text = " = ".join(f"{rows[at]['path']} ({rows[at]['split']})" for at in group) + f": {how}"
+        if "test" in splits and len(splits) > 1:
+            leaks.append(text)
+        elif len({rows[at]["label"] for at in group}) > 1:
+            torn.append(text)
+        elif len(splits) > 1:
+            validation.append(text)
+        else:
+            within.append(text)
+    return [
+        _Finding("exact duplicates, test and train or val", leaks, "test images are trained on", harmful=True),
+        _Finding("exact duplicates under two labels", torn, "one label is wrong", harmful=True),
+        _Finding("exact duplicates, train and val", validation, "tuning sees them, the test split does not"),
+        _Finding("exact duplicates in one split and class", within, "counted twice"),
+    ]
+
+
+def _outside(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Finding]:
+    missed, boxes, parts = [], [], []
+    for row, look in zip(rows, seen, strict=True):
+        if look.error:
+            continue
+        width, height = row["width"], row["height"]
+        text = f"{row['path']} ({width} x {height})"
+        if row["box"] is not None:
+            x, y, w, h = row["box"]
+            if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+                missed.append(f"{text}: box {row['box']}")
+            elif min(x, y) < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
+                boxes.append(f"{text}: box {row['box']}")
+        for part, (x, y, visible) in enumerate(row["parts"] or []):
+            if visible and not (-SLACK <= x <= width + SLACK and -SLACK <= y <= height + SLACK):
+                parts.append(f"{text}: part {part + 1} at ({x:g}, {y:g})")
+    return [
+        _Finding("boxes that miss their image", missed, "box or image is another's", harmful=True),
+        _Finding("boxes partly outside, by over a pixel", boxes, "kept as they are in the index"),
+        _Finding("visible parts outside, by over a pixel", parts, "kept as they are in the index"),
+    ]
+
+
+# --- pictures ---
+
+
+def show(name: str, data: Data, paths: Paths, output: Path, count: int = 24, seed: int = 0) -> None:
+    """Draw a contact sheet (PNG) of ``count`` random packed images with box, visible parts, class and split.
+
+    Boxes and parts are mapped from the original image's pixels into the stored square, as training sees it.
+
+    Raises:
+        LapmlError: the data set is not packed, or ``count`` is below one.
+    """
+    import matplotlib  # slow to import, and `check` does not need it
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    if count < 1:
+        raise LapmlError(f"count: found {count}, expected at least 1")
+    packed = Packed.open(paths.pack(name))
+    side = packed.meta["side"]
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(packed.index))[:count])
+    columns = min(len(chosen), 6)
+    lines = -(-len(chosen) // columns)
+    colours = dict(zip(SPLITS, ("tab:blue", "tab:orange", "tab:red"), strict=True))
+    figure = Figure(figsize=(2 * columns, 2.3 * lines + 0.4), dpi=120, layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for axis, at in zip(axes, chosen, strict=False):
+        row = packed.index.iloc[at]
+        scale = side / np.array([row["width"], row["height"]])
+        axis.imshow(packed.images[at], extent=(0, side, side, 0))
+        if row["box"] is not None:
+            corner, extent = np.array(row["box"][:2]) * scale, np.array(row["box"][2:]) * scale
+            axis.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=colours[row["split"]], linewidth=1.5))
+        if visible := [part[:2] for part in row["parts"] or [] if part[2]]:
+            axis.scatter(*(np.array(visible) * scale).T, s=9, c="white", edgecolors="black", linewidths=0.6)
+        label = row["class_name"].replace("_", " ")
+        label = label if len(label) <= 26 else label[:25] + "…"
+        axis.set_xlabel(f"{label}\n{row['split']}", fontsize=7, color=colours[row["split"]])
+        axis.set(xlim=(0, side), ylim=(side, 0))
+    figure.suptitle(f"{name}: {len(chosen)} of {len(packed.index)} images, stored at {side} x {side}", fontsize=9)
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.tmp")
+    try:
+        with matplotlib.rc_context({"figure.facecolor": "white"}):
+            figure.savefig(temporary, format="png", metadata={"Software": None})
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""Boxes: their sides, places and masses, and the paste. All batched; boxes are (B, 4) int64 pixels x0, y0, x1, y1."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A batch of generated images. Image i mixes the reference i with its donor ``donors[i]``."""
+
+    images: Tensor  # (B, 3, H, W)
+    donors: Tensor  # (B,) int64, positions in the batch
+    kept: Tensor  # (B,) weight of the reference's cross-entropy
+    pasted: Tensor  # (B,) weight of the donor's cross-entropy
+    rho: Tensor  # (B,) the donor's share of the label, pasted / (kept + pasted)
+    box_reference: Tensor  # (B, 4) where it was pasted
+    box_donor: Tensor  # (B, 4) what was pasted
+    similarity: Tensor | None = None  # (B,) of the two parts, 0..1
+
+
+def square_sides(lam: Tensor, area: list[float], side: int) -> Tensor:
+    """(B,) int64 sides in pixels of square patches of area clip(1 − λ, a_min, a_max) in the unit frame."""
+    return ((1 - lam).clamp(*area).sqrt() * side).round().long().clamp(1, side)
+
+
+def around(cells: Tensor, grid: tuple[int, int], extents: Tensor, side: int) -> Tensor:
+    """Boxes of given extent around the centres of cells, shifted inside the image, never cut.
+
+    Args:
+        cells: (B,) flat indices into a grid of (h, w) cells.
+        extents: (B,) int64 sides in pixels, at most ``side``.
+        side: of the square image in pixels.
+    """
+    height, width = grid
+    x = ((cells % width) + 0.5) / width * side
+    y = ((cells // width) + 0.5) / height * side
+    corner = torch.stack([x, y], 1) - extents[:, None] / 2
+    corner = corner.round().long().clamp_min(0).minimum((side - extents)[:, None])
+    return torch.cat([corner, corner + extents[:, None]], 1)
+
+
+def mass(maps: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """Exact integral of piecewise constant cell maps over pixel boxes, clamped to [0, 1].
+
+    Args:
+        maps: (B, h, w), each summing to 1 over its cells.
+        boxes: (B, 4).
+        side: of the square image in pixels.
+
+    Returns:
+        (B,) Σ over cells of S · (share of the cell that the box covers).
+    """
+    covered = []
+    for cells, low, high in ((maps.shape[1], 1, 3), (maps.shape[2], 0, 2)):
+        edges = torch.arange(cells, device=maps.device, dtype=maps.dtype)
+        start, end = (boxes[:, [low, high]].to(maps.dtype) * cells / side)[:, :, None].unbind(1)
+        covered.append((torch.minimum(end, edges + 1) - torch.maximum(start, edges)).clamp_min(0))
+    return torch.einsum("bhw,bh,bw->b", maps, *covered).clamp(0, 1)
+
+
+def area(boxes: Tensor, side: int) -> Tensor:
+    """(B,) fp32 share of the image that each box covers."""
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1).float() / side**2
+
+
+def paste(images: Tensor, donors: Tensor, box_reference: Tensor, box_donor: Tensor) -> Tensor:
+    """Paste the donors' boxes over the references' boxes of the same size.
+
+    Args:
+        images: (B, 3, H, W).
+        donors: (B,) int64, whose image each patch comes from.
+        box_reference: (B, 4) where to.
+        box_donor: (B, 4) where from, same width and height.
+
+    Returns:
+        (B, 3, H, W), a new tensor.
+    """
+    height, width = images.shape[2:]
+    x = torch.arange(width, device=images.device)
+    y = torch.arange(height, device=images.device)
+    x0, y0, x1, y1 = box_reference[:, :, None].unbind(1)
+    inside = ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None, :]  # (B, H, W)
+    shift = box_donor[:, :2] - box_reference[:, :2]
+    rows = (y + shift[:, 1:]).clamp(0, height - 1)
+    columns = (x + shift[:, :1]).clamp(0, width - 1)
+    # channels_last memory: gather whole pixels
+    moved = images.permute(0, 2, 3, 1)[donors[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return torch.where(inside[:, None], moved.permute(0, 3, 1, 2), images)

@@ -1,0 +1,56 @@
+"""Part localization-aware CutMix: our reading of stage 1 of Kim, Kim and Byun (IEEE Access 2021); see method.md."""
+
+import torch
+from torch import Tensor
+
+from lapml.config import Localized
+from lapml.localize import draw_cells, match_cells
+from lapml.mixing.boxes import Mixed, area, around, mass, paste, square_sides
+
+
+def mix(
+    images: Tensor,
+    donors: Tensor,
+    maps: Tensor,
+    features: Tensor,
+    lam: Tensor,
+    uniform: Tensor,
+    settings: Localized,
+    label: str,
+) -> Mixed:
+    """Replace the part of each reference that looks most like a part drawn from its donor.
+
+    Args:
+        images: (B, 3, H, H).
+        donors: (B,) int64, no image its own.
+        maps: (B, h, w) class activation maps that sum to 1.
+        features: (B, C, h, w) of the same pass.
+        lam: (B,) λ ~ Beta(β, β); the patch's area is clip(1 − λ, a_min, a_max).
+        uniform: (B, ≥ 1) in [0, 1), for the donor's part.
+        settings: area range, temperature and support.
+        label: how the cross-entropies are weighted: ``semantic`` by what is seen, ``area``, or ``snapmix`` (weights need
+            not sum to 1).
+    """
+    side, grid = images.shape[-1], (maps.shape[1], maps.shape[2])
+    donor_cells = draw_cells(maps[donors], settings.temperature, uniform[:, 0])
+    part = features.flatten(2)[donors, :, donor_cells]
+    cells, similarity = match_cells(features, maps, part, settings.support)
+    extents = square_sides(lam, settings.area, side)
+    box_reference = around(cells, grid, extents, side)
+    box_donor = around(donor_cells, grid, extents, side)
+
+    share = area(box_reference, side)
+    kept, pasted = 1 - share, share
+    if label != "area":
+        seen_kept = 1 - mass(maps, box_reference, side)
+        seen_pasted = mass(maps[donors], box_donor, side)
+        if label == "semantic":
+            total = seen_kept + seen_pasted
+            pasted = torch.where(total > 0, seen_pasted / total, share)
+            kept = 1 - pasted
+        else:
+            kept, pasted = seen_kept, seen_pasted
+    total = kept + pasted
+    rho = torch.where(total > 0, pasted / total, share)
+    mixed = paste(images, donors, box_reference, box_donor)
+    return Mixed(mixed, donors, kept, pasted, rho, box_reference, box_donor, similarity)

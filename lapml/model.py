@@ -1,0 +1,160 @@
+"""A timm backbone with our own linear head: features, logits, embedding.
+
+The head is (mean pool → linear) over the last feature map, so that weight · features is a true class map. Backbones
+that do more after pooling are refused.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from lapml import weights
+from lapml.config import Model
+from lapml.errors import LapmlError
+
+GRID = 6  # cells a side, at least: a coarser map localises nothing
+
+
+class Output(NamedTuple):
+    features: Tensor  # (B, C, h, w)
+    logits: Tensor  # (B, K)
+    embedding: Tensor  # (B, D), unit length, fp32
+
+
+class Net(nn.Module):
+    """Backbone → (B, C, h, w) → mean → linear head; the embedding is the normalised mean, or a projection of it."""
+
+    def __init__(self, backbone: nn.Module, tap: int | None, channels: int, classes: int, embedding_dim: int | None):
+        super().__init__()
+        self.backbone = backbone
+        self.tap = tap  # index of the intermediate map that is taken, None for the last
+        self.head = nn.Linear(channels, classes)
+        self.projection = nn.Linear(channels, embedding_dim, bias=False) if embedding_dim else nn.Identity()
+
+    def features(self, images: Tensor) -> Tensor:
+        if self.tap is None:
+            return self.backbone.forward_features(images)
+        return self.backbone.forward_intermediates(
+            images, indices=[self.tap], stop_early=True, intermediates_only=True
+        )[0]
+
+    def forward(self, images: Tensor) -> Output:
+        """(B, 3, H, W) normalised images → :class:`Output`."""
+        features = self.features(images)
+        pooled = features.mean((2, 3))
+        embedding = self.projection(pooled)
+        return Output(features, self.head(pooled), normalize(embedding.to(torch.promote_types(embedding.dtype, torch.float32))))
+
+
+def build(config: Model, classes: int, side: int, seed: int, initial: bool = True) -> tuple[Net, dict[str, Any]]:
+    """Make a net for square inputs.
+
+    Args:
+        config: the ``model`` section.
+        classes: K.
+        side: of the input in pixels.
+        seed: of the head's and projection's (and, without weights, the backbone's) initial values.
+        initial: load the initial weights; False where a saved net is loaded over them anyway.
+
+    Returns:
+        (net in training mode, record of the weights and of the input's mean, std and map: for provenance.json).
+
+    Raises:
+        LapmlError: unknown model, wrong weights, an unsuitable head, a map under 6×6, or a side that the stride does
+            not divide.
+    """
+    torch.manual_seed(seed)
+    state, record = weights.load(config.weights, config.name) if initial else (None, {})
+    options = {"output_stride": config.output_stride} if config.output_stride else {}
+    try:
+        backbone = timm.create_model(config.name, pretrained=initial and config.weights == "timm", **options)
+    except Exception as error:  # timm raises many types here: unknown name, unsupported stride, no network
+        raise LapmlError(f"model.name {config.name!r}: timm cannot make it ({' '.join(str(error).split())})") from None
+    if state is not None:
+        try:
+            backbone.load_state_dict(state)
+        except RuntimeError as error:
+            raise LapmlError(f"model.weights do not fit {config.name}: {' '.join(str(error).split())[:300]}") from None
+    if config.truncate:
+        tap, channels = _truncate(backbone, config)
+    else:
+        _check_head(backbone, config.name, side)
+        tap, channels = None, backbone.num_features
+        backbone.reset_classifier(0)
+    torch.manual_seed(seed)
+    net = Net(backbone, tap, channels, classes, config.embedding_dim)
+    grid = _grid(net, side)
+    if min(grid) < GRID:
+        raise LapmlError(
+            f"model: the map of {config.name} at {side} px has {grid[0]}×{grid[1]} cells, expected at least {GRID}×{GRID}: "
+            "enlarge view.side, or set model.truncate or model.output_stride lower"
+        )
+    if side % grid[0] or side // grid[0] & (side // grid[0] - 1):
+        raise LapmlError(
+            f"view.side: {side} px gives a map of {grid[0]}×{grid[1]} cells, which the stride does not divide: padding would "
+            "shift the cells; expected a multiple of the net's stride"
+        )
+    cfg = backbone.pretrained_cfg
+    return net, {**record, "mean": list(cfg["mean"]), "std": list(cfg["std"]), "grid": list(grid)}
+
+
+@contextmanager
+def frozen_statistics(net: nn.Module) -> Iterator[None]:
+    """Batch norm by the batch's own statistics, running ones left untouched (SnapMix's code updates them twice)."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def groups(net: Net, lr: float, head_lr: float) -> list[dict[str, Any]]:
+    """Parameter groups for the optimizer: the backbone at ``lr``, the new layers at ``lr·head_lr``."""
+    new = [*net.head.parameters(), *net.projection.parameters()]
+    return [{"params": list(net.backbone.parameters()), "lr": lr}, {"params": new, "lr": lr * head_lr}]
+
+
+def _truncate(backbone: nn.Module, config: Model) -> tuple[int, int]:
+    """Cut the backbone after its last stage of a stride; returns (index of the tap, channels)."""
+    stages = backbone.feature_info if isinstance(backbone.feature_info, list) else list(backbone.feature_info)
+    taps = [index for index, stage in enumerate(stages) if stage["reduction"] == config.truncate]
+    if not taps or not hasattr(backbone, "prune_intermediate_layers"):
+        strides = sorted({stage["reduction"] for stage in stages})
+        raise LapmlError(f"model.truncate: {config.name} has no stage of stride {config.truncate}, only {strides}")
+    backbone.prune_intermediate_layers([taps[-1]], prune_norm=True, prune_head=True)
+    return taps[-1], stages[taps[-1]]["num_chs"]
+
+
+@torch.no_grad()
+def _check_head(backbone: nn.Module, name: str, side: int) -> None:
+    """Refuse a backbone whose head is not (mean pool → linear), by comparing numbers."""
+    training = backbone.training
+    backbone.eval()
+    features = backbone.forward_features(torch.randn(1, 3, side, side))
+    suitable = features.ndim == 4 and features.shape[1] == backbone.num_features
+    if suitable:
+        pooled = backbone.forward_head(features, pre_logits=True)
+        suitable = pooled.shape == features.shape[:2] and torch.allclose(pooled, features.mean((2, 3)), rtol=1e-4, atol=1e-5)
+    backbone.train(training)
+    if not suitable:
+        raise LapmlError(
+            f"model.name: {name} does more than mean pooling between its last map and its classifier (a norm, a convolution "
+            "or tokens), so that class maps would not be true; expected a net such as resnet50 or tf_efficientnet_lite0"
+        )
+
+
+@torch.no_grad()
+def _grid(net: Net, side: int) -> tuple[int, int]:
+    training = net.training
+    net.eval()
+    height, width = net.features(torch.zeros(1, 3, side, side)).shape[2:]
+    net.train(training)
+    return height, width

@@ -1,0 +1,57 @@
+"""The only place that spells where things lie, for the commands and for both orchestrators.
+
+Every method also takes a wildcard such as ``"{seed}"`` in place of a value, which is how the Snakemake
+rules name their files.
+"""
+
+from pathlib import Path
+
+RUN_FILES = (
+    "config.json",
+    "history.csv",
+    "metrics.json",
+    "predictions.parquet",
+    "provenance.json",
+    "model.safetensors",
+)
+PACK_FILES = ("index.parquet", "images.u8", "meta.json")
+REPORT_FILES = ("accuracy.csv", "accuracy.md", "accuracy.tex", "runs.csv", "curves.csv", "summary.json", "report.html")
+
+
+class Paths:
+    """Files of one suite below ``root`` (the folder that holds params.yaml's ``results/``)."""
+
+    def __init__(self, suite: str, root: str | Path = "."):
+        self.root = Path(root)
+        self.suite = suite
+        self.base = self.root / "results" / suite
+        self.report = self.base / "report"
+        self.published = self.root / "results" / "published" / suite
+
+    def raw(self, name: str) -> Path:
+        """Where ``data fetch`` lays out what it draws, unpacks or downloads (shared by all suites)."""
+        return self.root / "data" / name
+
+    def source(self, dataset: str) -> Path:
+        """``source.json``: where the laid-out data set lies, and what it is."""
+        return self.base / "data" / str(dataset) / "source.json"
+
+    def pack(self, dataset: str) -> Path:
+        """The folder of :data:`PACK_FILES`."""
+        return self.base / "data" / str(dataset) / "packed"
+
+    def tuned(self, dataset: str, method: str) -> Path:
+        """The best margins of one tuned row."""
+        return self.base / "tuned" / str(dataset) / f"{method}.json"
+
+    def journal(self, dataset: str, study: str) -> Path:
+        """The Optuna journal of one study; never a declared output, so that no orchestrator deletes it."""
+        return self.base / "journals" / str(dataset) / f"{study}.journal"
+
+    def run(self, dataset: str, method: str, seed: int | str) -> Path:
+        """The folder of :data:`RUN_FILES`."""
+        return self.base / "runs" / str(dataset) / str(method) / str(seed)
+
+    def development(self, dataset: str, method: str, seed: int | str) -> Path:
+        """Runs that train on ``train`` and are read on ``val``; no orchestrator declares them."""
+        return self.base / "development" / str(dataset) / str(method) / str(seed)

@@ -1,0 +1,275 @@
+"""The figures of a report: charts as SVG, pictures of the data as PNG; each function returns the file's bytes.
+
+Charts are drawn at about the width they are read at (5 inches), on a transparent ground, in the colour-blind-safe
+palette of Okabe and Ito, so that they hold on a light page and, inverted, on a dark one. No pyplot: a figure is an
+object here, and nothing is left behind.
+"""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from lapml.report.tables import cost
+
+COLOURS = ("#5f5f5f", "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9", "#882255")
+DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)))  # a second cue, once the colours repeat
+STYLE = {
+    "font.size": 9.0, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
+    "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "lapml",
+    "axes.titlesize": 10.0, "axes.titlelocation": "left", "axes.titleweight": "bold",
+}  # fmt: skip
+WIDTH, HEIGHT = 5.0, 3.3  # inches
+REFERENCE, DONOR, RIGHT, WRONG = "#56B4E9", "#E69F00", "#0072B2", "#D55E00"
+PICTURE = 1.25  # inches a picture
+PER_INCH = 110  # pixels an inch of the picture grids
+
+
+def accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
+    """Top-1 accuracy of each row: mean, Student-t interval as a bar, single seeds as dots. SVG.
+
+    The axis does not begin at 0 (the differences would not be seen): position carries the value, not length.
+
+    Args:
+        table, runs: the rows of one data set, of ``tables.accuracy`` and ``tables.collect``.
+    """
+
+    def draw(axes: Axes) -> None:
+        names = table["method"].to_list()
+        for place, row in enumerate(table.to_dict("records")):
+            seeds = runs.loc[runs["method"] == row["method"], "top1"].to_numpy()
+            colour, _ = _look(place)
+            if row["n_seeds"] > 1:
+                axes.barh(place, 2 * row["top1_half"], left=row["top1"] - row["top1_half"], height=0.42, color=colour,
+                          alpha=0.3, linewidth=0)  # fmt: skip
+            axes.plot([row["top1"]] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.2)
+            spread = np.linspace(-0.12, 0.12, len(seeds)) if len(seeds) > 1 else [0.0]
+            axes.scatter(seeds, place + np.asarray(spread), s=18, color=colour, edgecolor="white", linewidth=0.6,
+                         zorder=3)  # fmt: skip
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("top-1 accuracy on the test split (%)")
+        axes.set_title("Test accuracy: mean, interval, seeds")
+
+    return _chart(draw, height=1.1 + 0.42 * len(table))
+
+
+def loss_curves(epochs: pd.DataFrame) -> bytes:
+    """Training loss by epoch: a row's mean over seeds, and the band from the lowest to the highest seed. SVG.
+
+    Args:
+        epochs: of ``tables.histories``, one data set.
+    """
+    return _chart(lambda axes: _bands(axes, epochs, _order(epochs), "loss", "Training loss", "loss (all terms)"))
+
+
+def accuracy_curves(epochs: pd.DataFrame) -> bytes:
+    """Training accuracy by epoch, drawn as :func:`loss_curves`. SVG."""
+    label = "accuracy on training batches (%)"
+    return _chart(lambda axes: _bands(axes, epochs, _order(epochs), "accuracy", "Training accuracy", label))
+
+
+def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
+    """Where generated images lie: mean distance d, its floor d₀ (dashed) and the margin m (dotted). SVG.
+
+    None where no row recorded distances.
+    """
+    epochs = epochs[epochs.get("d_mean", pd.Series(np.nan, epochs.index)).notna()]
+    if epochs.empty:
+        return None
+
+    def draw(axes: Axes) -> None:
+        title, order = "Distance of generated from reference", _order(runs)
+        _bands(axes, epochs, order, "d_mean", title, "distance of unit embeddings (0 to √2)")
+        for method, rows in epochs.groupby("method", sort=False):
+            colour, _ = _look(order.index(method))
+            floor = rows.groupby("epoch")["d0"].mean()
+            axes.plot(floor.index, floor, color=colour, linestyle="--", linewidth=1.1)
+            margins = runs.loc[runs["method"] == method, "m"].dropna()
+            if len(margins):
+                axes.axhline(margins.iloc[0], color=colour, linestyle=":", linewidth=1.4)
+        axes.plot([], [], color="#5f5f5f", linestyle="--", linewidth=1.1, label="floor d₀")
+        axes.plot([], [], color="#5f5f5f", linestyle=":", linewidth=1.4, label="margin m")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8)
+
+    return _chart(draw)
+
+
+def beyond(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
+    """Share of similar generated images beyond the band m + δ, by epoch. SVG; None where no row recorded it."""
+    epochs = epochs[epochs.get("beyond", pd.Series(np.nan, epochs.index)).notna()]
+    if epochs.empty:
+        return None
+
+    def draw(axes: Axes) -> None:
+        _bands(axes, epochs, _order(runs), "beyond", "Generated images beyond the band", "share of pairs (0 to 1)")
+        axes.set_ylim(0, 1)
+
+    return _chart(draw)
+
+
+def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
+    """What accuracy costs: mean top-1 with its interval against the passes of training; seeds as dots. SVG."""
+
+    def draw(axes: Axes) -> None:
+        width = 0.025 * max(table["cost"].max() - table["cost"].min(), 0.1 * table["cost"].max()) / 1e3
+        for place, row in enumerate(table.to_dict("records")):
+            colour, _ = _look(place)
+            of_row = runs[runs["method"] == row["method"]]
+            alike = table.index[np.isclose(table["cost"], row["cost"])].to_list()  # set side by side, or they hide each other
+            shift = width * (alike.index(table.index[place]) - (len(alike) - 1) / 2)
+            axes.scatter(cost(of_row) / 1e3 + shift, of_row["top1"], s=12, color=colour, alpha=0.45, linewidth=0)
+            half = row["top1_half"] if row["n_seeds"] > 1 else None
+            axes.errorbar(row["cost"] / 1e3 + shift, row["top1"], yerr=half, color=colour, marker="osD^v"[place % 5],
+                          markersize=6, capsize=3, linewidth=1.3, label=row["method"])  # fmt: skip
+        axes.margins(x=0.15)
+        axes.set_xlabel("cost of training (1,000 forward passes; a backward pass = 2)")
+        axes.set_ylabel("top-1 accuracy (%)")
+        axes.set_title("Accuracy against cost")
+        axes.legend(fontsize=8)
+
+    return _chart(draw)
+
+
+def gallery(items: list[dict[str, Any]]) -> bytes:
+    """What each mixing makes: reference, donor and mixed image, a row of pictures a method. PNG.
+
+    Args:
+        items: dicts with ``method``; ``reference, donor, mixed`` (H, W, 3) uint8; ``reference_map, donor_map`` (h, w)
+            float over the whole picture, or None; ``box_reference, box_donor`` (x0, y0, x1, y1) in pixels, or None;
+            ``rho, s`` the label share and the similarity of the parts, or None; ``labels`` (reference, donor).
+    """
+    rows = _by_method(items)
+    columns = 3 * max(len(row) for row in rows)
+    figure = _grid(len(rows), columns, extra=0.34)
+    for line, row in enumerate(rows):
+        for place, item in enumerate(row):
+            names = ("reference", "donor", "mixed")
+            for offset, name in enumerate(names):
+                axes = figure.add_subplot(len(rows), columns, line * columns + 3 * place + offset + 1)
+                axes.imshow(item[name])
+                _map(axes, item.get(f"{name}_map"), item[name].shape)
+                _box(axes, item.get("box_donor"), DONOR if name == "donor" else None)
+                _box(axes, item.get("box_reference"), REFERENCE if name != "donor" else None)
+                axes.set_title(name if line == 0 else "", fontsize=9, pad=3, loc="left")
+                _bare(axes, item["method"] if offset == place == 0 else "")
+                caption = _caption(item) if name == "mixed" else item["labels"][offset]
+                axes.set_xlabel(_short(caption), fontsize=8.5, labelpad=2)
+    return _png(figure)
+
+
+def cams(items: list[dict[str, Any]]) -> bytes:
+    """Where each row looks: class activation maps over test images, a row of pictures a method. PNG.
+
+    Args:
+        items: dicts with ``method``, ``image`` (H, W, 3) uint8, ``map`` (h, w) float that sums to 1 over the whole
+            picture, ``title``, and ``correct`` (bool).
+    """
+    rows = _by_method(items)
+    columns = max(len(row) for row in rows)
+    figure = _grid(len(rows), columns, extra=0.22)
+    for line, row in enumerate(rows):
+        for place, item in enumerate(row):
+            axes = figure.add_subplot(len(rows), columns, line * columns + place + 1)
+            axes.imshow(item["image"])
+            _map(axes, item["map"], item["image"].shape)
+            _bare(axes, item["method"] if place == 0 else "")
+            colour, mark = (RIGHT, "✓") if item["correct"] else (WRONG, "✗")
+            axes.set_title(_short(f"{mark} {item['title']}"), fontsize=8.5, pad=3, loc="left", color=colour)
+            for spine in axes.spines.values():
+                spine.set(visible=True, color=colour, linewidth=1.6)
+    return _png(figure)
+
+
+def _chart(draw: Callable[[Axes], None], height: float = HEIGHT) -> bytes:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        draw(figure.add_subplot())
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _bands(axes: Axes, epochs: pd.DataFrame, order: list[str], column: str, title: str, label: str) -> None:
+    for method, rows in epochs.groupby("method", sort=False):
+        colour, dash = _look(order.index(method))
+        groups = rows.groupby("epoch")[column]
+        mean, low, high = groups.mean(), groups.min(), groups.max()
+        axes.plot(mean.index, mean, color=colour, linestyle=dash, linewidth=1.6, label=method)
+        axes.fill_between(mean.index, low, high, color=colour, alpha=0.16, linewidth=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    axes.set_title(title)
+    axes.legend(fontsize=8)
+
+
+def _order(frame: pd.DataFrame) -> list[str]:
+    """Rows in the suite's order: a row's place is its colour, in every figure of a data set."""
+    return list(dict.fromkeys(frame["method"]))
+
+
+def _look(place: int) -> tuple[str, Any]:
+    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+
+
+def _by_method(items: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for item in items:
+        rows.setdefault(item["method"], []).append(item)
+    return list(rows.values())
+
+
+def _grid(rows: int, columns: int, extra: float) -> Figure:
+    figure = Figure(figsize=(PICTURE * columns + 0.3, (PICTURE + extra) * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
+    return figure
+
+
+def _bare(axes: Axes, label: str) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_ylabel(label, fontsize=9, fontweight="bold")
+    axes.spines[:].set_linewidth(0.4)
+
+
+def _map(axes: Axes, heat: np.ndarray | None, shape: tuple[int, ...]) -> None:
+    """Lay a class activation map over a picture; where the map is low the picture shows."""
+    if heat is None:
+        return
+    heat = np.nan_to_num(np.asarray(heat, dtype=float))
+    strength = heat / heat.max() if heat.max() > 0 else np.zeros_like(heat)
+    axes.imshow(strength, cmap="inferno", alpha=0.65 * strength, vmin=0, vmax=1, interpolation="bilinear",
+                extent=(-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5))  # fmt: skip
+
+
+def _box(axes: Axes, box: tuple[float, float, float, float] | None, colour: str | None) -> None:
+    if box is not None and colour is not None:
+        x0, y0, x1, y1 = (float(edge) for edge in box)
+        axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.5))
+
+
+def _caption(item: dict[str, Any]) -> str:
+    parts = (("ρ", item.get("rho")), ("s", item.get("s")))
+    return ", ".join(f"{name} = {float(value):.2f}" for name, value in parts if value is not None)
+
+
+def _short(text: str, length: int = 18) -> str:
+    text = text.replace("$", r"\$")  # a class name is not mathematics
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=PER_INCH, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,260 @@
+"""One self-contained page out of the tables and figures: no script, no request to anywhere, every image inlined."""
+
+import base64
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+
+from lapml.config import Params
+from lapml.report import figures, tables
+
+Galleries = dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]
+
+
+def build(
+    params: Params,
+    params_text: str,
+    runs: pd.DataFrame,
+    epochs: pd.DataFrame,
+    table: pd.DataFrame,
+    tuned: dict[tuple[str, str], dict[str, Any]],
+    galleries: Galleries | None = None,
+    overridden: list[str] | None = None,
+) -> str:
+    """The report as HTML.
+
+    Args:
+        params, params_text: the settings, and the file that they were read from as it stands.
+        runs, epochs, table: of ``tables.collect``, ``tables.histories`` and ``tables.accuracy``.
+        tuned: {(dataset, method): record of the tuned file}.
+        galleries: {dataset: (gallery items, CAM items)}, see :mod:`lapml.report.figures`; None for a page without any
+            picture of the data, which its ``lapml-images`` meta element then says.
+        overridden: a line for each setting in which ``params`` differs from ``params_text``.
+    """
+    source = resources.files("lapml.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
+    names = tables.headings(params)
+    return template.render(
+        suite=params.suite,
+        heading=_heading(params, runs),
+        images=galleries is not None,
+        headings=list(names.values()),
+        datasets=[_dataset(name, params, runs, epochs, table, tuned, galleries) for name in params.datasets],
+        note=tables.note(table, params),
+        ran=_ran(runs),
+        runs=_runs(runs),
+        commands=runs["command"].astype(str).to_list(),
+        params_text=params_text,
+        overridden=overridden or [],
+        caveats=_caveats(params, runs),
+    )
+
+
+def verdict(table: pd.DataFrame, params: Params) -> dict[str, Any]:
+    """Whether each stage improved, in words made from the numbers of one data set.
+
+    Returns:
+        ``summary`` (one or two sentences) and ``steps`` (a line for each row and the row above it).
+    """
+    rows = [row for row in table.to_dict("records") if row["previous"] is not None and not pd.isna(row["previous"])]
+    if not rows:
+        return {"summary": "There is one row only, so there is nothing to compare.", "steps": ["No row above."]}
+    steps, ups, downs = [], [], []
+    for row in rows:
+        outcome = "no significant change"
+        if row["step_significant"]:
+            (ups if row["step"] > 0 else downs).append(row["method"])
+            outcome = "a significant gain" if row["step"] > 0 else "a significant loss"
+        if row["n_seeds"] == 1:
+            outcome = "one seed, not judged"
+        steps.append(f"{row['method']} over {row['previous']}: {tables.cells(row)['step']}: {outcome}.")
+    if rows[0]["n_seeds"] == 1:
+        summary = "There is one seed only: whether a stage improves cannot be judged from it."
+    elif len(ups) == len(rows):
+        summary = f"Each of the {len(rows)} stages improved significantly on the one before it."
+    else:
+        silent = [row["method"] for row in rows if row["method"] not in ups + downs]
+        parts = [
+            f"{_list(names)} {text}"
+            for names, text in (
+                (ups, "improved significantly on the row above"),
+                (silent, "did not change significantly"),
+                (downs, "was significantly worse" if len(downs) == 1 else "were significantly worse"),
+            )
+            if names
+        ]
+        summary = f"Not every stage improved: {'; '.join(parts)}."
+    return {"summary": f"{summary} {_against_baseline(table)}".strip(), "steps": steps}
+
+
+def _against_baseline(table: pd.DataFrame) -> str:
+    rows = table[table["gain"].notna()]
+    if rows.empty or (table["n_seeds"] == 1).any():
+        return ""
+    better = rows.loc[rows["significant"] & (rows["gain"] > 0), "method"].to_list()
+    worse = rows.loc[rows["significant"] & (rows["gain"] < 0), "method"].to_list()
+    text = f"Significantly above {tables.BASELINE}: {_list(better) if better else 'no row'}."
+    return text + (f" Significantly below it: {_list(worse)}." if worse else "")
+
+
+def _dataset(
+    name: str,
+    params: Params,
+    runs: pd.DataFrame,
+    epochs: pd.DataFrame,
+    table: pd.DataFrame,
+    tuned: dict[tuple[str, str], dict[str, Any]],
+    galleries: Galleries | None,
+) -> dict[str, Any]:
+    runs, epochs, table = (frame[frame["dataset"] == name] for frame in (runs, epochs, table))
+    mixes, cams = (galleries or {}).get(name, ([], []))
+    rows = []
+    for row in table.to_dict("records"):
+        bold, text = tables.emphasised(row), tables.cells(row)
+        cells = []
+        for column in tables.headings(params):
+            number, bracket, rest = text[column].partition(" [")  # the interval goes below its number
+            cells.append({"text": number, "detail": (bracket + rest).strip(), "bold": column in bold})
+        rows.append(cells)
+    charts = {
+        "accuracy": figures.accuracy(table, runs),
+        "cost": figures.cost_against_accuracy(table, runs),
+        "loss": figures.loss_curves(epochs),
+        "train": figures.accuracy_curves(epochs),
+        "distances": figures.distances(epochs, runs),
+        "beyond": figures.beyond(epochs, runs),
+    }
+    return {
+        "name": name,
+        "verdict": verdict(table, params),
+        "rows": rows,
+        "charts": {key: _inline(image, "svg+xml") for key, image in charts.items()},
+        "tuned": _tuned({method: record for (dataset, method), record in tuned.items() if dataset == name}),
+        "gallery": _inline(figures.gallery(mixes), "png") if mixes else None,
+        "cams": _inline(figures.cams(cams), "png") if cams else None,
+    }
+
+
+def _tuned(records: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The best margins and all trials, as two tables."""
+    if not records:
+        return None
+    names = list(dict.fromkeys(key for record in records.values() for key in record["values"]))
+    rows, trials = [], []
+    for method, record in records.items():
+        best = [_figure(record["values"].get(key)) for key in names]
+        seeds = ", ".join(str(seed) for seed in record["seeds"])
+        rows.append([method, *best, _figure(record.get("score")), record["epochs"], seeds])
+        for trial in record.get("trials", []):
+            values = [_figure(trial["values"].get(key)) for key in names]
+            trials.append([f"{method} {trial['number']}", *values, _figure(trial.get("score")), trial.get("state", "–")])
+    heads = ["row", *names, "validation score", "epochs", "seeds"]
+    return {"heads": heads, "rows": rows, "trial_heads": ["trial", *heads[1:-2], "state"], "trials": trials}
+
+
+def _ran(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Name and values of everything that made the runs, each distinct value once."""
+    dirty = int(runs["dirty"].astype(bool).sum())
+    state = [f"{dirty} of {len(runs)} runs from a working tree with uncommitted changes"] if dirty else ["clean tree"]
+    versions: dict[str, list[str]] = {}
+    for text in runs["versions"]:
+        for package, version in json.loads(text).items():
+            known = versions.setdefault(package, [])
+            if str(version) not in known:
+                known.append(str(version))
+    data = [f"{name}: {', '.join(_values(rows['data_sha256']))}" for name, rows in runs.groupby("dataset", sort=False)]
+    weights = [" ".join(pair) for pair in zip(_values(runs["weights_name"]), _values(runs["weights_sha256"]), strict=False)]
+    reads = ", ".join(
+        f"read {_times(times)} by {count} of {len(runs)} runs" for times, count in runs["test_reads"].value_counts().items()
+    )
+    total = runs["run_seconds"].sum()
+    return [
+        ("device", _values(runs["device"])),
+        ("precision, threads", [f"{', '.join(_values(runs['precision']))}; {', '.join(_values(runs['threads']))} thread(s)"]),
+        ("commit", [*_values(runs["commit"]), *state]),
+        ("data, sha256", data),
+        ("weights, sha256", weights),
+        ("versions", [", ".join(f"{package} {' / '.join(known)}" for package, known in versions.items())]),
+        ("seeds", [", ".join(_values(runs["seed"]))]),
+        ("time", [f"{total:,.0f} s ({total / 3600:.2f} h) in {len(runs)} runs; tuning is not counted"]),
+        ("started, finished", [f"{runs['started'].astype(str).min()} to {runs['finished'].astype(str).max()}"]),
+        ("peak memory", [f"{runs['peak_memory_bytes'].max() / 2**20:,.0f} MiB"]),
+        ("test split", [reads]),
+    ]
+
+
+def _runs(runs: pd.DataFrame) -> dict[str, list]:
+    rows = [
+        [
+            f"{row['dataset']}/{row['method']}/{row['seed']}",
+            *(f"{row[name]:.1f}" for name in tables.ACCURACIES),
+            f"{row['seconds']:.0f}",
+            f"{row['images_forward']:,}",
+            f"{row['images_backward']:,}",
+            row["resumed"],
+            row["test_reads"],
+        ]
+        for row in runs.to_dict("records")
+    ]
+    heads = ["run", "top-1 %", "top-5 %", "class mean %", "R@1 %", "R@5 %", "train s", "images forward",
+             "images backward", "resumed", "test reads"]  # fmt: skip
+    return {"heads": heads, "rows": rows}
+
+
+def _heading(params: Params, runs: pd.DataFrame) -> str:
+    images = [f"{n:,} test images of {name}" for name, n in runs.groupby("dataset", sort=False)["n"].first().items()]
+    plan = f"{_count(params.all_rows(), 'row')} × {_count(params.seeds, 'seed')}, {_count(range(params.train.epochs), 'epoch')}"
+    return f"{plan} of {params.model.name}; {_list(images)}."
+
+
+def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
+    lines = [
+        "The method is our reading of an abstract. Where the abstract leaves a choice open, the choice is a setting, "
+        "and another choice may do better or worse.",
+        "An interval over few seeds is wide and its width itself uncertain. The bootstrap is cautious on a small test split; "
+        "on thousands of test images with few seeds that differ by more than a point it is too bold (simulated: 15 % false "
+        "alarms at 3 seeds where 5 % are meant). Read a p just below the level as a hint.",
+        "Rows that mix see other images and labels than the baseline in the same number of epochs; what they cost more "
+        "is in the cost column, and accuracy at equal cost is not shown unless the suite has rows for it.",
+        "The optimiser’s settings are the same for every row and were not tuned for each; only margins are tuned, on "
+        "validation data.",
+    ]
+    if any(params.data[name].source == "drawn" for name in params.datasets):
+        lines.append("Drawn birds show that the pipeline works; they say little about photographs.")
+    if params.model.weights != "none":
+        lines.append("The weights were trained on ImageNet; its training set holds some test photographs of CUB-200-2011.")
+    if len(params.seeds) < 5:
+        lines.append(f"Only {_count(params.seeds, 'seed')}: too few for a claim about the method.")
+    if runs["dirty"].astype(bool).any():
+        lines.append("Some runs come from uncommitted code: their commit does not say all that ran.")
+    if (runs["test_reads"] != 1).any():
+        lines.append("Some runs read the test split more than once, see the list of runs.")
+    return lines
+
+
+def _count(things: Sequence, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
+
+
+def _values(column: pd.Series) -> list[str]:
+    return ["–" if pd.isna(value) else str(value) for value in dict.fromkeys(column)]
+
+
+def _list(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _figure(value: Any) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _inline(image: bytes | None, kind: str) -> str | None:
+    return None if image is None else f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -1,0 +1,107 @@
+"""Pictures of the data for the report: what each row mixes, and where its trained net looks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lapml import methods
+from lapml.config import Localized, Params, Run
+from lapml.data.batches import Batches
+from lapml.data.index import rows_of
+from lapml.data.pack import Packed
+from lapml.localize import class_maps
+from lapml.model import Net
+from lapml.paths import Paths
+from lapml.run import load_net, open_run, resolved
+
+BATCH = 16  # images that are mixed together for the gallery
+EPOCH = 10**6  # of the gallery's random draws: no epoch of training uses them
+SHOWN = 4  # mixed images a row, and CAM overlays a row
+
+
+def galleries(params: Params, paths: Paths) -> Callable[[str], tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """A function of a data set's name that gives (gallery items, CAM items) of the first seed's runs.
+
+    Every mixing row mixes the same references with the same donors, by its own net's maps.
+    """
+
+    def of(dataset: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        packed = Packed.open(paths.pack(dataset))
+        mixed, cams = [], []
+        for method in params.all_rows():
+            folder = paths.run(dataset, method, params.seeds[0])
+            open_run(folder)
+            config = resolved(params, paths, dataset, method, params.seeds[0])
+            net, weights = load_net(folder, config, packed)
+            if config.settings.mixer:
+                mixed += _mixed(net, weights, packed, config)
+            cams += _cams(net, weights, packed, config)
+        return mixed, cams
+
+    return of
+
+
+@torch.no_grad()
+def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> list[dict[str, Any]]:
+    """Mixed training images, as a step of this row would make them."""
+    mix = config.settings.mix.model_copy(update={"prob": 1.0})
+    settings = config.settings.model_copy(update={"mix": mix})
+    rows = rows_of(packed.index, config.fit)
+    batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], torch.device("cpu"))
+    size = min(BATCH, len(rows))
+    batch = next(batches.training(config.seed, EPOCH, size, settings))
+    seen = methods.reference(net, batch.images, batch.labels, settings) if isinstance(settings.mixer, Localized) else None
+    mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
+    clean, made = (_pixels(images, weights) for images in (batch.images, mixed.images))
+    names = [packed.class_names[label] for label in batch.labels.tolist()]
+    items = []
+    for i in range(min(SHOWN, size)):
+        j = int(mixed.donors[i])
+        items.append(
+            {
+                "method": config.method,
+                "reference": clean[i],
+                "donor": clean[j],
+                "mixed": made[i],
+                "reference_map": None if seen is None else seen.maps[i].numpy(),
+                "donor_map": None if seen is None else seen.maps[j].numpy(),
+                "box_reference": mixed.box_reference[i].tolist(),
+                "box_donor": mixed.box_donor[i].tolist(),
+                "rho": float(mixed.rho[i]),
+                "s": None if mixed.similarity is None else float(mixed.similarity[i]),
+                "labels": (names[i], names[j]),
+            }
+        )
+    return items
+
+
+@torch.no_grad()
+def _cams(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> list[dict[str, Any]]:
+    """Class activation maps of the predicted class on the same validation or training images for every row."""
+    rows = rows_of(packed.index, ["val"])
+    rows = rows[np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)]
+    batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], torch.device("cpu"))
+    batch = next(batches.evaluation(len(rows)))
+    output = net.eval()(batch.images)
+    guess = output.logits.argmax(1)
+    maps = class_maps(output.features, net.head.weight, guess)
+    pictures = _pixels(batch.images, weights)
+    return [
+        {
+            "method": config.method,
+            "image": pictures[i],
+            "map": maps[i].numpy(),
+            "title": packed.class_names[int(guess[i])],
+            "correct": bool(guess[i] == batch.labels[i]),
+        }
+        for i in range(len(rows))
+    ]
+
+
+def _pixels(images: Tensor, weights: dict[str, Any]) -> np.ndarray:
+    """(B, 3, H, W) normalised → (B, H, W, 3) uint8."""
+    mean, std = (torch.tensor(weights[key])[:, None, None] for key in ("mean", "std"))
+    return ((images * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,242 @@
+"""Read the runs of a suite, and refuse those that were not made by its settings.
+
+Either orchestrator can leave results that no longer belong to params.yaml (a file restored from a cache, an edit after
+the fact), so no table is made of a run that does not say itself that it belongs there.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lapml import config
+from lapml.config import Params
+from lapml.errors import LapmlError
+from lapml.paths import RUN_FILES, Paths
+
+ACCURACIES = ("top1", "top5", "mean_class", "recall1", "recall5")  # percent
+METRICS = (*ACCURACIES, "n", "loss", "images_forward", "images_backward", "seconds")
+PROVENANCE = (
+    "command", "commit", "dirty", "data_sha256", "weights", "versions", "device", "precision", "threads",
+    "started", "finished", "seconds", "peak_memory_bytes", "resumed", "test_reads",
+)  # fmt: skip
+CURVES = ("loss", "accuracy")  # columns of history.csv that every row has
+TOP1_TOLERANCE = 0.5  # points between metrics.json and predictions.parquet: equal logits may be ranked in two ways
+
+
+def collect(params: Params, paths: Paths) -> pd.DataFrame:
+    """All runs of a suite, checked against its settings: a row a (dataset, method, seed), in the suite's order.
+
+    Columns: dataset, method, seed; the metrics (percent, images, seconds of training); ``m, alpha, delta, quantile``
+    (empty where a row has none); ``weights_name, weights_sha256``, ``run_seconds`` and the rest of provenance.json
+    (``versions`` as JSON).
+
+    Raises:
+        LapmlError: lists every run that is missing, half written, made with other settings, other data or other
+            weights, or read on other images than its neighbours, and the keys in which it differs.
+    """
+    rows, faults = [], []
+    for dataset in params.datasets:
+        of_dataset = []
+        for method in params.all_rows():
+            try:
+                tuned = tuned_record(params, paths, dataset, method)
+                values = tuned["values"] if tuned else None
+                config.resolve(params, dataset, method, params.seeds[0], tuned=values)
+            except LapmlError as error:
+                faults.append(str(error))
+                continue
+            for seed in params.seeds:
+                try:
+                    expected = config.resolve(params, dataset, method, seed, tuned=values).record()
+                    row = _run(paths.run(dataset, method, seed), expected)
+                    of_dataset.append({"dataset": dataset, "method": method, "seed": seed, **row})
+                except LapmlError as error:
+                    faults += [f"{dataset}/{method}/{seed}: {line}" for line in str(error).splitlines()]
+        faults += _one_origin(of_dataset, paths.pack(dataset) / "meta.json")
+        rows += of_dataset
+    _refuse(faults, params)
+    predictions(params, paths)
+    return pd.DataFrame(rows)
+
+
+def predictions(params: Params, paths: Paths) -> dict[tuple[str, str], np.ndarray]:
+    """Which test images each row gets right: {(dataset, method): (seeds, images) uint8, 1 where top1 = label}.
+
+    Raises:
+        LapmlError: lists the runs whose images or labels are not those of the data set's first run, in its order.
+    """
+    correct, faults = {}, []
+    for dataset in params.datasets:
+        first = None
+        for method in params.all_rows():
+            answers = []
+            for seed in params.seeds:
+                table = _parquet(paths.run(dataset, method, seed) / "predictions.parquet")
+                truth = (table["image"].tolist(), table["label"].tolist())
+                first = first or (f"{method}/{seed}", truth)
+                if truth == first[1]:
+                    answers.append((table["top1"] == table["label"]).to_numpy(dtype=np.uint8))
+                else:
+                    faults.append(f"{dataset}/{method}/{seed}: predictions.parquet: {_mismatch(truth, *first)}")
+            if len(answers) == len(params.seeds):
+                correct[dataset, method] = np.stack(answers)
+    _refuse(faults, params)
+    return correct
+
+
+def histories(params: Params, paths: Paths) -> pd.DataFrame:
+    """The epochs of every run: dataset, method, seed and the columns of history.csv (NaN where empty)."""
+    parts = []
+    for dataset in params.datasets:
+        for method in params.all_rows():
+            for seed in params.seeds:
+                history = pd.read_csv(paths.run(dataset, method, seed) / "history.csv")
+                parts.append(history.assign(dataset=dataset, method=method, seed=seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, Any] | None:
+    """The tuned file of a row, or None for a row that is not tuned.
+
+    Raises:
+        LapmlError: it is missing, half written, of another row, or was tuned with other seeds, epochs or data.
+    """
+    if method not in params.tuned_rows:
+        return None
+    path = paths.tuned(dataset, method)
+    record = _json(path)
+    if not isinstance(record.get("values"), dict):
+        raise LapmlError(f"{path}: values: found {record.get('values')!r}, expected a mapping such as {{'m': 0.8}}")
+    if (found := (record.get("dataset"), record.get("method"))) != (dataset, method):
+        raise LapmlError(f"{path}: found the tuned values of {found}, expected those of {(dataset, method)}")
+    asked = {"seeds": params.tune.seeds, "epochs": params.tune.epochs}
+    if faults := differences({key: record.get(key) for key in asked}, asked):
+        raise LapmlError(f"{path}: {'; '.join(faults)} (tune)")
+    meta = paths.pack(dataset) / "meta.json"
+    if meta.exists() and (packed := _json(meta).get("sha256")) != record.get("data_sha256"):
+        raise LapmlError(f"{path}: data_sha256: found {record.get('data_sha256')}, expected {packed} ({meta})")
+    return record
+
+
+def differences(found: Any, expected: Any, key: str = "") -> list[str]:
+    """Where two JSON records differ: a line a key, as ``train.lr: found 0.1, expected 0.01``."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        missing = object()
+        lines = []
+        for name in [*expected, *(extra for extra in found if extra not in expected)]:
+            where = f"{key}.{name}" if key else str(name)
+            if (left := found.get(name, missing)) is missing:
+                lines.append(f"{where}: missing, expected {expected[name]!r}")
+            elif (right := expected.get(name, missing)) is missing:
+                lines.append(f"{where}: found {left!r}, expected no such key")
+            else:
+                lines += differences(left, right, where)
+        return lines
+    return [] if found == expected else [f"{key}: found {found!r}, expected {expected!r}"]
+
+
+def _run(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """One run as a row; raises LapmlError with a line for each fault."""
+    faults = [f"{name}: missing" for name in RUN_FILES if not (folder / name).is_file()]
+    faults += [
+        f"{name}: empty (half written?)" for name in RUN_FILES
+        if (folder / name).is_file() and not (folder / name).stat().st_size
+    ]  # fmt: skip
+    if faults:
+        raise LapmlError("\n".join(faults))
+    record, metrics, origin = (_json(folder / name, name) for name in ("config.json", "metrics.json", "provenance.json"))
+    faults += [f"config.json: {line}" for line in differences(record, json.loads(json.dumps(expected)))]
+    faults += [
+        f"metrics.json: {name}: found {metrics.get(name)!r}, expected a finite number" for name in METRICS
+        if not isinstance(metrics.get(name), int | float) or not math.isfinite(metrics[name])
+    ]  # fmt: skip
+    if metrics.get("split") != expected["evaluate"]:
+        faults.append(f"metrics.json: split: found {metrics.get('split')!r}, expected {expected['evaluate']!r}")
+    faults += [f"provenance.json: {name}: missing" for name in PROVENANCE if name not in origin]
+    faults += _tables(folder, metrics, expected["train"]["epochs"])
+    if faults:
+        raise LapmlError("\n".join(faults))
+    margin, adaptive = (expected["settings"].get(name) or {} for name in ("margin", "adaptive"))
+    weights = origin["weights"] or {}
+    row = {name: metrics[name] for name in METRICS}
+    row |= {name: section.get(name) for section, names in ((margin, ("m", "alpha")), (adaptive, ("delta", "quantile")))
+            for name in names}  # fmt: skip
+    row |= {"weights_name": weights.get("name"), "weights_sha256": weights.get("sha256")}
+    row |= {name: origin[name] for name in PROVENANCE if name not in ("weights", "seconds", "versions")}
+    return row | {"run_seconds": origin["seconds"], "versions": json.dumps(origin["versions"], sort_keys=True)}
+
+
+def _tables(folder: Path, metrics: dict[str, Any], epochs: int) -> list[str]:
+    """Faults of history.csv and predictions.parquet."""
+    faults = []
+    try:
+        history = pd.read_csv(folder / "history.csv")
+        if absent := {"epoch", *CURVES} - set(history):
+            faults.append(f"history.csv: column {', '.join(sorted(absent))}: missing")
+        elif len(history) != epochs:
+            faults.append(f"history.csv: found {len(history)} epochs, expected {epochs}")
+    except (ValueError, OSError) as error:
+        faults.append(f"history.csv: cannot be read ({' '.join(str(error).split())})")
+    try:
+        table = _parquet(folder / "predictions.parquet")
+    except LapmlError as error:
+        return [*faults, str(error)]
+    if len(table) != metrics.get("n"):
+        faults.append(f"predictions.parquet: found {len(table)} images, expected {metrics.get('n')} (metrics.json)")
+    elif abs(100 * (table["top1"] == table["label"]).mean() - metrics["top1"]) > TOP1_TOLERANCE:
+        found = 100 * (table["top1"] == table["label"]).mean()
+        faults.append(f"predictions.parquet: top1: found {found:.2f} %, expected {metrics['top1']:.2f} (metrics.json)")
+    return faults
+
+
+def _one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
+    """Faults of runs that were made from other data than the packed, or from other data or weights than their like."""
+    faults = []
+    packed = _json(meta).get("sha256") if meta.exists() else None
+    for key, expected, source in (("data_sha256", packed, meta), ("weights_sha256", None, None)):
+        for row in rows:
+            name = f"{row['dataset']}/{row['method']}/{row['seed']}"
+            expected, source = (expected, source) if expected else (row[key], f"as in {name}")
+            if row[key] != expected:
+                faults.append(f"{name}: provenance.json: {key}: found {row[key]}, expected {expected} ({source})")
+    return faults
+
+
+def _mismatch(truth: tuple[list, list], name: str, first: tuple[list, list]) -> str:
+    """The first place where two runs' images or labels differ."""
+    for row, (found, expected) in enumerate(zip(zip(*truth, strict=True), zip(*first, strict=True), strict=False)):
+        if found != expected:
+            return f"row {row}: image, label: found {found}, expected {expected} (as in {name})"
+    return f"found {len(truth[0])} images, expected {len(first[0])} (as in {name})"
+
+
+def _json(path: Path, shown: str | None = None) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LapmlError(f"{shown or path}: missing") from None
+    except (ValueError, OSError):
+        raise LapmlError(f"{shown or path}: cannot be read as JSON (half written?)") from None
+    if not isinstance(record, dict):
+        raise LapmlError(f"{shown or path}: found {type(record).__name__}, expected a JSON object")
+    return record
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path, columns=["image", "label", "top1"])
+    except Exception as error:  # pyarrow raises many kinds for a file that is cut short or lacks a column
+        raise LapmlError(f"{path.name}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _refuse(faults: list[str], params: Params) -> None:
+    if faults:
+        raise LapmlError(
+            f"the runs of suite {params.suite!r} do not agree with its settings, so no table is made of them:\n  "
+            + "\n  ".join(faults)
+            + "\nrun `snakemake` or `dvc repro` again: it makes anew what is missing or out of date"
+        )

@@ -1,0 +1,129 @@
+"""Tuning the margins with Optuna, nested: (m, α) on `margin`; then, these frozen, (δ, τ_s) on `adaptive_margin`.
+
+Only the validation split is read. Each tuned row gets the same fixed number of trials. The journal lies beside the
+declared output; its study is named by everything that its scores depend on, so that a changed setting never meets a
+finished study. A trial is sampled from (seed, number of finished trials), so that an interrupted study that is taken
+up again ends in the same margins.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import Trial, TrialState
+
+from lapml import evaluate
+from lapml.config import Params, Range, digest, resolve
+from lapml.data.pack import Packed
+from lapml.errors import LapmlError
+from lapml.paths import Paths
+from lapml.run import commit, tuned_values, versions, write_json
+from lapml.train import fit
+
+ORDER = ("margin", "adaptive_margin")
+
+
+def identity(params: Params, dataset: str, method: str, frozen: dict[str, float], data_sha256: str) -> dict[str, Any]:
+    """Everything that a study's scores depend on; the study's name is its digest."""
+    space = getattr(params.tune, method)
+    placeholder = {**frozen, **{name: each.low for name, each in space}}
+    record = resolve(params, dataset, method, params.tune.seeds[0], placeholder, development=True).record()
+    record["train"]["epochs"] = params.tune.epochs
+    return {
+        "run": {key: value for key, value in record.items() if key not in ("suite", "seed")},
+        "frozen": frozen,
+        "space": space.model_dump(),
+        "trials": params.tune.trials,
+        "seeds": params.tune.seeds,
+        "data_sha256": data_sha256,
+    }
+
+
+def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[[str], None] = print) -> dict[str, Any]:
+    """Find the margins of one row and write its tuned file.
+
+    Args:
+        method: ``margin``, or ``adaptive_margin``, which takes m and α from the tuned file of ``margin``.
+
+    Returns:
+        the tuned file's content; ``values`` holds the best margins, those of ``margin`` included.
+    """
+    frozen = tuned_values(params, paths, dataset, "margin") or {} if method == "adaptive_margin" else {}
+    frozen = {name: frozen[name] for name in ("m", "alpha") if name in frozen}
+    packed = Packed.open(paths.pack(dataset))
+    what = identity(params, dataset, method, frozen, packed.meta["sha256"])
+    name = digest(what)
+    study = _open(paths, dataset, name)
+    space = getattr(params.tune, method)
+    _drop_unfinished(study)
+    while (done := _finished(study)) < params.tune.trials:
+        study.sampler = optuna.samplers.TPESampler(seed=done, n_startup_trials=max(1, params.tune.trials // 2))
+        trial = study.ask()
+        values = {key: _suggest(trial, key, each) for key, each in space}
+        log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: {_show(values)}")
+        scores = [_score(params, packed, dataset, method, seed, {**frozen, **values}) for seed in params.tune.seeds]
+        study.tell(trial, sum(scores) / len(scores))
+        log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: validation top-1 {sum(scores) / len(scores):.2f} %")
+    finished = study.get_trials(states=(TrialState.COMPLETE,))[: params.tune.trials]
+    best = max(finished, key=lambda trial: trial.value)  # the first of equals
+    revision, dirty = commit()
+    result = {
+        "dataset": dataset,
+        "method": method,
+        "values": {**frozen, **best.params},
+        "score": best.value,
+        "metric": "top-1 on the validation split, percent, mean over seeds",
+        "trials": [
+            {"number": number, "values": trial.params, "score": trial.value, "state": trial.state.name}
+            for number, trial in enumerate(finished)
+        ],
+        "seeds": params.tune.seeds,
+        "epochs": params.tune.epochs,
+        "study": name,
+        "data_sha256": packed.meta["sha256"],
+        "commit": revision,
+        "dirty": dirty,
+        "versions": versions(),
+    }
+    write_json(paths.tuned(dataset, method), result)
+    return result
+
+
+def _score(params: Params, packed: Packed, dataset: str, method: str, seed: int, values: dict[str, float]) -> float:
+    """Validation top-1 in percent of one development run."""
+    config = resolve(params, dataset, method, seed, values, development=True)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": params.tune.epochs})})
+    fitted = fit(config, packed, log=lambda line: None)
+    seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
+    return evaluate.metrics(seen)["top1"]
+
+
+def _open(paths: Paths, dataset: str, name: str) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = paths.journal(dataset, name)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    except Exception as error:  # a damaged journal shows itself in many ways
+        raise LapmlError(f"{journal}: cannot be read as an Optuna journal ({error}); delete it to start this study over") from error
+
+
+def _drop_unfinished(study: optuna.Study) -> None:
+    """Trials that a killed process left behind are failed; they do not count, and their draw is made again."""
+    for trial in study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING), deepcopy=False):
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _finished(study: optuna.Study) -> int:
+    return len(study.get_trials(states=(TrialState.COMPLETE,), deepcopy=False))
+
+
+def _suggest(trial: Trial, name: str, each: Range) -> float:
+    return trial.suggest_float(name, each.low, each.high, log=each.log)
+
+
+def _show(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} = {value:.4g}" for name, value in values.items())

@@ -1,0 +1,75 @@
+"""Settings and paths. Both come from lapml, so that the rules and dvc.yaml cannot drift apart."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from lapml.config import load
+from lapml.errors import LapmlError
+from lapml.paths import PACK_FILES, REPORT_FILES, RUN_FILES, Paths
+
+# The one params file: a suite is complete, so that --configfile replaces params.yaml instead of overlaying it. (The
+# first: a process that Snakemake spawns gets `--configfiles` of both.)
+PARAMS_FILE = os.path.relpath([*workflow.overwrite_configfiles, "params.yaml"][0])
+if workflow.config_settings.config:
+    raise WorkflowError("--config: settings live in params.yaml; edit it, or name a complete file with --configfile")
+try:
+    PARAMS = load(PARAMS_FILE)
+except LapmlError as error:
+    raise WorkflowError(str(error)) from None
+PATHS = Paths(PARAMS.suite)
+# The `lapml` beside this Python, whether or not its environment is activated.
+shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
+GPU = {"cpu": 0, "cuda": 1, "auto": int(shutil.which("nvidia-smi") is not None)}[PARAMS.train.device]
+LOGS = f"results/{PARAMS.suite}/logs"
+
+
+def run_files(dataset, method, seed):
+    return [str(PATHS.run(dataset, method, seed) / name) for name in RUN_FILES]
+
+
+def pack_files(dataset):
+    return [str(PATHS.pack(dataset) / name) for name in PACK_FILES]
+
+
+def report_files():
+    return [str(PATHS.report / name) for name in REPORT_FILES]
+
+
+def all_runs():
+    return [
+        path
+        for dataset in PARAMS.datasets
+        for method in PARAMS.all_rows()
+        for seed in PARAMS.seeds
+        for path in run_files(dataset, method, seed)
+    ]
+
+
+def data_settings(dataset, *keys):
+    """Settings of a data set that a stage depends on."""
+    record = PARAMS.data[dataset].model_dump(mode="json")
+    return {key: record[key] for key in keys}
+
+
+def run_settings(dataset, *methods):
+    """Settings that a run of these rows depends on, beside its data."""
+    return {
+        "view": data_settings(dataset, "view"),
+        "model": PARAMS.model.model_dump(mode="json"),
+        "train": PARAMS.train.model_dump(mode="json"),
+        "methods": {name: PARAMS.methods[name].model_dump(mode="json") for name in methods},
+    }
+
+
+def tune_settings(dataset, method):
+    """Settings that a study depends on: those of its runs, its own search space, and the trials."""
+    shared = PARAMS.tune.model_dump(mode="json", include={"trials", "seeds", "epochs"})
+    return run_settings(dataset, method) | {"tune": shared, "space": getattr(PARAMS.tune, method).model_dump(mode="json")}
+
+
+wildcard_constraints:
+    dataset="[A-Za-z0-9_-]+",
+    method="[A-Za-z0-9_-]+",
+    seed="[0-9]+",

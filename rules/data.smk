@@ -1,0 +1,23 @@
+rule fetch:
+    output:
+        f"results/{PARAMS.suite}/data/{{dataset}}/source.json",
+    log:
+        f"{LOGS}/fetch/{{dataset}}.log",
+    params:
+        settings=lambda w: data_settings(w.dataset, "source", "drawn"),
+    shell:
+        f"lapml data fetch {{wildcards.dataset}} --params {PARAMS_FILE} > {{log}} 2>&1"
+
+
+rule prepare:
+    input:
+        PATHS.source("{dataset}"),
+    output:
+        pack_files("{dataset}"),
+    log:
+        f"{LOGS}/prepare/{{dataset}}.log",
+    params:
+        settings=lambda w: data_settings(w.dataset, "reader", "classes", "val_fraction", "split_seed", "stored_side"),
+    threads: workflow.cores
+    shell:
+        f"lapml data prepare {{wildcards.dataset}} --params {PARAMS_FILE} > {{log}} 2>&1"

@@ -1,0 +1,29 @@
+def row_pattern(rows):
+    """A wildcard constraint that lets through these rows only (no row: nothing)."""
+    return "|".join(rows) or "(?!)"
+
+
+rule train:
+    input:
+        pack_files("{dataset}"),
+    output:
+        run_files("{dataset}", "{method}", "{seed}"),
+    log:
+        f"{LOGS}/train/{{dataset}}-{{method}}-{{seed}}.log",
+    wildcard_constraints:
+        method=row_pattern(PARAMS.rows),
+    params:
+        settings=lambda w: run_settings(w.dataset, w.method),
+    threads: PARAMS.train.threads
+    resources:
+        gpu=GPU,
+    shell:
+        f"lapml train {{wildcards.dataset}} {{wildcards.method}} {{wildcards.seed}} --params {PARAMS_FILE} > {{log}} 2>&1"
+
+
+use rule train as train_tuned with:
+    input:
+        pack_files("{dataset}"),
+        PATHS.tuned("{dataset}", "{method}"),
+    wildcard_constraints:
+        method=row_pattern(PARAMS.tuned_rows),

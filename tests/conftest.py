@@ -1,0 +1,87 @@
+"""Shared: the committed params made small, one run of them, and a tiny packed set of separable classes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import settings
+
+from lapml import config
+from lapml.config import Params, Run
+from lapml.data.index import COLUMNS
+from lapml.data.pack import Packed
+
+settings.register_profile("lapml", deadline=None, derandomize=True)
+settings.load_profile("lapml")
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parent.parent
+MIXING = ("cutmix", "loc_cutmix", "margin", "adaptive_margin")
+TUNED = {"m": 0.3, "alpha": 0.5, "delta": 0.1, "quantile": 0.25}
+SMALL = [
+    "model.name=test_resnet",  # a tiny net of timm whose stride-8 stage ends in a ReLU
+    "model.weights=none",
+    "model.truncate=8",
+    "data.birds.stored_side=64",
+    "data.birds.view.side=48",
+    "train.epochs=3",
+    "train.batch=6",
+    "train.device=cpu",
+    "train.precision=fp32",
+    *(f"methods.{row}.mix.warmup_epochs=0" for row in MIXING),
+    *(f"methods.{row}.mix.prob=1.0" for row in MIXING),
+]
+
+
+@pytest.fixture(scope="session")
+def small_params() -> Callable[..., Params]:
+    """params.yaml with a tiny net, small images and mixing from the first epoch; takes further overrides."""
+    return lambda *overrides: config.load(ROOT / "params.yaml", [*SMALL, *overrides])
+
+
+@pytest.fixture(scope="session")
+def small_run(small_params) -> Callable[..., Run]:
+    """One resolved run of them."""
+
+    def made(row: str, *overrides: str, seed: int = 0, development: bool = False) -> Run:
+        return config.resolve(small_params(*overrides), "birds", row, seed, TUNED, development)
+
+    return made
+
+
+def make_packed(images: np.ndarray, labels: list[int], splits: list[str], sizes: list[tuple[int, int]]) -> Packed:
+    classes = [f"{label:03}.Bird" for label in range(max(labels) + 1)]
+    rows = [
+        (f"{classes[label]}/{row}.png", label, classes[label], split, width, height, None, None)
+        for row, (label, split, (width, height)) in enumerate(zip(labels, splits, sizes, strict=True))
+    ]
+    meta = {"sha256": "0" * 64, "count": len(rows), "side": images.shape[1]}
+    return Packed(pd.DataFrame(rows, columns=list(COLUMNS)), images, meta, classes)
+
+
+@pytest.fixture(scope="session")
+def packed() -> Packed:
+    """3 classes × (8 train, 4 val, 4 test) noisy squares of 64 px, told apart by the colour of a disc."""
+    rng = np.random.default_rng(0)
+    labels, splits, images = [], [], []
+    y, x = np.mgrid[:64, :64]
+    for label in range(3):
+        for split in ["train"] * 8 + ["val"] * 4 + ["test"] * 4:
+            picture = rng.integers(60, 140, (64, 64, 3))
+            cx, cy = rng.integers(20, 44, 2)
+            picture[(x - cx) ** 2 + (y - cy) ** 2 < 15**2] = 20
+            picture[(x - cx) ** 2 + (y - cy) ** 2 < 15**2, label] = 230
+            labels.append(label)
+            splits.append(split)
+            images.append(picture)
+    sizes = [(80 + 3 * row % 50, 60 + 7 * row % 40) for row in range(len(labels))]
+    return make_packed(np.stack(images).astype(np.uint8), labels, splits, sizes)
+
+
+@pytest.fixture(scope="session")
+def pack_of() -> Callable[..., Packed]:
+    """A pack of given images (N, S, S, 3), labels, splits and sizes."""
+    return make_packed

@@ -1,0 +1,269 @@
+"""Batches: complete, reproducible, and the same however they are read."""
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from lapml.config import View
+from lapml.data import views
+from lapml.data.batches import DRAWS, Batches, Purpose, _ahead, stream
+from lapml.data.index import rows_of
+from lapml.errors import LapmlError
+
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def view(small_params) -> View:
+    return small_params().data["birds"].view.model_copy(update={"side": 16})
+
+
+@pytest.fixture
+def make(packed, view):
+    def made(splits=("train",), **changes) -> Batches:
+        resident = changes.pop("resident", None)
+        chosen = view.model_copy(update=changes)
+        return Batches(packed, rows_of(packed.index, splits), chosen, MEAN, STD, CPU, resident)
+
+    return made
+
+
+@pytest.fixture
+def row(small_run):
+    """A row's settings with a mixing probability and warm-up."""
+
+    def made(name="loc_cutmix", prob=1.0, warmup=0):
+        mix = [f"methods.{name}.mix.prob={prob}", f"methods.{name}.mix.warmup_epochs={warmup}"]
+        return small_run(name, *(mix if name != "baseline" else [])).settings
+
+    return made
+
+
+def assert_same(a, b):
+    a, b = list(a), list(b)
+    assert len(a) == len(b) > 0
+    for one, other in zip(a, b, strict=True):
+        assert one.rows.tolist() == other.rows.tolist() and one.mixed == other.mixed
+        for name in ("images", "labels", "donors", "lam", "uniform"):
+            first, second = getattr(one, name), getattr(other, name)
+            assert (first is None) == (second is None)
+            assert first is None or torch.equal(first, second)
+
+
+def by_row(epoch) -> dict[int, tuple]:
+    """What each image met: its view, λ and part."""
+    found = {}
+    for batch in epoch:
+        for i, image in enumerate(batch.rows.tolist()):
+            extra = (batch.lam[i].item(), batch.uniform[i].tolist()) if batch.mixed else None
+            found[image] = (batch.images[i], batch.labels[i].item(), extra)
+    return found
+
+
+# --- training ---
+
+
+@pytest.mark.parametrize("size", [2, 5, 6, 24])
+def test_each_training_image_at_most_once_an_epoch(make, packed, row, size):
+    batches, seen = make(), []
+    for batch in batches.training(0, 0, size, row()):
+        assert batch.images.shape == (size, 3, 16, 16) and batch.labels.dtype == torch.int64
+        assert batch.labels.tolist() == packed.index["label"].to_numpy()[batch.rows].tolist()
+        seen += batch.rows.tolist()
+    assert len(seen) == batches.steps(size) * size == 24 // size * size
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= set(rows_of(packed.index, ["train"]).tolist())
+
+
+def test_the_dropped_images_differ_from_epoch_to_epoch(make, row):
+    batches = make()
+    kept = [frozenset(itertools.chain(*(b.rows.tolist() for b in batches.training(0, epoch, 7, row())))) for epoch in range(6)]
+    assert len(set(kept)) > 1
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 11])
+def test_donors_are_a_derangement(make, row, size):
+    for batch in make().training(1, 0, size, row()):
+        assert sorted(batch.donors.tolist()) == list(range(size))
+        assert all(donor != i for i, donor in enumerate(batch.donors.tolist()))
+        assert batch.lam.shape == (size,) and batch.uniform.shape == (size, DRAWS)
+        assert ((batch.lam >= 0) & (batch.lam <= 1)).all() and ((batch.uniform >= 0) & (batch.uniform < 1)).all()
+
+
+def test_pairs_are_random(make, row):
+    """Any image may be any other's donor."""
+    batches, pairs = make(), set()
+    for epoch in range(150):
+        for batch in batches.training(0, epoch, 12, row()):
+            pairs |= set(zip(batch.rows.tolist(), batch.rows[batch.donors.numpy()].tolist(), strict=True))
+    assert len(pairs) == 24 * 23
+
+
+def test_same_seed_same_batches(make, row):
+    first = list(make(jitter=0.3).training(3, 1, 6, row(prob=0.5)))
+    assert_same(first, make(jitter=0.3).training(3, 1, 6, row(prob=0.5)))
+    for seed, epoch in ((4, 1), (3, 2)):
+        other = list(make(jitter=0.3).training(seed, epoch, 6, row(prob=0.5)))
+        assert any(a.rows.tolist() != b.rows.tolist() for a, b in zip(first, other, strict=True))
+        assert not torch.equal(first[0].images, other[0].images)
+
+
+def test_draws_depend_on_seed_epoch_and_row_only(make, row):
+    """Not on the batch size, nor on which other images are trained on."""
+    expected = by_row(make(jitter=0.3).training(5, 2, 6, row()))
+    for epoch in (make(jitter=0.3).training(5, 2, 8, row()), make(("train", "val"), jitter=0.3).training(5, 2, 4, row())):
+        for image, (pixels, label, extra) in by_row(epoch).items():
+            if image in expected:
+                torch.testing.assert_close(pixels, expected[image][0], atol=1e-5, rtol=0)
+                assert (label, extra) == expected[image][1:]
+    # λ and the part do not change what the views are, nor the other way round
+    plain = by_row(make(jitter=0.3).training(5, 2, 6, row("baseline")))
+    assert plain.keys() == expected.keys()
+    assert all(torch.equal(plain[image][0], expected[image][0]) for image in plain)
+
+
+def test_draws_are_the_documented_streams(make, packed, row, view):
+    uniform = np.random.default_rng([7, 3, int(Purpose.VIEW)]).random((len(packed.index), views.DRAWS))
+    sizes = packed.index[["width", "height"]].to_numpy()
+    windows = views.training_windows(sizes, view, uniform)
+    lam = np.random.default_rng([7, 3, int(Purpose.LAMBDA)]).beta(1.0, 1.0, len(packed.index))
+    mean, std = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
+    for batch in make().training(7, 3, 6, row()):
+        chosen = torch.from_numpy(windows[batch.rows]).float()
+        expected = views.cut(torch.from_numpy(packed.images[batch.rows]), chosen, 16) / 255
+        torch.testing.assert_close(batch.images, (expected - mean) / std, atol=1e-4, rtol=0)
+        assert batch.lam.tolist() == pytest.approx(lam[batch.rows].tolist(), abs=1e-6)
+
+
+def test_streams_of_different_purposes_differ():
+    draws = {purpose: stream(0, 0, purpose).random() for purpose in Purpose}
+    assert len(set(draws.values())) == len(Purpose)
+    assert len({int(purpose) for purpose in Purpose}) == len(Purpose)
+
+
+@pytest.mark.parametrize("warmup", [1, 3])
+def test_no_mixing_during_warm_up(make, row, warmup):
+    for epoch in range(warmup + 2):
+        mixed = [batch.mixed for batch in make().training(0, epoch, 6, row(prob=1.0, warmup=warmup))]
+        assert mixed == [epoch >= warmup] * 4
+
+
+def test_probability_of_mixing(make, row):
+    assert not any(batch.mixed for batch in make().training(0, 0, 6, row(prob=0.0)))
+    assert all(batch.mixed for batch in make().training(0, 0, 6, row(prob=1.0)))
+    assert not any(batch.mixed for batch in make().training(0, 0, 6, row("baseline")))
+    flags = [batch.mixed for epoch in range(60) for batch in make().training(0, epoch, 6, row(prob=0.5))]
+    assert 0.4 < np.mean(flags) < 0.6
+    unmixed = next(batch for batch in make().training(0, 0, 6, row(prob=0.0)))
+    assert unmixed.donors is None and unmixed.lam is None and unmixed.uniform is None
+
+
+def test_all_mixing_rows_mix_the_same_batches_of_the_same_images(make, row):
+    """Rows differ in one thing only."""
+    plan = {name: [(b.rows.tolist(), b.mixed) for b in make().training(2, 1, 6, row(name, prob=0.5))]
+            for name in ("cutmix", "loc_cutmix", "margin", "adaptive_margin")}  # fmt: skip
+    assert all(each == plan["cutmix"] for each in plan.values())
+    assert [rows for rows, _ in plan["cutmix"]] == [b.rows.tolist() for b in make().training(2, 1, 6, row("baseline"))]
+
+
+def test_a_batch_larger_than_the_data(make, row):
+    with pytest.raises(LapmlError, match=r"train\.batch: found 25, .*24 training images"):
+        next(iter(make().training(0, 0, 25, row())))
+    assert make().steps(24) == 1
+
+
+# --- evaluation ---
+
+
+@pytest.mark.parametrize("size", [1, 5, 12, 100])
+def test_evaluation_covers_every_row_once_in_order(make, packed, size):
+    found = list(make(("test",)).evaluation(size))
+    rows = rows_of(packed.index, ["test"])
+    assert np.concatenate([batch.rows for batch in found]).tolist() == rows.tolist()
+    assert torch.cat([batch.labels for batch in found]).tolist() == packed.index["label"].to_numpy()[rows].tolist()
+    assert not any(batch.mixed for batch in found)
+
+
+def test_evaluation_is_the_centred_window_without_jitter(make, packed, view):
+    batch = next(iter(make(("test",), jitter=0.9).evaluation(12)))
+    windows = views.evaluation_windows(packed.index[["width", "height"]].to_numpy()[batch.rows], view)
+    expected = views.cut(torch.from_numpy(packed.images[batch.rows]), torch.from_numpy(windows).float(), 16) / 255
+    mean, std = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
+    torch.testing.assert_close(batch.images, (expected - mean) / std, atol=1e-4, rtol=0)
+
+
+# --- reading ---
+
+
+@pytest.fixture
+def threaded(monkeypatch):
+    direct = Batches._read
+    monkeypatch.setattr(Batches, "_read", lambda self, plan: _ahead(direct(self, plan)))
+
+
+def test_a_resident_array_gives_the_same(make, row):
+    assert_same(make(resident=True).training(0, 0, 6, row()), make(resident=False).training(0, 0, 6, row()))
+    assert_same(make(("test",), resident=True).evaluation(5), make(("test",), resident=False).evaluation(5))
+
+
+def test_a_reading_thread_gives_the_same(make, row, request):
+    training, evaluation = list(make().training(0, 0, 6, row())), list(make(("test",)).evaluation(5))
+    request.getfixturevalue("threaded")
+    assert_same(training, make().training(0, 0, 6, row()))
+    assert_same(evaluation, make(("test",)).evaluation(5))
+
+
+def test_ahead_keeps_order_and_bounds_memory():
+    taken = []
+
+    def items():
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    for number in (reader := _ahead(items(), depth=2)):
+        assert len(taken) <= number + 1 + 2 + 2  # yielded, waiting in the queue, held by the thread
+        if number == 30:
+            break
+    reader.close()
+    assert len(taken) < 40
+    assert list(_ahead(range(50))) == list(range(50))
+    assert list(_ahead([])) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
+def test_ahead_passes_exceptions_on(error):
+    def items():
+        yield 1
+        yield 2
+        raise error
+
+    found = []
+    with pytest.raises(type(error)):
+        for each in _ahead(items()):
+            found.append(each)
+    assert found == [1, 2]
+
+
+def test_an_error_while_reading_reaches_the_training_loop(make, row, threaded):
+    batches = make()
+
+    class Broken:
+        def __getitem__(self, rows):
+            raise OSError("disk gone")
+
+    batches.packed = type("Pack", (), {"images": Broken()})()
+    with pytest.raises(OSError, match="disk gone"):
+        list(batches.training(0, 0, 6, row()))
+
+
+def test_leaving_early_ends_the_thread(make, row, threaded):
+    before = threading.active_count()
+    epoch = make().training(0, 0, 2, row())
+    next(epoch)
+    epoch.close()
+    assert threading.active_count() == before

@@ -1,0 +1,132 @@
+"""What ``check`` finds, what it calls harmful, and where ``show`` draws."""
+
+import os
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lapml.data import inspect, pack, sources
+from lapml.errors import LapmlError
+from lapml.paths import Paths
+
+
+@pytest.fixture
+def checked(cub, paths, settings):
+    def made() -> tuple[str, bool]:
+        data = settings(cub.write())
+        sources.fetch("birds", data, paths)
+        return inspect.check("birds", data, paths)
+
+    return made
+
+
+def counts(text: str) -> dict[str, int]:
+    """Findings that are not zero."""
+    found = re.findall(r"^(\w[^\n]*?)  +(\d+)   (?:harmless|HARMFUL|ok)", text, re.MULTILINE)
+    return {what: int(count) for what, count in found if int(count)}
+
+
+def test_clean(checked):
+    text, ok = checked()
+    assert ok and counts(text) == {} and "nothing harmful found" in text
+    assert re.search(r"^train +9 +3 +3 / 3 / 3$", text, re.MULTILINE)
+    assert re.search(r"^test +6 +3 +2 / 2 / 2$", text, re.MULTILINE)
+    assert re.search(r"^all +18 +3 +6 / 6 / 6$", text, re.MULTILINE)
+
+
+def test_harmless(cub, checked):
+    cub.pictures[cub.path(1)] = cub.encode(Image.new("L", (40, 30), 9))
+    cub.pictures[cub.path(2)] = cub.encode(Image.new("1", (40, 30), 1))
+    cub.pictures[cub.path(6)] = cub.pictures[cub.path(5)]  # both in test
+    cub.lines["bounding_boxes.txt"][6] = "7 30 5 20 15"
+    cub.lines["bounding_boxes.txt"][7] = "8 20 5 21 15"  # one pixel: rounding
+    cub.lines["parts/part_locs.txt"][0] = "1 1 12 45 1"
+    text, ok = checked()
+    assert ok and counts(text) == {
+        "grayscale images": 2,
+        "exact duplicates in one split and class": 1,
+        "boxes partly outside, by over a pixel": 1,
+        "visible parts outside, by over a pixel": 1,
+    }
+    assert "bird 4.png (test) = 001.Red_Finch/bird 5.png (test): same file" in text
+
+
+def test_duplicate_in_train_and_val_is_harmless_to_test(cub, checked):
+    for image in (2, 3, 4):
+        cub.pictures[cub.path(image)] = cub.pictures[cub.path(1)]
+    text, ok = checked()
+    assert ok and counts(text) == {"exact duplicates, train and val": 1}
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP"])
+def test_duplicate_in_train_and_test_is_harmful(cub, checked, form):
+    with Image.open(cub.write() / "images" / cub.path(1)) as picture:
+        cub.pictures[cub.path(5)] = cub.encode(picture, form)
+    text, ok = checked()
+    assert not ok and counts(text) == {"exact duplicates, test and train or val": 1} and "HARMFUL" in text
+    assert ("same file" if form == "PNG" else "same pixels") in text
+
+
+def test_two_labels_are_harmful(cub, checked):
+    cub.pictures[cub.path(11)] = cub.pictures[cub.path(5)]  # test images of two classes
+    text, ok = checked()
+    assert not ok and counts(text) == {"exact duplicates under two labels": 1}
+
+
+def test_unreadable_files_are_all_named(cub, checked):
+    for image in (1, 9):
+        cub.pictures[cub.path(image)] = b""
+    text, ok = checked()
+    assert not ok and counts(text) == {"unreadable files": 2}
+    assert cub.path(1) in text and cub.path(9) in text
+
+
+def test_box_that_misses_its_image_is_harmful(cub, checked):
+    cub.lines["bounding_boxes.txt"][0] = "1 50 5 20 15"
+    text, ok = checked()
+    assert not ok and counts(text) == {"boxes that miss their image": 1}
+
+
+def test_turned_image_is_judged_upright(cub, checked):
+    exif = Image.Exif()
+    exif[pack.ORIENTATION] = 6
+    cub.pictures[cub.path(1)] = cub.encode(Image.new("RGB", (40, 30), 9), "JPEG", exif=exif)
+    cub.lines["bounding_boxes.txt"][0] = "1 0 0 40 30"
+    text, ok = checked()
+    assert ok and counts(text) == {"images that EXIF turns": 1}
+
+
+def test_show(cub, paths, settings, tmp_path):
+    data = settings(cub.write())
+    sources.fetch("birds", data, paths)
+    with pytest.raises(LapmlError, match="lapml data prepare birds"):
+        inspect.show("birds", data, paths, tmp_path / "sheet.png")
+    pack.prepare("birds", data, paths)
+    sheets = []
+    for number, options in enumerate([{"count": 3}, {"count": 3}, {"count": 1, "seed": 3}]):
+        inspect.show("birds", data, paths, output := tmp_path / "out" / f"{number}.png", **options)
+        with Image.open(output) as sheet:
+            sheets.append(np.asarray(sheet.convert("RGB")))
+    assert np.array_equal(sheets[0], sheets[1]) and sheets[0].shape[1] > sheets[2].shape[1]
+    assert all(len(np.unique(sheet.reshape(-1, 3), axis=0)) > 10 for sheet in sheets)  # not blank
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["0.png", "1.png", "2.png"]
+    with pytest.raises(LapmlError, match="count: found 0"):
+        inspect.show("birds", data, paths, tmp_path / "sheet.png", count=0)
+
+
+@pytest.mark.real
+def test_real_cub(tmp_path, settings):
+    if not (folder := os.environ.get("LAPML_CUB200")):
+        pytest.skip("LAPML_CUB200 (the folder CUB_200_2011) is not set")
+    data, paths = settings(folder), Paths("test", tmp_path)
+    sources.fetch("cub200", data, paths)
+    text, ok = inspect.check("cub200", data, paths)
+    assert ok and counts(text) == {
+        "grayscale images": 8,
+        "exact duplicates in one split and class": 1,
+        "boxes partly outside, by over a pixel": 8,
+        "visible parts outside, by over a pixel": 1,
+    }
+    assert "0018_40195.jpg (train) = 058.Pigeon_Guillemot/Pigeon_Guillemot_0081_40339.jpg (train)" in text

@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import pytest
+
+from lapml import config
+from lapml.errors import LapmlError
+from lapml.paths import REPORT_FILES
+from lapml.report import build
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def test_report_writes_every_file_and_nothing_else(suite, galleries, params_file):
+    params, paths = suite
+    asked = []
+
+    def spy(dataset):
+        asked.append(dataset)
+        return galleries(dataset)
+
+    page = build.report(params, params_file, paths, True, spy)
+    assert page == paths.report / "report.html" and asked == ["birds"]
+    assert sorted(path.name for path in paths.report.iterdir()) == sorted(REPORT_FILES)
+    assert not list(paths.base.glob(".*"))
+    html = page.read_text()
+    assert f"train.epochs: used 4, the file says {config.load(params_file).train.epochs}" in html
+    assert "the same for every mixing row" in html  # a comment of the params file
+
+
+def test_report_without_images_asks_for_none(suite, params_file):
+    params, paths = suite
+
+    def never(dataset):
+        raise AssertionError("galleries called")
+
+    html = build.report(params, params_file, paths, False, never).read_text()
+    assert 'content="none"' in html and "image/png" not in html
+
+
+def test_a_refused_report_leaves_the_old_one(suite, params_file):
+    params, paths = suite
+    build.report(params, params_file, paths, False)
+    before = {name: (paths.report / name).read_bytes() for name in REPORT_FILES}
+    (paths.run("birds", "cutmix", 0) / "metrics.json").unlink()
+    with pytest.raises(LapmlError, match="birds/cutmix/0: metrics.json: missing"):
+        build.report(params, params_file, paths, False)
+    assert {name: (paths.report / name).read_bytes() for name in REPORT_FILES} == before
+
+
+def test_report_is_the_same_each_time(suite, params_file):
+    params, paths = suite
+    made = []
+    for _ in range(2):
+        build.report(params, params_file, paths, False)
+        made.append({name: (paths.report / name).read_bytes() for name in REPORT_FILES})
+    assert made[0] == made[1]
+
+
+def test_publish_copies_without_weights(suite, galleries, params_file):
+    params, paths = suite
+    build.report(params, params_file, paths, True, galleries)
+    target = build.publish(params, paths)
+    assert target == paths.published
+    found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    runs = {
+        f"runs/birds/{method}/{seed}/{name}"
+        for method in params.all_rows()
+        for seed in params.seeds
+        for name in ("config.json", "history.csv", "metrics.json", "predictions.parquet", "provenance.json")
+    }
+    assert found == runs | set(REPORT_FILES) | {"tuned/birds/margin.json", "tuned/birds/adaptive_margin.json"}
+    assert (target / "report.html").read_bytes() == (paths.report / "report.html").read_bytes()
+
+
+def test_publish_replaces_what_was_there(suite, params_file):
+    params, paths = suite
+    paths.published.mkdir(parents=True)
+    (paths.published / "stale.txt").write_text("old")
+    build.report(params, params_file, paths, False)
+    build.publish(params, paths)
+    assert not (paths.published / "stale.txt").exists()
+    assert [path.name for path in paths.published.parent.iterdir()] == [params.suite]
+
+
+@pytest.mark.parametrize("moment", ["copy", "rename"])
+def test_a_failed_publish_loses_nothing(suite, params_file, monkeypatch, moment):
+    params, paths = suite
+    build.report(params, params_file, paths, False)
+    build.publish(params, paths)
+    (paths.published / "mark.txt").write_text("kept")
+    if moment == "copy":
+        monkeypatch.setattr(build.shutil, "copyfile", _fail)
+    else:
+        rename = Path.rename
+        monkeypatch.setattr(Path, "rename", lambda self, to: _fail() if self.name == "new" else rename(self, to))
+    with pytest.raises(OSError, match="disk full"):
+        build.publish(params, paths)
+    assert (paths.published / "mark.txt").read_text() == "kept"
+    assert [path.name for path in paths.published.parent.iterdir()] == [params.suite]
+
+
+def _fail(*args):
+    raise OSError("disk full")
+
+
+def test_publish_refuses_no_or_half_a_report(suite, params_file):
+    params, paths = suite
+    with pytest.raises(LapmlError, match="run `lapml report` first"):
+        build.publish(params, paths)
+    build.report(params, params_file, paths, False)
+    (paths.report / "curves.csv").unlink()
+    with pytest.raises(LapmlError, match="curves.csv: missing"):
+        build.publish(params, paths)
+
+
+def test_publish_refuses_a_report_of_other_runs(suite, params_file, edit):
+    params, paths = suite
+    build.report(params, params_file, paths, False)
+    edit(paths.run("birds", "margin", 0) / "metrics.json", top5=96.0)
+    with pytest.raises(LapmlError, match="run `lapml report` again"):
+        build.publish(params, paths)
+
+
+def test_publish_refuses_pictures_of_others_data(make, galleries, params_file):
+    params, paths = make("data.birds.source=/somewhere/CUB_200_2011", "data.birds.drawn=null")
+    build.report(params, params_file, paths, True, galleries)
+    with pytest.raises(LapmlError, match="pictures of birds.*run `lapml report --no-images` first"):
+        build.publish(params, paths)
+    assert not paths.published.exists()
+    build.report(params, params_file, paths, False)
+    assert (build.publish(params, paths) / "report.html").exists()
+
+
+def test_publish_refuses_a_page_that_does_not_say(suite, params_file):
+    params, paths = suite
+    page = build.report(params, params_file, paths, False)
+    page.write_text("<html></html>")
+    with pytest.raises(LapmlError, match="does not say whether"):
+        build.publish(params, paths)

@@ -1,0 +1,89 @@
+import io
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lapml.report import figures, tables
+
+
+@pytest.fixture
+def frames(suite):
+    params, paths = suite
+    runs = tables.collect(params, paths)
+    return runs, tables.histories(params, paths), tables.accuracy(runs, tables.predictions(params, paths), params)
+
+
+def charts(runs, epochs, table):
+    return {
+        "accuracy": figures.accuracy(table, runs),
+        "loss": figures.loss_curves(epochs),
+        "train": figures.accuracy_curves(epochs),
+        "distances": figures.distances(epochs, runs),
+        "beyond": figures.beyond(epochs, runs),
+        "cost": figures.cost_against_accuracy(table, runs),
+    }
+
+
+def test_charts_are_svg_and_the_same_each_time(frames):
+    first, again = charts(*frames), charts(*frames)
+    for name, image in first.items():
+        assert ElementTree.fromstring(image).tag == "{http://www.w3.org/2000/svg}svg", name
+        assert image == again[name], name
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_charts_of_one_seed_and_one_row(make):
+    params, paths = make("rows=[baseline]", "tuned_rows=[]", "seeds=[0]")
+    runs = tables.collect(params, paths)
+    epochs = tables.histories(params, paths)
+    made = charts(runs, epochs, tables.accuracy(runs, tables.predictions(params, paths), params))
+    assert made.pop("distances") is None and made.pop("beyond") is None  # no row has margins
+    assert all(made.values())
+
+
+def test_a_row_keeps_its_colour_where_others_are_absent(frames):
+    runs, epochs, _ = frames
+    colour = figures.COLOURS[list(dict.fromkeys(runs["method"])).index("margin")]
+    for image in (figures.loss_curves(epochs), figures.distances(epochs, runs), figures.beyond(epochs, runs)):
+        assert colour.lower().encode() in image.lower()
+
+
+def test_more_rows_than_colours_are_told_apart():
+    looks = [figures._look(place) for place in range(2 * len(figures.COLOURS))]
+    assert len(set(looks)) == len(looks)
+
+
+def picture(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def test_gallery_is_a_row_a_method(galleries):
+    mixes, _ = galleries("birds")
+    both, one = picture(figures.gallery(mixes)), picture(figures.gallery(mixes[:4]))
+    assert both.shape[1] == one.shape[1] and both.shape[0] > 1.6 * one.shape[0]
+
+
+def test_gallery_draws_boxes_and_maps(galleries):
+    mixes, _ = galleries("birds")
+    item = mixes[-1]
+    with_all = figures.gallery([item])
+    for key in ("box_reference", "box_donor", "reference_map", "donor_map", "s"):
+        assert figures.gallery([item | {key: None}]) != with_all, key
+
+
+def test_cams_show_pictures_and_verdicts(galleries):
+    _, cams = galleries("birds")
+    image = picture(figures.cams(cams))
+    found = {tuple(colour) for colour in image.reshape(-1, 3).tolist()}
+    for colour in (figures.RIGHT, figures.WRONG):
+        assert tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5)) in found
+
+
+@pytest.mark.parametrize("heat", [np.zeros((8, 8)), np.full((8, 8), np.nan), np.eye(1)])
+def test_odd_maps_and_names_are_drawn(galleries, heat):
+    _, cams = galleries("birds")
+    assert figures.cams([cams[0] | {"map": heat, "title": "5$ bird_{x} $\\frac"}])
