@@ -6,7 +6,6 @@ Absolute times on a shared machine are noisy; the ratios, with Student-t interva
 """
 
 import itertools
-import json
 import os
 import platform
 import sys
@@ -38,7 +37,9 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
     device, precision = pick_device(params.train)
     torch.set_num_threads(params.train.threads)
     torch.backends.cudnn.deterministic = True
-    contenders = {name: _contender(params, packed, dataset, name, device, precision) for name in ("bare", *params.all_rows())}
+    contenders = {
+        name: _contender(params, packed, dataset, name, device, precision) for name in ("bare", *params.all_rows())
+    }
     for run in contenders.values():
         run(2)  # warm-up: allocations and kernel choice
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -80,11 +81,15 @@ def _contender(
     config = resolve(params, dataset, method, 0, PLACEHOLDER)
     settings = config.settings if name != "bare" else Method()
     if settings.mix:
-        settings = settings.model_copy(update={"mix": settings.mix.model_copy(update={"prob": 1.0, "warmup_epochs": 0})})
+        settings = settings.model_copy(
+            update={"mix": settings.mix.model_copy(update={"prob": 1.0, "warmup_epochs": 0})}
+        )
     net, weights = build(config.model, len(packed.class_names), config.data.view.side, 0)
     net.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(net, config.train)
-    batches = Batches(packed, rows_of(packed.index, config.fit), config.data.view, weights["mean"], weights["std"], device)
+    batches = Batches(
+        packed, rows_of(packed.index, config.fit), config.data.view, weights["mean"], weights["std"], device
+    )
 
     def endless() -> Iterator[Batch]:
         for epoch in itertools.count():
@@ -111,7 +116,9 @@ def _ratios(seconds: dict[str, list[float]], batch: int, confidence: float) -> d
         row["speed_vs_bare"] = t_interval(np.divide(seconds["bare"], times), confidence)
         if "baseline" in seconds:
             row["step_vs_baseline"] = t_interval(np.divide(times, seconds["baseline"]), confidence)
-        rows[name] = {key: [float(x) for x in value] if isinstance(value, tuple) else value for key, value in row.items()}
+        rows[name] = {
+            key: [float(x) for x in value] if isinstance(value, tuple) else value for key, value in row.items()
+        }
     return rows
 
 

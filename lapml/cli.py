@@ -14,7 +14,11 @@ from lapml import __version__
 from lapml.errors import LapmlError
 
 RAW = {"rich_markup_mode": None, "no_args_is_help": True, "pretty_exceptions_enable": False}
-app = typer.Typer(add_completion=False, help="Fine-grained image recognition: baseline, CutMix, localized CutMix, margin losses.", **RAW)
+app = typer.Typer(
+    add_completion=False,
+    help="Fine-grained image recognition: baseline, CutMix, localized CutMix, margin losses.",
+    **RAW,
+)
 config_app = typer.Typer(help="Show and check settings.", **RAW)
 suite_app = typer.Typer(help="List suites, or put one into params.yaml.", **RAW)
 data_app = typer.Typer(help="Fetch, prepare, check and show data sets.", **RAW)
@@ -208,8 +212,12 @@ def train(
     seed: SeedNumber,
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
-    development: Annotated[bool, typer.Option(help="Train on train, read val; into results/SUITE/development/.")] = False,
-    smoke: Annotated[bool, typer.Option(help="Two epochs, a second or so: does it run at all? Into a temporary folder.")] = False,
+    development: Annotated[
+        bool, typer.Option(help="Train on train, read val; into results/SUITE/development/.")
+    ] = False,
+    smoke: Annotated[
+        bool, typer.Option(help="Two epochs, a second or so: does it run at all? Into a temporary folder.")
+    ] = False,
 ) -> None:
     """Train one run on train + val, evaluate its last epoch on test, write its run folder.
 
@@ -312,7 +320,9 @@ def bench(
     dataset: Annotated[str, typer.Option(help="A prepared data set; the suite's first by default.")] = "",
     repeats: Annotated[int, typer.Option(min=2, help="Rounds; every round times every row once.")] = 10,
     steps: Annotated[int, typer.Option(min=1, help="Steps a row and round.")] = 6,
-    output: Annotated[Path | None, typer.Option(help="Folder for bench.json and bench.md; only printed without it.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for bench.json and bench.md; only printed without it.")
+    ] = None,
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:

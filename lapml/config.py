@@ -1,291 +1,25 @@
-"""The models of params.yaml, and ``resolve``: one run's settings out of a suite's.
+"""Reading params.yaml, and ``resolve``: one run's settings out of a suite's.
 
-Every key is written out in params.yaml; nothing here has a hidden default that changes a result. An unknown
-key, a wrong type, NaN or a value out of range is one :class:`~lapml.errors.LapmlError` that names the file,
-the key, what was found and what is allowed.
+An unknown key, a wrong type, NaN or a value out of range is one :class:`~lapml.errors.LapmlError` that names the file,
+the key, what was found and what is allowed. The models are in schema.py.
 """
 
 import hashlib
 import json
-import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lapml.errors import LapmlError
+from lapml.schema import CutMix, Data, Drawn, Localized, Method, Model, Params, Range, Run, Train, View
 
-SQRT2 = math.sqrt(2.0)
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
-Share = Annotated[float, Field(ge=0, le=1)]
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Distance = Annotated[float, Field(ge=0, le=SQRT2)]  # two unit vectors with non-negative entries are at most sqrt(2) apart
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Count = Annotated[int, Field(ge=1)]
-TUNED = Literal["tuned"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-
-class Drawn(Section):
-    """The drawn birds: how many, how large, and from which seed."""
-
-    classes: Annotated[int, Field(ge=2, le=200)]
-    train_images: Annotated[int, Field(ge=2, le=10_000)]  # a class
-    test_images: Annotated[int, Field(ge=1, le=10_000)]  # a class
-    side: Annotated[int, Field(ge=32, le=1024)]  # the longer side in pixels
-    seed: Seed
-    nuisance: Share  # strength of what misleads: background, pose, light, occlusion
-
-
-class View(Section):
-    """How a batch is cut from the stored squares."""
-
-    side: Annotated[int, Field(ge=16, le=2048)]
-    aspect: Literal["keep", "warp"]
-    crop: Literal["resized", "fixed"]
-    scale: Annotated[list[Share], Field(min_length=2, max_length=2)]
-    flip: bool
-    jitter: Share
-
-    @model_validator(mode="after")
-    def _scale(self) -> Self:
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale: found {self.scale}, expected [low, high] with 0 < low <= high <= 1")
-        return self
-
-
-class Data(Section):
-    reader: Literal["cub200"]
-    source: Annotated[str, Field(min_length=1)]  # "drawn", a folder, an archive or a URL
-    drawn: Drawn | None
-    classes: Annotated[str, Field(pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")]
-    val_fraction: OpenShare
-    split_seed: Seed
-    stored_side: Annotated[int, Field(ge=16, le=2048)]
-    view: View
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.source == "drawn") != (self.drawn is not None):
-            raise ValueError("drawn: give its settings if and only if source is 'drawn' (else write 'drawn: null')")
-        if self.stored_side > 2 * self.view.side:
-            raise ValueError(
-                f"stored_side: found {self.stored_side}, expected at most twice view.side ({self.view.side}): "
-                "a larger one costs time and memory and is filtered away"
-            )
-        return self
-
-
-class Model(Section):
-    name: Annotated[str, Field(min_length=1)]  # a timm model
-    weights: Annotated[str, Field(min_length=1)]  # pypi | timm | none | a .safetensors file
-    truncate: Literal[4, 8, 16, 32] | None
-    output_stride: Literal[8, 16, 32] | None
-    embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None
-
-
-class Train(Section):
-    epochs: Count
-    batch: Annotated[int, Field(ge=2)]
-    lr: Positive
-    head_lr: Positive  # factor on lr for the new head
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    weight_decay: NonNegative
-    warmup_epochs: NonNegative
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]
-    threads: Annotated[int, Field(ge=1, le=256)]
-
-    @model_validator(mode="after")
-    def _warmup(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs: found {self.warmup_epochs}, expected less than epochs ({self.epochs})")
-        return self
-
-
-class Mix(Section):
-    prob: Share  # of a batch being mixed
-    warmup_epochs: Annotated[int, Field(ge=0)]  # epochs without mixing: a fresh head localises nothing
-
-
-class CutMix(Section):
-    name: Literal["cutmix"]
-    beta: Positive
-
-
-class Localized(Section):
-    name: Literal["localized"]
-    beta: Positive
-    area: Annotated[list[OpenShare], Field(min_length=2, max_length=2)]
-    temperature: Positive
-    support: Share
-    scale: Annotated[float, Field(gt=0, le=1)]
-
-    @model_validator(mode="after")
-    def _area(self) -> Self:
-        if self.area[0] > self.area[1]:
-            raise ValueError(f"area: found {self.area}, expected [a_min, a_max] with a_min <= a_max")
-        return self
-
-
-class Margin(Section):
-    m: Distance | TUNED
-    alpha: NonNegative | TUNED
-    positive: Distance  # m+, for donors of the same class
-    scale: Literal["constant", "share"]
-    reference: Literal["detached", "joint"]
-
-
-class Adaptive(Section):
-    delta: Distance | TUNED
-    quantile: Annotated[float, Field(ge=0, lt=1)] | TUNED
-
-
-class Method(Section):
-    """A row of the ablation: what it mixes, how it labels, which loss it adds."""
-
-    mix: Mix | None = None
-    mixer: Annotated[CutMix | Localized, Field(discriminator="name")] | None = None
-    label: Literal["area", "semantic", "snapmix"] | None = None
-    margin: Margin | None = None
-    adaptive: Adaptive | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        given = [part is not None for part in (self.mix, self.mixer, self.label)]
-        if any(given) and not all(given):
-            raise ValueError("mix, mixer and label go together: give all three, or none for a row that does not mix")
-        if self.margin and not isinstance(self.mixer, Localized):
-            raise ValueError("margin: needs mixer.name 'localized', whose pass gives the reference's embedding")
-        if self.adaptive and not self.margin:
-            raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
-        if self.label in ("semantic", "snapmix") and not isinstance(self.mixer, Localized):
-            raise ValueError(f"label: found {self.label!r}, expected 'area' for a mixer that makes no class map")
-        return self
-
-    def unresolved(self) -> list[str]:
-        """Keys that still say 'tuned', as ``margin.m``."""
-        parts = {"margin": self.margin, "adaptive": self.adaptive}
-        return [f"{part}.{key}" for part, section in parts.items() if section for key, value in section if value == "tuned"]
-
-
-class Range(Section):
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _range(self) -> Self:
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"found {self.low}..{self.high}, expected low < high, and low > 0 if log")
-        return self
-
-
-class MarginSpace(Section):
-    m: Range
-    alpha: Range
-
-
-class AdaptiveSpace(Section):
-    delta: Range
-    quantile: Range
-
-
-class Tune(Section):
-    trials: Count  # for each tuned row
-    seeds: Annotated[list[Seed], Field(min_length=1)]  # a trial's score is the mean over them
-    epochs: Count
-    margin: MarginSpace
-    adaptive_margin: AdaptiveSpace
-
-
-class Report(Section):
-    confidence: OpenShare
-    bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
-    images: bool  # show pictures of the data
-
-
-class Params(Section):
-    """A whole suite: params.yaml."""
-
-    suite: Name
-    datasets: Annotated[list[Name], Field(min_length=1)]
-    rows: list[Name]
-    tuned_rows: list[Literal["margin", "adaptive_margin"]]
-    seeds: Annotated[list[Seed], Field(min_length=1)]
-    data: dict[Name, Data]
-    model: Model
-    train: Train
-    methods: dict[Name, Method]
-    tune: Tune
-    report: Report
-
-    @field_validator("datasets", "rows", "tuned_rows", "seeds")
-    @classmethod
-    def _unique(cls, value: list) -> list:
-        if len(set(value)) != len(value):
-            raise ValueError(f"found {value}, expected each entry once")
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for name in self.datasets:
-            _known("datasets", name, self.data)
-        if not self.rows + self.tuned_rows:
-            raise ValueError("rows: found no row in rows and tuned_rows, expected at least one")
-        for key, rows in (("rows", self.rows), ("tuned_rows", self.tuned_rows)):
-            for name in rows:
-                _known(key, name, self.methods)
-        for name in self.rows:
-            if open_keys := self.methods[name].unresolved():
-                raise ValueError(
-                    f"methods.{name}.{open_keys[0]}: found 'tuned' in a row listed under rows; "
-                    f"give a number, or list {name} under tuned_rows"
-                )
-        if both := set(self.rows) & set(self.tuned_rows):
-            raise ValueError(f"tuned_rows: found {min(both)!r} in rows too, expected each row in one of them")
-        if self.tuned_rows:
-            for name in ("margin", "adaptive_margin"):
-                _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
-        return self
-
-    def all_rows(self) -> list[str]:
-        """The rows of every table, in the order of ``methods``."""
-        return [name for name in self.methods if name in self.rows or name in self.tuned_rows]
-
-
-class Run(Section):
-    """One run, wholly resolved: what ``config.json`` records and what the table stage compares."""
-
-    suite: str
-    dataset: str
-    method: str
-    seed: int
-    fit: list[Literal["train", "val"]]
-    evaluate: Literal["val", "test"]
-    data: Data
-    model: Model
-    train: Train
-    settings: Method
-
-    def record(self) -> dict[str, Any]:
-        """As JSON, without ``data.source``: where the files lie on one machine is not a setting of the experiment
-        (what they hold is recorded by checksum in provenance.json)."""
-        record = self.model_dump(mode="json")
-        del record["data"]["source"]
-        return record
-
-
-def _known(key: str, name: str, known: dict[str, Any], why: str = "") -> None:
-    if name not in known:
-        raise ValueError(f"{key}: found {name!r}, {why}expected one of {', '.join(sorted(known))}")
+__all__ = [
+    "CutMix", "Data", "Drawn", "Localized", "Method", "Model", "Params", "Range", "Run", "Train", "View",
+    "digest", "frozen_margins", "load", "resolve", "study_identity",
+]  # fmt: skip
 
 
 def digest(record: Any) -> str:
@@ -318,7 +52,7 @@ def load(path: str | Path = "params.yaml", overrides: list[str] | tuple[str, ...
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise LapmlError("\n".join(_explain(path, item) for item in error.errors())) from None
+        raise LapmlError(_explain(path, raw, error)) from None
 
 
 def resolve(
@@ -350,21 +84,50 @@ def resolve(
                 f"or give a number with --set methods.{method}.{key}=…"
             )
         settings[part][name] = tuned[name]
+    record = {
+        "suite": params.suite,
+        "dataset": dataset,
+        "method": method,
+        "seed": seed,
+        "fit": ["train"] if development else ["train", "val"],
+        "evaluate": "val" if development else "test",
+        "data": params.data[dataset].model_dump(),
+        "model": params.model.model_dump(),
+        "train": params.train.model_dump(),
+        "settings": settings,
+    }
     try:
-        return Run(
-            suite=params.suite,
-            dataset=dataset,
-            method=method,
-            seed=seed,
-            fit=["train"] if development else ["train", "val"],
-            evaluate="val" if development else "test",
-            data=params.data[dataset],
-            model=params.model,
-            train=params.train,
-            settings=Method.model_validate(settings),
-        )
+        return Run.model_validate(record)
     except ValidationError as error:
-        raise LapmlError("\n".join(_explain(f"{dataset}/{method}/{seed}", item) for item in error.errors())) from None
+        raise LapmlError(_explain(f"{dataset}/{method}/{seed}", record, error)) from None
+
+
+def study_identity(
+    params: Params, dataset: str, method: str, frozen: dict[str, float], data_sha256: str
+) -> dict[str, Any]:
+    """Everything that a tuning study's scores depend on; the study's name is its :func:`digest`.
+
+    Args:
+        frozen: what an earlier study found, see :func:`frozen_margins`.
+        data_sha256: of the packed data.
+    """
+    space = getattr(params.tune, method)
+    placeholder = {**frozen, **{name: each.low for name, each in space}}
+    record = resolve(params, dataset, method, params.tune.seeds[0], placeholder, development=True).record()
+    record["train"]["epochs"] = params.tune.epochs
+    return {
+        "run": {key: value for key, value in record.items() if key not in ("suite", "seed")},
+        "frozen": frozen,
+        "space": space.model_dump(),
+        "trials": params.tune.trials,
+        "seeds": params.tune.seeds,
+        "data_sha256": data_sha256,
+    }
+
+
+def frozen_margins(earlier: dict[str, float] | None) -> dict[str, float]:
+    """What the tuning of ``adaptive_margin`` takes over from the values that ``margin`` was tuned to."""
+    return {name: earlier[name] for name in ("m", "alpha") if name in (earlier or {})}
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -382,14 +145,31 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise LapmlError(f"--set {override}: the value is not YAML") from None
 
 
-def _explain(where: str | Path, item: dict[str, Any]) -> str:
-    """One line for one pydantic error: file, key, found, expected."""
-    key = ".".join(str(part) for part in item["loc"])
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error":  # ours: already says what was found
-        return f"{where}: {key + ': ' if key else ''}{message}"
-    if item["type"] == "missing":
-        return f"{where}: {key}: missing; add it"
-    if item["type"] == "extra_forbidden":
-        return f"{where}: {key}: unknown key; remove it or mend its spelling"
-    return f"{where}: {key}: found {item['input']!r}, expected: {message[0].lower() + message[1:]}"
+def _explain(where: str | Path, raw: Any, error: ValidationError) -> str:
+    """A line a mistake: file, key, found, expected (the alternatives of a union together)."""
+    lines: dict[str, list[str]] = {}
+    for item in error.errors():
+        key = ".".join(_keys(raw, item["loc"]))
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "value_error":  # ours: already says what was found
+            line = message
+        elif item["type"] == "missing":
+            line = "missing; add it"
+        elif item["type"] == "extra_forbidden":
+            line = "unknown key; remove it or mend its spelling"
+        else:
+            line = f"found {item['input']!r}, expected: {message[0].lower() + message[1:]}"
+        known = lines.setdefault(key, [])
+        known.append(line if not known else line.partition("expected: ")[2] or line)
+    return "\n".join(f"{where}: {key + ': ' if key else ''}{', or '.join(line)}" for key, line in lines.items())
+
+
+def _keys(raw: Any, loc: tuple[int | str, ...]) -> list[str]:
+    """The keys of a pydantic location, without the names of union members that it also holds."""
+    keys = []
+    for at, part in enumerate(loc):
+        inside = isinstance(raw, dict) and part in raw or isinstance(raw, list) and isinstance(part, int)
+        if inside or (at == len(loc) - 1 and isinstance(raw, dict)):  # the last may be a missing key
+            keys.append(str(part))
+            raw = raw[part] if inside else None
+    return keys

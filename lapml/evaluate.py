@@ -27,7 +27,9 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(net: Net, packed: Packed, config: Run, weights: dict[str, Any], device: torch.device, precision: str) -> Predictions:
+def predict(
+    net: Net, packed: Packed, config: Run, weights: dict[str, Any], device: torch.device, precision: str
+) -> Predictions:
     """Logits and embeddings of the run's evaluation split, in evaluation mode and view."""
     rows = rows_of(packed.index, [config.evaluate])
     if not len(rows):

@@ -47,7 +47,9 @@ def localisation_side(side: int, scale: float) -> int:
     return max(32, round(side * scale / 32) * 32) if scale != 1 else side
 
 
-def mix(settings: Method, images: Tensor, donors: Tensor, lam: Tensor, uniform: Tensor, seen: Reference | None) -> Mixed:
+def mix(
+    settings: Method, images: Tensor, donors: Tensor, lam: Tensor, uniform: Tensor, seen: Reference | None
+) -> Mixed:
     """Generate a batch.
 
     Args:

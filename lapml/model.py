@@ -48,7 +48,9 @@ class Net(nn.Module):
         features = self.features(images)
         pooled = features.mean((2, 3))
         embedding = self.projection(pooled)
-        return Output(features, self.head(pooled), normalize(embedding.to(torch.promote_types(embedding.dtype, torch.float32))))
+        return Output(
+            features, self.head(pooled), normalize(embedding.to(torch.promote_types(embedding.dtype, torch.float32)))
+        )
 
 
 def build(config: Model, classes: int, side: int, seed: int, initial: bool = True) -> tuple[Net, dict[str, Any]]:
@@ -142,7 +144,9 @@ def _check_head(backbone: nn.Module, name: str, side: int) -> None:
     suitable = features.ndim == 4 and features.shape[1] == backbone.num_features
     if suitable:
         pooled = backbone.forward_head(features, pre_logits=True)
-        suitable = pooled.shape == features.shape[:2] and torch.allclose(pooled, features.mean((2, 3)), rtol=1e-4, atol=1e-5)
+        suitable = pooled.shape == features.shape[:2] and torch.allclose(
+            pooled, features.mean((2, 3)), rtol=1e-4, atol=1e-5
+        )
     backbone.train(training)
     if not suitable:
         raise LapmlError(

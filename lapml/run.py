@@ -30,7 +30,9 @@ from lapml.weights import sha256
 READS = "test_reads.jsonl"  # beside the declared files: a line for each reading of the test split
 
 
-def execute(config: Run, packed: Packed, folder: Path, quiet: bool = True, log: Callable[[str], None] = print) -> dict[str, Any]:
+def execute(
+    config: Run, packed: Packed, folder: Path, quiet: bool = True, log: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Train, evaluate once, and write :data:`~lapml.paths.RUN_FILES` into ``folder``; returns the metrics.
 
     The files are written to a temporary folder and renamed, provenance.json last: it holds the others' checksums.
@@ -52,7 +54,10 @@ def execute(config: Run, packed: Packed, folder: Path, quiet: bool = True, log: 
     pd.DataFrame(fitted.history).to_csv(partial / "history.csv", index=False, lineterminator="\n")
     write_json(partial / "metrics.json", metrics)
     evaluate.table(seen, packed).to_parquet(partial / "predictions.parquet", index=False)
-    save_file({name: value.contiguous().cpu() for name, value in fitted.net.state_dict().items()}, partial / "model.safetensors")
+    save_file(
+        {name: value.contiguous().cpu() for name, value in fitted.net.state_dict().items()},
+        partial / "model.safetensors",
+    )
     files = {name: sha256(partial / name) for name in RUN_FILES if name != "provenance.json"}
     provenance = _provenance(config, packed, fitted, started, time.perf_counter() - clock, folder)
     write_json(partial / "provenance.json", {**provenance, "files": files})
@@ -77,10 +82,14 @@ def open_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         provenance = json.loads((folder / "provenance.json").read_text())
         files = provenance["files"]
     except (ValueError, KeyError) as error:
-        raise LapmlError(f"{folder}: config.json or provenance.json is damaged ({error}); train the run again") from None
+        raise LapmlError(
+            f"{folder}: config.json or provenance.json is damaged ({error}); train the run again"
+        ) from None
     for name, expected in files.items():
         if sha256(folder / name) != expected:
-            raise LapmlError(f"{folder / name}: is not the file that this run wrote (checksum differs); train the run again")
+            raise LapmlError(
+                f"{folder / name}: is not the file that this run wrote (checksum differs); train the run again"
+            )
     return config, provenance
 
 
@@ -90,7 +99,9 @@ def load_net(folder: Path, config: Run, packed: Packed) -> tuple[Net, dict[str, 
     try:
         net.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception as error:  # safetensors and torch raise several types for a damaged or foreign file
-        raise LapmlError(f"{folder / 'model.safetensors'}: does not fit the run's config ({str(error)[:200]})") from None
+        raise LapmlError(
+            f"{folder / 'model.safetensors'}: does not fit the run's config ({str(error)[:200]})"
+        ) from None
     return net.to(memory_format=torch.channels_last).eval(), weights
 
 
@@ -99,7 +110,9 @@ def reevaluate(folder: Path, params: Params, paths: Paths, split: str) -> dict[s
     record, _ = open_run(folder)
     settings = dict(record)
     if record["dataset"] not in params.data:
-        raise LapmlError(f"{folder}: data set {record['dataset']!r} is not one of params' data: {', '.join(params.data)}")
+        raise LapmlError(
+            f"{folder}: data set {record['dataset']!r} is not one of params' data: {', '.join(params.data)}"
+        )
     settings["data"] = {**record["data"], "source": params.data[record["dataset"]].source}
     config = Run.model_validate({**settings, "evaluate": split})
     packed = Packed.open(paths.pack(config.dataset))
@@ -175,7 +188,9 @@ def device_name(device: torch.device) -> str:
     return f"CPU: {model}, {os.cpu_count()} cores"
 
 
-def _provenance(config: Run, packed: Packed, fitted: Fitted, started: datetime, seconds: float, folder: Path) -> dict[str, Any]:
+def _provenance(
+    config: Run, packed: Packed, fitted: Fitted, started: datetime, seconds: float, folder: Path
+) -> dict[str, Any]:
     revision, dirty = commit()
     cuda = fitted.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -101,7 +101,9 @@ def paired_bootstrap(a: np.ndarray, b: np.ndarray, replicates: int, confidence: 
     low, high = np.quantile(means, [tail, 1 - tail])
     # Sums of 0, ±1 that cancel are exactly 0 in float64, so these comparisons count ties as ties.
     extreme = min((means <= 0).sum(), (means >= 0).sum()) + 1
-    return Difference(float(difference.mean()), float(low), float(high), min(1.0, float(2 * extreme / (replicates + 1))))
+    return Difference(
+        float(difference.mean()), float(low), float(high), min(1.0, float(2 * extreme / (replicates + 1)))
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

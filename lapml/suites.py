@@ -19,7 +19,9 @@ def use(name: str, target: Path = Path("params.yaml")) -> str:
     source = FOLDER / f"{name}.yaml"
     known = {path.stem: path.read_bytes() for path in sorted(FOLDER.glob("*.yaml"))}
     if name not in known:
-        raise LapmlError(f"no suite {name!r}: expected one of {', '.join(known) or 'none (run from the project folder)'}")
+        raise LapmlError(
+            f"no suite {name!r}: expected one of {', '.join(known) or 'none (run from the project folder)'}"
+        )
     load(source)
     kept = ""
     if target.exists() and target.read_bytes() not in known.values():

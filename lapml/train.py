@@ -120,7 +120,16 @@ def fit(
         row = {"epoch": epoch + 1, "lr": lr, **means, **counts, "seconds": time.perf_counter() - started}
         history.append({column: row.get(column) for column in COLUMNS})
         if state is not None:
-            _save_state(state, {"key": key, "net": net.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "resumed": resumed})
+            _save_state(
+                state,
+                {
+                    "key": key,
+                    "net": net.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "history": history,
+                    "resumed": resumed,
+                },
+            )
         if quiet:
             speed = steps * train.batch / row["seconds"]
             log(
@@ -191,7 +200,9 @@ def schedule(train: Train, steps: int, step: int) -> float:
 def make_optimizer(net: Net, train: Train) -> torch.optim.SGD:
     """SGD, with Nesterov momentum where there is momentum."""
     parameters = groups(net, train.lr, train.head_lr)
-    return torch.optim.SGD(parameters, momentum=train.momentum, nesterov=train.momentum > 0, weight_decay=train.weight_decay)
+    return torch.optim.SGD(
+        parameters, momentum=train.momentum, nesterov=train.momentum > 0, weight_decay=train.weight_decay
+    )
 
 
 def pick_device(train: Train) -> tuple[torch.device, str]:

@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
 from lapml import evaluate
-from lapml.config import Params, Range, digest, resolve
+from lapml.config import Params, Range, digest, frozen_margins, resolve, study_identity
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.paths import Paths
@@ -23,22 +23,6 @@ from lapml.run import commit, tuned_values, versions, write_json
 from lapml.train import fit
 
 ORDER = ("margin", "adaptive_margin")
-
-
-def identity(params: Params, dataset: str, method: str, frozen: dict[str, float], data_sha256: str) -> dict[str, Any]:
-    """Everything that a study's scores depend on; the study's name is its digest."""
-    space = getattr(params.tune, method)
-    placeholder = {**frozen, **{name: each.low for name, each in space}}
-    record = resolve(params, dataset, method, params.tune.seeds[0], placeholder, development=True).record()
-    record["train"]["epochs"] = params.tune.epochs
-    return {
-        "run": {key: value for key, value in record.items() if key not in ("suite", "seed")},
-        "frozen": frozen,
-        "space": space.model_dump(),
-        "trials": params.tune.trials,
-        "seeds": params.tune.seeds,
-        "data_sha256": data_sha256,
-    }
 
 
 def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[[str], None] = print) -> dict[str, Any]:
@@ -50,10 +34,10 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     Returns:
         the tuned file's content; ``values`` holds the best margins, those of ``margin`` included.
     """
-    frozen = tuned_values(params, paths, dataset, "margin") or {} if method == "adaptive_margin" else {}
-    frozen = {name: frozen[name] for name in ("m", "alpha") if name in frozen}
+    earlier = tuned_values(params, paths, dataset, "margin") if method == "adaptive_margin" else None
+    frozen = frozen_margins(earlier)
     packed = Packed.open(paths.pack(dataset))
-    what = identity(params, dataset, method, frozen, packed.meta["sha256"])
+    what = study_identity(params, dataset, method, frozen, packed.meta["sha256"])
     name = digest(what)
     study = _open(paths, dataset, name)
     space = getattr(params.tune, method)
@@ -65,7 +49,9 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
         log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: {_show(values)}")
         scores = [_score(params, packed, dataset, method, seed, {**frozen, **values}) for seed in params.tune.seeds]
         study.tell(trial, sum(scores) / len(scores))
-        log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: validation top-1 {sum(scores) / len(scores):.2f} %")
+        log(
+            f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: validation top-1 {sum(scores) / len(scores):.2f} %"
+        )
     finished = study.get_trials(states=(TrialState.COMPLETE,))[: params.tune.trials]
     best = max(finished, key=lambda trial: trial.value)  # the first of equals
     revision, dirty = commit()
@@ -108,7 +94,9 @@ def _open(paths: Paths, dataset: str, name: str) -> optuna.Study:
         storage = JournalStorage(JournalFileBackend(str(journal)))
         return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     except Exception as error:  # a damaged journal shows itself in many ways
-        raise LapmlError(f"{journal}: cannot be read as an Optuna journal ({error}); delete it to start this study over") from error
+        raise LapmlError(
+            f"{journal}: cannot be read as an Optuna journal ({error}); delete it to start this study over"
+        ) from error
 
 
 def _drop_unfinished(study: optuna.Study) -> None:

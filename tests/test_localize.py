@@ -97,7 +97,9 @@ def test_draw_is_by_the_uniform_number():
         assert draw_cells(maps, 1.0, torch.tensor([u])).item() == cell
 
 
-@given(st.integers(0, 10_000), st.sampled_from([0.0, 1e-12, 0.5, ALMOST_ONE]), st.sampled_from([1e-3, 0.1, 1.0, 10.0, 1e6]))
+@given(
+    st.integers(0, 10_000), st.sampled_from([0.0, 1e-12, 0.5, ALMOST_ONE]), st.sampled_from([1e-3, 0.1, 1.0, 10.0, 1e6])
+)
 def test_a_cell_of_probability_zero_is_never_drawn(seed, u, temperature):
     maps = random_maps(5, 3, 7, seed, zeros=0.8)
     cells = draw_cells(maps, temperature, torch.full((5,), u))

@@ -67,7 +67,8 @@ def test_mixed_cross_entropy(dtype, tolerance):
     kept, pasted = 2 * torch.rand(2, 7, generator=g, dtype=torch.float64)  # SnapMix's weights need not sum to 1
     rows = logits.tolist()
     expected = sum(
-        float(kept[i]) * loop_cross_entropy(rows[i], int(y[i])) + float(pasted[i]) * loop_cross_entropy(rows[i], int(other[i]))
+        float(kept[i]) * loop_cross_entropy(rows[i], int(y[i]))
+        + float(pasted[i]) * loop_cross_entropy(rows[i], int(other[i]))
         for i in range(7)
     )
     found = losses.mixed_cross_entropy(logits.to(dtype), y, other, kept.to(dtype), pasted.to(dtype))
@@ -162,7 +163,9 @@ def test_against_pytorch_metric_learning(seed, m, positive):
 
     d = losses.distance(generated, reference)
     torch.testing.assert_close(losses.pairwise_margin(d, same, m, 2.0), push, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(losses.pairwise_margin(d, same, 0.0, positive), pull * len(alike) / 16, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        losses.pairwise_margin(d, same, 0.0, positive), pull * len(alike) / 16, rtol=1e-9, atol=1e-12
+    )
     expected = push + pull * len(alike) / 16
     torch.testing.assert_close(losses.pairwise_margin(d, same, m, positive), expected, rtol=1e-9, atol=1e-12)
 
@@ -177,7 +180,9 @@ def test_similar_pairs(batch, quantile):
     level = float(np.quantile(s, quantile))
     sure = [abs(each - level) > 1e-9 for each in s]  # np and torch may interpolate a last bit apart
     expected = loop_similar(s, same, quantile)
-    assert [f for f, ok in zip(found.tolist(), sure, strict=True) if ok] == [e for e, ok in zip(expected, sure, strict=True) if ok]
+    assert [f for f, ok in zip(found.tolist(), sure, strict=True) if ok] == [
+        e for e, ok in zip(expected, sure, strict=True) if ok
+    ]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +202,10 @@ def test_similar_pairs_are_strictly_above_the_quantile(s, quantile, expected):
 def test_adaptive_margin(batch, m, delta, chosen):
     d, same, s, rho = batch
     similar = [a and not b for a, b in zip(chosen, same, strict=False)]
-    for margins, given_m in (([m] * len(d), m), ([2 * m * each for each in rho], tensor([2 * m * each for each in rho]))):
+    for margins, given_m in (
+        ([m] * len(d), m),
+        ([2 * m * each for each in rho], tensor([2 * m * each for each in rho])),
+    ):
         edge = losses.band(given_m, delta, tensor(s))
         found = losses.adaptive_margin(tensor(d), torch.tensor(similar), edge)
         assert float(found) == pytest.approx(loop_adaptive(d, similar, margins, delta, s), abs=1e-12)
@@ -237,9 +245,7 @@ def test_gradients():
         assert torch.autograd.gradcheck(lambda x, m=m: losses.pairwise_margin(x, same, m, 0.2), d)
         edge = losses.band(m, 0.25, tensor([0.9, 0.1, 0.5, 0.3, 0.0, 1.0]))
         assert torch.autograd.gradcheck(lambda x, edge=edge: losses.adaptive_margin(x, ~same, edge), d)
-    assert torch.autograd.gradcheck(
-        lambda x, y: losses.pairwise_margin(losses.distance(x, y), same, 0.7, 0.2), (a, b)
-    )
+    assert torch.autograd.gradcheck(lambda x, y: losses.pairwise_margin(losses.distance(x, y), same, 0.7, 0.2), (a, b))
 
 
 # --- the whole loss of a row ---
@@ -279,10 +285,14 @@ def test_total(scale, reference, adaptive):
 
     y, z, clean = labels.tolist(), output.logits.double().tolist(), seen.output.logits.double().tolist()
     count = len(y)
-    expected = sum(
-        (1 - float(rho[i])) * loop_cross_entropy(z[i], y[i]) + float(rho[i]) * loop_cross_entropy(z[i], y[int(donors[i])])
-        for i in range(count)
-    ) / count
+    expected = (
+        sum(
+            (1 - float(rho[i])) * loop_cross_entropy(z[i], y[i])
+            + float(rho[i]) * loop_cross_entropy(z[i], y[int(donors[i])])
+            for i in range(count)
+        )
+        / count
+    )
     if reference == "joint":
         expected += sum(loop_cross_entropy(clean[i], y[i]) for i in range(count)) / count
     d = (output.embedding.double() - seen.output.embedding.double()).norm(dim=1).tolist()

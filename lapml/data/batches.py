@@ -89,7 +89,9 @@ class Batches:
             LapmlError: a batch is larger than the data.
         """
         if batch > len(self.rows):
-            raise LapmlError(f"train.batch: found {batch}, expected at most the {len(self.rows)} training images; make it smaller")
+            raise LapmlError(
+                f"train.batch: found {batch}, expected at most the {len(self.rows)} training images; make it smaller"
+            )
         return len(self.rows) // batch
 
     def training(self, seed: int, epoch: int, batch: int, settings: Method) -> Iterator[Batch]:

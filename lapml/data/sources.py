@@ -98,9 +98,9 @@ def _folder(name: str, source: str, data: config.Data, paths: Paths, mend: str) 
 def _drawn(name: str, data: config.Data, paths: Paths) -> Path:
     if data.drawn is None:
         raise LapmlError(f"data.{name}.drawn: found null, expected the settings of the drawing, as source is 'drawn'")
-    from lapml.data.synthetic import draw
+    from lapml.data.synthetic import VERSION, draw
 
-    root = paths.raw(f"drawn-{config.digest(data.drawn.model_dump())}")
+    root = paths.raw(f"drawn-{config.digest([VERSION, data.drawn.model_dump()])}")
     if not root.exists():
         draw(root, data.drawn)
     return root

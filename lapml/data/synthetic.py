@@ -20,6 +20,7 @@ from lapml.data.scenery import background, light, occluders, shading
 from lapml.data.species import Species, species
 from lapml.errors import LapmlError
 
+VERSION = 1  # of the drawing: raise it with every change that moves a pixel, so that no older drawing is reused
 SUPERSAMPLE = 3  # shapes are drawn this much larger, then averaged: smooth edges
 
 

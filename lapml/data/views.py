@@ -43,7 +43,9 @@ def training_windows(sizes: np.ndarray, view: View, uniform: np.ndarray) -> np.n
         fits = (tried <= frame[:, None]).all(2)
         centred = ~fits.any(1)
         extent = tried[np.arange(len(frame)), fits.argmax(1)]
-        bounded = np.stack([np.minimum(frame[:, 0], frame[:, 1] * ASPECT[1]), np.minimum(frame[:, 1], frame[:, 0] / ASPECT[0])], 1)
+        bounded = np.stack(
+            [np.minimum(frame[:, 0], frame[:, 1] * ASPECT[1]), np.minimum(frame[:, 1], frame[:, 0] / ASPECT[0])], 1
+        )
         extent = np.where(centred[:, None], bounded, extent)
     place = np.where(centred[:, None], 0.5, uniform[:, -3:-1])
     flip = (uniform[:, -1] < 0.5) & view.flip

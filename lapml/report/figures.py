@@ -6,6 +6,7 @@ object here, and nothing is left behind.
 """
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -125,7 +126,9 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
         for place, row in enumerate(table.to_dict("records")):
             colour, _ = _look(place)
             of_row = runs[runs["method"] == row["method"]]
-            alike = table.index[np.isclose(table["cost"], row["cost"])].to_list()  # set side by side, or they hide each other
+            alike = table.index[
+                np.isclose(table["cost"], row["cost"])
+            ].to_list()  # set side by side, or they hide each other
             shift = width * (alike.index(table.index[place]) - (len(alike) - 1) / 2)
             axes.scatter(cost(of_row) / 1e3 + shift, of_row["top1"], s=12, color=colour, alpha=0.45, linewidth=0)
             half = row["top1_half"] if row["n_seeds"] > 1 else None
@@ -150,6 +153,7 @@ def gallery(items: list[dict[str, Any]]) -> bytes:
     """
     rows = _by_method(items)
     columns = 3 * max(len(row) for row in rows)
+    size, letters = (11, 13) if columns > 8 else (8.5, 18)  # a wide grid is shown smaller
     figure = _grid(len(rows), columns, extra=0.34)
     for line, row in enumerate(rows):
         for place, item in enumerate(row):
@@ -160,10 +164,10 @@ def gallery(items: list[dict[str, Any]]) -> bytes:
                 _map(axes, item.get(f"{name}_map"), item[name].shape)
                 _box(axes, item.get("box_donor"), DONOR if name == "donor" else None)
                 _box(axes, item.get("box_reference"), REFERENCE if name != "donor" else None)
-                axes.set_title(name if line == 0 else "", fontsize=9, pad=3, loc="left")
-                _bare(axes, item["method"] if offset == place == 0 else "")
-                caption = _caption(item) if name == "mixed" else item["labels"][offset]
-                axes.set_xlabel(_short(caption), fontsize=8.5, labelpad=2)
+                axes.set_title(name if line == 0 else "", fontsize=size, pad=3, loc="left")
+                _bare(axes, item["method"] if offset == place == 0 else "", 9)
+                caption = _caption(item) if name == "mixed" else _short(item["labels"][offset], letters)
+                axes.set_xlabel(caption, fontsize=size, labelpad=2)
     return _png(figure)
 
 
@@ -182,7 +186,7 @@ def cams(items: list[dict[str, Any]]) -> bytes:
             axes = figure.add_subplot(len(rows), columns, line * columns + place + 1)
             axes.imshow(item["image"])
             _map(axes, item["map"], item["image"].shape)
-            _bare(axes, item["method"] if place == 0 else "")
+            _bare(axes, item["method"] if place == 0 else "", 9)
             colour, mark = (RIGHT, "✓") if item["correct"] else (WRONG, "✗")
             axes.set_title(_short(f"{mark} {item['title']}"), fontsize=8.5, pad=3, loc="left", color=colour)
             for spine in axes.spines.values():
@@ -236,10 +240,10 @@ def _grid(rows: int, columns: int, extra: float) -> Figure:
     return figure
 
 
-def _bare(axes: Axes, label: str) -> None:
+def _bare(axes: Axes, label: str, size: float) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_ylabel(label, fontsize=9, fontweight="bold")
+    axes.set_ylabel(label, fontsize=size, fontweight="bold")
     axes.spines[:].set_linewidth(0.4)
 
 
@@ -261,11 +265,12 @@ def _box(axes: Axes, box: tuple[float, float, float, float] | None, colour: str 
 
 def _caption(item: dict[str, Any]) -> str:
     parts = (("ρ", item.get("rho")), ("s", item.get("s")))
-    return ", ".join(f"{name} = {float(value):.2f}" for name, value in parts if value is not None)
+    return ", ".join(f"{name} {float(value):.2f}" for name, value in parts if value is not None)
 
 
 def _short(text: str, length: int = 18) -> str:
-    text = text.replace("$", r"\$")  # a class name is not mathematics
+    """A class name as a caption: without its number, and never as mathematics."""
+    text = re.sub(r"^([✓✗] )?\d+\.", r"\1", text).replace("_", " ").replace("$", r"\$")
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

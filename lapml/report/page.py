@@ -151,7 +151,9 @@ def _tuned(records: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
         rows.append([method, *best, _figure(record.get("score")), record["epochs"], seeds])
         for trial in record.get("trials", []):
             values = [_figure(trial["values"].get(key)) for key in names]
-            trials.append([f"{method} {trial['number']}", *values, _figure(trial.get("score")), trial.get("state", "–")])
+            trials.append(
+                [f"{method} {trial['number']}", *values, _figure(trial.get("score")), trial.get("state", "–")]
+            )
     heads = ["row", *names, "validation score", "epochs", "seeds"]
     return {"heads": heads, "rows": rows, "trial_heads": ["trial", *heads[1:-2], "state"], "trials": trials}
 
@@ -167,14 +169,20 @@ def _ran(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
             if str(version) not in known:
                 known.append(str(version))
     data = [f"{name}: {', '.join(_values(rows['data_sha256']))}" for name, rows in runs.groupby("dataset", sort=False)]
-    weights = [" ".join(pair) for pair in zip(_values(runs["weights_name"]), _values(runs["weights_sha256"]), strict=False)]
+    weights = [
+        " ".join(pair) for pair in zip(_values(runs["weights_name"]), _values(runs["weights_sha256"]), strict=False)
+    ]
     reads = ", ".join(
-        f"read {_times(times)} by {count} of {len(runs)} runs" for times, count in runs["test_reads"].value_counts().items()
+        f"read {_times(times)} by {count} of {len(runs)} runs"
+        for times, count in runs["test_reads"].value_counts().items()
     )
     total = runs["run_seconds"].sum()
     return [
         ("device", _values(runs["device"])),
-        ("precision, threads", [f"{', '.join(_values(runs['precision']))}; {', '.join(_values(runs['threads']))} thread(s)"]),
+        (
+            "precision, threads",
+            [f"{', '.join(_values(runs['precision']))}; {', '.join(_values(runs['threads']))} thread(s)"],
+        ),
         ("commit", [*_values(runs["commit"]), *state]),
         ("data, sha256", data),
         ("weights, sha256", weights),
@@ -226,7 +234,9 @@ def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
     if any(params.data[name].source == "drawn" for name in params.datasets):
         lines.append("Drawn birds show that the pipeline works; they say little about photographs.")
     if params.model.weights != "none":
-        lines.append("The weights were trained on ImageNet; its training set holds some test photographs of CUB-200-2011.")
+        lines.append(
+            "The weights were trained on ImageNet; its training set holds some test photographs of CUB-200-2011."
+        )
     if len(params.seeds) < 5:
         lines.append(f"Only {_count(params.seeds, 'seed')}: too few for a claim about the method.")
     if runs["dirty"].astype(bool).any():

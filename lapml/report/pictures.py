@@ -53,7 +53,9 @@ def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> li
     batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], torch.device("cpu"))
     size = min(BATCH, len(rows))
     batch = next(batches.training(config.seed, EPOCH, size, settings))
-    seen = methods.reference(net, batch.images, batch.labels, settings) if isinstance(settings.mixer, Localized) else None
+    seen = (
+        methods.reference(net, batch.images, batch.labels, settings) if isinstance(settings.mixer, Localized) else None
+    )
     mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
     clean, made = (_pixels(images, weights) for images in (batch.images, mixed.images))
     names = [packed.class_names[label] for label in batch.labels.tolist()]

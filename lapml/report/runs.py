@@ -4,6 +4,7 @@ Either orchestrator can leave results that no longer belong to params.yaml (a fi
 the fact), so no table is made of a run that does not say itself that it belongs there.
 """
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -23,6 +24,7 @@ PROVENANCE = (
     "command", "commit", "dirty", "data_sha256", "weights", "versions", "device", "precision", "threads",
     "started", "finished", "seconds", "peak_memory_bytes", "resumed", "test_reads",
 )  # fmt: skip
+UNREAD = ("model.safetensors",)  # large, and no table is made of it
 CURVES = ("loss", "accuracy")  # columns of history.csv that every row has
 TOP1_TOLERANCE = 0.5  # points between metrics.json and predictions.parquet: equal logits may be ranked in two ways
 
@@ -119,6 +121,14 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     meta = paths.pack(dataset) / "meta.json"
     if meta.exists() and (packed := _json(meta).get("sha256")) != record.get("data_sha256"):
         raise LapmlError(f"{path}: data_sha256: found {record.get('data_sha256')}, expected {packed} ({meta})")
+    tuned_after = method == "adaptive_margin" and params.methods["margin"].unresolved()
+    earlier = _json(paths.tuned(dataset, "margin")).get("values") if tuned_after else None
+    study = config.study_identity(params, dataset, method, config.frozen_margins(earlier), record.get("data_sha256"))
+    if record.get("study") != (expected := config.digest(study)):
+        raise LapmlError(
+            f"{path}: study: found {record.get('study')}, expected {expected}: the settings of its runs, its search range or "
+            "the margins it started from have changed since"
+        )
     return record
 
 
@@ -148,7 +158,9 @@ def _run(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     ]  # fmt: skip
     if faults:
         raise LapmlError("\n".join(faults))
-    record, metrics, origin = (_json(folder / name, name) for name in ("config.json", "metrics.json", "provenance.json"))
+    record, metrics, origin = (
+        _json(folder / name, name) for name in ("config.json", "metrics.json", "provenance.json")
+    )
     faults += [f"config.json: {line}" for line in differences(record, json.loads(json.dumps(expected)))]
     faults += [
         f"metrics.json: {name}: found {metrics.get(name)!r}, expected a finite number" for name in METRICS
@@ -157,6 +169,11 @@ def _run(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     if metrics.get("split") != expected["evaluate"]:
         faults.append(f"metrics.json: split: found {metrics.get('split')!r}, expected {expected['evaluate']!r}")
     faults += [f"provenance.json: {name}: missing" for name in PROVENANCE if name not in origin]
+    faults += [
+        f"{name}: is not the file that this run wrote (checksum differs from provenance.json)"
+        for name, checksum in (origin.get("files") or {}).items()
+        if name not in UNREAD and (folder / name).is_file() and _sha256(folder / name) != checksum
+    ]
     faults += _tables(folder, metrics, expected["train"]["epochs"])
     if faults:
         raise LapmlError("\n".join(faults))
@@ -168,6 +185,11 @@ def _run(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     row |= {"weights_name": weights.get("name"), "weights_sha256": weights.get("sha256")}
     row |= {name: origin[name] for name in PROVENANCE if name not in ("weights", "seconds", "versions")}
     return row | {"run_seconds": origin["seconds"], "versions": json.dumps(origin["versions"], sort_keys=True)}
+
+
+def _sha256(path: Path) -> str:
+    """Checksum of a small file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _tables(folder: Path, metrics: dict[str, Any], epochs: int) -> list[str]:

@@ -167,8 +167,9 @@ def _latex(table: pd.DataFrame, params: Params) -> str:
 def note(table: pd.DataFrame, params: Params) -> str:
     """What the table's numbers are: seeds, intervals, tests, cost."""
     seeds = ", ".join(str(seed) for seed in params.seeds)
+    means = "of seed" if len(params.seeds) == 1 else "means over the seeds"
     text = (
-        f"Accuracies in percent, means over the seeds {seeds}; ±: Student-t interval over seeds. Points, [interval] and p: "
+        f"Accuracies in percent, {means} {seeds}; ±: Student-t interval over seeds. Points, [interval] and p: "
         f"hierarchical paired bootstrap over seeds and test images, {params.report.bootstrap:,} replicates; p corrected by "
         f"Holm’s method over the rows of a data set; bold where it is below {1 - params.report.confidence:.2g}. "
         "Cost: (images forwarded + 2 × images backwarded) in training, over the baseline’s."
@@ -204,7 +205,9 @@ def _tex(text: str) -> str:
     return "".join(TEX.get(character, character) for character in text).replace("–", "--")
 
 
-def _difference(prefix: str, correct: dict, dataset: str, method: str, other: str | None, params: Params) -> dict[str, float]:
+def _difference(
+    prefix: str, correct: dict, dataset: str, method: str, other: str | None, params: Params
+) -> dict[str, float]:
     """Columns of one comparison in points; NaN where there is nothing to compare with."""
     p = "p" if prefix == "gain" else f"{prefix}_p"
     names = (prefix, f"{prefix}_low", f"{prefix}_high", p)

@@ -81,7 +81,10 @@ def test_each_training_image_at_most_once_an_epoch(make, packed, row, size):
 
 def test_the_dropped_images_differ_from_epoch_to_epoch(make, row):
     batches = make()
-    kept = [frozenset(itertools.chain(*(b.rows.tolist() for b in batches.training(0, epoch, 7, row())))) for epoch in range(6)]
+    kept = [
+        frozenset(itertools.chain(*(b.rows.tolist() for b in batches.training(0, epoch, 7, row()))))
+        for epoch in range(6)
+    ]
     assert len(set(kept)) > 1
 
 
@@ -97,10 +100,10 @@ def test_donors_are_a_derangement(make, row, size):
 def test_pairs_are_random(make, row):
     """Any image may be any other's donor."""
     batches, pairs = make(), set()
-    for epoch in range(150):
-        for batch in batches.training(0, epoch, 12, row()):
+    for epoch in range(50):
+        for batch in batches.training(0, epoch, 24, row()):
             pairs |= set(zip(batch.rows.tolist(), batch.rows[batch.donors.numpy()].tolist(), strict=True))
-    assert len(pairs) == 24 * 23
+    assert len(pairs) > 0.8 * 24 * 23  # expected: 1 − exp(−50/23) = 89 % of them
 
 
 def test_same_seed_same_batches(make, row):
@@ -115,7 +118,10 @@ def test_same_seed_same_batches(make, row):
 def test_draws_depend_on_seed_epoch_and_row_only(make, row):
     """Not on the batch size, nor on which other images are trained on."""
     expected = by_row(make(jitter=0.3).training(5, 2, 6, row()))
-    for epoch in (make(jitter=0.3).training(5, 2, 8, row()), make(("train", "val"), jitter=0.3).training(5, 2, 4, row())):
+    for epoch in (
+        make(jitter=0.3).training(5, 2, 8, row()),
+        make(("train", "val"), jitter=0.3).training(5, 2, 4, row()),
+    ):
         for image, (pixels, label, extra) in by_row(epoch).items():
             if image in expected:
                 torch.testing.assert_close(pixels, expected[image][0], atol=1e-5, rtol=0)
@@ -156,8 +162,8 @@ def test_probability_of_mixing(make, row):
     assert not any(batch.mixed for batch in make().training(0, 0, 6, row(prob=0.0)))
     assert all(batch.mixed for batch in make().training(0, 0, 6, row(prob=1.0)))
     assert not any(batch.mixed for batch in make().training(0, 0, 6, row("baseline")))
-    flags = [batch.mixed for epoch in range(60) for batch in make().training(0, epoch, 6, row(prob=0.5))]
-    assert 0.4 < np.mean(flags) < 0.6
+    flags = [batch.mixed for epoch in range(15) for batch in make().training(0, epoch, 3, row(prob=0.5))]
+    assert len(flags) == 120 and 0.35 < np.mean(flags) < 0.65
     unmixed = next(batch for batch in make().training(0, 0, 6, row(prob=0.0)))
     assert unmixed.donors is None and unmixed.lam is None and unmixed.uniform is None
 

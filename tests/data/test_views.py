@@ -124,7 +124,9 @@ def test_resized_windows_have_an_allowed_aspect_and_area(width, height, seed):
         w, h = windows[:, 2] * frame[0], windows[:, 3] * frame[1]
         assert (w / h >= 3 / 4 - 1e-9).all() and (w / h <= 4 / 3 + 1e-9).all()
         share = windows[:, 2] * windows[:, 3]
-        centred = np.isclose(windows[:, 0], (1 - windows[:, 2]) / 2) & np.isclose(windows[:, 1], (1 - windows[:, 3]) / 2)
+        centred = np.isclose(windows[:, 0], (1 - windows[:, 2]) / 2) & np.isclose(
+            windows[:, 1], (1 - windows[:, 3]) / 2
+        )
         assert (((share >= 0.4 - 1e-9) & (share <= 0.8 + 1e-9)) | centred).all()
 
 

@@ -60,7 +60,9 @@ def test_rows_are_y_and_columns_are_x():
 
 @pytest.mark.parametrize("h, w, side", [(6, 6, 48), (7, 7, 112), (8, 8, 64), (1, 1, 5), (6, 9, 50), (7, 5, 33)])
 def test_around_keeps_size_and_stays_inside(h, w, side):
-    cells, extents = (grid.flatten() for grid in torch.meshgrid(torch.arange(h * w), torch.arange(1, side + 1), indexing="ij"))
+    cells, extents = (
+        grid.flatten() for grid in torch.meshgrid(torch.arange(h * w), torch.arange(1, side + 1), indexing="ij")
+    )
     boxes = around(cells, (h, w), extents, side)
     assert boxes.dtype == torch.int64
     assert torch.equal(boxes[:, 2] - boxes[:, 0], extents) and torch.equal(boxes[:, 3] - boxes[:, 1], extents)
@@ -72,7 +74,9 @@ def test_around_keeps_size_and_stays_inside(h, w, side):
         assert (low - nearest).abs().max() <= 0.5 + 1e-4
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.5), st.floats(0.5, 0.99), st.integers(8, 300))
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.5), st.floats(0.5, 0.99), st.integers(8, 300)
+)
 def test_square_sides(lam, low, high, side):
     found = square_sides(torch.tensor(lam, dtype=torch.float64), [low, high], side)
     expected = [round(math.sqrt(min(max(1 - each, low), high)) * side) for each in lam]

@@ -35,7 +35,9 @@ def test_boxes_are_torchvisions(lam, side, data):
     assert tuple(found[0].tolist()) == params["box"]
 
 
-@pytest.mark.parametrize("lam, x, y", [(0.3, 5, 20), (0.9, 31, 0), (0.0, 16, 16), (1.0, 7, 7), (0.5, 0, 31), (0.04, 3, 30)])
+@pytest.mark.parametrize(
+    "lam, x, y", [(0.3, 5, 20), (0.9, 31, 0), (0.0, 16, 16), (1.0, 7, 7), (0.5, 0, 31), (0.04, 3, 30)]
+)
 @pytest.mark.parametrize("batch", [2, 5])
 def test_batch_is_torchvisions(lam, x, y, batch):
     """Pixel for pixel, and the label's share after clipping."""

