@@ -43,8 +43,8 @@ def pairwise_margin(d: Tensor, same: Tensor, m: Tensor | float, positive: float)
 
 
 def similar_pairs(similarity: Tensor, same: Tensor, quantile: float) -> Tensor:
-    """(B,) bool, N_s: pairs of N whose part similarity is at or above the batch's quantile."""
-    return (similarity >= torch.quantile(similarity, quantile)) & ~same
+    """(B,) bool, N_s: pairs of N whose part similarity is above the batch's quantile (ties at it are not)."""
+    return (similarity > torch.quantile(similarity, quantile)) & ~same
 
 
 def band(m: Tensor | float, delta: float, similarity: Tensor) -> Tensor:

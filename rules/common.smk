@@ -69,6 +69,11 @@ def tune_settings(dataset, method):
     return run_settings(dataset, method) | {"tune": shared, "space": getattr(PARAMS.tune, method).model_dump(mode="json")}
 
 
+def row_pattern(rows):
+    """A wildcard constraint that lets through these rows only (no row: nothing)."""
+    return "|".join(rows) or "(?!)"
+
+
 wildcard_constraints:
     dataset="[A-Za-z0-9_-]+",
     method="[A-Za-z0-9_-]+",

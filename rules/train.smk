@@ -1,8 +1,3 @@
-def row_pattern(rows):
-    """A wildcard constraint that lets through these rows only (no row: nothing)."""
-    return "|".join(rows) or "(?!)"
-
-
 rule train:
     input:
         pack_files("{dataset}"),

@@ -160,8 +160,8 @@ def test_the_line_says_what_was_found_and_what_is_allowed(tmp_path, key, value, 
     assert all(strange not in said for strange in ("constrained", "literal[", "function-", "tagged-union")), said
 
 
-@pytest.mark.parametrize("key", ["train.lr", "model.truncate", "data.birds.view.flip", "report", "methods.margin.margin.positive",
-                                 "methods.loc_cutmix.mixer.scale"])  # fmt: skip
+@pytest.mark.parametrize("key", ["train.lr", "model.truncate", "data.birds.view.flip", "report",
+                                 "methods.margin.margin.positive", "methods.loc_cutmix.mixer.scale"])  # fmt: skip
 def test_a_missing_key(tmp_path, key):
     raw = copy.deepcopy(RAW)
     *parents, last = key.split(".")
@@ -266,7 +266,8 @@ def test_overrides():
 
 
 @pytest.mark.parametrize("override", ["train.lr", "train.rl=1", "=1", "", "nothing.lr=1", "train.lr.x=1", "seeds.0=1",
-                                      "train.lr=[1", "train.lr=!!int x", "suite=2020-13-45", "train={a: 1, a: 2}"])  # fmt: skip
+                                      "train.lr=[1", "train.lr=!!int x", "suite=2020-13-45",
+                                      "train={a: 1, a: 2}"])  # fmt: skip
 def test_a_bad_override(override):
     said = mistake(PARAMS, override)
     assert f"--set {override}" in said and len(said.splitlines()) == 1

@@ -268,7 +268,9 @@ def make_batch(seed: int = 0):
 def settings_of(scale: str, reference: str, adaptive: dict | None) -> Method:
     return Method.model_validate({
         "mix": {"prob": 1.0, "warmup_epochs": 0},
-        "mixer": {"name": "localized", "beta": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "scale": 1.0},
+        "mixer": {
+            "name": "localized", "beta": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "scale": 1.0,
+        },
         "label": "semantic",
         "margin": {"m": 0.6, "alpha": 0.7, "positive": 0.1, "scale": scale, "reference": reference},
         "adaptive": adaptive,

@@ -51,9 +51,9 @@ def snakemake_jobs(folder: Path, *options: str) -> set[tuple[str, frozenset[str]
     """(command, outputs) of every job that a dry run would start."""
     text = run(folder, "snakemake", "-n", "-p", "--cores", "2", *options)
     jobs = set()
-    for block in re.split(r"\n(?=\[?(?:local)?rule )", text):
+    for block in text.split("\n\n"):
         outputs = re.search(r"^    output: (.*)$", block, re.M)
-        command = re.search(r"^\s*(lapml .*?) > \S+ 2>&1", block, re.M)
+        command = re.search(r"^Shell command: (lapml .*?) > \S+ 2>&1$", block, re.M)
         if outputs and command:
             jobs.add((command[1], frozenset(outputs[1].split(", "))))
     return jobs

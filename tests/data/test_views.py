@@ -169,7 +169,7 @@ def test_no_flip_where_none_is_asked_for():
 
 
 def ramps(width: int, height: int, stored: int) -> torch.Tensor:
-    """(1, S, S, 3): x and y in pixels of the original image, squashed to the stored square by Pillow, as the pack is."""
+    """(1, S, S, 3): x and y in pixels of the original image, squashed to a stored square by Pillow, as in a pack."""
     y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
     planes = [np.asarray(Image.fromarray(plane).resize((stored, stored), Image.Resampling.LANCZOS)) for plane in (x, y)]
     return torch.from_numpy(np.stack([*planes, planes[0]], 2))[None]

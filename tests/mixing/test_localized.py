@@ -203,7 +203,7 @@ def test_cutmix_waits_for_nothing():
 @pytest.mark.parametrize("scale", ["constant", "share"])
 @pytest.mark.parametrize("adaptive", [None, {"delta": 0.2, "quantile": 0.3}])
 def test_loss_works_without_values(reference, scale, adaptive):
-    """On the meta device no tensor has values: whatever asks for one raises. (torch.quantile checks q on a CPU only.)"""
+    """On the meta device no tensor has values: asking for one raises. (torch.quantile checks q on a CPU only.)"""
     settings = Method.model_validate({
         "mix": {"prob": 1.0, "warmup_epochs": 0}, "mixer": settings_of().model_dump(), "label": "semantic",
         "margin": {"m": 0.6, "alpha": 0.7, "positive": 0.1, "scale": scale, "reference": reference},
