@@ -31,7 +31,7 @@ reproduce: $(VENV)/.main  ## run the main job (params.yaml) to its report
 	@echo "report: $$($(BIN)/lapml suite report)"
 
 test: $(VENV)/.test  ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(VENV)/.test  ## check the style of the code and of the workflow
 	@$(BIN)/ruff check lapml tests

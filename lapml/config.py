@@ -42,11 +42,18 @@ def load(path: str | Path = "params.yaml", overrides: list[str] | tuple[str, ...
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LapmlError(f"{path}: no such file; run from the project's folder, or name one with --params") from None
-    except (YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (
+        YAMLError,
+        ValueError,
+        IsADirectoryError,
+    ) as error:  # ValueError: bad UTF-8, impossible dates, endless integers
         raise LapmlError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise LapmlError(f"{path}: found {type(raw).__name__}, expected a mapping of sections (suite, datasets, …)")
-    raw = json.loads(json.dumps(raw, default=str))  # anchors become copies, so that an override changes one place only
+    try:
+        raw = json.loads(json.dumps(raw, default=str))  # anchors become copies: an override changes one place only
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LapmlError(f"{path}: expected plain YAML with text keys and no anchor inside itself ({error})") from None
     for override in overrides:
         _override(raw, override)
     try:
@@ -97,7 +104,12 @@ def resolve(
         "settings": settings,
     }
     try:
-        return Run.model_validate(record)
+        run = Run.model_validate(record)
+        if left := run.settings.unresolved():
+            raise LapmlError(
+                f"{dataset}/{method}/{seed}: {left[0]}: found 'tuned' as the tuned value, expected a number"
+            )
+        return run
     except ValidationError as error:
         raise LapmlError(_explain(f"{dataset}/{method}/{seed}", record, error)) from None
 
@@ -122,7 +134,17 @@ def study_identity(
         "trials": params.tune.trials,
         "seeds": params.tune.seeds,
         "data_sha256": data_sha256,
+        **_weights_file(params.model.weights),
     }
+
+
+def _weights_file(source: str) -> dict[str, str]:
+    """What a weights file holds, by checksum: its path says nothing of it."""
+    path = Path(source)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    with open(path, "rb") as file:
+        return {"weights_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def frozen_margins(earlier: dict[str, float] | None) -> dict[str, float]:
@@ -141,18 +163,22 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise LapmlError(f"--set {override}: expected KEY=VALUE with a key of the params file; here are: {known}")
     try:
         where[last] = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
-        raise LapmlError(f"--set {override}: the value is not YAML") from None
+        json.dumps(where[last], default=str)
+    except (YAMLError, TypeError, ValueError, RecursionError):
+        raise LapmlError(f"--set {override}: the value is not plain YAML") from None
 
 
 def _explain(where: str | Path, raw: Any, error: ValidationError) -> str:
     """A line a mistake: file, key, found, expected (the alternatives of a union together)."""
     lines: dict[str, list[str]] = {}
     for item in error.errors():
-        key = ".".join(_keys(raw, item["loc"]))
+        key = ".".join(_keys(raw, item["loc"], item["type"] == "missing"))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "value_error":  # ours: already says what was found
             line = message
+        elif item["type"] == "union_tag_invalid":
+            tag = item["ctx"]
+            line = f"{tag['discriminator']}: found {tag['tag']!r}, expected one of {tag['expected_tags']}"
         elif item["type"] == "missing":
             line = "missing; add it"
         elif item["type"] == "extra_forbidden":
@@ -164,12 +190,16 @@ def _explain(where: str | Path, raw: Any, error: ValidationError) -> str:
     return "\n".join(f"{where}: {key + ': ' if key else ''}{', or '.join(line)}" for key, line in lines.items())
 
 
-def _keys(raw: Any, loc: tuple[int | str, ...]) -> list[str]:
-    """The keys of a pydantic location, without the names of union members that it also holds."""
+def _keys(raw: Any, loc: tuple[int | str, ...], missing: bool) -> list[str]:
+    """The keys of a pydantic location, without the names of union members that it also holds.
+
+    Args:
+        missing: the last key is one that is not there.
+    """
     keys = []
     for at, part in enumerate(loc):
         inside = isinstance(raw, dict) and part in raw or isinstance(raw, list) and isinstance(part, int)
-        if inside or (at == len(loc) - 1 and isinstance(raw, dict)):  # the last may be a missing key
+        if inside or (missing and at == len(loc) - 1):
             keys.append(str(part))
             raw = raw[part] if inside else None
     return keys

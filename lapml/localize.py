@@ -39,7 +39,8 @@ def draw_cells(maps: Tensor, temperature: float, uniform: Tensor) -> Tensor:
         (B,) flat cells; never one of probability 0.
     """
     flat = maps.flatten(1)
-    cumulated = (flat / flat.amax(1, keepdim=True)).pow(1 / temperature).cumsum(1)
+    weight = (flat / flat.amax(1, keepdim=True)).pow(1 / temperature)
+    cumulated = torch.where(flat > 0, weight, 0.0).cumsum(1)  # 0^(1/T) rounds to 1 for a huge T
     total = cumulated[:, -1:]
     level = torch.minimum(uniform[:, None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulated, level, right=True)[:, 0]

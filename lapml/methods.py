@@ -34,7 +34,7 @@ def reference(net: Net, images: Tensor, labels: Tensor, settings: Method) -> Ref
     else:
         scale = settings.mixer.scale
         if scale != 1:
-            side = localisation_side(images.shape[-1], scale)
+            side = localisation_side(images.shape[-1], scale, net.stride)
             images = interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
         with torch.no_grad(), frozen_statistics(net):
             output = net(images)
@@ -42,9 +42,9 @@ def reference(net: Net, images: Tensor, labels: Tensor, settings: Method) -> Ref
     return Reference(class_maps(features, net.head.weight.detach(), labels), features, output)
 
 
-def localisation_side(side: int, scale: float) -> int:
-    """Side of the localisation pass in pixels: ``side · scale`` to the nearest multiple of 32."""
-    return max(32, round(side * scale / 32) * 32) if scale != 1 else side
+def localisation_side(side: int, scale: float, stride: int) -> int:
+    """Side of the localisation pass in pixels: ``side · scale`` to the nearest multiple of the net's stride."""
+    return max(1, round(side * scale / stride)) * stride
 
 
 def mix(

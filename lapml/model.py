@@ -32,6 +32,7 @@ class Net(nn.Module):
     def __init__(self, backbone: nn.Module, tap: int | None, channels: int, classes: int, embedding_dim: int | None):
         super().__init__()
         self.backbone = backbone
+        self.stride = 1  # input pixels a cell of the map; `build` measures it
         self.tap = tap  # index of the intermediate map that is taken, None for the last
         self.head = nn.Linear(channels, classes)
         self.projection = nn.Linear(channels, embedding_dim, bias=False) if embedding_dim else nn.Identity()
@@ -82,15 +83,23 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
             backbone.load_state_dict(state)
         except RuntimeError as error:
             raise LapmlError(f"model.weights do not fit {config.name}: {' '.join(str(error).split())[:300]}") from None
-    if config.truncate:
-        tap, channels = _truncate(backbone, config)
-    else:
-        _check_head(backbone, config.name, side)
-        tap, channels = None, backbone.num_features
-        backbone.reset_classifier(0)
-    torch.manual_seed(seed)
-    net = Net(backbone, tap, channels, classes, config.embedding_dim)
-    grid = _grid(net, side)
+    try:
+        if config.truncate:
+            tap, channels = _truncate(backbone, config)
+        else:
+            _check_head(backbone, config.name, side)
+            tap, channels = None, backbone.num_features
+            backbone.reset_classifier(0)
+        torch.manual_seed(seed)
+        net = Net(backbone, tap, channels, classes, config.embedding_dim)
+        grid = _grid(net, side)
+    except (
+        AssertionError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # such as a transformer of one fixed input size
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise LapmlError(f"model.name: {config.name} does not take {side} px inputs ({why}); set view.side") from None
     if min(grid) < GRID:
         raise LapmlError(
             f"model: the map of {config.name} at {side} px has {grid[0]}×{grid[1]} cells, expected at least {GRID}×{GRID}: "
@@ -101,6 +110,7 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
             f"view.side: {side} px gives a map of {grid[0]}×{grid[1]} cells, which the stride does not divide: padding would "
             "shift the cells; expected a multiple of the net's stride"
         )
+    net.stride = side // grid[0]
     cfg = backbone.pretrained_cfg
     return net, {**record, "mean": list(cfg["mean"]), "std": list(cfg["std"]), "grid": list(grid)}
 

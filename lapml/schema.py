@@ -1,6 +1,6 @@
 """The pydantic models of params.yaml: every key that there is, and what it may be.
 
-Every key is written out in params.yaml; nothing here has a hidden default that changes a result.
+Every key is written out in params.yaml. The only defaults are an absent part of a row (None) and a linear search range.
 """
 
 import math
@@ -14,9 +14,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Distance = Annotated[
-    float, Field(ge=0, le=SQRT2)
-]  # two unit vectors with non-negative entries are at most sqrt(2) apart
+# Unit vectors with non-negative entries (pooled after a ReLU) are at most sqrt(2) apart. Those of a net that is cut after a
+# linear layer may be farther, but no margin should ask for more than orthogonal embeddings.
+Distance = Annotated[float, Field(ge=0, le=SQRT2)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1)]
 TUNED = Literal["tuned"]
@@ -159,6 +159,10 @@ class Method(Section):
             raise ValueError("margin: needs mixer.name 'localized', whose pass gives the reference's embedding")
         if self.adaptive and not self.margin:
             raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
+        if self.margin and self.margin.reference == "joint" and self.mixer.scale != 1:
+            raise ValueError(
+                f"mixer.scale: found {self.mixer.scale}, expected 1.0 with margin.reference 'joint', whose pass also trains"
+            )
         if self.label in ("semantic", "snapmix") and not isinstance(self.mixer, Localized):
             raise ValueError(f"label: found {self.label!r}, expected 'area' for a mixer that makes no class map")
         return self

@@ -21,7 +21,7 @@ from lapml.config import Localized, Method, Run, Train, digest  # noqa: E402
 from lapml.data.batches import Batch, Batches  # noqa: E402
 from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
-from lapml.errors import LapmlError  # noqa: E402
+from lapml.errors import DivergedError, LapmlError  # noqa: E402
 from lapml.model import GRID, Net, build, frozen_statistics, groups  # noqa: E402
 
 COLUMNS = (
@@ -68,14 +68,14 @@ def fit(
     side = config.data.view.side
     net, weights = build(config.model, len(packed.class_names), side, config.seed)
     if isinstance(settings.mixer, Localized):
-        _check_scale(weights["grid"], side, settings.mixer.scale)
+        _check_scale(net.stride, side, settings.mixer.scale)
     net.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(net, train)
     rows = rows_of(packed.index, config.fit)
     batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], device)
     steps = batches.steps(train.batch)
 
-    key = digest([config.record(), packed.meta["sha256"], torch.__version__, device.type])
+    key = digest([config.record(), packed.meta["sha256"], weights.get("sha256"), torch.__version__, device.type])
     history: list[dict[str, Any]] = []
     resumed = 0
     if state is not None and (saved := _load_state(state, key, device)):
@@ -111,7 +111,7 @@ def fit(
         if bar is not None:
             bar.close()
         if not math.isfinite(means["loss"]):
-            raise LapmlError(
+            raise DivergedError(
                 f"{config.dataset}/{config.method}/{config.seed}: the loss became {means['loss']} in epoch {epoch + 1} at "
                 f"lr {lr:.3g}; the last good state is that of epoch {epoch}. Lower train.lr or the row's alpha"
             )
@@ -235,8 +235,8 @@ class Means:
         return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
 
 
-def _check_scale(grid: list[int], side: int, scale: float) -> None:
-    cells = grid[0] * methods.localisation_side(side, scale) // side
+def _check_scale(stride: int, side: int, scale: float) -> None:
+    cells = methods.localisation_side(side, scale, stride) // stride
     if cells < GRID:
         raise LapmlError(
             f"mixer.scale: at {scale} the localisation pass sees {cells}×{cells} cells, expected at least {GRID}×{GRID}; enlarge it"
@@ -266,4 +266,4 @@ def _load_state(path: Path, key: str, device: torch.device) -> dict[str, Any] | 
         return None
     except Exception:  # a damaged file is worth no more than none: the run starts over
         return None
-    return state if state.get("key") == key else None
+    return state if isinstance(state, dict) and state.get("key") == key else None

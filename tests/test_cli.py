@@ -34,7 +34,10 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     assert f"Example: lapml {' '.join(command)}" in result.output
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["train", "birds"], ["train", "birds", "baseline", "x"], ["data", "show", "birds", "--count", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["train", "birds"], ["train", "birds", "baseline", "x"], ["data", "show", "birds", "--count", "0"]],
+)
 def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     assert runner.invoke(app, arguments).exit_code == 2
 
@@ -70,7 +73,12 @@ def test_config_show_prints_the_resolved_run_with_overrides() -> None:
     arguments = ["config", "show", "--dataset", "birds", "--method", "cutmix", "--seed", "3", "--set", "train.lr=0.5"]
     record = json.loads(runner.invoke(app, arguments).stdout)
     assert record["train"]["lr"] == 0.5
-    assert (record["seed"], record["method"], record["fit"], record["evaluate"]) == (3, "cutmix", ["train", "val"], "test")
+    assert (record["seed"], record["method"], record["fit"], record["evaluate"]) == (
+        3,
+        "cutmix",
+        ["train", "val"],
+        "test",
+    )
 
 
 def test_suite_use_keeps_an_edited_file(project: Path) -> None:

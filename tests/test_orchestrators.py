@@ -31,7 +31,9 @@ def copy_project(target: Path, suite: str | None) -> Path:
 def run(folder: Path, *command: str, ok: bool = True) -> str:
     """Run a command of the environment in a folder; its output, and an assertion that it went well."""
     environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     assert not ok or done.returncode == 0, done.stdout[-6000:]
     return done.stdout
 
@@ -97,6 +99,11 @@ def test_params_that_are_wrong_stop_snakemake_with_the_reason(tmp_path: Path) ->
     assert "params.yaml: train.lr: found -1" in text
 
 
+def changed_stages(folder: Path) -> set[str]:
+    """Stages that DVC would run again, for their own settings or files."""
+    return set(json.loads(run(folder, "dvc", "status", "--json")))
+
+
 def started(folder: Path) -> dict[str, str]:
     """When each run was made: {method: time}."""
     runs = sorted(folder.glob("results/tiny/runs/birds/*/0/provenance.json"))
@@ -122,7 +129,13 @@ def test_snakemake_to_the_report_and_only_what_changed_again(tmp_path: Path) -> 
 
     edit(folder, "lr: 0.01 ", "lr: 0.02 ")
     commands = " ".join(command for command, _ in snakemake_jobs(folder))
-    for part in ("tune birds --method margin", "tune birds --method adaptive_margin", "adaptive_margin 0", "baseline 0", "report"):
+    for part in (
+        "tune birds --method margin",
+        "tune birds --method adaptive_margin",
+        "adaptive_margin 0",
+        "baseline 0",
+        "report",
+    ):
         assert part in commands
     assert "prepare" not in commands
 
@@ -149,12 +162,13 @@ def test_dvc_to_the_report_and_only_what_changed_again(tmp_path: Path) -> None:
 
     edit(folder, "quantile: {low: 0.0,", "quantile: {low: 0.1,")
     assert "tune.adaptive_margin.quantile.low" in run(folder, "dvc", "params", "diff")
-    run(folder, "dvc", "repro")
-    second = started(folder)
-    assert second["baseline"] == first["baseline"]
-    assert second["adaptive_margin"] > first["adaptive_margin"]
+    assert changed_stages(folder) == {"tune_adaptive@birds"}  # and what depends on the file that it makes
+    edit(folder, "quantile: {low: 0.1,", "quantile: {low: 0.0,")
+    edit(folder, "positive: 0.0 ", "positive: 0.1 ")
+    assert changed_stages(folder) == {"tune_margin@birds", "tune_adaptive@birds", "train_tuned@birds-adaptive_margin-0"}
+    edit(folder, "positive: 0.1 ", "positive: 0.0 ")
 
     edit(folder, "lr: 0.01 ", "lr: 0.02 ")
     run(folder, "dvc", "repro")
-    third = started(folder)
-    assert third["baseline"] > second["baseline"] and third["adaptive_margin"] > second["adaptive_margin"]
+    again = started(folder)
+    assert again["baseline"] > first["baseline"] and again["adaptive_margin"] > first["adaptive_margin"]

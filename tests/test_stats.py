@@ -101,7 +101,9 @@ def test_bootstrap_refuses_shapes(a, b):
         paired_bootstrap(np.zeros(a), np.zeros(b), 10, 0.95, 0)
 
 
-@pytest.mark.parametrize(("seeds", "seed_sd", "most"), [(1, 0.0, 0.09), (3, 0.0, 0.05), (3, 0.06, 0.06), (5, 0.06, 0.06)])
+@pytest.mark.parametrize(
+    ("seeds", "seed_sd", "most"), [(1, 0.0, 0.09), (3, 0.0, 0.05), (3, 0.06, 0.06), (5, 0.06, 0.06)]
+)
 def test_false_positives_without_a_difference(seeds, seed_sd, most):
     """At level 0.05, 400 test images; a seed_sd of 0.06 moves the accuracy of a net by about 1.2 points."""
     rng = np.random.default_rng(5)

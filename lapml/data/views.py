@@ -90,11 +90,10 @@ def jitter(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
     if strength == 0:
         return images
     bright, contrast, colour = (1 + strength * (2 * uniform - 1)).T[:, :, None, None, None].unbind(0)
-    weights = images.new_tensor([0.299, 0.587, 0.114])[None, :, None, None]
     images = (images * bright).clamp(0, 255)
-    mean = (images * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    mean = _grey(images).mean((2, 3), keepdim=True)
     images = (mean + (images - mean) * contrast).clamp(0, 255)
-    grey = (images * weights).sum(1, keepdim=True)
+    grey = _grey(images)
     return (grey + (images - grey) * colour).clamp(0, 255)
 
 
@@ -114,6 +113,12 @@ def to_view(windows: np.ndarray, points: np.ndarray) -> np.ndarray:
     return mapped
 
 
+def _grey(images: Tensor) -> Tensor:
+    """(B, 1, H, W) luma of ITU-R 601, as torchvision has it."""
+    red, green, blue = images.unbind(1)
+    return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
+
+
 def _frame(sizes: np.ndarray, view: View) -> np.ndarray:
     """(N, 2) extents in which geometry is drawn: the original image, or the squashed square."""
     return np.asarray(sizes, np.float64) if view.aspect == "keep" else np.ones((len(sizes), 2))
@@ -124,7 +129,7 @@ def _fixed_extent(frame: np.ndarray, view: View) -> np.ndarray:
 
 
 def _filters(start: Tensor, extent: Tensor, side: int, stored: int, flip: Tensor | None = None) -> Tensor:
-    """(B, side, S) rows of triangle filters that see only pixels whose centre lies in the window."""
+    """(B, side, S) rows of triangle filters that see only pixels that the window touches."""
     start, extent = start[:, None] * stored, extent[:, None] * stored
     step = extent / side
     output = torch.arange(side, device=start.device) + 0.5
@@ -134,6 +139,6 @@ def _filters(start: Tensor, extent: Tensor, side: int, stored: int, flip: Tensor
     pixels = torch.arange(stored, device=start.device) + 0.5
     width = step.clamp_min(1.0)[:, :, None]
     weights = (1 - (pixels - centres[:, :, None]).abs() / width).clamp_min_(0)
-    inside = (pixels > start - 1e-3) & (pixels < start + extent + 1e-3)  # (B, S)
+    inside = (pixels + 0.5 > start + 1e-3) & (pixels - 0.5 < start + extent - 1e-3)  # (B, S)
     weights = weights * inside[:, None]
     return weights / weights.sum(2, keepdim=True).clamp_min(1e-6)

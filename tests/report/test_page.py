@@ -87,7 +87,9 @@ def test_everything_is_escaped(suite, edit):
     params, paths = suite
     evil = "<script>alert('x')</script>&\"'"
     for path in paths.base.glob("runs/*/*/*/provenance.json"):
-        edit(path, command=evil, device=evil, commit=evil, versions={evil: evil}, weights={"name": evil, "sha256": evil})
+        edit(
+            path, command=evil, device=evil, commit=evil, versions={evil: evil}, weights={"name": evil, "sha256": evil}
+        )
     html = build(suite, text=evil, overridden=[evil])
     assert "<script" not in html and "alert(&#39;x&#39;)" in html
     assert check(html)

@@ -63,7 +63,8 @@ def test_missing_and_unknown_keys_are_named():
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "history.csv", "metrics.json", "predictions.parquet", "provenance.json", "model.safetensors"]
+    "name",
+    ["config.json", "history.csv", "metrics.json", "predictions.parquet", "provenance.json", "model.safetensors"],
 )
 def test_missing_and_half_written_files_are_refused(suite, name):
     params, paths = suite
@@ -149,7 +150,9 @@ def test_predictions_of_other_images_are_refused(suite, edit, change):
         edit(folder / "metrics.json", n=len(table), top1=right)
     table.to_parquet(folder / "predictions.parquet", index=False)
     text = refusal(params, paths)
-    assert text.count("birds/") == 1 and "birds/loc_cutmix/1: predictions.parquet" in text and "as in baseline/0" in text
+    assert (
+        text.count("birds/") == 1 and "birds/loc_cutmix/1: predictions.parquet" in text and "as in baseline/0" in text
+    )
 
 
 @pytest.mark.parametrize(
