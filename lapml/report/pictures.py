@@ -19,7 +19,7 @@ from lapml.run import load_net, open_run, resolved
 
 BATCH = 16  # images that are mixed together for the gallery
 EPOCH = 10**6  # of the gallery's random draws: no epoch of training uses them
-SHOWN = 4  # mixed images a row, and CAM overlays a row
+MIXED_SHOWN, CAMS_SHOWN = 3, 6  # pictures a row
 
 
 def galleries(params: Params, paths: Paths) -> Callable[[str], tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
@@ -60,7 +60,7 @@ def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> li
     clean, made = (_pixels(images, weights) for images in (batch.images, mixed.images))
     names = [packed.class_names[label] for label in batch.labels.tolist()]
     items = []
-    for i in range(min(SHOWN, size)):
+    for i in range(min(MIXED_SHOWN, size)):
         j = int(mixed.donors[i])
         items.append(
             {
@@ -82,9 +82,9 @@ def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> li
 
 @torch.no_grad()
 def _cams(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> list[dict[str, Any]]:
-    """Class activation maps of the predicted class on the same validation or training images for every row."""
+    """Class activation maps of the predicted class, on the same images of the validation split for every row."""
     rows = rows_of(packed.index, ["val"])
-    rows = rows[np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)]
+    rows = rows[np.linspace(0, len(rows) - 1, min(CAMS_SHOWN, len(rows))).astype(int)]
     batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], torch.device("cpu"))
     batch = next(batches.evaluation(len(rows)))
     output = net.eval()(batch.images)

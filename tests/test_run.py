@@ -1,0 +1,128 @@
+"""The run folder: complete or refused, and a finished run read again gives its numbers again."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from lapml import run as runs
+from lapml.bench import bench
+from lapml.data.pack import Packed
+from lapml.errors import LapmlError
+from lapml.paths import RUN_FILES, Paths
+from lapml.report.pictures import CAMS_SHOWN, MIXED_SHOWN, galleries
+
+
+def quietly(line: str) -> None:
+    pass
+
+
+@pytest.fixture
+def folder(small_run, packed, tmp_path) -> Path:
+    where = Paths("demo", tmp_path).run("birds", "loc_cutmix", 0)
+    runs.execute(small_run("loc_cutmix"), packed, where, log=quietly)
+    return where
+
+
+def test_a_run_folder_is_whole(folder, small_run, packed):
+    assert {path.name for path in folder.iterdir()} == {*RUN_FILES, runs.READS}  # no last.pt, nothing temporary
+    config, provenance = runs.open_run(folder)
+    assert config == json.loads(json.dumps(small_run("loc_cutmix").record()))
+    assert "source" not in config["data"]
+    assert provenance["data_sha256"] == packed.meta["sha256"]
+    assert provenance["test_reads"] == 1
+    assert provenance["versions"]["torch"] and provenance["device"].startswith("CPU")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    assert metrics["split"] == "test" and metrics["n"] == len(predictions) == 12
+    assert metrics["top1"] == pytest.approx(100 * (predictions["top1"] == predictions["label"]).mean())
+    history = pd.read_csv(folder / "history.csv")
+    assert metrics["images_forward"] == history["images_forward"].sum()
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_a_run_folder_without_a_file_is_refused(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(LapmlError, match=name):
+        runs.open_run(folder)
+
+
+@pytest.mark.parametrize("name", [name for name in RUN_FILES if name != "provenance.json"])
+def test_a_run_folder_with_a_foreign_or_cut_file_is_refused(folder, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(LapmlError, match="checksum differs|damaged"):
+        runs.open_run(folder)
+
+
+def test_a_failure_while_writing_leaves_no_result_and_the_next_try_resumes(small_run, packed, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save_file", full)
+        with pytest.raises(OSError, match="no space"):
+            runs.execute(small_run("baseline"), packed, tmp_path / "run", log=quietly)
+    assert not any((tmp_path / "run" / name).exists() for name in RUN_FILES)
+    lines: list[str] = []
+    runs.execute(small_run("baseline"), packed, tmp_path / "run", log=lines.append)
+    assert lines == ["resumed after epoch 3 of 3"]  # nothing is trained again
+    assert runs.open_run(tmp_path / "run")[1]["resumed"] == 1
+
+
+@pytest.fixture
+def opened(packed, monkeypatch) -> None:
+    monkeypatch.setattr(Packed, "open", lambda folder: packed)
+
+
+def test_reading_a_run_again_gives_its_numbers_and_is_recorded(folder, small_params, tmp_path, opened):
+    params, paths = small_params(), Paths("demo", tmp_path)
+    written = json.loads((folder / "metrics.json").read_text())
+    again = runs.reevaluate(folder, params, paths, "test")
+    assert again == {key: written[key] for key in again}
+    assert len((folder / runs.READS).read_text().splitlines()) == 2
+    assert runs.reevaluate(folder, params, paths, "val")["n"] == 12
+    assert len((folder / runs.READS).read_text().splitlines()) == 2  # only readings of test are counted
+
+
+def test_a_loaded_net_is_the_trained_one(folder, small_run, packed):
+    net, weights = runs.load_net(folder, small_run("loc_cutmix"), packed)
+    assert not net.training and weights["grid"] == [6, 6]
+    for name, value in load_file(folder / "model.safetensors").items():
+        assert (net.state_dict()[name] == value).all()
+
+
+def test_weights_of_another_model_are_refused(folder, small_run, packed):
+    with pytest.raises(LapmlError, match="does not fit"):
+        runs.load_net(folder, small_run("loc_cutmix", "model.truncate=4"), packed)
+
+
+def test_pictures_for_the_report(small_params, packed, tmp_path, opened):
+    params = small_params("rows=[baseline, cutmix, loc_cutmix]", "tuned_rows=[]", "seeds=[0]", "train.epochs=2")
+    paths = Paths(params.suite, tmp_path)
+    for row in params.all_rows():
+        runs.execute(runs.resolved(params, paths, "birds", row, 0), packed, paths.run("birds", row, 0), log=quietly)
+    mixed, cams = galleries(params, paths)("birds")
+    assert [item["method"] for item in mixed] == ["cutmix"] * MIXED_SHOWN + ["loc_cutmix"] * MIXED_SHOWN
+    assert len(cams) == 3 * CAMS_SHOWN
+    for item in mixed:
+        x0, y0, x1, y1 = item["box_reference"]
+        a0, b0, a1, b1 = item["box_donor"]
+        assert (item["mixed"][y0:y1, x0:x1] == item["donor"][b0:b1, a0:a1]).all()  # what is shown is what was pasted
+        assert 0 <= item["rho"] <= 1
+    references = [item["reference"] for item in mixed]
+    for plain, localized in zip(references[:MIXED_SHOWN], references[MIXED_SHOWN:], strict=True):
+        assert (plain == localized).all()  # every row mixes the same images
+
+
+def test_bench_times_every_row_and_says_what_ran(small_params, packed, tmp_path, opened):
+    params = small_params()
+    text = bench(params, Paths("demo", tmp_path), "birds", repeats=2, steps=1, output=tmp_path / "bench")
+    record = json.loads((tmp_path / "bench/bench.json").read_text())
+    assert list(record["rows"]) == ["bare", *params.all_rows()]
+    assert all(len(times) == 2 and min(times) > 0 for times in record["seconds_per_step"].values())
+    assert record["rows"]["bare"]["speed_vs_bare"][0] == 1
+    assert record["rows"]["baseline"]["step_vs_baseline"][0] == 1
+    assert (tmp_path / "bench/bench.md").read_text() == text + "\n"
