@@ -43,7 +43,7 @@ dvc: $(VENV)/.main  ## the same job through DVC
 
 bench: $(VENV)/.main  ## time each row against the bare model, into results/published/bench/
 	@$(BIN)/snakemake --quiet all --cores $(CORES) --until prepare
-	@$(BIN)/lapml bench --repeats 20 --output results/published/bench/demo
+	@$(BIN)/lapml bench --repeats 20 --output results/published/bench
 
 gpu-cub200: $(VENV)/.main  ## the whole of CUB-200-2011 on one GPU (set LAPML_CUB200), and publish its report
 	@$(BIN)/snakemake --cores $(CORES) --resources gpu=1 --configfile suites/cub200.yaml
@@ -52,7 +52,7 @@ gpu-cub200: $(VENV)/.main  ## the whole of CUB-200-2011 on one GPU (set LAPML_CU
 
 gpu-bench: $(VENV)/.main  ## time each row on one GPU, into results/published/bench/
 	@$(BIN)/snakemake --quiet all --cores $(CORES) --until prepare --configfile suites/cub200.yaml
-	@$(BIN)/lapml bench --params suites/cub200.yaml --repeats 20 --steps 20 --output results/published/bench/cub200-gpu
+	@$(BIN)/lapml bench --params suites/cub200.yaml --repeats 20 --steps 20 --output results/published/bench/gpu
 
 gpu-test: $(VENV)/.test  ## run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu

@@ -24,15 +24,15 @@ from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.model import build
 from lapml.paths import Paths
-from lapml.run import commit, device_name, versions, write_json
+from lapml.provenance import commit, device_name, versions
+from lapml.run import PLACEHOLDER, write_json
 from lapml.stats import t_interval
 from lapml.train import autocast, make_optimizer, pick_device, take_step
 
-PLACEHOLDER = {"m": 0.8, "alpha": 0.1, "delta": 0.4, "quantile": 0.5}  # a margin's value does not change its cost
-
 
 def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
-    """Time the rows; returns a Markdown table, and writes bench.json and bench.md into ``output`` if given."""
+    """Time the rows; returns a Markdown table, and writes bench.json and bench.md into ``output/SUITE`` if given."""
+    revision, dirty = commit()
     packed = Packed.open(paths.pack(dataset))
     device, precision = pick_device(params.train)
     torch.set_num_threads(params.train.threads)
@@ -49,8 +49,8 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
             seconds[name].append(contenders[name](steps) / steps)
     record = {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": commit()[0],
-        "dirty": commit()[1],
+        "commit": revision,
+        "dirty": dirty,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": platform.platform(),
         "device": device_name(device),
@@ -68,6 +68,7 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
     }
     text = _markdown(record)
     if output is not None:
+        output = output / params.suite
         write_json(output / "bench.json", record)
         (output / "bench.md").write_text(text + "\n", encoding="utf-8")
     return text
@@ -78,7 +79,7 @@ def _contender(
 ) -> Callable[[int], float]:
     """A function that runs some steps and returns their seconds."""
     method = params.all_rows()[0] if name == "bare" else name
-    config = resolve(params, dataset, method, 0, PLACEHOLDER)
+    config = resolve(params, dataset, method, 0, PLACEHOLDER)  # a margin's value does not change its cost
     settings = config.settings if name != "bare" else Method()
     if settings.mix:
         settings = settings.model_copy(

@@ -30,7 +30,7 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="A complete params fi
 Set = Annotated[list[str], typer.Option("--set", help="Override a key, as train.lr=0.01; repeatable.")]
 Dataset = Annotated[str, typer.Argument(help="A section of `data` in the params file.")]
 MethodName = Annotated[str, typer.Argument(help="A row: a section of `methods`.")]
-SeedNumber = Annotated[int, typer.Argument(help="The seed.")]
+SeedNumber = Annotated[int, typer.Argument(min=0, help="The seed.")]
 DEFAULT = Path("params.yaml")
 
 
@@ -42,8 +42,11 @@ def _plain(function):
         try:
             return function(*args, **kwargs)
         except LapmlError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
+            message = str(error)
+        except OSError as error:  # a full disk, a folder that may not be written
+            message = f"{error.filename or 'the system'}: {error.strerror or error}; what was finished before is intact"
+        typer.echo(f"error: {message}", err=True)
+        raise typer.Exit(1)
 
     return command
 
@@ -86,16 +89,11 @@ def config_show(
     if not dataset and not method:
         typer.echo(settings.model_dump_json(indent=2))
         return
-    from lapml.config import resolve
+    from lapml.config import resolve, tuned_values
 
-    if dataset not in settings.data and dataset:
-        resolve(settings, dataset, method, seed)  # says which there are
     dataset, method = dataset or settings.datasets[0], method or settings.all_rows()[0]
-    tuned = None
-    if method in settings.methods and settings.methods[method].unresolved():
-        path = paths.tuned(dataset, method)
-        tuned = json.loads(path.read_text())["values"] if path.is_file() else None
-    typer.echo(json.dumps(resolve(settings, dataset, method, seed, tuned).record(), indent=2))
+    values = tuned_values(settings, paths, dataset, method)
+    typer.echo(json.dumps(resolve(settings, dataset, method, seed, values).record(), indent=2))
 
 
 @suite_app.command("list")
@@ -216,7 +214,7 @@ def train(
         bool, typer.Option(help="Train on train, read val; into results/SUITE/development/.")
     ] = False,
     smoke: Annotated[
-        bool, typer.Option(help="Two epochs, a second or so: does it run at all? Into a temporary folder.")
+        bool, typer.Option(help="Two epochs, the second mixed throughout: does it run at all? Into a temporary folder.")
     ] = False,
 ) -> None:
     """Train one run on train + val, evaluate its last epoch on test, write its run folder.
@@ -225,13 +223,17 @@ def train(
     """
     import tempfile
 
-    settings, paths = _load(params, [*overrides, *(["train.epochs=2", "train.warmup_epochs=0"] if smoke else [])])
-    from lapml.run import Packed, execute, resolved
+    settings, paths = _load(params, overrides)
+    from lapml.run import Packed, execute, resolved, smoked
 
-    config = resolved(settings, paths, dataset, method, seed, development or smoke)
+    config = (
+        smoked(settings, dataset, method, seed)
+        if smoke
+        else resolved(settings, paths, dataset, method, seed, development)
+    )
     packed = Packed.open(paths.pack(dataset))
     with tempfile.TemporaryDirectory() as temporary:
-        folder = paths.development(dataset, method, seed) if development else paths.run(dataset, method, seed)
+        folder = (paths.development if development else paths.run)(dataset, method, seed)
         metrics = execute(config, packed, Path(temporary) if smoke else folder, quiet=_quiet())
     typer.echo(f"{config.evaluate} top-1 {metrics['top1']:.2f} %  ({'smoke' if smoke else folder})")
 
@@ -243,7 +245,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="test or val; a reading of test is recorded.")] = "test",
     params: ParamsFile = DEFAULT,
 ) -> None:
-    """Evaluate a finished run again, on the data of its suite.
+    """Evaluate a finished run again, on the packed data of its own suite.
 
     Example: lapml evaluate results/demo/runs/birds/baseline/0
     """
@@ -251,10 +253,10 @@ def evaluate(
 
     if split not in ("test", "val"):
         raise typer.BadParameter(f"found {split!r}, expected test or val", param_hint="--split")
-    settings, paths = _load(params, [])
+    settings, _ = _load(params, [])
     from lapml.run import reevaluate
 
-    typer.echo(json.dumps(reevaluate(run, settings, paths, split), indent=2))
+    typer.echo(json.dumps(reevaluate(run, settings, split), indent=2))
 
 
 @app.command()
@@ -321,7 +323,7 @@ def bench(
     repeats: Annotated[int, typer.Option(min=2, help="Rounds; every round times every row once.")] = 10,
     steps: Annotated[int, typer.Option(min=1, help="Steps a row and round.")] = 6,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for bench.json and bench.md; only printed without it.")
+        Path | None, typer.Option(help="Writes bench.json and bench.md into OUTPUT/SUITE; only printed without it.")
     ] = None,
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006

@@ -14,11 +14,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lapml.errors import LapmlError
+from lapml.paths import Paths
 from lapml.schema import CutMix, Data, Drawn, Localized, Method, Model, Params, Range, Run, Train, View
 
 __all__ = [
     "CutMix", "Data", "Drawn", "Localized", "Method", "Model", "Params", "Range", "Run", "Train", "View",
-    "digest", "frozen_margins", "load", "resolve", "study_identity",
+    "digest", "frozen_margins", "load", "resolve", "study_identity", "tuned_values",
 ]  # fmt: skip
 
 
@@ -112,6 +113,19 @@ def resolve(
         return run
     except ValidationError as error:
         raise LapmlError(_explain(f"{dataset}/{method}/{seed}", record, error)) from None
+
+
+def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, float] | None:
+    """What the tuned file of a row says, or None for a row without tuned keys."""
+    if method not in params.methods or not params.methods[method].unresolved():
+        return None
+    path = paths.tuned(dataset, method)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["values"]
+    except FileNotFoundError:
+        raise LapmlError(f"{path}: no tuned margins yet; run `lapml tune {dataset}` first") from None
+    except (ValueError, KeyError):
+        raise LapmlError(f"{path}: damaged; delete it and run `lapml tune {dataset}`") from None
 
 
 def study_identity(

@@ -78,6 +78,8 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
         backbone = timm.create_model(config.name, pretrained=initial and config.weights == "timm", **options)
     except Exception as error:  # timm raises many types here: unknown name, unsupported stride, no network
         raise LapmlError(f"model.name {config.name!r}: timm cannot make it ({' '.join(str(error).split())})") from None
+    if initial and config.weights == "timm":  # the hub gives no checksum of its own
+        record["sha256"] = weights.state_sha256(backbone.state_dict())
     if state is not None:
         try:
             backbone.load_state_dict(state)

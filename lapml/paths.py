@@ -14,6 +14,7 @@ RUN_FILES = (
     "provenance.json",
     "model.safetensors",
 )
+READS = "test_reads.jsonl"  # beside RUN_FILES, undeclared: a line for each reading of the test split
 PACK_FILES = ("index.parquet", "images.u8", "meta.json")
 REPORT_FILES = ("accuracy.csv", "accuracy.md", "accuracy.tex", "runs.csv", "curves.csv", "summary.json", "report.html")
 

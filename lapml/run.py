@@ -2,15 +2,12 @@
 
 import json
 import os
-import platform
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lapml import evaluate
-from lapml.config import Params, Run, resolve
+from lapml.config import Params, Run, resolve, tuned_values
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.model import Net, build
-from lapml.paths import RUN_FILES, Paths
+from lapml.paths import READS, RUN_FILES, Paths
+from lapml.provenance import code_sha256, commit, device_name, versions
 from lapml.train import Fitted, fit, pick_device
 from lapml.weights import sha256
 
-READS = "test_reads.jsonl"  # beside the declared files: a line for each reading of the test split
+PLACEHOLDER = {"m": 0.8, "alpha": 0.1, "delta": 0.4, "quantile": 0.5}  # where no tuned margin is needed
 
 
 def execute(
@@ -38,14 +36,14 @@ def execute(
     The files are written to a temporary folder and renamed, provenance.json last: it holds the others' checksums.
     ``last.pt`` lies beside them until the run is complete.
     """
-    started, clock = datetime.now(UTC), time.perf_counter()
+    started, clock, code = datetime.now(UTC), time.perf_counter(), commit()
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "last.pt"
     fitted = fit(config, packed, state, quiet, log)
+    record_read(folder, config.evaluate, "train")  # before it is read, so that no reading goes unrecorded
     seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
     totals = {key: sum(row[key] for row in fitted.history) for key in ("images_forward", "images_backward", "seconds")}
     metrics = {**evaluate.metrics(seen), **totals, "split": config.evaluate}
-    record_read(folder, config.evaluate, "train")
 
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -59,7 +57,8 @@ def execute(
         partial / "model.safetensors",
     )
     files = {name: sha256(partial / name) for name in RUN_FILES if name != "provenance.json"}
-    provenance = _provenance(config, packed, fitted, started, time.perf_counter() - clock, folder)
+    seconds = time.perf_counter() - clock + fitted.earlier_seconds
+    provenance = _provenance(config, packed, fitted, code, started, seconds, folder)
     write_json(partial / "provenance.json", {**provenance, "files": files})
     for name in sorted(RUN_FILES, key=lambda name: name == "provenance.json"):
         os.replace(partial / name, folder / name)
@@ -105,22 +104,36 @@ def load_net(folder: Path, config: Run, packed: Packed) -> tuple[Net, dict[str, 
     return net.to(memory_format=torch.channels_last).eval(), weights
 
 
-def reevaluate(folder: Path, params: Params, paths: Paths, split: str) -> dict[str, float]:
-    """Metrics of a finished run on a split of its data set; a reading of the test split is recorded beside the run."""
-    record, _ = open_run(folder)
-    settings = dict(record)
+def reevaluate(folder: Path, params: Params, split: str, root: Path = Path(".")) -> dict[str, float]:
+    """Metrics of a finished run on a split of its own packed data; a reading of the test split is recorded beside it.
+
+    Raises:
+        LapmlError: the run is not complete, its data have changed since, or it was trained on that split.
+    """
+    record, provenance = open_run(folder)
+    if split in record["fit"]:
+        raise LapmlError(
+            f"{folder}: this run was trained on {' + '.join(record['fit'])}, so {split} says nothing of it; "
+            "train one with --development to read val"
+        )
+    paths = Paths(record["suite"], root)
     if record["dataset"] not in params.data:
         raise LapmlError(
             f"{folder}: data set {record['dataset']!r} is not one of params' data: {', '.join(params.data)}"
         )
-    settings["data"] = {**record["data"], "source": params.data[record["dataset"]].source}
-    config = Run.model_validate({**settings, "evaluate": split})
+    data = {**record["data"], "source": params.data[record["dataset"]].source}
+    config = Run.model_validate({**record, "data": data, "evaluate": split})
     packed = Packed.open(paths.pack(config.dataset))
+    if packed.meta["sha256"] != provenance["data_sha256"]:
+        raise LapmlError(
+            f"{paths.pack(config.dataset)}: holds other data ({packed.meta['sha256'][:12]}) than the run was made with "
+            f"({provenance['data_sha256'][:12]}); prepare that data again, or train the run again"
+        )
     net, weights = load_net(folder, config, packed)
     device, precision = pick_device(config.train)
     torch.set_num_threads(config.train.threads)
-    seen = evaluate.predict(net.to(device), packed, config, weights, device, precision)
     record_read(folder, split, "evaluate")
+    seen = evaluate.predict(net.to(device), packed, config, weights, device, precision)
     return evaluate.metrics(seen)
 
 
@@ -131,22 +144,20 @@ def record_read(folder: Path, split: str, why: str) -> None:
             file.write(json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why}) + "\n")
 
 
-def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, float] | None:
-    """What the tuned file of a row says, or None for a row without tuned keys."""
-    if method not in params.methods or not params.methods[method].unresolved():
-        return None
-    path = paths.tuned(dataset, method)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["values"]
-    except FileNotFoundError:
-        raise LapmlError(f"{path}: no tuned margins yet; run `lapml tune {dataset}` first") from None
-    except (ValueError, KeyError):
-        raise LapmlError(f"{path}: damaged; delete it and run `lapml tune {dataset}`") from None
-
-
 def resolved(params: Params, paths: Paths, dataset: str, method: str, seed: int, development: bool = False) -> Run:
     """:func:`lapml.config.resolve` with the tuned file's values."""
     return resolve(params, dataset, method, seed, tuned_values(params, paths, dataset, method), development)
+
+
+def smoked(params: Params, dataset: str, method: str, seed: int) -> Run:
+    """A development run of two epochs whose second is mixed throughout; margins that are not tuned yet are placeholders."""
+    run = resolve(params, dataset, method, seed, PLACEHOLDER, development=True)
+    train = run.train.model_copy(update={"epochs": 2, "warmup_epochs": 0.0})
+    settings = run.settings
+    if settings.mix:
+        mix = settings.mix.model_copy(update={"prob": 1.0, "warmup_epochs": 1})
+        settings = settings.model_copy(update={"mix": mix})
+    return run.model_copy(update={"train": train, "settings": settings})
 
 
 def write_json(path: Path, record: Any) -> None:
@@ -157,48 +168,23 @@ def write_json(path: Path, record: Any) -> None:
     os.replace(temporary, path)
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that numbers depend on."""
-    names = ("lapml", "torch", "timm", "numpy", "pandas", "pillow", "optuna")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def commit() -> tuple[str | None, bool | None]:
-    """(commit, whether tracked files were changed since) of the project, or Nones outside git."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no", "--", "lapml"))
-    except (OSError, subprocess.CalledProcessError):
-        return None, None
-
-
-def device_name(device: torch.device) -> str:
-    """Of the GPU, or of the CPU with its number of cores."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"CPU: {model}, {os.cpu_count()} cores"
-
-
 def _provenance(
-    config: Run, packed: Packed, fitted: Fitted, started: datetime, seconds: float, folder: Path
+    config: Run,
+    packed: Packed,
+    fitted: Fitted,
+    code: tuple[str | None, bool | None],
+    started: datetime,
+    seconds: float,
+    folder: Path,
 ) -> dict[str, Any]:
-    revision, dirty = commit()
     cuda = fitted.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     reads = (folder / READS).read_text().splitlines() if (folder / READS).exists() else []
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": revision,
-        "dirty": dirty,
+        "commit": code[0],
+        "dirty": code[1],
+        "code_sha256": code_sha256(),
         "data_sha256": packed.meta["sha256"],
         "weights": fitted.weights,
         "versions": versions(),

@@ -187,12 +187,25 @@ class Range(Section):
         return self
 
 
-class MarginSpace(Section):
+class Space(Section):
+    """What is searched; every value of a range must be one that the row's own setting allows."""
+
+    @model_validator(mode="after")
+    def _allowed(self) -> Self:
+        bounds = {"m": (0, SQRT2), "alpha": (0, math.inf), "delta": (0, SQRT2), "quantile": (0, 1)}
+        for name, each in self:
+            low, high = bounds[name]
+            if each.low < low or each.high > high or (name == "quantile" and each.high == high):
+                raise ValueError(f"{name}: found {each.low}..{each.high}, expected within {low}..{high:.4g}")
+        return self
+
+
+class MarginSpace(Space):
     m: Range
     alpha: Range
 
 
-class AdaptiveSpace(Section):
+class AdaptiveSpace(Space):
     delta: Range
     quantile: Range
 
@@ -253,7 +266,31 @@ class Params(Section):
         if self.tuned_rows:
             for name in ("margin", "adaptive_margin"):
                 _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
+            self._tunable()
+        for name in self.all_rows():
+            mix = self.methods[name].mix
+            if mix and mix.warmup_epochs >= self.train.epochs:
+                raise ValueError(
+                    f"methods.{name}.mix.warmup_epochs: found {mix.warmup_epochs}, expected less than train.epochs "
+                    f"({self.train.epochs}): the row would never mix"
+                )
         return self
+
+    def _tunable(self) -> None:
+        """Tuned rows have something to tune, and trials that are long enough to differ."""
+        for name in self.tuned_rows:
+            own = {"margin": ("margin.m", "margin.alpha"), "adaptive_margin": ("adaptive.delta", "adaptive.quantile")}[
+                name
+            ]
+            if not set(own) & set(self.methods[name].unresolved()):
+                raise ValueError(
+                    f"tuned_rows: {name} has no key that says 'tuned' among {' and '.join(own)}; list it under rows"
+                )
+        warmup = max(self.train.warmup_epochs, *(self.methods[name].mix.warmup_epochs for name in self.tuned_rows))
+        if self.tune.epochs <= warmup:
+            raise ValueError(
+                f"tune.epochs: found {self.tune.epochs}, expected more than the warm-up of its runs ({warmup})"
+            )
 
     def all_rows(self) -> list[str]:
         """The rows of every table, in the order of ``methods``."""
@@ -266,7 +303,7 @@ class Run(Section):
     suite: str
     dataset: str
     method: str
-    seed: int
+    seed: Seed
     fit: list[Literal["train", "val"]]
     evaluate: Literal["val", "test"]
     data: Data

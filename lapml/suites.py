@@ -1,5 +1,6 @@
 """Putting a suite into params.yaml, the one file that DVC knows."""
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -25,8 +26,10 @@ def use(name: str, target: Path = Path("params.yaml")) -> str:
     load(source)
     kept = ""
     if target.exists() and target.read_bytes() not in known.values():
-        shutil.copy2(target, target.with_name(target.name + ".old"))
-        kept = f" (what it held is kept as {target.name}.old)"
+        names = (f"{target.name}.old{number or ''}" for number in itertools.count())
+        old = next(path for path in map(target.with_name, names) if not path.exists())
+        shutil.copy2(target, old)
+        kept = f" (what it held is kept as {old})"
     temporary = target.with_name(target.name + ".tmp")
     temporary.write_bytes(known[name])
     os.replace(temporary, target)

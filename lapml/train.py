@@ -23,6 +23,7 @@ from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
 from lapml.errors import DivergedError, LapmlError  # noqa: E402
 from lapml.model import GRID, Net, build, frozen_statistics, groups  # noqa: E402
+from lapml.provenance import code_sha256  # noqa: E402
 
 COLUMNS = (
     "epoch lr loss ce loss_margin loss_adaptive accuracy d_mean d0 s_mean rho_mean beyond "
@@ -38,6 +39,7 @@ class Fitted:
     device: torch.device
     precision: str
     resumed: int  # how often the run was taken up again
+    earlier_seconds: float  # of the epochs before it was
 
 
 def fit(
@@ -75,7 +77,7 @@ def fit(
     batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], device)
     steps = batches.steps(train.batch)
 
-    key = digest([config.record(), packed.meta["sha256"], weights.get("sha256"), torch.__version__, device.type])
+    key = digest([config.record(), packed.meta["sha256"], weights, code_sha256(), torch.__version__, str(device)])
     history: list[dict[str, Any]] = []
     resumed = 0
     if state is not None and (saved := _load_state(state, key, device)):
@@ -83,6 +85,8 @@ def fit(
         optimizer.load_state_dict(saved["optimizer"])
         history, resumed = saved["history"], saved["resumed"] + 1
         log(f"resumed after epoch {len(history)} of {train.epochs}")
+
+    earlier = sum(row["seconds"] for row in history)
 
     for epoch in range(len(history), train.epochs):
         started, net_stats, last_shown = time.perf_counter(), Means(), 0.0
@@ -136,7 +140,7 @@ def fit(
                 f"epoch {epoch + 1}/{train.epochs}  loss {means['loss']:.4f}  accuracy {means['accuracy']:.1f} %  "
                 f"{speed:.0f} images/s  {row['seconds'] * (train.epochs - epoch - 1):.0f} s left"
             )
-    return Fitted(net, history, weights, device, precision, resumed)
+    return Fitted(net, history, weights, device, precision, resumed, earlier)
 
 
 def take_step(

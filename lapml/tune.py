@@ -15,11 +15,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lapml import evaluate
-from lapml.config import Params, Range, digest, frozen_margins, resolve, study_identity
+from lapml.config import Params, Range, digest, frozen_margins, resolve, study_identity, tuned_values
 from lapml.data.pack import Packed
 from lapml.errors import DivergedError, LapmlError
 from lapml.paths import Paths
-from lapml.run import commit, tuned_values, versions, write_json
+from lapml.provenance import commit, versions
+from lapml.run import write_json
 from lapml.train import fit
 
 ORDER = ("margin", "adaptive_margin")
@@ -36,7 +37,9 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
         the tuned file's content; ``values`` holds the best margins, those of ``margin`` included.
     """
     earlier = tuned_values(params, paths, dataset, "margin") if method == "adaptive_margin" else None
-    frozen = frozen_margins(earlier)
+    revision, dirty = commit()
+    searched = [key.partition(".")[2] for key in params.methods[method].unresolved()]
+    frozen = {name: value for name, value in frozen_margins(earlier).items() if name in searched}
     packed = Packed.open(paths.pack(dataset))
     what = study_identity(params, dataset, method, frozen, packed.meta["sha256"])
     name = digest(what)
@@ -46,7 +49,7 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     while (done := len(_finished(study))) < params.tune.trials:
         study.sampler = optuna.samplers.TPESampler(seed=done, n_startup_trials=max(1, params.tune.trials // 2))
         trial = study.ask()
-        values = {key: _suggest(trial, key, each) for key, each in space}
+        values = {key: _suggest(trial, key, each) for key, each in space if key in searched}
         log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: {_show(values)}")
         try:
             scores = [_score(params, packed, dataset, method, seed, {**frozen, **values}) for seed in params.tune.seeds]
@@ -66,7 +69,6 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
             f"{dataset}/{method}: the loss diverged in all {len(finished)} trials; lower train.lr or tune.{method}"
         )
     best = max(scored, key=lambda trial: trial.value)  # the first of equals
-    revision, dirty = commit()
     result = {
         "dataset": dataset,
         "method": method,

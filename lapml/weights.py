@@ -50,6 +50,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def state_sha256(state: dict[str, torch.Tensor]) -> str:
+    """Hex digest of a state dict's names and values."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load(source: str, name: str) -> tuple[dict[str, torch.Tensor] | None, dict[str, Any]]:
     """The state dict of a whole timm model, and what it is.
 

@@ -1,6 +1,7 @@
 """Settings and paths. Both come from lapml, so that the rules and dvc.yaml cannot drift apart."""
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -11,11 +12,11 @@ from lapml.paths import PACK_FILES, REPORT_FILES, RUN_FILES, Paths
 
 # The one params file: a suite is complete, so that --configfile replaces params.yaml instead of overlaying it. (The
 # first: a process that Snakemake spawns gets `--configfiles` of both.)
-PARAMS_FILE = os.path.relpath([*workflow.overwrite_configfiles, "params.yaml"][0])
+PARAMS_FILE = shlex.quote(os.path.relpath([*workflow.overwrite_configfiles, "params.yaml"][0]))
 if workflow.config_settings.config:
     raise WorkflowError("--config: settings live in params.yaml; edit it, or name a complete file with --configfile")
 try:
-    PARAMS = load(PARAMS_FILE)
+    PARAMS = load(*shlex.split(PARAMS_FILE))
 except LapmlError as error:
     raise WorkflowError(str(error)) from None
 PATHS = Paths(PARAMS.suite)

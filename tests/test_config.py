@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,28 @@ def test_the_rows_are_the_ablation(path):
 
 
 def test_numbers_in_place_of_tuned(tmp_path):
-    params = config.load(PARAMS, ["methods.margin.margin.m=1", "methods.margin.margin.alpha=0.25"])
+    fixed = ["methods.margin.margin.m=1", "methods.margin.margin.alpha=0.25"]
+    with pytest.raises(LapmlError, match="tuned_rows: margin has no key that says 'tuned'"):
+        config.load(PARAMS, fixed)
+    params = config.load(
+        PARAMS, [*fixed, "rows=[baseline, cutmix, loc_cutmix, margin]", "tuned_rows=[adaptive_margin]"]
+    )
     assert params.methods["margin"].margin.m == 1 and params.methods["margin"].unresolved() == []
     assert params.methods["adaptive_margin"].margin.m == "tuned"  # an anchor's copies change apart
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("methods.cutmix.mix.warmup_epochs=99", "methods.cutmix.mix.warmup_epochs: found 99"),
+        ("tune.epochs=2", "tune.epochs: found 2, expected more than the warm-up"),
+        ("tune.margin.m={low: 0.5, high: 9.0}", "m: found 0.5..9.0"),
+        ("tune.adaptive_margin.quantile={low: 0.5, high: 1.0}", "quantile: found 0.5..1.0"),
+    ],
+)
+def test_settings_that_contradict_each_other(override, message):
+    with pytest.raises(LapmlError, match=re.escape(message)):
+        config.load(PARAMS, [override])
 
 
 # --- bad values ---

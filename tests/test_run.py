@@ -1,18 +1,23 @@
 """The run folder: complete or refused, and a finished run read again gives its numbers again."""
 
 import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from lapml import config, provenance
 from lapml import run as runs
 from lapml.bench import bench
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
-from lapml.paths import RUN_FILES, Paths
+from lapml.paths import READS, RUN_FILES, Paths
 from lapml.report.pictures import CAMS_SHOWN, MIXED_SHOWN, galleries
+
+ROOT = Path(__file__).parent.parent
 
 
 def quietly(line: str) -> None:
@@ -27,7 +32,7 @@ def folder(small_run, packed, tmp_path) -> Path:
 
 
 def test_a_run_folder_is_whole(folder, small_run, packed):
-    assert {path.name for path in folder.iterdir()} == {*RUN_FILES, runs.READS}  # no last.pt, nothing temporary
+    assert {path.name for path in folder.iterdir()} == {*RUN_FILES, READS}  # no last.pt, nothing temporary
     config, provenance = runs.open_run(folder)
     assert config == json.loads(json.dumps(small_run("loc_cutmix").record()))
     assert "source" not in config["data"]
@@ -78,13 +83,55 @@ def opened(packed, monkeypatch) -> None:
 
 
 def test_reading_a_run_again_gives_its_numbers_and_is_recorded(folder, small_params, tmp_path, opened):
-    params, paths = small_params(), Paths("demo", tmp_path)
     written = json.loads((folder / "metrics.json").read_text())
-    again = runs.reevaluate(folder, params, paths, "test")
+    again = runs.reevaluate(folder, small_params(), "test", tmp_path)
     assert again == {key: written[key] for key in again}
-    assert len((folder / runs.READS).read_text().splitlines()) == 2
-    assert runs.reevaluate(folder, params, paths, "val")["n"] == 12
-    assert len((folder / runs.READS).read_text().splitlines()) == 2  # only readings of test are counted
+    assert len((folder / READS).read_text().splitlines()) == 2
+
+
+def test_reading_a_split_that_the_run_was_trained_on_is_refused(folder, small_params, tmp_path, opened):
+    with pytest.raises(LapmlError, match="trained on train \\+ val"):
+        runs.reevaluate(folder, small_params(), "val", tmp_path)
+    assert len((folder / READS).read_text().splitlines()) == 1
+
+
+def test_reading_a_run_on_other_data_is_refused(folder, small_params, packed, tmp_path, monkeypatch):
+    other = replace(packed, meta={**packed.meta, "sha256": "1" * 64})
+    monkeypatch.setattr(Packed, "open", lambda folder: other)
+    with pytest.raises(LapmlError, match="other data"):
+        runs.reevaluate(folder, small_params(), "test", tmp_path)
+
+
+def test_the_smoke_run_mixes_and_needs_no_tuned_margin(small_params, packed, tmp_path):
+    params = config.load(ROOT / "params.yaml", ["model.name=test_resnet", "model.weights=none", "train.batch=6"])
+    run = runs.smoked(params, "birds", "adaptive_margin", 0)
+    runs.execute(run, packed, tmp_path / "smoke", log=quietly)
+    assert list(pd.read_csv(tmp_path / "smoke/history.csv")["mixed_batches"]) == [0, 4]
+
+
+def test_commit_says_whether_the_package_differs_from_it(tmp_path, monkeypatch):
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=lapml", "-c", "user.email=lapml@localhost")
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "lapml").mkdir()
+    (tmp_path / "lapml/a.py").write_text("a = 1\n")
+    (tmp_path / "README.md").write_text("a\n")
+    monkeypatch.setattr(provenance, "HERE", tmp_path / "lapml")
+    assert provenance.commit() == (None, None)
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "a")
+    (tmp_path / "README.md").write_text("b\n")  # no code
+    revision, dirty = provenance.commit()
+    assert len(revision) == 40 and dirty is False
+    before = provenance.code_sha256()
+    (tmp_path / "lapml/b.py").write_text("b = 1\n")  # not tracked, but imported
+    assert provenance.commit() == (revision, True)
+    (tmp_path / "lapml/b.py").unlink()
+    (tmp_path / "lapml/a.py").write_text("a = 2\n")
+    assert provenance.commit() == (revision, True)
+    assert provenance.code_sha256() != before
 
 
 def test_a_loaded_net_is_the_trained_one(folder, small_run, packed):
@@ -120,9 +167,9 @@ def test_pictures_for_the_report(small_params, packed, tmp_path, opened):
 def test_bench_times_every_row_and_says_what_ran(small_params, packed, tmp_path, opened):
     params = small_params()
     text = bench(params, Paths("demo", tmp_path), "birds", repeats=2, steps=1, output=tmp_path / "bench")
-    record = json.loads((tmp_path / "bench/bench.json").read_text())
+    record = json.loads((tmp_path / "bench/demo/bench.json").read_text())
     assert list(record["rows"]) == ["bare", *params.all_rows()]
     assert all(len(times) == 2 and min(times) > 0 for times in record["seconds_per_step"].values())
     assert record["rows"]["bare"]["speed_vs_bare"][0] == 1
     assert record["rows"]["baseline"]["step_vs_baseline"][0] == 1
-    assert (tmp_path / "bench/bench.md").read_text() == text + "\n"
+    assert (tmp_path / "bench/demo/bench.md").read_text() == text + "\n"

@@ -128,7 +128,7 @@ class Batches:
 
     def _read(self, plan: list[tuple[np.ndarray, bool]]) -> Iterable[tuple[np.ndarray, bool, Tensor]]:
         if self.array is not None:
-            return ((rows, mixed, self.array[torch.from_numpy(rows).to(self.device)]) for rows, mixed in plan)
+            return ((rows, mixed, self.array[self._send(rows)]) for rows, mixed in plan)
         pin = self.device.type == "cuda"
         read = ((rows, mixed, torch.from_numpy(self.packed.images[rows])) for rows, mixed in plan)
         if not pin:

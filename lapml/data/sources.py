@@ -36,7 +36,7 @@ def fetch(name: str, data: config.Data, paths: Paths) -> None:
         LapmlError: the source is missing, broken, unsafe to unpack or cannot be downloaded, or holds no data set.
     """
     variable = "LAPML_" + name.upper().replace("-", "_")
-    source = os.environ.get(variable) or data.source
+    source = data.source if data.source == "drawn" else os.environ.get(variable) or data.source
     mend = f"set data.{name}.source or the environment variable {variable}"
     try:
         kind, folder = _folder(name, source, data, paths, mend)

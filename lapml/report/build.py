@@ -1,5 +1,6 @@
 """Make the report of a suite, and publish it: the two commands that end the pipeline."""
 
+import json
 import re
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ import pandas as pd
 from lapml import config
 from lapml.config import Params
 from lapml.errors import LapmlError
-from lapml.paths import REPORT_FILES, Paths
+from lapml.paths import READS, REPORT_FILES, Paths
 from lapml.report import page, tables
 from lapml.report.runs import differences
 
@@ -78,7 +79,7 @@ def publish(params: Params, paths: Paths) -> Path:
     runs = tables.collect(params, paths)
     if (paths.report / "runs.csv").read_text(encoding="utf-8") != runs.to_csv(index=False):
         raise LapmlError(f"{paths.report / 'runs.csv'}: is not of the runs as they are now; run `lapml report` again")
-    _refuse_pictures(params, paths.report / "report.html")
+    _refuse_pictures(params, paths, paths.report / "report.html")
     paths.published.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.published.parent, prefix=f".{params.suite}-", suffix=".tmp") as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"
@@ -104,6 +105,8 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
         folder.mkdir(parents=True)
         for name in PUBLISHED_RUN_FILES:
             shutil.copyfile(paths.run(*run) / name, folder / name)
+        if (reads := paths.run(*run) / READS).is_file():
+            shutil.copyfile(reads, folder / READS)
     for dataset in params.datasets:
         for method in params.tuned_rows:
             folder = target / "tuned" / dataset
@@ -111,11 +114,18 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
             shutil.copyfile(paths.tuned(dataset, method), folder / f"{method}.json")
 
 
-def _refuse_pictures(params: Params, html: Path) -> None:
+def _drawn(params: Params, paths: Paths, dataset: str) -> bool:
+    """Whether what was packed, not only what params name, is drawn."""
+    meta = paths.pack(dataset) / "meta.json"
+    packed = json.loads(meta.read_text(encoding="utf-8"))["source"]["kind"] if meta.is_file() else "drawn"
+    return params.data[dataset].source == "drawn" == packed
+
+
+def _refuse_pictures(params: Params, paths: Paths, html: Path) -> None:
     found = IMAGES.search(html.read_text(encoding="utf-8"))
     if found is None:
         raise LapmlError(f"{html}: does not say whether it shows pictures of the data; run `lapml report` again")
-    foreign = [name for name in params.datasets if params.data[name].source != "drawn"]
+    foreign = [name for name in params.datasets if not _drawn(params, paths, name)]
     if found.group(1) == "data" and foreign:
         raise LapmlError(
             f"{html}: shows pictures of {', '.join(foreign)}, which are not ours to publish; "

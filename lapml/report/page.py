@@ -160,8 +160,10 @@ def _tuned(records: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
 
 def _ran(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Name and values of everything that made the runs, each distinct value once."""
-    dirty = int(runs["dirty"].astype(bool).sum())
+    dirty, unknown = int((runs["dirty"] == True).sum()), int(runs["dirty"].isna().sum())  # noqa: E712
     state = [f"{dirty} of {len(runs)} runs from a working tree with uncommitted changes"] if dirty else ["clean tree"]
+    if unknown:
+        state = [f"{unknown} of {len(runs)} runs from outside a git checkout: their code is not known"]
     versions: dict[str, list[str]] = {}
     for text in runs["versions"]:
         for package, version in json.loads(text).items():
@@ -241,6 +243,9 @@ def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
         lines.append(f"Only {_count(params.seeds, 'seed')}: too few for a claim about the method.")
     if runs["dirty"].astype(bool).any():
         lines.append("Some runs come from uncommitted code: their commit does not say all that ran.")
+    if runs["commit"].nunique(dropna=False) > 1:
+        lines.append("The runs come from more than one commit, see the list of runs; whether the code between them differs in "
+                     "what a run does, the commits tell.")  # fmt: skip
     if (runs["test_reads"] != 1).any():
         lines.append("Some runs read the test split more than once, see the list of runs.")
     return lines

@@ -16,7 +16,7 @@ import pandas as pd
 from lapml import config
 from lapml.config import Params
 from lapml.errors import LapmlError
-from lapml.paths import RUN_FILES, Paths
+from lapml.paths import READS, RUN_FILES, Paths
 
 ACCURACIES = ("top1", "top5", "mean_class", "recall1", "recall5")  # percent
 METRICS = (*ACCURACIES, "n", "loss", "images_forward", "images_backward", "seconds")
@@ -123,7 +123,9 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
         raise LapmlError(f"{path}: data_sha256: found {record.get('data_sha256')}, expected {packed} ({meta})")
     tuned_after = method == "adaptive_margin" and params.methods["margin"].unresolved()
     earlier = _json(paths.tuned(dataset, "margin")).get("values") if tuned_after else None
-    study = config.study_identity(params, dataset, method, config.frozen_margins(earlier), record.get("data_sha256"))
+    searched = [key.partition(".")[2] for key in params.methods[method].unresolved()]
+    frozen = {name: value for name, value in config.frozen_margins(earlier).items() if name in searched}
+    study = config.study_identity(params, dataset, method, frozen, record.get("data_sha256"))
     if record.get("study") != (expected := config.digest(study)):
         raise LapmlError(
             f"{path}: study: found {record.get('study')}, expected {expected}: the settings of its runs, its search range or "
@@ -184,6 +186,8 @@ def _run(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
             for name in names}  # fmt: skip
     row |= {"weights_name": weights.get("name"), "weights_sha256": weights.get("sha256")}
     row |= {name: origin[name] for name in PROVENANCE if name not in ("weights", "seconds", "versions")}
+    if (reads := folder / READS).is_file():  # later readings too
+        row["test_reads"] = len(reads.read_text(encoding="utf-8").splitlines())
     return row | {"run_seconds": origin["seconds"], "versions": json.dumps(origin["versions"], sort_keys=True)}
 
 
@@ -260,5 +264,6 @@ def _refuse(faults: list[str], params: Params) -> None:
         raise LapmlError(
             f"the runs of suite {params.suite!r} do not agree with its settings, so no table is made of them:\n  "
             + "\n  ".join(faults)
-            + "\nrun `snakemake` or `dvc repro` again: it makes anew what is missing or out of date"
+            + "\nrun `snakemake` or `dvc repro` again: it makes anew what is missing or out of date; where it finds nothing to "
+            "do, delete the folders of these runs first"
         )

@@ -36,7 +36,7 @@ def make_suite(root: Path, *overrides: str) -> tuple[Params, Paths]:
     paths = Paths(params.suite, root)
     for dataset in params.datasets:
         paths.pack(dataset).mkdir(parents=True)
-        (paths.pack(dataset) / "meta.json").write_text(json.dumps({"sha256": "d" * 64}))
+        (paths.pack(dataset) / "meta.json").write_text(json.dumps({"sha256": "d" * 64, "source": {"kind": "drawn"}}))
         for method in params.tuned_rows:
             write_tuned(paths, params, dataset, method)
         for method in params.all_rows():
@@ -52,6 +52,8 @@ def write_tuned(paths: Paths, params: Params, dataset: str, method: str) -> None
         "dataset": dataset, "method": method, "values": values, "score": 52.0, "trials": trials,
         "seeds": params.tune.seeds, "epochs": params.tune.epochs, "settings": {}, "data_sha256": "d" * 64,
     }  # fmt: skip
+    frozen = config.frozen_margins(VALUES) if method == "adaptive_margin" else {}
+    record["study"] = config.digest(config.study_identity(params, dataset, method, frozen, "d" * 64))
     path = paths.tuned(dataset, method)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))

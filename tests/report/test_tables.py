@@ -45,8 +45,8 @@ def test_a_changed_setting_is_named_with_both_values(suite):
     params, paths = suite
     changed = params.model_copy(update={"train": params.train.model_copy(update={"lr": 0.02})})
     text = refusal(changed, paths)
-    assert text.count("config.json: train.lr: found 0.01, expected 0.02") == 10
-    assert "birds/adaptive_margin/1" in text
+    assert text.count("config.json: train.lr: found 0.01, expected 0.02") == 6  # the rows that are not tuned
+    assert text.count(".json: study: found") == 2  # the margins were tuned at another lr
 
 
 def test_other_tuned_values_are_refused(suite, edit):
@@ -54,7 +54,8 @@ def test_other_tuned_values_are_refused(suite, edit):
     edit(paths.tuned("birds", "margin"), values={"m": 0.7, "alpha": 0.05})
     text = refusal(params, paths)
     assert "birds/margin/0: config.json: settings.margin.m: found 0.8, expected 0.7" in text
-    assert "adaptive_margin" not in text and "birds/cutmix" not in text
+    assert "adaptive_margin.json: study: found" in text  # tuned after other margins
+    assert "birds/cutmix" not in text
 
 
 def test_missing_and_unknown_keys_are_named():
@@ -101,6 +102,13 @@ def test_a_tuned_file_that_does_not_fit_is_refused(suite, edit, changes, message
     params, paths = suite
     edit(paths.tuned("birds", "margin"), **changes)
     assert message in refusal(params, paths)
+
+
+def test_margins_of_another_search_are_refused(suite):
+    params, paths = suite
+    space = params.tune.margin.model_copy(update={"m": params.tune.margin.m.model_copy(update={"high": 0.9})})
+    other = params.model_copy(update={"tune": params.tune.model_copy(update={"margin": space})})
+    assert "search range" in refusal(other, paths)
 
 
 def test_other_data_is_refused(suite, edit):
@@ -227,6 +235,11 @@ def test_two_datasets_are_compared_apart(suite):
     for path in [*paths.base.glob("runs/more/*/*/config.json"), *paths.base.glob("tuned/more/*.json")]:
         path.write_text(path.read_text().replace('"dataset": "birds"', '"dataset": "more"'))
     both = config.load(file)
+    frozen = config.frozen_margins(json.loads(paths.tuned("more", "margin").read_text())["values"])
+    for method, earlier in (("margin", {}), ("adaptive_margin", frozen)):
+        record = json.loads(paths.tuned("more", method).read_text())
+        study = config.study_identity(both, "more", method, earlier, record["data_sha256"])
+        paths.tuned("more", method).write_text(json.dumps({**record, "study": config.digest(study)}))
     _, _, table = made(both, paths)
     first, second = (rows.drop(columns="dataset").reset_index(drop=True) for _, rows in table.groupby("dataset"))
     pd.testing.assert_frame_equal(first, second)

@@ -1,0 +1,50 @@
+"""What only a GPU can show: no host synchronisation in a step, bf16 near fp32, and the same numbers twice."""
+
+import pytest
+import torch
+
+from lapml.data.batches import Batches
+from lapml.data.index import rows_of
+from lapml.model import build
+from lapml.train import autocast, fit, make_optimizer, take_step
+
+ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
+CUDA = ["train.device=cuda", "train.precision=auto"]
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_step_does_not_wait_for_the_device(small_run, packed, row, resident):
+    run = small_run(row, *CUDA)
+    device = torch.device("cuda")
+    net, weights = build(run.model, 3, run.data.view.side, 0)
+    net.to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(net, run.train)
+    rows = rows_of(packed.index, ["train"])
+    batches = Batches(packed, rows, run.data.view, weights["mean"], weights["std"], device, resident)
+    for batch in batches.training(0, 0, 6, run.settings):  # the first epoch allocates and picks kernels
+        take_step(net, optimizer, run.settings, batch, autocast(device, "bf16"))
+    steps = batches.training(0, 1, 6, run.settings)
+    for batch in steps:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            take_step(net, optimizer, run.settings, batch, autocast(device, "bf16"))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_same_seed_gives_the_same_numbers(small_run, packed, row):
+    first, second = (fit(small_run(row, *CUDA), packed, log=lambda line: None).history for _ in range(2))
+    assert [epoch["loss"] for epoch in first] == [epoch["loss"] for epoch in second]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_bf16_trains_like_fp32(small_run, packed, row):
+    overrides = [*CUDA[:1], "train.epochs=1", "train.warmup_epochs=0"]
+    half, full = (
+        fit(small_run(row, *overrides, f"train.precision={kind}"), packed, log=lambda line: None).history[0]["loss"]
+        for kind in ("bf16", "fp32")
+    )
+    assert half == pytest.approx(full, rel=0.05)
