@@ -65,6 +65,8 @@ def report(
 def publish(params: Params, paths: Paths) -> Path:
     """Copy a suite's report, tuned files and runs (without model weights) to ``paths.published``, to be committed.
 
+    Beside them it writes each chart as an SVG of its own into ``figures/``.
+
     What lay there is replaced as a whole: it stays until the new copy is complete.
 
     Returns:
@@ -107,7 +109,15 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
             shutil.copyfile(paths.run(*run) / name, folder / name)
         if (reads := paths.run(*run) / READS).is_file():
             shutil.copyfile(reads, folder / READS)
+    epochs = tables.histories(params, paths)
+    table = tables.accuracy(runs, tables.predictions(params, paths), params)
     for dataset in params.datasets:
+        (target / "figures").mkdir(exist_ok=True)
+        for name, chart in page.charts(
+            *(frame[frame["dataset"] == dataset] for frame in (runs, epochs, table))
+        ).items():
+            if chart:
+                (target / "figures" / f"{dataset}-{name}.svg").write_bytes(chart)
         for method in params.tuned_rows:
             folder = target / "tuned" / dataset
             folder.mkdir(parents=True, exist_ok=True)

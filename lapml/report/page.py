@@ -101,6 +101,18 @@ def _against_baseline(table: pd.DataFrame) -> str:
     return text + (f" Significantly below it: {_list(worse)}." if worse else "")
 
 
+def charts(runs: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> dict[str, bytes]:
+    """The charts of one data set as SVG, by name; a chart that its rows have nothing for is missing or empty."""
+    return {
+        "accuracy": figures.accuracy(table, runs),
+        "cost": figures.cost_against_accuracy(table, runs),
+        "loss": figures.loss_curves(epochs),
+        "train": figures.accuracy_curves(epochs),
+        "distances": figures.distances(epochs, runs),
+        "beyond": figures.beyond(epochs, runs),
+    }
+
+
 def _dataset(
     name: str,
     params: Params,
@@ -120,19 +132,11 @@ def _dataset(
             number, bracket, rest = text[column].partition(" [")  # the interval goes below its number
             cells.append({"text": number, "detail": (bracket + rest).strip(), "bold": column in bold})
         rows.append(cells)
-    charts = {
-        "accuracy": figures.accuracy(table, runs),
-        "cost": figures.cost_against_accuracy(table, runs),
-        "loss": figures.loss_curves(epochs),
-        "train": figures.accuracy_curves(epochs),
-        "distances": figures.distances(epochs, runs),
-        "beyond": figures.beyond(epochs, runs),
-    }
     return {
         "name": name,
         "verdict": verdict(table, params),
         "rows": rows,
-        "charts": {key: _inline(image, "svg+xml") for key, image in charts.items()},
+        "charts": {key: _inline(image, "svg+xml") for key, image in charts(runs, epochs, table).items()},
         "tuned": _tuned({method: record for (dataset, method), record in tuned.items() if dataset == name}),
         "gallery": _inline(figures.gallery(mixes), "png") if mixes else None,
         "cams": _inline(figures.cams(cams), "png") if cams else None,

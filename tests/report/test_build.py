@@ -68,7 +68,10 @@ def test_publish_copies_without_weights(suite, galleries, params_file):
         for seed in params.seeds
         for name in ("config.json", "history.csv", "metrics.json", "predictions.parquet", "provenance.json")
     }
-    assert found == runs | set(REPORT_FILES) | {"tuned/birds/margin.json", "tuned/birds/adaptive_margin.json"}
+    tuned = {"tuned/birds/margin.json", "tuned/birds/adaptive_margin.json"}
+    charts = {f"figures/birds-{name}.svg" for name in ("accuracy", "cost", "loss", "train", "distances", "beyond")}
+    assert found == runs | set(REPORT_FILES) | tuned | charts
+    assert all((target / chart).stat().st_size > 0 for chart in charts)
     assert (target / "report.html").read_bytes() == (paths.report / "report.html").read_bytes()
 
 
