@@ -1,0 +1,51 @@
+"""What is committed under results/published: it says what made it, and README quotes it as it stands."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "results/published"
+SUITES = sorted(path.parent for path in PUBLISHED.glob("*/accuracy.md"))
+RUNS = sorted(path.parent for path in PUBLISHED.glob("*/runs/*/*/*/metrics.json"))
+
+
+def test_there_are_published_results():
+    assert {suite.name for suite in SUITES} >= {"demo", "sparrows"}
+    assert len(RUNS) >= 30
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.name)
+def test_readme_quotes_the_tables(suite):
+    readme = (ROOT / "README.md").read_text()
+    for line in (suite / "accuracy.md").read_text().splitlines():
+        if line.startswith("|"):
+            assert line in readme
+
+
+def test_readme_quotes_the_benchmark():
+    assert (PUBLISHED / "bench/demo/bench.md").read_text().strip() in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda path: "/".join(path.parts[-5:]))
+def test_every_run_says_what_made_it(run):
+    metrics, provenance = (json.loads((run / name).read_text()) for name in ("metrics.json", "provenance.json"))
+    assert re.fullmatch(r"[0-9a-f]{40}", provenance["commit"]) and provenance["dirty"] is False
+    assert provenance["command"].startswith("lapml train ") and provenance["device"]
+    assert provenance["data_sha256"] and provenance["weights"]["sha256"]
+    reads = (run / "test_reads.jsonl").read_text().splitlines()
+    assert len(reads) == provenance["test_reads"] == 1  # the test split was read once, by the final evaluation
+    table = pd.read_parquet(run / "predictions.parquet")
+    assert len(table) == metrics["n"]
+    assert metrics["top1"] == pytest.approx(100 * (table["top1"] == table["label"]).mean())
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.name)
+def test_no_picture_of_a_data_set_that_is_not_ours(suite):
+    page = (suite / "report.html").read_text()
+    drawn = "source: drawn" in page
+    assert drawn or 'name="lapml-images" content="none"' in page
+    assert not re.search(r'(?:src|href)="https?:', page)  # self-contained
