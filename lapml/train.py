@@ -88,11 +88,13 @@ def fit(
 
     earlier = sum(row["seconds"] for row in history)
 
+    bar = _bar(quiet, len(history), train.epochs, steps * train.batch)
     for epoch in range(len(history), train.epochs):
         started, net_stats, last_shown = time.perf_counter(), Means(), 0.0
         counts = {"images_forward": 0, "images_backward": 0, "mixed_batches": 0}
         floor = None  # d₀, measured once an epoch
-        bar = _bar(quiet, epoch, train.epochs, steps * train.batch)
+        if bar is not None:
+            bar.set_description(f"epoch {epoch + 1}/{train.epochs}")
         for step, batch in enumerate(batches.training(config.seed, epoch, train.batch, settings)):
             lr = schedule(train, steps, epoch * steps + step)
             optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = lr, lr * train.head_lr
@@ -112,8 +114,6 @@ def fit(
             if bar is not None:
                 bar.update(len(batch.rows))
         means = net_stats.values()
-        if bar is not None:
-            bar.close()
         if not math.isfinite(means["loss"]):
             raise DivergedError(
                 f"{config.dataset}/{config.method}/{config.seed}: the loss became {means['loss']} in epoch {epoch + 1} at "
@@ -140,6 +140,8 @@ def fit(
                 f"epoch {epoch + 1}/{train.epochs}  loss {means['loss']:.4f}  accuracy {means['accuracy']:.1f} %  "
                 f"{speed:.0f} images/s  {row['seconds'] * (train.epochs - epoch - 1):.0f} s left"
             )
+    if bar is not None:
+        bar.close()
     return Fitted(net, history, weights, device, precision, resumed, earlier)
 
 
@@ -247,12 +249,13 @@ def _check_scale(stride: int, side: int, scale: float) -> None:
         )
 
 
-def _bar(quiet: bool, epoch: int, epochs: int, images: int):  # noqa: ANN202
+def _bar(quiet: bool, done: int, epochs: int, images: int):  # noqa: ANN202
+    """One bar for the whole run, so that the time left is the run's."""
     if quiet:
         return None
     from tqdm import tqdm
 
-    return tqdm(total=images, desc=f"epoch {epoch + 1}/{epochs}", unit="img", file=sys.stderr)
+    return tqdm(total=epochs * images, initial=done * images, unit="img", file=sys.stderr)
 
 
 def _save_state(path: Path, state: dict[str, Any]) -> None:
