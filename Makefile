@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint dvc bench gpu-cub200 gpu-bench gpu-test lock clean
+.PHONY: help setup reproduce test test-real lint dvc bench gpu-cub200 gpu-bench gpu-test lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ reproduce: $(VENV)/.main  ## run the main job (params.yaml) to its report
 
 test: $(VENV)/.test  ## run the tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+test-real: $(VENV)/.test  ## run the tests on real CUB-200-2011 (LAPML_CUB200 or data/CUB_200_2011)
+	@$(BIN)/python -m pytest -m real
 
 lint: $(VENV)/.test  ## check the style of the code and of the workflow
 	@$(BIN)/ruff check lapml tests

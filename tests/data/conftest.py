@@ -1,6 +1,9 @@
 """A tiny data set in the CUB-200-2011 layout: three classes, four training and two test images each."""
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,3 +101,16 @@ def settings() -> Callable[..., Data]:
         return Data(**{**given, **changes})
 
     return made
+
+
+@pytest.fixture(scope="session")
+def real_cub(request) -> str:
+    """The folder CUB_200_2011: at LAPML_CUB200, in data/, or (with -m real) laid out there from ../shared/data/cub200."""
+    root = Path(__file__).resolve().parents[2]
+    folder = Path(os.environ.get("LAPML_CUB200") or root / "data/CUB_200_2011")
+    unpack = root.parent / "shared/data/cub200/unpack"
+    if not folder.is_dir() and unpack.is_file() and request.config.option.markexpr == "real":
+        subprocess.run([sys.executable, unpack, root / "data"], check=True)  # about a minute
+    if not folder.is_dir():
+        pytest.skip("no CUB-200-2011 at LAPML_CUB200 or data/CUB_200_2011 (see README: make test-real)")
+    return str(folder)

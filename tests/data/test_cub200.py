@@ -1,6 +1,5 @@
 """The reader of the CUB-200-2011 layout, on good and on bad files."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -169,9 +168,8 @@ def test_fingerprint_depends_on_every_annotation_file(cub):
 
 
 @pytest.mark.real
-def test_real_cub():
-    if not (folder := os.environ.get("LAPML_CUB200")):
-        pytest.skip("LAPML_CUB200 (the folder CUB_200_2011) is not set")
+def test_real_cub(real_cub):
+    folder = real_cub
     frame = cub200.read(Path(folder), "all")
     assert frame["label"].nunique() == 200 and frame["official"].value_counts().to_dict() == {
         "train": 5994,

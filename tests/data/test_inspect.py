@@ -1,6 +1,5 @@
 """What ``check`` finds, what it calls harmful, and where ``show`` draws."""
 
-import os
 import re
 
 import numpy as np
@@ -117,9 +116,8 @@ def test_show(cub, paths, settings, tmp_path):
 
 
 @pytest.mark.real
-def test_real_cub(tmp_path, settings):
-    if not (folder := os.environ.get("LAPML_CUB200")):
-        pytest.skip("LAPML_CUB200 (the folder CUB_200_2011) is not set")
+def test_real_cub(tmp_path, settings, real_cub):
+    folder = real_cub
     data, paths = settings(folder), Paths("test", tmp_path)
     sources.fetch("cub200", data, paths)
     text, ok = inspect.check("cub200", data, paths)

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 
 import numpy as np
 import pytest
@@ -287,9 +286,8 @@ def test_open_with_files_of_two_packs(paths, packed):
 
 
 @pytest.mark.real
-def test_real_sparrows(tmp_path, settings):
-    if not (folder := os.environ.get("LAPML_CUB200")):
-        pytest.skip("LAPML_CUB200 (the folder CUB_200_2011) is not set")
+def test_real_sparrows(tmp_path, settings, real_cub):
+    folder = real_cub
     data, paths = settings(folder, classes="113-133", stored_side=32), Paths("test", tmp_path)
     sources.fetch("sparrows", data, paths)
     pack.prepare("sparrows", data, paths)
