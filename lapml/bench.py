@@ -80,11 +80,7 @@ def _contender(
     """A function that runs some steps and returns their seconds."""
     method = params.all_rows()[0] if name == "bare" else name
     config = resolve(params, dataset, method, 0, PLACEHOLDER)  # a margin's value does not change its cost
-    settings = config.settings if name != "bare" else Method()
-    if settings.mix:
-        settings = settings.model_copy(
-            update={"mix": settings.mix.model_copy(update={"prob": 1.0, "warmup_epochs": 0})}
-        )
+    settings = config.settings.always_mixing() if name != "bare" else Method()
     net, weights = build(config.model, len(packed.class_names), config.data.view.side, 0)
     net.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(net, config.train)

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lapml.errors import LapmlError
+from lapml.files import sha256
 from lapml.paths import Paths
 from lapml.schema import CutMix, Data, Drawn, Localized, Method, Model, Params, Range, Run, Train, View
 
@@ -43,11 +44,8 @@ def load(path: str | Path = "params.yaml", overrides: list[str] | tuple[str, ...
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LapmlError(f"{path}: no such file; run from the project's folder, or name one with --params") from None
-    except (
-        YAMLError,
-        ValueError,
-        IsADirectoryError,
-    ) as error:  # ValueError: bad UTF-8, impossible dates, endless integers
+    except (YAMLError, ValueError, IsADirectoryError) as error:
+        # ValueError: bad UTF-8, impossible dates, endless integers
         raise LapmlError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise LapmlError(f"{path}: found {type(raw).__name__}, expected a mapping of sections (suite, datasets, …)")
@@ -157,13 +155,12 @@ def _weights_file(source: str) -> dict[str, str]:
     path = Path(source)
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
-    with open(path, "rb") as file:
-        return {"weights_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"weights_sha256": sha256(path)}
 
 
-def frozen_margins(earlier: dict[str, float] | None) -> dict[str, float]:
-    """What the tuning of ``adaptive_margin`` takes over from the values that ``margin`` was tuned to."""
-    return {name: earlier[name] for name in ("m", "alpha") if name in (earlier or {})}
+def frozen_margins(settings: Method, earlier: dict[str, float] | None) -> dict[str, float]:
+    """What the tuning of a row takes over from the values that ``margin`` was tuned to: those of its own open keys."""
+    return {name: earlier[name] for name in ("m", "alpha") if name in settings.open_names() and name in (earlier or {})}
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -19,11 +19,11 @@ from lapml import evaluate
 from lapml.config import Params, Run, resolve, tuned_values
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
+from lapml.files import sha256
 from lapml.model import Net, build
 from lapml.paths import READS, RUN_FILES, Paths
 from lapml.provenance import code_sha256, commit, device_name, versions
 from lapml.train import Fitted, fit, pick_device
-from lapml.weights import sha256
 
 PLACEHOLDER = {"m": 0.8, "alpha": 0.1, "delta": 0.4, "quantile": 0.5}  # where no tuned margin is needed
 
@@ -36,7 +36,8 @@ def execute(
     The files are written to a temporary folder and renamed, provenance.json last: it holds the others' checksums.
     ``last.pt`` lies beside them until the run is complete.
     """
-    started, clock, code = datetime.now(UTC), time.perf_counter(), commit()
+    started, clock = datetime.now(UTC), time.perf_counter()
+    code = dict(zip(("commit", "dirty"), commit(), strict=True)) | {"code_sha256": code_sha256()}
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "last.pt"
     fitted = fit(config, packed, state, quiet, log)
@@ -153,11 +154,7 @@ def smoked(params: Params, dataset: str, method: str, seed: int) -> Run:
     """A development run of two epochs whose second is mixed throughout; margins that are not tuned yet are placeholders."""
     run = resolve(params, dataset, method, seed, PLACEHOLDER, development=True)
     train = run.train.model_copy(update={"epochs": 2, "warmup_epochs": 0.0})
-    settings = run.settings
-    if settings.mix:
-        mix = settings.mix.model_copy(update={"prob": 1.0, "warmup_epochs": 1})
-        settings = settings.model_copy(update={"mix": mix})
-    return run.model_copy(update={"train": train, "settings": settings})
+    return run.model_copy(update={"train": train, "settings": run.settings.always_mixing(after=1)})
 
 
 def write_json(path: Path, record: Any) -> None:
@@ -172,7 +169,7 @@ def _provenance(
     config: Run,
     packed: Packed,
     fitted: Fitted,
-    code: tuple[str | None, bool | None],
+    code: dict[str, Any],
     started: datetime,
     seconds: float,
     folder: Path,
@@ -182,9 +179,7 @@ def _provenance(
     reads = (folder / READS).read_text().splitlines() if (folder / READS).exists() else []
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": code[0],
-        "dirty": code[1],
-        "code_sha256": code_sha256(),
+        **code,
         "data_sha256": packed.meta["sha256"],
         "weights": fitted.weights,
         "versions": versions(),

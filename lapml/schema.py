@@ -174,6 +174,16 @@ class Method(Section):
             f"{part}.{key}" for part, section in parts.items() if section for key, value in section if value == "tuned"
         ]
 
+    def open_names(self) -> list[str]:
+        """The same keys by the names that a tuned file has for them, as ``m``."""
+        return [key.partition(".")[2] for key in self.unresolved()]
+
+    def always_mixing(self, after: int = 0) -> Self:
+        """The same row, mixing every batch once ``after`` epochs are over: for benchmarks, pictures and smoke runs."""
+        if not self.mix:
+            return self
+        return self.model_copy(update={"mix": self.mix.model_copy(update={"prob": 1.0, "warmup_epochs": after})})
+
 
 class Range(Section):
     low: float

@@ -38,8 +38,8 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     """
     earlier = tuned_values(params, paths, dataset, "margin") if method == "adaptive_margin" else None
     revision, dirty = commit()
-    searched = [key.partition(".")[2] for key in params.methods[method].unresolved()]
-    frozen = {name: value for name, value in frozen_margins(earlier).items() if name in searched}
+    searched = params.methods[method].open_names()
+    frozen = frozen_margins(params.methods[method], earlier)
     packed = Packed.open(paths.pack(dataset))
     what = study_identity(params, dataset, method, frozen, packed.meta["sha256"])
     name = digest(what)

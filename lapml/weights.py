@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lapml.errors import LapmlError
+from lapml.files import sha256
 
 WHEELS = {  # timm's name: (module, sha256 of its .pth, depths of the stages)
     "tf_efficientnet_lite0": (
@@ -42,12 +43,6 @@ LATER = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_sha256(state: dict[str, torch.Tensor]) -> str:

@@ -1,6 +1,5 @@
 """Make a data set available: draw it, find it in a folder, unpack an archive, or download one."""
 
-import hashlib
 import json
 import os
 import stat
@@ -15,6 +14,7 @@ from typing import Any
 from lapml import config
 from lapml.data import cub200
 from lapml.errors import LapmlError
+from lapml.files import sha256
 from lapml.paths import Paths
 
 CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
@@ -123,8 +123,7 @@ def _unpacked(archive: Path, target: Path, mend: str) -> Path:
     """``target``, holding what is in ``archive``; left as it is if it was unpacked from the same bytes before."""
     if archive.stat().st_size == 0:
         raise LapmlError(f"{archive}: is empty (0 bytes), expected an archive; remove it and get it again, or {mend}")
-    with open(archive, "rb") as file:
-        marker = json.dumps({"sha256": hashlib.file_digest(file, "sha256").hexdigest()}) + "\n"
+    marker = json.dumps({"sha256": sha256(archive)}) + "\n"
     if (target / MARKER).is_file() and (target / MARKER).read_text(encoding="utf-8") == marker:
         return target
     if target.exists() and not (target / MARKER).is_file():

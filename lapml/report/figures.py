@@ -126,9 +126,8 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
         for place, row in enumerate(table.to_dict("records")):
             colour, _ = _look(place)
             of_row = runs[runs["method"] == row["method"]]
-            alike = table.index[
-                np.isclose(table["cost"], row["cost"])
-            ].to_list()  # set side by side, or they hide each other
+            # rows of one cost are set side by side, or they hide each other
+            alike = table.index[np.isclose(table["cost"], row["cost"])].to_list()
             shift = width * (alike.index(table.index[place]) - (len(alike) - 1) / 2)
             axes.scatter(cost(of_row) / 1e3 + shift, of_row["top1"], s=12, color=colour, alpha=0.45, linewidth=0)
             half = row["top1_half"] if row["n_seeds"] > 1 else None

@@ -47,8 +47,7 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], tuple[list[dict[s
 @torch.no_grad()
 def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> list[dict[str, Any]]:
     """Mixed training images, as a step of this row would make them."""
-    mix = config.settings.mix.model_copy(update={"prob": 1.0})
-    settings = config.settings.model_copy(update={"mix": mix})
+    settings = config.settings.always_mixing()
     rows = rows_of(packed.index, config.fit)
     batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], torch.device("cpu"))
     size = min(BATCH, len(rows))

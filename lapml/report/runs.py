@@ -4,7 +4,6 @@ Either orchestrator can leave results that no longer belong to params.yaml (a fi
 the fact), so no table is made of a run that does not say itself that it belongs there.
 """
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 from lapml import config
 from lapml.config import Params
 from lapml.errors import LapmlError
+from lapml.files import sha256
 from lapml.paths import READS, RUN_FILES, Paths
 
 ACCURACIES = ("top1", "top5", "mean_class", "recall1", "recall5")  # percent
@@ -123,8 +123,7 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
         raise LapmlError(f"{path}: data_sha256: found {record.get('data_sha256')}, expected {packed} ({meta})")
     tuned_after = method == "adaptive_margin" and params.methods["margin"].unresolved()
     earlier = _json(paths.tuned(dataset, "margin")).get("values") if tuned_after else None
-    searched = [key.partition(".")[2] for key in params.methods[method].unresolved()]
-    frozen = {name: value for name, value in config.frozen_margins(earlier).items() if name in searched}
+    frozen = config.frozen_margins(params.methods[method], earlier)
     study = config.study_identity(params, dataset, method, frozen, record.get("data_sha256"))
     if record.get("study") != (expected := config.digest(study)):
         raise LapmlError(
@@ -174,7 +173,7 @@ def _run(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     faults += [
         f"{name}: is not the file that this run wrote (checksum differs from provenance.json)"
         for name, checksum in (origin.get("files") or {}).items()
-        if name not in UNREAD and (folder / name).is_file() and _sha256(folder / name) != checksum
+        if name not in UNREAD and (folder / name).is_file() and sha256(folder / name) != checksum
     ]
     faults += _tables(folder, metrics, expected["train"]["epochs"])
     if faults:
@@ -189,11 +188,6 @@ def _run(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     if (reads := folder / READS).is_file():  # later readings too
         row["test_reads"] = len(reads.read_text(encoding="utf-8").splitlines())
     return row | {"run_seconds": origin["seconds"], "versions": json.dumps(origin["versions"], sort_keys=True)}
-
-
-def _sha256(path: Path) -> str:
-    """Checksum of a small file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _tables(folder: Path, metrics: dict[str, Any], epochs: int) -> list[str]:

@@ -52,7 +52,7 @@ def write_tuned(paths: Paths, params: Params, dataset: str, method: str) -> None
         "dataset": dataset, "method": method, "values": values, "score": 52.0, "trials": trials,
         "seeds": params.tune.seeds, "epochs": params.tune.epochs, "settings": {}, "data_sha256": "d" * 64,
     }  # fmt: skip
-    frozen = config.frozen_margins(VALUES) if method == "adaptive_margin" else {}
+    frozen = config.frozen_margins(params.methods[method], VALUES) if method == "adaptive_margin" else {}
     record["study"] = config.digest(config.study_identity(params, dataset, method, frozen, "d" * 64))
     path = paths.tuned(dataset, method)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -235,7 +235,8 @@ def test_two_datasets_are_compared_apart(suite):
     for path in [*paths.base.glob("runs/more/*/*/config.json"), *paths.base.glob("tuned/more/*.json")]:
         path.write_text(path.read_text().replace('"dataset": "birds"', '"dataset": "more"'))
     both = config.load(file)
-    frozen = config.frozen_margins(json.loads(paths.tuned("more", "margin").read_text())["values"])
+    found = json.loads(paths.tuned("more", "margin").read_text())["values"]
+    frozen = config.frozen_margins(both.methods["adaptive_margin"], found)
     for method, earlier in (("margin", {}), ("adaptive_margin", frozen)):
         record = json.loads(paths.tuned("more", method).read_text())
         study = config.study_identity(both, "more", method, earlier, record["data_sha256"])
