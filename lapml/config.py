@@ -81,6 +81,7 @@ def resolve(
     for key, name, known in (("data set", dataset, params.data), ("method", method, params.methods)):
         if name not in known:
             raise LapmlError(f"unknown {key} {name!r}: expected one of {', '.join(known)}")
+    params = params.of(dataset)
     settings = params.methods[method].model_dump()
     for key in params.methods[method].unresolved():
         part, name = key.split(".")
@@ -135,10 +136,11 @@ def study_identity(
         frozen: what an earlier study found, see :func:`frozen_margins`.
         data_sha256: of the packed data.
     """
+    params = params.of(dataset)
     space = getattr(params.tune, method)
     placeholder = {**frozen, **{name: each.low for name, each in space}}
-    record = resolve(params, dataset, method, params.tune.seeds[0], placeholder, development=True).record()
-    record["train"]["epochs"] = params.tune.epochs
+    run = resolve(params, dataset, method, params.tune.seeds[0], placeholder, development=True)
+    record = run.model_copy(update={"train": run.train.shortened(params.tune.epochs)}).record()
     return {
         "run": {key: value for key, value in record.items() if key not in ("suite", "seed")},
         "frozen": frozen,

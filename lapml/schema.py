@@ -3,10 +3,11 @@
 Every key is written out in params.yaml. The only defaults are an absent part of a row (None) and a linear search range.
 """
 
+import itertools
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 SQRT2 = math.sqrt(2.0)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
@@ -19,6 +20,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Distance = Annotated[float, Field(ge=0, le=SQRT2)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
+OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has (or may have) a val split of its own
 TUNED = Literal["tuned"]
 
 
@@ -54,15 +57,25 @@ class View(Section):
         return self
 
 
+class Overrides(Section):
+    """Keys of other sections that differ for one data set."""
+
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    tune: dict[str, Any] = {}
+
+
 class Data(Section):
-    reader: Literal["cub200"]
-    source: Annotated[str, Field(min_length=1)]  # "drawn", a folder, an archive or a URL
+    reader: Literal["cub200", "aircraft", "cars", "deepfashion", "folder"]
+    source: Text | Annotated[list[Text], Field(min_length=1)]  # "drawn", "official", a folder, an archive, URLs
     drawn: Drawn | None
+    labels: Literal["variant", "family", "manufacturer"] | None
     classes: Annotated[str, Field(pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")]
-    val_fraction: OpenShare
+    val_fraction: OpenShare | Literal["official"]
     split_seed: Seed
     stored_side: Annotated[int, Field(ge=16, le=2048)]
     view: View
+    overrides: Overrides
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -72,6 +85,14 @@ class Data(Section):
             raise ValueError(
                 f"stored_side: found {self.stored_side}, expected at most twice view.side ({self.view.side}): "
                 "a larger one costs time and memory and is filtered away"
+            )
+        if (self.reader == "aircraft") != (self.labels is not None):
+            raise ValueError(
+                f"labels: found {self.labels}, expected variant, family or manufacturer with reader 'aircraft', null with others"
+            )
+        if self.val_fraction == "official" and self.reader not in OFFICIAL_VAL:
+            raise ValueError(
+                f"val_fraction: found 'official', expected a number: the layout of {self.reader!r} has no validation split"
             )
         return self
 
@@ -92,6 +113,7 @@ class Train(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegative
     warmup_epochs: NonNegative
+    milestones: list[Count] | None  # epochs after which the rate falls to a tenth; None: a cosine to 0
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
     threads: Annotated[int, Field(ge=1, le=256)]
@@ -100,7 +122,19 @@ class Train(Section):
     def _warmup(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs: found {self.warmup_epochs}, expected less than epochs ({self.epochs})")
+        if self.milestones is not None:
+            ascending = [self.warmup_epochs, *self.milestones, self.epochs]
+            if any(later <= earlier for earlier, later in itertools.pairwise(ascending)):
+                raise ValueError(
+                    f"milestones: found {self.milestones}, expected ascending epochs between warmup_epochs "
+                    f"({self.warmup_epochs}) and epochs ({self.epochs})"
+                )
         return self
+
+    def shortened(self, epochs: int) -> Self:
+        """The same schedule in fewer epochs: milestones keep their place in the run."""
+        milestones = self.milestones and [max(1, round(epoch * epochs / self.epochs)) for epoch in self.milestones]
+        return self.model_copy(update={"epochs": epochs, "milestones": milestones})
 
 
 class Mix(Section):
@@ -228,10 +262,20 @@ class Tune(Section):
     adaptive_margin: AdaptiveSpace
 
 
+class Published(Section):
+    """A number that others publish, to stand beside ours."""
+
+    dataset: Name
+    row: Text  # what its authors call it
+    top1: Annotated[float, Field(ge=0, le=100)]  # percent
+    source: Text
+
+
 class Report(Section):
     confidence: OpenShare
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
     images: bool  # show pictures of the data
+    beside: list[Published]
 
 
 class Params(Section):
@@ -277,17 +321,56 @@ class Params(Section):
             for name in ("margin", "adaptive_margin"):
                 _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
             self._tunable()
-        for name in self.all_rows():
-            mix = self.methods[name].mix
-            if mix and mix.warmup_epochs >= self.train.epochs:
-                raise ValueError(
-                    f"methods.{name}.mix.warmup_epochs: found {mix.warmup_epochs}, expected less than train.epochs "
-                    f"({self.train.epochs}): the row would never mix"
-                )
+        for number in self.report.beside:
+            _known("report.beside", number.dataset, self.data)
+        for dataset in self.datasets:
+            params = self.of(dataset)
+            self._runnable(params, "" if params is self else f" for {dataset}")
         return self
 
+    def of(self, dataset: str) -> Self:
+        """The params with the overrides of one data set in place.
+
+        Raises:
+            ValueError: an override is unknown or not allowed.
+        """
+        changed = {}
+        for part, section in self.data[dataset].overrides:
+            if not section:
+                continue
+            where = f"data.{dataset}.overrides.{part}"
+            whole = getattr(self, part).model_dump()
+            if unknown := set(section) - set(whole):
+                raise ValueError(f"{where}.{min(unknown)}: unknown key; expected some of {', '.join(whole)}")
+            try:
+                changed[part] = type(getattr(self, part)).model_validate({**whole, **section})
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join([where, *map(str, first["loc"])])
+                message = first["msg"].removeprefix("Value error, ")
+                found = "" if first["type"] == "value_error" else f"found {first['input']!r}, expected: "
+                raise ValueError(f"{key}: {found}{message}") from None
+        return self.model_copy(update=changed) if changed else self
+
+    def _runnable(self, params: Self, where: str) -> None:
+        """Warm-ups are shorter than the runs."""
+        for name in self.all_rows():
+            mix = self.methods[name].mix
+            if mix and mix.warmup_epochs >= params.train.epochs:
+                raise ValueError(
+                    f"methods.{name}.mix.warmup_epochs: found {mix.warmup_epochs}, expected less than train.epochs{where} "
+                    f"({params.train.epochs}): the row would never mix"
+                )
+        if self.tuned_rows:
+            warmups = [self.methods[name].mix.warmup_epochs for name in self.tuned_rows]
+            warmup = max(params.train.warmup_epochs, *warmups)
+            if params.tune.epochs <= warmup:
+                raise ValueError(
+                    f"tune.epochs: found {params.tune.epochs}{where}, expected more than the warm-up of its runs ({warmup})"
+                )
+
     def _tunable(self) -> None:
-        """Tuned rows have something to tune, and trials that are long enough to differ."""
+        """Tuned rows have something to tune."""
         for name in self.tuned_rows:
             own = {"margin": ("margin.m", "margin.alpha"), "adaptive_margin": ("adaptive.delta", "adaptive.quantile")}[
                 name
@@ -296,11 +379,6 @@ class Params(Section):
                 raise ValueError(
                     f"tuned_rows: {name} has no key that says 'tuned' among {' and '.join(own)}; list it under rows"
                 )
-        warmup = max(self.train.warmup_epochs, *(self.methods[name].mix.warmup_epochs for name in self.tuned_rows))
-        if self.tune.epochs <= warmup:
-            raise ValueError(
-                f"tune.epochs: found {self.tune.epochs}, expected more than the warm-up of its runs ({warmup})"
-            )
 
     def all_rows(self) -> list[str]:
         """The rows of every table, in the order of ``methods``."""
@@ -325,7 +403,7 @@ class Run(Section):
         """As JSON, without ``data.source``: where the files lie on one machine is not a setting of the experiment
         (what they hold is recorded by checksum in provenance.json)."""
         record = self.model_dump(mode="json")
-        del record["data"]["source"]
+        del record["data"]["source"], record["data"]["overrides"]  # the latter are in place already
         return record
 
 

@@ -196,10 +196,13 @@ def noise_floor(net: Net, settings: Method, batch: Batch) -> Tensor:
 
 
 def schedule(train: Train, steps: int, step: int) -> float:
-    """The backbone's learning rate at a step: linear warm-up, then half a cosine to 0 (Loshchilov and Hutter 2017)."""
+    """The backbone's learning rate at a step: linear warm-up, then half a cosine to 0 (Loshchilov and Hutter 2017), or
+    a tenth after each milestone."""
     warm = train.warmup_epochs * steps
     if step < warm:
         return train.lr * (step + 1) / (warm + 1)
+    if train.milestones is not None:
+        return train.lr * 0.1 ** sum(step >= epoch * steps for epoch in train.milestones)
     return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / (train.epochs * steps - warm)))
 
 

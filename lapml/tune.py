@@ -36,6 +36,7 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     Returns:
         the tuned file's content; ``values`` holds the best margins, those of ``margin`` included.
     """
+    params = params.of(dataset)
     earlier = tuned_values(params, paths, dataset, "margin") if method == "adaptive_margin" else None
     revision, dirty = commit()
     searched = params.methods[method].open_names()
@@ -94,7 +95,7 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
 def _score(params: Params, packed: Packed, dataset: str, method: str, seed: int, values: dict[str, float]) -> float:
     """Validation top-1 in percent of one development run."""
     config = resolve(params, dataset, method, seed, values, development=True)
-    config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": params.tune.epochs})})
+    config = config.model_copy(update={"train": config.train.shortened(params.tune.epochs)})
     fitted = fit(config, packed, log=lambda line: None)
     seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
     return evaluate.metrics(seen)["top1"]

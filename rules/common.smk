@@ -22,7 +22,6 @@ except LapmlError as error:
 PATHS = Paths(PARAMS.suite)
 # The `lapml` beside this Python, whether or not its environment is activated.
 shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
-GPU = {"cpu": 0, "cuda": 1, "auto": int(shutil.which("nvidia-smi") is not None)}[PARAMS.train.device]
 LOGS = f"results/{PARAMS.suite}/logs"
 
 
@@ -54,20 +53,32 @@ def data_settings(dataset, *keys):
     return {key: record[key] for key in keys}
 
 
+def train_params(dataset):
+    """The section train, as it is for a data set."""
+    return PARAMS.of(dataset).train
+
+
+def gpus(wildcards):
+    """GPUs that a training job asks for: none where it runs on the CPU, so that CPU runs are not made to wait."""
+    return {"cpu": 0, "cuda": 1, "auto": int(shutil.which("nvidia-smi") is not None)}[train_params(wildcards.dataset).device]
+
+
 def run_settings(dataset, *methods):
     """Settings that a run of these rows depends on, beside its data."""
+    own = PARAMS.of(dataset)
     return {
         "view": data_settings(dataset, "view"),
-        "model": PARAMS.model.model_dump(mode="json"),
-        "train": PARAMS.train.model_dump(mode="json"),
-        "methods": {name: PARAMS.methods[name].model_dump(mode="json") for name in methods},
+        "model": own.model.model_dump(mode="json"),
+        "train": own.train.model_dump(mode="json"),
+        "methods": {name: own.methods[name].model_dump(mode="json") for name in methods},
     }
 
 
 def tune_settings(dataset, method):
     """Settings that a study depends on: those of its runs, its own search space, and the trials."""
-    shared = PARAMS.tune.model_dump(mode="json", include={"trials", "seeds", "epochs"})
-    return run_settings(dataset, method) | {"tune": shared, "space": getattr(PARAMS.tune, method).model_dump(mode="json")}
+    tune = PARAMS.of(dataset).tune
+    shared = tune.model_dump(mode="json", include={"trials", "seeds", "epochs"})
+    return run_settings(dataset, method) | {"tune": shared, "space": getattr(tune, method).model_dump(mode="json")}
 
 
 def row_pattern(rows):

@@ -4,7 +4,7 @@ rule fetch:
     log:
         f"{LOGS}/fetch/{{dataset}}.log",
     params:
-        settings=lambda w: data_settings(w.dataset, "source", "drawn"),
+        settings=lambda w: data_settings(w.dataset, "reader", "source", "drawn"),
     shell:
         f"lapml data fetch {{wildcards.dataset}} --params {PARAMS_FILE} > {{log}} 2>&1"
 
@@ -17,7 +17,7 @@ rule prepare:
     log:
         f"{LOGS}/prepare/{{dataset}}.log",
     params:
-        settings=lambda w: data_settings(w.dataset, "reader", "classes", "val_fraction", "split_seed", "stored_side"),
+        settings=lambda w: data_settings(w.dataset, "reader", "labels", "classes", "val_fraction", "split_seed", "stored_side"),
     threads: workflow.cores
     shell:
         f"lapml data prepare {{wildcards.dataset}} --params {PARAMS_FILE} > {{log}} 2>&1"

@@ -9,9 +9,9 @@ rule train:
         method=row_pattern(PARAMS.rows),
     params:
         settings=lambda w: run_settings(w.dataset, w.method),
-    threads: PARAMS.train.threads
+    threads: lambda w: train_params(w.dataset).threads
     resources:
-        gpu=GPU,
+        gpu=gpus,
     shell:
         f"lapml train {{wildcards.dataset}} {{wildcards.method}} {{wildcards.seed}} --params {PARAMS_FILE} > {{log}} 2>&1"
 

@@ -8,10 +8,10 @@ rule tune_margin:
         f"{LOGS}/tune/{{dataset}}-margin.log",
     params:
         settings=lambda w: tune_settings(w.dataset, "margin"),
-    threads: PARAMS.train.threads
+    threads: lambda w: train_params(w.dataset).threads
     priority: 10  # the longest chain of the suite starts first
     resources:
-        gpu=GPU,
+        gpu=gpus,
     shell:
         f"lapml tune {{wildcards.dataset}} --method margin --params {PARAMS_FILE} > {{log}} 2>&1"
 
@@ -26,9 +26,9 @@ rule tune_adaptive:
         f"{LOGS}/tune/{{dataset}}-adaptive_margin.log",
     params:
         settings=lambda w: tune_settings(w.dataset, "adaptive_margin"),
-    threads: PARAMS.train.threads
+    threads: lambda w: train_params(w.dataset).threads
     priority: 10
     resources:
-        gpu=GPU,
+        gpu=gpus,
     shell:
         f"lapml tune {{wildcards.dataset}} --method adaptive_margin --params {PARAMS_FILE} > {{log}} 2>&1"

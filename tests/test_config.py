@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from lapml import config
 from lapml.config import Method, Params, Range
 from lapml.errors import LapmlError
-from lapml.schema import Section
+from lapml.schema import Overrides, Section
 
 ROOT = Path(__file__).parent.parent
 PARAMS = ROOT / "params.yaml"
@@ -59,8 +59,8 @@ def test_suites_load_and_are_complete(path):
     def walk(value: Any, key: str) -> None:
         if isinstance(value, Section):
             if not isinstance(
-                value, Method | Range
-            ):  # a row leaves out what it does not do; log is off unless asked for
+                value, Method | Range | Overrides
+            ):  # a row leaves out what it does not do; log is off unless asked for; an override names what differs
                 assert value.model_fields_set == set(type(value).model_fields), key
             for name, part in value:
                 walk(part, f"{key}.{name}")
@@ -148,6 +148,12 @@ BAD = [
     ("methods.adaptive_margin.adaptive.delta", 2.0), ("methods.adaptive_margin.adaptive.quantile", 1.0),
     ("methods.adaptive_margin.margin", None), ("tune.trials", 0), ("tune.seeds", []),
     ("tune.margin.m", {"low": 1.0, "high": 0.5}), ("tune.margin.alpha", {"low": 0.0, "high": 1.0, "log": True}),
+    ("data.birds.labels", "variant"), ("data.birds.labels", "make"), ("data.birds.reader", "aircraft"),
+    ("data.birds.val_fraction", "official"), ("data.birds.val_fraction", "half"), ("data.birds.source", []),
+    ("data.birds.overrides", None),
+    ("train.milestones", [5, 5]), ("train.milestones", [9, 5]), ("train.milestones", [0]), ("train.milestones", [20]),
+    ("train.milestones", [1]), ("train.milestones", 5), ("report.beside", 5),
+    ("report.beside", [{"dataset": "bees", "row": "x", "top1": 50.0, "source": "y"}]),
     ("tune.margin.m", {"low": 0.5}), ("report.confidence", 1.0), ("report.bootstrap", 10), ("report.images", "no"),
 ]  # fmt: skip
 
@@ -295,6 +301,59 @@ def test_a_bad_override(override):
 
 def test_an_override_with_a_bad_value():
     assert "train.lr: found -2" in mistake(PARAMS, "train.lr=-2")
+
+
+# --- what differs for one data set ---
+
+
+def test_overrides_of_a_data_set():
+    """Two data sets; one trains longer, in another net, and tunes less."""
+    raw = copy.deepcopy(RAW)
+    raw["data"]["bees"] = copy.deepcopy(raw["data"]["birds"])
+    raw["data"]["bees"]["overrides"] = {
+        "train": {"epochs": 90, "lr": 1},
+        "model": {"truncate": 16},
+        "tune": {"trials": 2},
+    }
+    raw["datasets"] = ["birds", "bees"]
+    params = Params.model_validate(json.loads(json.dumps(raw)))
+    own, other = params.of("bees"), params.of("birds")
+    assert other is params
+    assert (own.train.epochs, own.train.lr, own.model.truncate, own.tune.trials) == (90, 1.0, 16, 2)
+    assert own.train.batch == params.train.batch and own.tune.margin == params.tune.margin
+    assert own.of("bees") == own  # twice is once
+    run = config.resolve(params, "bees", "margin", 0, VALUES)
+    assert (run.train.epochs, run.model.truncate) == (90, 16)
+    assert "overrides" not in run.record()["data"]
+    assert config.resolve(params, "birds", "margin", 0, VALUES).train.epochs == params.train.epochs
+    studies = [config.study_identity(params, name, "margin", {}, "d") for name in ("birds", "bees")]
+    assert [study["trials"] for study in studies] == [params.tune.trials, 2]
+    assert studies[1]["run"]["model"]["truncate"] == 16
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train": {"rate": 1}}, "data.birds.overrides.train.rate: unknown key; expected some of epochs, batch, lr"),
+        ({"train": {"lr": -1.0}}, "data.birds.overrides.train.lr: found -1.0, expected"),
+        ({"train": {"epochs": 1}}, "data.birds.overrides.train: warmup_epochs: found 1"),
+        ({"model": {"truncate": 12}}, "data.birds.overrides.model.truncate: found 12, expected"),
+        ({"train": {"epochs": 2}}, "mix.warmup_epochs: found 2, expected less than train.epochs for birds (2)"),
+        ({"tune": {"epochs": 2}}, "tune.epochs: found 2 for birds, expected more than the warm-up"),
+        ({"tune": {"margin": {"m": {"low": 2.0, "high": 1.0}}}}, "data.birds.overrides.tune.margin"),
+        ({"view": {"side": 32}}, "data.birds.overrides.view: unknown key"),
+        ({"train": 3}, "data.birds.overrides.train: found 3"),
+    ],
+)
+def test_bad_overrides_of_a_data_set(tmp_path, overrides, message):
+    assert message in mistake(written(tmp_path, changed("data.birds.overrides", overrides)))
+
+
+def test_milestones_keep_their_place_in_a_shorter_run():
+    whole = config.load(PARAMS, ["train.epochs=200", "train.milestones=[80, 150, 180]"]).train
+    assert whole.shortened(100).milestones == [40, 75, 90] and whole.shortened(100).epochs == 100
+    assert whole.shortened(2).milestones == [1, 2, 2]
+    assert config.load(PARAMS).train.shortened(5).milestones is None
 
 
 # --- resolve ---

@@ -36,7 +36,7 @@ def assert_same_state(a: Net, b: Net) -> None:
 def train_of(**changes) -> Train:
     given = {
         "epochs": 7, "batch": 4, "lr": 0.3, "head_lr": 10.0, "momentum": 0.9, "weight_decay": 1e-4,
-        "warmup_epochs": 2.0, "device": "cpu", "precision": "fp32", "threads": 1,
+        "warmup_epochs": 2.0, "milestones": None, "device": "cpu", "precision": "fp32", "threads": 1,
     }  # fmt: skip
     return Train(**{**given, **changes})
 
@@ -68,6 +68,18 @@ def test_schedule_rises_to_the_peak_and_falls_to_zero(warmup):
     assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
     assert abs(peak - warmup * steps) <= 1
     assert train.schedule(settings, steps, 7 * steps) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("milestones", [[3], [2, 4, 5], []])
+def test_schedule_with_milestones_is_torchs(milestones, steps):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [epoch * steps for epoch in milestones], gamma=0.1)
+    settings = train_of(warmup_epochs=0.0, milestones=milestones)
+    for step in range(7 * steps):
+        assert train.schedule(settings, steps, step) == pytest.approx(scheduler.get_last_lr()[0]), step
+        optimizer.step()
+        scheduler.step()
 
 
 # --- learning ---

@@ -137,6 +137,12 @@ def _dataset(
         "verdict": verdict(table, params),
         "rows": rows,
         "charts": {key: _inline(image, "svg+xml") for key, image in charts(runs, epochs, table).items()},
+        "beside": {
+            "heads": ["published row", "top-1 %", "source"],
+            "rows": [
+                [each.row, f"{each.top1:.2f}", each.source] for each in params.report.beside if each.dataset == name
+            ],
+        },
         "tuned": _tuned({method: record for (dataset, method), record in tuned.items() if dataset == name}),
         "gallery": _inline(figures.gallery(mixes), "png") if mixes else None,
         "cams": _inline(figures.cams(cams), "png") if cams else None,
@@ -221,8 +227,11 @@ def _runs(runs: pd.DataFrame) -> dict[str, list]:
 
 def _heading(params: Params, runs: pd.DataFrame) -> str:
     images = [f"{n:,} test images of {name}" for name, n in runs.groupby("dataset", sort=False)["n"].first().items()]
-    plan = f"{_count(params.all_rows(), 'row')} × {_count(params.seeds, 'seed')}, {_count(range(params.train.epochs), 'epoch')}"
-    return f"{plan} of {params.model.name}; {_list(images)}."
+    trained = dict.fromkeys(
+        f"{_count(range(own.train.epochs), 'epoch')} of {own.model.name}" for own in map(params.of, params.datasets)
+    )
+    plan = f"{_count(params.all_rows(), 'row')} × {_count(params.seeds, 'seed')}"
+    return f"{plan}, {' or '.join(trained)}; {_list(images)}."
 
 
 def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
@@ -239,7 +248,7 @@ def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
     ]
     if any(params.data[name].source == "drawn" for name in params.datasets):
         lines.append("Drawn birds show that the pipeline works; they say little about photographs.")
-    if params.model.weights != "none":
+    if any(params.of(name).model.weights != "none" for name in params.datasets):
         lines.append(
             "The weights were trained on ImageNet; its training set holds some test photographs of CUB-200-2011."
         )

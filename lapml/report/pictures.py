@@ -35,7 +35,7 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], tuple[list[dict[s
             folder = paths.run(dataset, method, params.seeds[0])
             open_run(folder)
             config = resolved(params, paths, dataset, method, params.seeds[0])
-            net, weights = load_net(folder, config, packed)
+            net, weights = load_net(folder, config, len(packed.class_names))
             if config.settings.mixer:
                 mixed += _mixed(net, weights, packed, config)
             cams += _cams(net, weights, packed, config)

@@ -115,6 +115,7 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
         raise LapmlError(f"{path}: values: found {record.get('values')!r}, expected a mapping such as {{'m': 0.8}}")
     if (found := (record.get("dataset"), record.get("method"))) != (dataset, method):
         raise LapmlError(f"{path}: found the tuned values of {found}, expected those of {(dataset, method)}")
+    params = params.of(dataset)
     asked = {"seeds": params.tune.seeds, "epochs": params.tune.epochs}
     if faults := differences({key: record.get(key) for key in asked}, asked):
         raise LapmlError(f"{path}: {'; '.join(faults)} (tune)")

@@ -130,3 +130,24 @@ def test_uncommitted_code_and_more_reads_are_told(suite, edit):
     text = " ".join("".join(check(build(suite)).text).split())
     assert "1 of 10 runs from a working tree with uncommitted changes" in text
     assert "read 2 times by 1 of 10 runs" in text and "read the test split more than once" in text
+
+
+def test_published_numbers_stand_beside(make):
+    entry = '{dataset: birds, row: "Mix <b>&", top1: 87.5, source: somewhere}'
+    html = build(make(f"report.beside=[{entry}]"))
+    check(html)
+    assert (
+        "Published elsewhere" in html
+        and "Mix &lt;b&gt;&amp;" in html
+        and "87.50" in html
+        and "Not measured here" in html
+    )
+
+
+def test_nothing_published_stands_beside(suite):
+    assert "Published elsewhere" not in build(suite)
+
+
+def test_the_heading_says_what_each_data_set_was_trained_with(make):
+    html = build(make("data.birds.overrides={model: {name: resnet18}, train: {epochs: 5}}"))
+    assert "5 epochs of resnet18;" in html
