@@ -11,15 +11,28 @@
 Boxes and parts are pixels of the image *as stored*; :mod:`lapml.data.pack` maps them where EXIF turns the image.
 """
 
-import hashlib
-import math
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
 
+from lapml.data import annotations
+from lapml.data.annotations import is_id, numbers
+from lapml.data.readers import Counts, Download
 from lapml.errors import LapmlError
+
+TITLE = "CUB-200-2011"
+IMAGES = "images"
+BANNER = 0
+LEVELS: tuple[str, ...] = ()
+OFFICIAL_VAL = False
+PUBLISHED = {None: Counts(classes=200, splits={"train": 5994, "test": 5794}, per_class=(41, 60))}
+DOWNLOAD = Download(
+    urls=("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
+    checksum="md5:97eceeb196236b17998738112f37df78",
+    by_hand="get CUB_200_2011.tgz (1.1 GB) from https://www.vision.caltech.edu/datasets/cub_200_2011/",
+)
 
 ANNOTATIONS = (
     "images.txt",
@@ -33,7 +46,7 @@ ANNOTATIONS = (
 Value = TypeVar("Value")
 
 
-def read(root: Path, classes: str) -> pd.DataFrame:
+def read(root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
     """All images of the chosen classes, in the order of images.txt.
 
     Args:
@@ -53,33 +66,29 @@ def read(root: Path, classes: str) -> pd.DataFrame:
     """
     root = Path(root)
     names = _table(root, "classes.txt", _text)
-    label_of = {number: label for label, number in enumerate(_choose(classes, names, root))}
+    ids = annotations.choose(classes, names, root / "classes.txt")
+    label_of = {number: label for label, number in enumerate(ids)}
 
     images = _table(root, "images.txt", _path)
     _refuse_repeated(images, root / "images.txt")
-    labels = _per_image(root, "image_class_labels.txt", _member(names, "a class id of classes.txt"), images)
+    class_of = _per_image(root, "image_class_labels.txt", _member(names, "a class id of classes.txt"), images)
     official = _per_image(root, "train_test_split.txt", _split, images)
     boxes = _per_image(root, "bounding_boxes.txt", _box, images)
     parts = _parts(root, images)
 
-    chosen = [image for image in images if labels[image] in label_of]
-    for image in chosen:
-        if not (root / "images" / images[image]).is_file():
-            raise LapmlError(
-                f"{root / 'images.txt'}: image {image}: there is no file {root / 'images' / images[image]}; "
-                "lay the images out beside the annotations, or choose the classes that are there with data.NAME.classes"
-            )
+    chosen = [image for image in images if class_of[image] in label_of]
+    annotations.refuse_missing((root / IMAGES / images[image] for image in chosen), root / "images.txt")
     frame = pd.DataFrame(
         {
             "image": [images[image] for image in chosen],
-            "label": [label_of[labels[image]] for image in chosen],
-            "class_name": [names[labels[image]] for image in chosen],
+            "label": [label_of[class_of[image]] for image in chosen],
+            "class_name": [names[class_of[image]] for image in chosen],
             "official": [official[image] for image in chosen],
             "box": [boxes[image] for image in chosen],
             "parts": [parts[image] for image in chosen],
         }
     )
-    _check_splits(frame, {label: (number, names[number]) for number, label in label_of.items()}, root)
+    annotations.check_splits(frame, ids, names, root / "train_test_split.txt")
     return frame
 
 
@@ -98,35 +107,24 @@ def fingerprint(root: Path) -> tuple[int, str]:
     Raises:
         LapmlError: an annotation file is missing, or images.txt is malformed.
     """
-    total = hashlib.sha256()
-    for name in ANNOTATIONS:
-        file = _existing(Path(root), name)
-        total.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return len(_table(Path(root), "images.txt", _path)), total.hexdigest()
+    files = {name: _existing(Path(root), name) for name in ANNOTATIONS}
+    return len(_table(Path(root), "images.txt", _path)), annotations.fingerprint(files)
+
+
+def is_root(folder: Path) -> bool:
+    """Whether the folder holds the layout."""
+    return (folder / "images.txt").is_file()
 
 
 # --- files and lines ---
 
 
 def _existing(root: Path, name: str) -> Path:
-    if not (root / name).is_file():
-        raise LapmlError(
-            f"{root / name}: no such file; the CUB-200-2011 layout needs {', '.join(ANNOTATIONS)}: "
-            "lay the whole annotations out, or mend data.NAME.source"
-        )
-    return root / name
+    return annotations.existing(root, name, TITLE, ANNOTATIONS)
 
 
 def _lines(root: Path, name: str) -> Iterator[tuple[str, str]]:
-    """``(file:line, text)`` of each line that is not blank."""
-    file = _existing(root, name)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LapmlError(f"{file}: is not UTF-8 text (byte {error.start}); lay the annotations out again") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{file}:{number}", line.strip()
+    return annotations.lines(_existing(root, name))
 
 
 def _table(root: Path, name: str, parse: Callable[[str], Value]) -> dict[int, Value]:
@@ -134,7 +132,7 @@ def _table(root: Path, name: str, parse: Callable[[str], Value]) -> dict[int, Va
     table: dict[int, Value] = {}
     for where, line in _lines(root, name):
         key, rest = [*line.split(maxsplit=1), ""][:2]
-        if not _is_id(key):
+        if not is_id(key):
             raise LapmlError(f"{where}: found {line!r}, expected a line that starts with a number (an id) and a space")
         if int(key) in table:
             raise LapmlError(f"{where}: id {key} is there twice, expected once; remove one of the lines")
@@ -164,12 +162,12 @@ def _parts(root: Path, images: dict[int, str]) -> dict[int, list[list[float]]]:
     parts: dict[int, list] = {image: [None] * len(place) for image in images}
     for where, line in _lines(root, "parts/part_locs.txt"):
         image, part, *values = line.split() if len(line.split()) > 1 else (line, "")
-        if not (_is_id(image) and _is_id(part) and int(image) in parts and int(part) in place):
+        if not (is_id(image) and is_id(part) and int(image) in parts and int(part) in place):
             raise LapmlError(f"{where}: found {line!r}, expected an image id of images.txt and a part id of parts.txt")
         if parts[int(image)][place[int(part)]] is not None:
             raise LapmlError(f"{where}: part {part} of image {image} is there twice, expected once; remove a line")
         try:
-            x, y, visible = _numbers(values, 3)
+            x, y, visible = numbers(values, 3)
         except ValueError:
             visible = -1.0
         if visible not in (0.0, 1.0):
@@ -187,10 +185,6 @@ def _parts(root: Path, images: dict[int, str]) -> dict[int, list[list[float]]]:
 # --- values: ValueError's text says what was expected ---
 
 
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
 def _text(value: str) -> str:
     if not value:
         raise ValueError("a name")
@@ -198,10 +192,7 @@ def _text(value: str) -> str:
 
 
 def _path(value: str) -> str:
-    path = PurePosixPath(value)
-    if not value or path.is_absolute() or ".." in path.parts or "\\" in value:
-        raise ValueError("a path that stays below images/, with forward slashes")
-    return str(path)
+    return annotations.relative_path(value, "images/")
 
 
 def _split(value: str) -> str:
@@ -212,7 +203,7 @@ def _split(value: str) -> str:
 
 def _box(value: str) -> list[float]:
     try:
-        box = _numbers(value.split(), 4)
+        box = numbers(value.split(), 4)
     except ValueError:
         box = [0.0] * 4
     if not (box[2] > 0 and box[3] > 0):
@@ -222,39 +213,11 @@ def _box(value: str) -> list[float]:
 
 def _member(known: dict[int, str], what: str) -> Callable[[str], int]:
     def parse(value: str) -> int:
-        if not _is_id(value) or int(value) not in known:
+        if not is_id(value) or int(value) not in known:
             raise ValueError(f"{what} ({min(known)}..{max(known)})")
         return int(value)
 
     return parse
-
-
-def _numbers(values: list[str], count: int) -> list[float]:
-    numbers = [float(value) for value in values]
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise ValueError
-    return numbers
-
-
-# --- the whole ---
-
-
-def _choose(classes: str, names: dict[int, str], root: Path) -> list[int]:
-    """Chosen class ids, ascending."""
-    if classes == "all":
-        return sorted(names)
-    chosen: set[int] = set()
-    for part in classes.split(","):
-        low, dash, high = part.partition("-")
-        if not _is_id(low) or (dash and not _is_id(high)) or int(high or low) < int(low):
-            raise LapmlError(f"classes: found {part!r} in {classes!r}, expected 'all' or class ids such as 113-133,5")
-        chosen |= set(range(int(low), int(high or low) + 1))
-    if unknown := sorted(chosen - set(names)):
-        raise LapmlError(
-            f"classes: found class {unknown[0]} in {classes!r}, expected class ids of {root / 'classes.txt'} "
-            f"({min(names)}..{max(names)}, {len(names)} classes)"
-        )
-    return sorted(chosen)
 
 
 def _refuse_repeated(images: dict[int, str], file: Path) -> None:
@@ -262,19 +225,3 @@ def _refuse_repeated(images: dict[int, str], file: Path) -> None:
     for image, path in images.items():
         if first.setdefault(path, image) != image:
             raise LapmlError(f"{file}: images {first[path]} and {image} are both {path!r}, expected each file once")
-
-
-def _check_splits(frame: pd.DataFrame, classes: dict[int, tuple[int, str]], root: Path) -> None:
-    train = frame[frame["official"] == "train"]
-    count = train.groupby("label").size()
-    for label, (number, name) in classes.items():
-        if count.get(label, 0) < 2:
-            raise LapmlError(
-                f"{root / 'train_test_split.txt'}: class {number} ({name}) has {count.get(label, 0)} training images, "
-                "expected at least two (one of them validates); leave the class out with data.NAME.classes"
-            )
-    if len(train) == len(frame):
-        raise LapmlError(
-            f"{root / 'train_test_split.txt'}: the chosen classes have no test image (a line that ends in 0); "
-            "choose other classes with data.NAME.classes, or mend the split"
-        )

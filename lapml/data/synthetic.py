@@ -1,15 +1,12 @@
-"""The embedded data set: drawn birds, written as a CUB-200-2011 folder.
+"""The embedded data set: drawn birds, which :mod:`lapml.data.layouts` writes as a folder.
 
-So the default that needs no download goes through the same reader as the real birds. What tells sister species
-apart is small and local (:mod:`lapml.data.species`); background, pose, light and occlusion mislead, as strongly as
-``nuisance`` says. Boxes, parts and masks are measured on the drawing itself, so they are true to the pixel.
+What tells sister species apart is small and local (:mod:`lapml.data.species`); background, pose, light and occlusion
+mislead, as strongly as ``nuisance`` says. Boxes, parts and masks are measured on the drawing itself, so they are true
+to the pixel.
 """
 
-import os
-import shutil
-from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -18,7 +15,6 @@ from lapml.config import Drawn
 from lapml.data.anatomy import CUB_PARTS, Bird, bird, rotation
 from lapml.data.scenery import background, light, occluders, shading
 from lapml.data.species import Species, species
-from lapml.errors import LapmlError
 
 VERSION = 1  # of the drawing: raise it with every change that moves a pixel, so that no older drawing is reused
 SUPERSAMPLE = 3  # shapes are drawn this much larger, then averaged: smooth edges
@@ -49,55 +45,29 @@ class Picture:
     places: np.ndarray  # (15, 2) where each part lies, seen or not; NaN for the far eye and wing
 
 
-def draw(root: Path, settings: Drawn) -> None:
-    """Draw the embedded set of birds below `root` as a CUB-200-2011 folder.
+@dataclass(frozen=True)
+class Item:
+    """One image of the drawn set, and its place in it."""
+
+    label: int  # from 0
+    kind: Species
+    split: str  # train | test
+    k: int  # from 0, in its class and split
+    picture: Picture
+
+
+def pictures(settings: Drawn) -> Iterator[Item]:
+    """The drawn set, class by class, each class's training images first.
 
     Image ``k`` of a class and split depends on ``settings.seed``, ``side`` and ``nuisance`` only, not on how many
-    are drawn; training images have odd numbers and test images even ones. The folder appears whole or not at all.
-
-    Raises:
-        LapmlError: `root` exists.
+    are drawn.
     """
-    root = Path(root)
-    if root.exists():
-        raise LapmlError(f"{root}: exists already, expected a new folder; remove it to draw the birds again")
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        _write(partial, settings)
-        partial.rename(root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _write(root: Path, settings: Drawn) -> None:
-    lines = defaultdict(list)  # of each annotation file
-    lines["parts/parts"] = [f"{number} {part}" for number, part in enumerate(CUB_PARTS, 1)]
-    identity = 0
     for label in range(settings.classes):
         kind = species(label)
-        folder = f"{label + 1:03d}.{kind.name}"
-        lines["classes"].append(f"{label + 1} {folder}")
-        for tree in ("images", "segmentations"):
-            (root / tree / folder).mkdir(parents=True)
-        for split, count in ((1, settings.train_images), (0, settings.test_images)):  # 1: train, as in CUB's file
+        for stream, split, count in ((1, "train", settings.train_images), (0, "test", settings.test_images)):
             for k in range(count):
-                identity += 1
-                rng = np.random.default_rng([settings.seed, label, split, k])
-                picture = render(kind, rng, settings.side, settings.nuisance)
-                name = f"{folder}/{kind.name}_{2 * k + 2 - split:04d}.png"
-                picture.image.save(root / "images" / name, compress_level=3)
-                picture.mask.save(root / "segmentations" / name)
-                lines["images"].append(f"{identity} {name}")
-                lines["image_class_labels"].append(f"{identity} {label + 1}")
-                lines["train_test_split"].append(f"{identity} {split}")
-                lines["bounding_boxes"].append(f"{identity} " + " ".join(f"{value:.1f}" for value in picture.box))
-                for part, (x, y, seen) in enumerate(picture.parts, 1):
-                    lines["parts/part_locs"].append(f"{identity} {part} {x:.1f} {y:.1f} {seen:.0f}")
-    (root / "parts").mkdir()
-    for name, rows in lines.items():
-        (root / f"{name}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+                rng = np.random.default_rng([settings.seed, label, stream, k])
+                yield Item(label, kind, split, k, render(kind, rng, settings.side, settings.nuisance))
 
 
 def render(kind: Species, rng: np.random.Generator, side: int, nuisance: float) -> Picture:

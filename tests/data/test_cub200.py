@@ -36,7 +36,7 @@ def test_images_of_other_classes_need_not_be_there(cub):
     root = cub.write()
     (root / "images" / cub.path(1)).unlink()
     assert len(cub200.read(root, "2-3")) == 12
-    with pytest.raises(LapmlError, match=r"image 1: there is no file .*bird 0\.png"):
+    with pytest.raises(LapmlError, match=r"images.txt: there is no file .*bird 0\.png"):
         cub200.read(root, "all")
 
 

@@ -1,23 +1,19 @@
 """The drawn birds: always the same, true to their annotations, and sisters but for their marks."""
 
-import re
 from dataclasses import replace
 from functools import cache
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from lapml.config import Drawn
 from lapml.data import synthetic
 from lapml.data.anatomy import CUB_PARTS, bird
 from lapml.data.species import SISTERS, differing, species
-from lapml.data.synthetic import Placement, draw, footprint, render
-from lapml.errors import LapmlError
+from lapml.data.synthetic import Placement, footprint, pictures, render
 
 FAMILIES: dict[int, list[int]] = {}
 for number in range(200):
@@ -43,12 +39,17 @@ def pixels(label: int, side: int = 64, nuisance: float = 0.0, seed: int = 0) -> 
     return np.asarray(render(species(label), np.random.default_rng(seed), side, nuisance).image, float)
 
 
-def rows(root: Path, name: str) -> list[list[str]]:
-    return [line.split(" ") for line in (root / f"{name}.txt").read_text().splitlines()]
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+def truth(settings: Drawn) -> dict[tuple, tuple]:
+    """All that there is of each drawn image."""
+    return {
+        (item.label, item.split, item.k): (
+            item.picture.image.tobytes(),
+            item.picture.mask.tobytes(),
+            item.picture.box,
+            item.picture.parts.tobytes(),
+        )
+        for item in pictures(settings)
+    }
 
 
 @cache
@@ -57,74 +58,29 @@ def _outer(label: int) -> bytes:
     return render(kind, np.random.default_rng(0), 64, 0.0).mask.tobytes()
 
 
-@pytest.fixture(scope="module")
-def cub(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("drawn") / "new" / "birds"
-    draw(root, drawn())
-    return root
+def test_order_and_sizes():
+    items = list(pictures(drawn()))
+    order = [(label, split, k) for label in range(5) for split in ("train", "test") for k in range(2)]
+    assert [(item.label, item.split, item.k) for item in items] == order
+    assert all(item.kind == species(item.label) for item in items)
+    for item in items:
+        assert item.picture.image.mode == "RGB" and item.picture.mask.mode == "L"
+        assert item.picture.image.size == item.picture.mask.size
+        assert max(item.picture.image.size) == 48 and min(item.picture.image.size) >= 36
+        assert set(np.unique(item.picture.mask)) == {0, 255}
+        x, y, width, height = item.picture.box
+        assert (x, y, x + width, y + height) == item.picture.mask.getbbox()
 
 
-def test_same_settings_same_bytes(cub, tmp_path):
-    draw(tmp_path / "again", drawn())
-    assert files(tmp_path / "again") == files(cub)
-    draw(tmp_path / "other", drawn(seed=4))
-    assert files(tmp_path / "other") != files(cub)
+def test_same_settings_same_pictures():
+    first = truth(drawn())
+    assert truth(drawn()) == first
+    assert not set(truth(drawn(seed=4)).values()) & set(first.values())
+    assert len(set(first.values())) == len(first) == 20
 
 
-def test_an_image_does_not_depend_on_how_many_are_drawn(cub, tmp_path):
-    draw(tmp_path / "more", drawn(classes=6, train_images=4, test_images=3))
-    few, more = files(cub), files(tmp_path / "more")
-    pictures = [name for name in few if name.endswith(".png")]
-    assert len(pictures) == 2 * 5 * 4
-    assert all(few[name] == more[name] for name in pictures)
-
-    def truth(root: Path) -> dict[str, tuple]:
-        boxes, parts = rows(root, "bounding_boxes"), rows(root, "parts/part_locs")
-        splits = rows(root, "train_test_split")
-        return {
-            name: (splits[i][1], boxes[i][1:], [row[1:] for row in parts[15 * i : 15 * i + 15]])
-            for i, (_, name) in enumerate(rows(root, "images"))
-        }
-
-    assert truth(cub).items() <= truth(tmp_path / "more").items()
-
-
-def test_the_files_are_cubs(cub):
-    names = {"images", "classes", "image_class_labels", "train_test_split", "bounding_boxes"}
-    assert {path.name for path in cub.iterdir()} == {f"{name}.txt" for name in names} | {
-        "images",
-        "segmentations",
-        "parts",
-    }
-    assert list(cub.parent.iterdir()) == [cub]
-    classes = dict(rows(cub, "classes"))
-    assert list(classes) == ["1", "2", "3", "4", "5"]
-    assert all(re.fullmatch(rf"{int(key):03d}\.[A-Z][A-Za-z_]+", name) for key, name in classes.items())
-    images = rows(cub, "images")
-    assert [int(row[0]) for row in images] == list(range(1, 21))
-    assert len({name for _, name in images}) == 20
-    labels, splits, boxes = (rows(cub, name) for name in ("image_class_labels", "train_test_split", "bounding_boxes"))
-    for (number, name), (n1, label), (n2, train), (n3, *box) in zip(images, labels, splits, boxes, strict=True):
-        assert number == n1 == n2 == n3
-        assert re.fullmatch(rf"{classes[label]}/{classes[label][4:]}_\d{{4}}\.png", name)
-        assert train in "01"
-        with Image.open(cub / "images" / name) as image, Image.open(cub / "segmentations" / name) as mask:
-            assert (image.mode, mask.mode) == ("RGB", "L")
-            assert image.size == mask.size
-            assert max(image.size) == 48
-            assert min(image.size) >= 36
-            assert set(np.unique(mask)) == {0, 255}
-            x, y, width, height = map(float, box)
-            left, top, right, bottom = mask.getbbox()
-            assert (x, y, x + width, y + height) == (left, top, right, bottom)
-    assert [train for _, train in splits].count("1") == 10
-    assert [tuple(row) for row in ((n, " ".join(p)) for n, *p in rows(cub, "parts/parts"))] == [
-        (str(i), part) for i, part in enumerate(CUB_PARTS, 1)
-    ]
-    locations = rows(cub, "parts/part_locs")
-    assert [(int(i), int(p)) for i, p, *_ in locations] == [(i, p) for i in range(1, 21) for p in range(1, 16)]
-    for _, _, x, y, seen in locations:
-        assert (x, y) == ("0.0", "0.0") if seen == "0" else (seen == "1" and float(x) >= 0 and float(y) >= 0)
+def test_an_image_does_not_depend_on_how_many_are_drawn():
+    assert truth(drawn()).items() <= truth(drawn(classes=6, train_images=4, test_images=3)).items()
 
 
 def test_sizes_vary():
@@ -228,20 +184,3 @@ def test_nuisance_misleads():
     wild = [pixels(0, nuisance=1.0, seed=k) for k in range(8)]
     assert np.std([image.mean() for image in calm]) < 3
     assert np.std([image.mean() for image in wild]) > 10
-
-
-def test_an_existing_folder_is_left_alone(cub):
-    before = files(cub)
-    with pytest.raises(LapmlError, match="exists already"):
-        draw(cub, drawn())
-    assert files(cub) == before
-
-
-def test_nothing_half_done_remains(tmp_path, monkeypatch):
-    def broken(*_):
-        raise RuntimeError("disk full")
-
-    monkeypatch.setattr(synthetic, "render", broken)
-    with pytest.raises(RuntimeError):
-        draw(tmp_path / "birds", drawn())
-    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,65 @@
+"""What a reader of a data set's official layout is; :func:`reader` finds one by name.
+
+A reader is a module with the names of :class:`Reader`. What they read is one frame, whatever the layout:
+
+    image        path below ``root / IMAGES``
+    label        0-based, contiguous over the chosen classes in the order of their ids
+    class_name
+    official     "train", "val" or "test"; "val" only where OFFICIAL_VAL
+    box          [x, y, width, height] in pixels of the image as stored (its banner included), or None
+    parts        [[x, y, visible], …] in the order of ``part_names``, or None
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the authors of a data set publish about it, for :func:`lapml.data.inspect.check`."""
+
+    classes: int
+    splits: dict[str, int]  # official split → images
+    per_class: tuple[int, int] | None = None  # fewest and most images of a class over all splits, where known
+
+
+@dataclass(frozen=True)
+class Download:
+    """Where a data set comes from."""
+
+    urls: tuple[str, ...]  # mirrors of one archive, in the order to try them; empty: it cannot be downloaded
+    checksum: str | None  # "md5:…" or "sha256:…" of the archive
+    by_hand: str  # what to get where, for a person
+
+
+class Reader(Protocol):
+    """The names that a reader's module has."""
+
+    TITLE: str  # the data set's own name
+    IMAGES: str  # folder below the root that the frame's paths start at; "" for the root
+    BANNER: int  # rows of pixels to cut off the bottom of every image
+    LEVELS: tuple[str, ...]  # what data.NAME.labels may be, the default first; empty: one level only
+    OFFICIAL_VAL: bool  # whether the layout has a validation split of its own
+    PUBLISHED: dict[str | None, Counts]  # a level (None where LEVELS is empty) → counts; empty: nothing published
+    DOWNLOAD: Download
+
+    def is_root(self, folder: Path) -> bool:
+        """Whether the folder holds the layout; cheap."""
+
+    def read(self, root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
+        """All images of the chosen classes at a level of labels."""
+
+    def part_names(self, root: Path) -> list[str]:
+        """Names of the parts, or an empty list."""
+
+    def fingerprint(self, root: Path) -> tuple[int, str]:
+        """Number of images listed, and the sha256 over all annotations that :func:`read` uses."""
+
+
+def reader(name: str) -> Reader:
+    """The reader of that name, one of those that the schema allows as ``data.NAME.reader``."""
+    return import_module(f"lapml.data.{name}")

@@ -1,0 +1,425 @@
+"""The reader of a folder of images, on good and on bad layouts."""
+
+import hashlib
+import os
+import sys
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.datasets import ImageFolder
+
+from lapml.data import folder
+from lapml.errors import LapmlError
+
+GOOD = (
+    "train/wren/b.jpg",
+    "train/wren/a.JPG",
+    "train/wren/old/c.png",
+    "train/great tit/1.jpeg",
+    "train/great tit/2.webp",
+    "train/Ärger/x.tif",
+    "train/Ärger/y.gif",
+    "test/wren/a.jpg",
+    "test/Ärger/a.BMP",
+)
+links = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+
+
+def lay(root: Path, paths: Iterable[str]) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def refused(root: Path, message: str, classes: str = "all") -> str:
+    with pytest.raises(LapmlError, match=message) as caught:
+        folder.read(root, classes)
+    return str(caught.value)
+
+
+def refused_by_all(root: Path, message: str) -> None:
+    """By what reads the folders, whatever the classes."""
+    refused(root, message)
+    with pytest.raises(LapmlError, match=message):
+        folder.fingerprint(root)
+
+
+def test_good_layout(tmp_path):
+    frame = folder.read(lay(tmp_path, GOOD), "all")
+    assert list(frame.columns) == ["image", "label", "class_name", "official", "box", "parts"]
+    assert frame[["image", "label", "class_name", "official"]].to_numpy().tolist() == [
+        ["train/great tit/1.jpeg", 0, "great tit", "train"],
+        ["train/great tit/2.webp", 0, "great tit", "train"],
+        ["train/wren/a.JPG", 1, "wren", "train"],
+        ["train/wren/b.jpg", 1, "wren", "train"],
+        ["train/wren/old/c.png", 1, "wren", "train"],
+        ["train/Ärger/x.tif", 2, "Ärger", "train"],  # by code points, so behind w
+        ["train/Ärger/y.gif", 2, "Ärger", "train"],
+        ["test/wren/a.jpg", 1, "wren", "test"],
+        ["test/Ärger/a.BMP", 2, "Ärger", "test"],
+    ]
+    assert frame["box"].tolist() == frame["parts"].tolist() == [None] * 9
+    assert folder.part_names(tmp_path) == [] and folder.PUBLISHED == {}
+    assert all((tmp_path / folder.IMAGES / image).is_file() for image in frame["image"])
+
+
+def test_val_folder(tmp_path):
+    root = lay(tmp_path, ["train/a/1.jpg", "train/b/1.jpg", "val/b/1.jpg", "test/a/1.jpg"])  # one to train will do
+    frame = folder.read(root, "all")
+    assert frame["official"].tolist() == ["train", "train", "val", "test"] and frame["label"].tolist() == [0, 1, 1, 0]
+    assert frame["image"][2] == "val/b/1.jpg"
+
+
+@pytest.mark.parametrize(
+    ("classes", "names"), [("3", ["Ärger"]), ("3,2", ["wren", "Ärger"]), ("2-3,3", ["wren", "Ärger"])]
+)
+def test_chosen_classes_get_contiguous_labels(tmp_path, classes, names):
+    frame = folder.read(lay(tmp_path, GOOD), classes)
+    assert frame.drop_duplicates("label").set_index("label")["class_name"].to_dict() == dict(enumerate(names))
+    assert len(frame) == sum(f"/{name}/" in path for name in names for path in GOOD)
+
+
+@pytest.mark.parametrize("classes", ["4", "1-4", "0"])
+def test_unknown_class(tmp_path, classes):
+    refused(lay(tmp_path, GOOD), "expected class ids of .*train", classes)
+
+
+@pytest.mark.parametrize("classes", ["3-1", "", "a", "1-", "-1"])
+def test_malformed_classes(tmp_path, classes):
+    refused(lay(tmp_path, GOOD), "expected 'all' or class ids", classes)
+
+
+def test_names_that_differ_by_case(tmp_path):
+    root = lay(tmp_path, ["train/Finch/a.jpg", "train/Finch/b.jpg"])
+    if (tmp_path / "train/finch").exists():
+        pytest.skip("the file system ignores case")
+    lay(root, ["train/Finch/A.JPG", "train/finch/a.jpg", "train/finch/b.jpg", "test/finch/a.jpg"])
+    frame = folder.read(root, "all")
+    assert frame["class_name"].tolist() == ["Finch"] * 3 + ["finch"] * 3
+    assert frame["image"].tolist()[:3] == ["train/Finch/A.JPG", "train/Finch/a.jpg", "train/Finch/b.jpg"]
+
+
+# --- what is left out ---
+
+
+def test_clutter_is_left_out(tmp_path):
+    root = lay(tmp_path, GOOD)
+    frame, print_ = folder.read(root, "all"), folder.fingerprint(root)
+    lay(
+        root,
+        [
+            ".DS_Store",
+            ".hidden/a.jpg",
+            "__MACOSX/train/wren/a.jpg",
+            "labels.csv",
+            "spare/a.jpg",  # another folder beside train/ is nobody's business
+            "train/.DS_Store",
+            "train/.git/a.jpg",
+            "train/.ipynb_checkpoints/a.jpg",
+            "train/__MACOSX/a.jpg",
+            "train/README.txt",
+            "train/Thumbs.db",
+            "train/wren/._a.jpg",
+            "train/wren/.jpg",
+            "train/wren/Thumbs.db",
+            "train/wren/@eaDir/a.jpg/thumb.jpg",
+            "train/wren/.cache/a.jpg",
+            "train/wren/notes.txt",
+            "train/wren/jpg",
+            "train/wren/a.jpg.part",
+        ],
+    )
+    assert folder.read(root, "all").equals(frame) and folder.fingerprint(root) == print_
+
+
+def test_class_with_clutter_alone_is_empty(tmp_path):
+    root = lay(tmp_path, [*GOOD, "test/great tit/.DS_Store", "test/great tit/Thumbs.db"])
+    assert len(folder.read(root, "all")) == 9  # a class need not be tested
+    lay(root, ["train/zebra finch/.DS_Store"])
+    refused(root, r"class 3 \(zebra finch\) has 0 training images")
+    assert folder.read(root, "1-2,4")["label"].nunique() == 3
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_class_with_other_files_alone(tmp_path, split):
+    names = ["a.HEIC", "b.heic", "c.cr2", "d", "deep/e.txt"]
+    root = lay(tmp_path, [*GOOD, "train/owl/x.jpg", *(f"{split}/wagtail/{name}" for name in names)])
+    if split != "train":
+        lay(root, ["train/wagtail/x.jpg"])
+    refused_by_all(root, "wagtail: has no images, found '.cr2', '.heic', '.txt', no suffix; expected .* .jpg .jpeg")
+    lay(root, [f"{split}/wagtail/deep/f.jpg", f"{split}/wagtail/deep/g.jpg", "train/owl/y.jpg", "train/wagtail/y.jpg"])
+    lay(root, ["val/wren/v.jpg"])
+    assert "wagtail" in set(folder.read(root, "all")["class_name"])
+
+
+def test_folder_that_is_named_like_an_image(tmp_path):
+    root = lay(tmp_path, [*GOOD, "train/wren/deep.jpg/z.jpg", "train/owl.png/1.jpg", "train/owl.png/2.jpg"])
+    images = folder.read(root, "all")["image"].tolist()
+    assert "train/wren/deep.jpg/z.jpg" in images and "train/owl.png/1.jpg" in images and len(images) == 12
+
+
+# --- another layout ---
+
+
+def test_is_root(tmp_path):
+    assert not folder.is_root(tmp_path / "none")
+    assert folder.is_root(lay(tmp_path / "a", GOOD)) and not folder.is_root(tmp_path)
+    assert not folder.is_root(lay(tmp_path / "b", ["train/wren/a.jpg"]))
+    assert not folder.is_root(lay(tmp_path / "c", ["train", "test"]))  # files
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "dev", "Val", "VALID"])
+def test_val_folder_of_another_name(tmp_path, name):
+    refused_by_all(lay(tmp_path, [*GOOD, f"{name}/wren/v.jpg"]), f"found the folder '{name}', .* rename it to val")
+
+
+def test_val_file_is_no_folder(tmp_path):
+    assert len(folder.read(lay(tmp_path, [*GOOD, "dev", "val"]), "all")) == 9
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["train/wren/a.jpg", "train/wren/b.jpg"], "there is no folder test, found 'train'"),
+        (["test/wren/a.jpg", "val/wren/a.jpg"], "there is no folder train, found 'test', 'val'"),
+        (["wren/a.jpg", "owl/a.jpg"], "there is no folder train, found 'owl', 'wren'"),
+        ([f"{letter}/1.jpg" for letter in "abcdefg"], "found 'a', 'b', 'c', 'd', 'e', …"),
+        (["a.jpg", ".git/b.jpg"], "there is no folder train, found no folders"),
+        (["train", "test/wren/a.jpg"], "there is no folder train"),
+    ],
+)
+def test_layout_that_is_wanted(tmp_path, paths, message):
+    refused_by_all(lay(tmp_path, paths), message)
+    refused_by_all(tmp_path, r"train/CLASS/\*\.jpg and test/CLASS/\*\.jpg")
+
+
+def test_no_folder(tmp_path):
+    refused_by_all(tmp_path / "none", "none: cannot be listed")
+    refused_by_all(lay(tmp_path, ["file"]) / "file", "file: cannot be listed")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_image_outside_a_class(tmp_path, split):
+    refused_by_all(lay(tmp_path, [*GOOD, f"{split}/a.JPG"]), rf"{split}: the image 'a.JPG' is in no class's folder")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_class_that_is_not_trained(tmp_path, split):
+    root = lay(tmp_path, [*GOOD, f"{split}/crane/a.jpg", f"{split}/dodo/a.jpg", f"{split}/wren/w.jpg"])
+    refused_by_all(root, rf"{split}: class 'crane' is not in .*train \(2 such in all\)")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("empty", ["", "wren", "wren/deep"])
+def test_split_without_images(tmp_path, split, empty):
+    root = lay(tmp_path, ["train/wren/a.jpg", "train/wren/b.jpg"] if split == "val" else [])
+    (root / split / empty).mkdir(parents=True)
+    (root / "test").mkdir()
+    refused_by_all(root, rf"{split}: has no images, expected {split}/CLASS/\*\.jpg")
+
+
+def test_no_test_image(tmp_path):
+    root = lay(tmp_path, GOOD)
+    refused(root, "the chosen classes have no test image", "1")
+    lay(root, ["val/wren/a.jpg"])
+    refused(root, "the chosen classes have no test image", "1")
+    (root / "test/wren/a.jpg").unlink()
+    (root / "test/Ärger/a.BMP").unlink()
+    refused(root, "the chosen classes have no test image")
+
+
+def test_training_images_of_a_class(tmp_path):
+    root = lay(tmp_path, [*GOOD, "train/owl/1.jpg"])
+    refused(root, r"class 2 \(owl\) has 1 training images, expected at least two")
+    assert len(folder.read(root, "1,3-4")) == 9
+    lay(root, ["val/wren/1.jpg"])
+    assert len(folder.read(root, "all")) == 11
+    (root / "train/owl/1.jpg").unlink()
+    lay(root, ["val/owl/1.jpg"])
+    refused(root, "train: class 'owl' has no images, expected at least one")
+    assert len(folder.read(root, "1,3-4")) == 10
+
+
+# --- links, permissions, names that are no text ---
+
+
+@links
+def test_linked_classes_and_files(tmp_path):
+    store = lay(tmp_path / "store", ["owls/1.jpg", "owls/2.jpg", "owls/more/3.jpg", "one.jpg", "tests/owl/9.jpg"])
+    root = lay(tmp_path / "root", [path for path in GOOD if path.startswith("train")])
+    (root / "train/owl").symlink_to(store / "owls", target_is_directory=True)
+    (root / "train/wren/z.jpg").symlink_to(store / "one.jpg")
+    (root / "test").symlink_to(store / "tests", target_is_directory=True)
+    images = folder.read(root, "all")["image"].tolist()
+    assert {"train/owl/1.jpg", "train/owl/2.jpg", "train/owl/more/3.jpg", "train/wren/z.jpg"} < set(images)
+    assert images[-1] == "test/owl/9.jpg" and len(images) == 12
+
+
+@links
+def test_linked_folder_in_a_class_is_left_out(tmp_path):
+    root = lay(tmp_path / "root", GOOD)
+    store = lay(tmp_path / "store", ["1.jpg"])
+    (root / "train/wren/more").symlink_to(store, target_is_directory=True)
+    (root / "train/wren/circle").symlink_to(root / "train/wren", target_is_directory=True)
+    (root / "train/wren/old/circle").symlink_to(root, target_is_directory=True)
+    assert len(folder.read(root, "all")) == 9
+    (root / "test/great tit").mkdir()
+    (root / "test/great tit/more").symlink_to(store, target_is_directory=True)
+    refused_by_all(root, "great tit: has no images, found a link to a folder")
+
+
+@links
+@pytest.mark.parametrize("target", [".", "..", "../..", "../../.."])
+def test_class_that_links_to_what_holds_it(tmp_path, target):
+    root = lay(tmp_path / "above/root", GOOD)
+    (root / "train/circle").symlink_to(target, target_is_directory=True)
+    refused_by_all(root, "train: 'circle' is a link to a folder that it lies in itself")
+
+
+@links
+def test_links_to_nothing(tmp_path):
+    root = lay(tmp_path, GOOD)
+    (root / "train/owl").symlink_to(tmp_path / "none")
+    refused_by_all(root, "train: 'owl' is a link to nothing")
+    (root / "train/owl").unlink()
+    (root / "train/wren/owl.jpg").symlink_to(tmp_path / "none.jpg")
+    refused_by_all(root, "'train/wren/owl.jpg' is a link to nothing")
+    (root / "train/wren/owl.jpg").rename(root / "train/wren/owl.txt")
+    assert len(folder.read(root, "all")) == 9
+
+
+@links
+def test_link_to_itself(tmp_path):
+    root = lay(tmp_path, GOOD)
+    (root / "train/owl").symlink_to("owl")
+    refused_by_all(root, "cannot be listed .*owl.*mend its permissions or links|'owl' is a link to nothing")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_folder_that_may_not_be_read(tmp_path):
+    root = lay(tmp_path, GOOD)
+    (root / "train/wren/old").chmod(0)
+    try:
+        refused_by_all(root, "cannot be listed .*[Pp]ermission")
+    finally:
+        (root / "train/wren/old").chmod(0o755)
+
+
+def test_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+    root, scan = lay(tmp_path, GOOD), os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("old"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(folder.os, "scandir", refuse)
+    refused_by_all(root, "cannot be listed .*Permission denied.*old")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        (b"train/caf\xe9/a.jpg", rb"train: the name b'caf\\xe9'"),
+        (b"val/caf\xe9/a.jpg", rb"val: the name b'caf\\xe9'"),
+        (b"train/wren/caf\xe9.jpg", rb"the name b'train/wren/caf\\xe9.jpg'"),
+        (b"train/wren/caf\xe9/a.jpg", rb"the name b'train/wren/caf\\xe9/a.jpg'"),
+    ],
+)
+def test_name_that_is_not_utf8(tmp_path, path, shown):
+    root = lay(tmp_path, GOOD)
+    file = os.path.join(os.fsencode(root), path)
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    os.close(os.open(file, os.O_CREAT))
+    text = refused(root, "is not UTF-8, .* rename it")
+    assert shown.decode().replace("\\\\", "\\") in text and text.encode()  # so it can be printed
+    refused_by_all(root, "is not UTF-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
+def test_names_left_out_may_be_anything(tmp_path):
+    root = lay(tmp_path, GOOD)
+    for name in (b"\xff", b"train/\xff.txt", b"train/wren/\xff.txt"):
+        os.close(os.open(os.path.join(os.fsencode(root), name), os.O_CREAT))
+    assert len(folder.read(root, "all")) == 9
+    os.makedirs(os.path.join(os.fsencode(root), b"test/great tit"))
+    os.close(os.open(os.path.join(os.fsencode(root), b"test/great tit/a.\xff"), os.O_CREAT))
+    assert refused(root, r"has no images, found b'.\\xff'").encode()
+
+
+# --- any names ---
+
+LETTERS = st.characters(codec="utf-8", exclude_characters="/\0\\")
+NAME = st.text(LETTERS, min_size=1, max_size=20).filter(
+    lambda name: not name.startswith(".") and name not in folder.CLUTTER
+)
+
+
+def same_everywhere(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+NAMES = st.lists(NAME, min_size=1, max_size=4, unique_by=same_everywhere)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse or change some names")
+@settings(max_examples=60, deadline=None)
+@given(classes=NAMES, files=NAMES, suffix=st.sampled_from(folder.SUFFIXES), deep=st.booleans())
+def test_names(classes, files, suffix, deep):
+    below = f"deep {suffix}/" if deep else ""
+    expected = [
+        (f"{split}/{name}/{below}{number}{file}{suffix}", label, name, split)
+        for split in ("train", "test")
+        for label, name in enumerate(sorted(classes))
+        for number, file in enumerate([*files, "."])
+    ]
+    with tempfile.TemporaryDirectory() as temporary:
+        root = lay(Path(temporary), [path for path, *_ in expected])
+        frame = folder.read(root, "all")
+        assert folder.fingerprint(root)[0] == len(expected)
+    found = list(frame[["image", "label", "class_name", "official"]].itertuples(index=False, name=None))
+    assert found == expected  # numbered, so in order
+
+
+# --- against others ---
+
+
+def test_as_torchvision_reads_it(tmp_path):
+    root = lay(
+        tmp_path,
+        [
+            f"{split}/{name}/{below}{number}{suffix}"
+            for split in ("train", "test")
+            for name in ("zebra", "Zebra finch", "ape", "Ångström", "10", "9")
+            for below in ("", "more/")
+            for number, suffix in enumerate((".jpg", ".JPEG", ".png", ".webp", ".bmp", ".tif", ".tiff", ".txt"))
+        ],
+    )
+    frame = folder.read(root, "all")
+    for split in ("train", "test"):
+        theirs = ImageFolder(root / split, allow_empty=True)
+        ours = frame[frame["official"] == split]
+        found = {os.fspath(root / image): label for image, label in zip(ours["image"], ours["label"], strict=True)}
+        assert found == dict(theirs.samples) and len(ours) == len(theirs.samples) == 84
+        assert dict(zip(ours["class_name"], ours["label"], strict=True)) == theirs.class_to_idx
+
+
+def test_fingerprint(tmp_path):
+    root = lay(tmp_path, GOOD)
+    expected = hashlib.sha256(b"".join(path.encode() + b"\0" for path in sorted(GOOD))).hexdigest()
+    assert folder.fingerprint(root) == (9, expected)
+    (root / GOOD[0]).write_bytes(b"pixels")  # not what the files hold
+    assert folder.fingerprint(root) == (9, expected)
+    seen = Counter({expected: 1})
+    for add in ("train/wren/n.jpg", "test/wren/n.jpg", "val/wren/n.jpg"):
+        count, print_ = folder.fingerprint(lay(root, [add]))
+        seen[print_] += 1
+    assert count == 12 and set(seen.values()) == {1} and len(seen) == 4
