@@ -1,36 +1,47 @@
-"""Make a data set available: draw it, find it in a folder, unpack an archive, or download one."""
+"""Make a data set available: draw it, find it in a folder, unpack archives, or download one.
 
+Where a folder holds archives, or an archive does, they are unpacked only while the reader cannot read the data set
+without them: it finds no root, or a file that it lists is not there. So archives beside a data set that is whole do
+not matter, nor those that are left when it is, and pieces that are unpacked already need not be packed again.
+"""
+
+import fcntl
 import json
 import os
-import stat
+import shutil
 import sys
-import tarfile
-import tempfile
-import zipfile
-import zlib
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lapml import config
-from lapml.data import cub200
+from lapml.data import archives
+from lapml.data.readers import Reader, reader
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import Paths
 
-CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
-CHECKSUMS = {CUB_URL: "md5:97eceeb196236b17998738112f37df78"}
-MARKER = ".unpacked.json"  # in a folder that we unpacked: from which archive
+MARKER = ".unpacked.json"  # in a folder that we unpacked: from what
+SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")  # of archives in a folder
+DEPTH = 2  # how many folders down a root, or an archive, is looked for
+MOST_FILES = 10_000  # beside the archives in a folder: they are copied
+LARGEST_FILE = 64 * 2**20  # bytes of one of them
+Lacks = Callable[[Path], str | None]
 
 
 def fetch(name: str, data: config.Data, paths: Paths) -> None:
     """Make the data set available and write ``paths.source(name)`` (source.json).
 
-    ``data.source`` is "drawn", a folder (used in place), an archive (.tgz, .tar.gz, .tar, .zip; unpacked to
-    ``data/NAME``) or an http(s) URL of one (kept in ``data/downloads``). The environment variable
-    ``LAPML_<NAME>`` (upper-case, ``-`` as ``_``) overrides it. Relative paths start at ``paths.root``.
+    ``data.source`` is "drawn"; "official" (where the reader's authors offer it); a folder, used in place, or one with
+    archives to unpack; an archive (.tgz, .tar, .zip …; unpacked to ``data/NAME``); an http(s) URL of one (kept in
+    ``data/downloads``), which may end in ``#md5=…`` or ``#sha256=…``; or a list of such URLs, mirrors to try in this
+    order. The environment variable ``LAPML_<NAME>`` (upper-case, ``-`` as ``_``) overrides all but "drawn". Relative
+    paths start at ``paths.root``.
 
-    source.json holds ``root`` (the folder with images.txt, relative to ``paths.root`` if inside it), ``kind``
-    (drawn, folder, archive or url), ``source`` (as given), ``images`` (how many) and ``annotations_sha256``.
+    source.json holds ``root`` (the folder that the reader knows, relative to ``paths.root`` if inside it), ``kind``
+    (drawn, folder, archive or url), ``source`` (as given; of several URLs the one used), ``images`` (how many) and
+    ``annotations_sha256``.
 
     Raises:
         LapmlError: the source is missing, broken, unsafe to unpack or cannot be downloaded, or holds no data set.
@@ -38,10 +49,11 @@ def fetch(name: str, data: config.Data, paths: Paths) -> None:
     variable = "LAPML_" + name.upper().replace("-", "_")
     source = data.source if data.source == "drawn" else os.environ.get(variable) or data.source
     mend = f"set data.{name}.source or the environment variable {variable}"
+    how = reader(data.reader)
     try:
-        kind, folder = _folder(name, source, data, paths, mend)
-        root = _root(folder, mend).resolve()
-        images, annotations = cub200.fingerprint(root)
+        kind, source, folder = _folder(name, source, data, paths, mend)
+        root = _root(folder, how, mend).resolve()
+        images, annotations = how.fingerprint(root)
         inside = root.is_relative_to(paths.root.resolve())
         record = {
             "root": (root.relative_to(paths.root.resolve()) if inside else root).as_posix(),
@@ -56,7 +68,7 @@ def fetch(name: str, data: config.Data, paths: Paths) -> None:
 
 
 def laid_out(name: str, paths: Paths) -> tuple[dict[str, Any], Path]:
-    """The record in source.json, and the folder that holds images.txt.
+    """The record in source.json, and the data set's root.
 
     Raises:
         LapmlError: source.json is missing or broken, or the folder is gone.
@@ -72,38 +84,65 @@ def laid_out(name: str, paths: Paths) -> tuple[dict[str, Any], Path]:
     return record, root
 
 
-def _root(folder: Path, mend: str) -> Path:
-    """The folder that holds images.txt: ``folder`` or one of those in it (the official archive has CUB_200_2011/)."""
-    if (folder / "images.txt").is_file():
-        return folder
-    found = sorted(file.parent for file in folder.glob("*/images.txt"))
-    if len(found) != 1:
-        what = ", ".join(str(root) for root in found) or "none"
-        raise LapmlError(f"{folder}: expected images.txt in it or in one folder of it, found {what}; {mend}")
-    return found[0]
-
-
-def _folder(name: str, source: str, data: config.Data, paths: Paths, mend: str) -> tuple[str, Path]:
-    """The kind of source, and a folder with what is in it."""
+def _folder(name: str, source: str | list[str], data: config.Data, paths: Paths, mend: str) -> tuple[str, str, Path]:
+    """The kind of source, the one used, and a folder with what is in it."""
     if source == "drawn":
-        return "drawn", _drawn(name, data, paths)
-    if "://" in source:
-        return "url", _unpacked(_download(source, paths.raw("downloads"), mend), paths.raw(name), mend)
-    path = paths.root / Path(source).expanduser()
+        return "drawn", source, _drawn(name, data, paths)
+    how, target = reader(data.reader), paths.raw(name)
+    lacks = _lacks(how, data, mend)
+    if source == "official" or isinstance(source, list) or "://" in source:
+        file, url = _downloaded(name, source, how, paths.raw("downloads"), mend)
+        return "url", url, _unpacked(file, target, lacks, mend)
+    path = paths.root / os.path.expanduser(source)  # pathlib's raises where there is no such user
     if not path.exists():
         raise LapmlError(f"{path}: no such folder or archive (the source of {name}); {mend}")
-    return ("folder", path) if path.is_dir() else ("archive", _unpacked(path, paths.raw(name), mend))
+    if not path.is_dir():
+        return "archive", source, _unpacked(path, target, lacks, mend)
+    whole = not _archives(path) or len(_roots(path, how)) > 1 or not lacks(path)
+    return "folder", source, path if whole else _unpacked(path, target, lacks, mend)
+
+
+def _downloaded(name: str, source: str | list[str], how: Reader, folder: Path, mend: str) -> tuple[Path, str]:
+    """An archive, and the URL it is from."""
+    from lapml.data.download import download, shown
+
+    known = how.DOWNLOAD
+    if source == "official" and not known.urls:
+        raise LapmlError(f"data set {name}: {how.TITLE} cannot be downloaded: {known.by_hand}; then {mend} to it")
+    urls = list(known.urls) if source == "official" else [source] if isinstance(source, str) else source
+    checksum = known.checksum if set(urls) & set(known.urls) else None  # mirrors hold the same file
+    by_hand = known.by_hand if source == "official" else "download it by hand"
+    with _alone(folder):
+        file, url = download(urls, checksum, folder, mend, by_hand)
+    return file, shown(url)
 
 
 def _drawn(name: str, data: config.Data, paths: Paths) -> Path:
     if data.drawn is None:
         raise LapmlError(f"data.{name}.drawn: found null, expected the settings of the drawing, as source is 'drawn'")
-    from lapml.data.synthetic import VERSION, draw
+    from lapml.data.layouts import draw
+    from lapml.data.synthetic import VERSION
 
-    root = paths.raw(f"drawn-{config.digest([VERSION, data.drawn.model_dump()])}")
+    layout = [] if data.reader == "cub200" else [data.reader]  # the first layout that there was
+    root = paths.raw(f"drawn-{config.digest([VERSION, data.drawn.model_dump(), *layout])}")
     if not root.exists():
-        draw(root, data.drawn)
+        with _alone(root):
+            if not root.exists():
+                draw(root, data.drawn, data.reader)
     return root
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """One process at a time makes ``target``; the others wait, and then find it made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{target}: waiting for another process that makes it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _write(file: Path, text: str) -> None:
@@ -116,94 +155,145 @@ def _write(file: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+# --- roots ---
+
+
+def _root(folder: Path, how: Reader, mend: str) -> Path:
+    """The one folder that the reader knows: ``folder``, or one below it (archives have a folder of their own)."""
+    found = _roots(folder, how)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LapmlError(
+            f"{folder}: holds {how.TITLE} {len(found)} times: {', '.join(map(str, found))}; {mend} to one of them"
+        )
+    there = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+    what = ", ".join(there[:8]) + (", …" if len(there) > 8 else "") or "nothing"
+    raise LapmlError(
+        f"{folder}: expected the layout of {how.TITLE} in it or at most {DEPTH} folders down, found none; at its top is {what}; "
+        f"{mend} to the folder that holds it"
+    )
+
+
+def _roots(folder: Path, how: Reader) -> list[Path]:
+    roots = {}
+    for at, folders, _ in os.walk(folder, followlinks=True):
+        here = Path(at)
+        if known := how.is_root(here):
+            roots.setdefault(here.resolve(), here)  # a link may lead to the same one
+        down = not known and len(here.relative_to(folder).parts) < DEPTH
+        folders[:] = sorted(name for name in folders if down and not name.startswith("."))
+    return sorted(roots.values())
+
+
+def _lacks(how: Reader, data: config.Data, mend: str) -> Lacks:
+    """What a folder lacks to be the data set, by its reader; None if nothing."""
+
+    def lacks(folder: Path) -> str | None:
+        try:
+            how.read(_root(folder, how, mend), data.classes, data.labels)
+        except LapmlError as error:
+            return str(error)
+        return None
+
+    return lacks
+
+
 # --- archives ---
 
 
-def _unpacked(archive: Path, target: Path, mend: str) -> Path:
-    """``target``, holding what is in ``archive``; left as it is if it was unpacked from the same bytes before."""
-    if archive.stat().st_size == 0:
-        raise LapmlError(f"{archive}: is empty (0 bytes), expected an archive; remove it and get it again, or {mend}")
-    marker = json.dumps({"sha256": sha256(archive)}) + "\n"
-    if (target / MARKER).is_file() and (target / MARKER).read_text(encoding="utf-8") == marker:
-        return target
-    if target.exists() and not (target / MARKER).is_file():
-        raise LapmlError(
-            f"{target}: is in the way and was not unpacked by this program; move it away to have {archive} unpacked "
-            f"there, or, if it is the data set, {mend} to it"
-        )
+def _archives(folder: Path) -> list[Path]:
+    return _files(folder, DEPTH, SUFFIXES)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-        new = Path(temporary) / "new"
-        new.mkdir()
-        _extract(archive, new, mend)
-        (new / MARKER).write_text(marker, encoding="utf-8")
-        if target.exists():
-            os.replace(target, Path(temporary) / "old")
-        os.replace(new, target)  # so target is whole or not there
+
+def _files(folder: Path, depth: int | None = None, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
+    """All files but hidden ones, sorted, with at most ``depth`` folders above them; links to folders are not followed."""
+    files = []
+    for at, folders, names in os.walk(folder):
+        down = depth is None or len(Path(at).relative_to(folder).parts) < depth
+        folders[:] = [name for name in folders if down and not name.startswith(".")]
+        files += [Path(at, name) for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]
+    return sorted(file for file in files if file.is_file())
+
+
+def _unpacked(source: Path, target: Path, lacks: Lacks, mend: str) -> Path:
+    """``target``, holding what is in ``source``; left as it is if it was unpacked from the same bytes before.
+
+    ``source`` is an archive; or a folder that holds some, which are unpacked to the places they lie in, with a copy of
+    the other files beside them (not of hidden ones and of those above :data:`LARGEST_FILE`). Archives that were in an
+    archive are removed when they are unpacked.
+    """
+    packed, others = ([source], []) if source.is_file() else _pieces(source, target, lacks, mend)
+    for archive in packed:
+        if archive.stat().st_size == 0:
+            raise LapmlError(
+                f"{archive}: is empty (0 bytes), expected an archive; remove it and get it again, or {mend}"
+            )
+    marker = _marker(source, packed, others)
+    if _is_from(target, marker):
+        return target
+    with _alone(target):
+        if _is_from(target, marker):
+            return target
+        if target.exists() and not (target / MARKER).is_file():
+            raise LapmlError(
+                f"{target}: is in the way and was not unpacked by this program; move it away to have {source} unpacked "
+                f"there, or, if it is the data set, {mend} to it"
+            )
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        try:
+            _unpack(source, packed, others, partial / "new", lacks, mend)
+            (partial / "new" / MARKER).write_text(marker, encoding="utf-8")
+            if target.exists():
+                os.replace(target, partial / "old")
+            os.replace(partial / "new", target)  # so target is whole or not there
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
-def _extract(archive: Path, folder: Path, mend: str) -> None:
-    # The content decides, not the name: a URL's last part need not end in .tgz.
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as file:
-                for member in file.infolist():
-                    _refuse_unsafe(archive, member)
-                file.extractall(folder)
-        elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as file:
-                file.extractall(folder, filter="data")  # refuses absolute paths, '..', devices and links out
-        else:
-            raise LapmlError(
-                f"{archive}: is neither a tar (.tgz, .tar.gz, .tar) nor a zip archive, or it is cut off; "
-                f"remove it and get it again, or {mend}"
-            )
-    except tarfile.FilterError as error:
-        raise LapmlError(f"{archive}: unsafe member ({error}); do not use this archive; {mend}") from None
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
-        raise LapmlError(
-            f"{archive}: cannot be unpacked ({' '.join(str(error).split())}): cut off, damaged or encrypted, "
-            f"or the disk is full; remove it and get it again, or {mend}"
-        ) from None
+def _is_from(target: Path, marker: str) -> bool:
+    return (target / MARKER).is_file() and (target / MARKER).read_text(encoding="utf-8") == marker
 
 
-def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
-    name = member.orig_filename
-    windows = PureWindowsPath(name)  # knows both separators, and drives
-    outside = PurePosixPath(name).is_absolute() or windows.anchor or ".." in windows.parts
-    if outside or stat.S_ISLNK(member.external_attr >> 16):
+def _unpack(source: Path, packed: list[Path], others: list[Path], new: Path, lacks: Lacks, mend: str) -> None:
+    new.mkdir(parents=True)
+    for file in others:
+        (new / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, new / file.relative_to(source))
+    budget = archives.Budget(packed, new)
+    for archive in packed:
+        if archive == source:
+            archives.extract(archive, new, budget, mend)
+        elif lacks(new):
+            archives.extract(archive, new / archive.relative_to(source).parent, budget, mend)
+    for archive in _archives(new):
+        if lacks(new):
+            archives.extract(archive, archive.parent, budget, mend)
+            archive.unlink()
+
+
+def _pieces(source: Path, target: Path, lacks: Lacks, mend: str) -> tuple[list[Path], list[Path]]:
+    """The archives in a folder, and the other files to copy."""
+    if target.resolve().is_relative_to(source.resolve()):
         raise LapmlError(
-            f"{archive}: unsafe member {name!r} (a link, or a path that leaves the folder); do not use this archive"
+            f"{source}: holds archives that would be unpacked to {target}, in the same folder; move them to a folder of "
+            f"their own, and {mend} to it"
         )
+    packed = _archives(source)
+    others = [file for file in sorted(set(_files(source)) - set(packed)) if file.stat().st_size <= LARGEST_FILE]
+    if len(others) > MOST_FILES:
+        raise LapmlError(
+            f"{source}: is not whole ({lacks(source)}) and holds archives, but also {len(others)} other files, expected at "
+            f"most {MOST_FILES} to copy; unpack the archives there by hand, or {mend}"
+        )
+    return packed, others
 
 
-# --- downloads ---
-
-
-def _download(url: str, folder: Path, mend: str) -> Path:
-    """The file behind ``url``, in ``folder``; not fetched again if it is there."""
-    if not url.startswith(("http://", "https://")):
-        raise LapmlError(f"source: found {url!r}, expected drawn, a folder, an archive or an http(s) URL; {mend}")
-    import pooch
-    import requests
-
-    checksum = CHECKSUMS.get(url.partition("?")[0])
-    by_hand = f"download it by hand and {mend} to the file, or try again"
-    folder.mkdir(parents=True, exist_ok=True)
-    pooch.get_logger().setLevel("WARNING")
-    try:
-        return Path(pooch.retrieve(url, checksum, path=folder, progressbar=sys.stderr.isatty()))
-    except (requests.RequestException, OSError) as error:
-        raise LapmlError(f"{url}: cannot be downloaded ({' '.join(str(error).split())}); {by_hand}") from None
-    except ValueError as error:  # pooch: the checksum is wrong
-        raise LapmlError(f"{url}: {' '.join(str(error).split())}; {by_hand}") from None
+def _marker(source: Path, packed: list[Path], others: list[Path]) -> str:
+    if packed == [source]:
+        return json.dumps({"sha256": sha256(source)}) + "\n"
+    seen = [(str(file.relative_to(source)), file.stat().st_size, file.stat().st_mtime_ns) for file in others]
+    sums = {archive.relative_to(source).as_posix(): sha256(archive) for archive in packed}
+    return json.dumps({"sha256": sums, "others": config.digest(seen)}) + "\n"

@@ -1,0 +1,299 @@
+"""Download one archive from the first of its mirrors that gives it: resumed where it was cut, checked, kept.
+
+Pooch holds the finished files and checks them; :func:`_stream` is the downloader that it is given. It writes beside the
+finished file, to ``<name>.part``, and ``<name>.part.json`` says what that is a part of.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pooch
+import requests
+import urllib3
+from tqdm import tqdm
+
+from lapml.errors import LapmlError
+
+WAITS = (1, 4, 10)  # seconds before each further try of a mirror
+TIMEOUT = (20, 60)  # seconds to connect, and without a byte
+EVERY = 30  # seconds between two lines of progress where there is no terminal
+PIECE = 2**16  # bytes read at a time
+STEP = 2**20  # bytes that a try has to gain for the next one to count as the first
+LENGTHS = {"md5": 32, "sha256": 64}  # hex digits of a checksum
+
+
+class _Refused(Exception):
+    """This mirror will not do."""
+
+
+class _Broken(_Refused):
+    """It may do at another try."""
+
+
+class _Offline(_Broken):
+    """Nobody answered at all."""
+
+
+def download(urls: list[str], checksum: str | None, folder: Path, mend: str, by_hand: str) -> tuple[Path, str]:
+    """The file behind the first of ``urls`` (mirrors of one file) that gives it, and that URL.
+
+    The file is kept in ``folder``, under a name of its own for each URL, and not fetched again while it is there and
+    has its checksum. What a broken or interrupted download has got is continued by the next one, if server and file are
+    still the same. Connections that fail or are cut, and answers 429 and 5xx, are tried again after a short wait.
+
+    Args:
+        checksum: ``"md5:…"`` or ``"sha256:…"`` of the file; a URL that ends in ``#md5=…`` or ``#sha256=…`` has its own.
+        mend: what a user can set instead, for messages.
+        by_hand: how to get the file without this program, for messages.
+
+    Raises:
+        LapmlError: a URL is none, the disk is too small, or no mirror gives the file: with the reason of each.
+    """
+    files = {url: (folder / _name(url), _checksum(url, mend) or checksum) for url in urls}
+    folder.mkdir(parents=True, exist_ok=True)
+    pooch.get_logger().setLevel("WARNING")
+    reasons, offline = [], False
+    for url in sorted(urls, key=lambda url: not files[url][0].exists()):  # one that is there needs no network
+        file, known = files[url]
+        get = partial(_stream, part=_part(file))
+        try:
+            pooch.retrieve(url.partition("#")[0], known, file.name, folder, downloader=get)
+        except (_Refused, ValueError) as error:  # pooch's ValueError: the checksum
+            if not isinstance(error, _Refused) or not _size(_part(file)):
+                _forget(_part(file))
+            reasons.append(f"{shown(url)} ({_line(error)})")
+            offline |= isinstance(error, _Offline)
+            continue
+        for other, _ in files.values():
+            _forget(_part(other))
+        return file, url
+    network = "no network? behind a proxy set HTTPS_PROXY; " if offline else ""
+    raise LapmlError(f"cannot be downloaded: {', '.join(reasons)}; {network}try again, or {by_hand} and {mend} to it")
+
+
+def shown(url: str) -> str:
+    """A URL without the name and password that it may hold."""
+    return re.sub(r"//[^/?#]*@", "//", url, count=1)
+
+
+def _name(url: str) -> str:
+    """A file name of its own for each URL, as pooch's."""
+    url = url.partition("#")[0]
+    plain = re.sub(r"[^\w.+-]", "_", url.partition("?")[0].rpartition("/")[2], flags=re.ASCII)
+    return f"{hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()}-{plain[-100:]}"
+
+
+def _checksum(url: str, mend: str) -> str | None:
+    """What the end of the URL says of the file."""
+    if not re.match(r"https?://[^/]", url, re.IGNORECASE):
+        raise LapmlError(
+            f"source: found {shown(url)!r}, expected drawn, official, a folder, an archive, or http(s) URLs of one; {mend}"
+        )
+    _, hash_sign, fragment = url.partition("#")
+    if not hash_sign:
+        return None
+    kind, _, digits = fragment.partition("=")
+    if not re.fullmatch(f"[0-9a-fA-F]{{{LENGTHS.get(kind, 0)}}}", digits) or not digits:
+        raise LapmlError(
+            f"source: found #{fragment} at the end of a URL, expected #md5= and 32 or #sha256= and 64 hex digits; "
+            f"mend it, or {mend}"
+        )
+    return f"{kind}:{digits}"
+
+
+# --- one mirror ---
+
+
+def _stream(url: str, output: str, _: Any, part: Path) -> None:
+    """Put what is behind ``url`` into the file ``output``; a downloader for pooch.
+
+    Raises:
+        _Refused: the mirror does not give it.
+        LapmlError: the disk is too small.
+    """
+    tries, most = 0, _size(part)
+    while True:
+        try:
+            while not _get(url, part):
+                pass
+            break
+        except _Broken:
+            if _size(part) >= most + STEP:  # it does go on, if in small steps
+                tries, most = 0, _size(part)
+            if tries == len(WAITS):
+                raise
+            time.sleep(WAITS[tries])
+            tries += 1
+    # Pooch removes its output when it is interrupted. A second name for the same bytes keeps them for the next time.
+    try:
+        os.unlink(output)
+        os.link(part, output)
+    except OSError:  # a file system without such names
+        os.replace(part, output)
+
+
+def _get(url: str, part: Path) -> bool:
+    """One try, from where ``part`` ends if that is of the same file; False if it is not, and was removed."""
+    known = _note(part, url)
+    have = _size(part) if known else 0
+    headers = {"Accept-Encoding": "identity"}  # the archive's own bytes, so that they can be counted
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if known["etag"] or known["modified"]:
+            headers["If-Range"] = known["etag"] or known["modified"]
+    with _plain_reasons(), requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        first, total = _range(answer)
+        if answer.status_code == 416 and have and total == have == (known["size"] or have):
+            return True  # it was whole already
+        fits = have and answer.status_code == 206 and first == have and _same(known, answer, total)
+        if have and answer.status_code in (206, 416) and not fits:
+            _forget(part)
+            return False
+        if answer.status_code == 200:
+            length, have = answer.headers.get("Content-Length", ""), 0
+            total = int(length) if length.isdecimal() else None
+            _begin(part, url, answer, total)
+        elif fits:
+            total = total or known["size"]
+        else:
+            again = answer.status_code == 429 or answer.status_code >= 500
+            raise (_Broken if again else _Refused)(f"{answer.status_code} {answer.reason}".strip())
+        _refuse_small_disk(part, url, None if total is None else total - have)
+        with open(part, "ab") as file, _Progress(url, have, total) as progress:
+            for piece in answer.raw.stream(PIECE, decode_content=False):
+                file.write(piece)
+                progress.add(len(piece))
+    if total is not None and _size(part) != total:
+        raise _Broken(f"cut off after {_size(part)} of {total} bytes")
+    if not _size(part):
+        raise _Refused("the file is empty")
+    return True
+
+
+@contextmanager
+def _plain_reasons() -> Iterator[None]:
+    """In place of the exceptions of requests, and of urllib3 below it, ours."""
+    try:
+        yield
+    except requests.exceptions.SSLError as error:
+        raise _Refused(f"{_line(_cause(error))}; a proxy with its own certificate? set REQUESTS_CA_BUNDLE") from None
+    except requests.ConnectionError as error:
+        raise _Offline(_line(_cause(error))) from None
+    except (requests.Timeout, urllib3.exceptions.HTTPError) as error:
+        raise _Broken(_line(_cause(error))) from None
+    except (requests.RequestException, UnicodeError) as error:
+        raise _Refused(_line(error)) from None
+
+
+def _cause(error: Exception) -> Any:
+    """What urllib3 says, without the story around it."""
+    first = error.args[0] if error.args else error
+    return getattr(first, "reason", first)
+
+
+def _line(error: Any) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _range(answer: requests.Response) -> tuple[int | None, int | None]:
+    """First byte and size of the whole, as far as Content-Range says."""
+    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", answer.headers.get("Content-Range", "").strip())
+    return tuple(int(text) if text and text != "*" else None for text in found.groups()) if found else (None, None)
+
+
+def _refuse_small_disk(part: Path, url: str, need: int | None) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if need is not None and need > free:
+        raise LapmlError(
+            f"{shown(url)}: needs {need / 1e9:.2f} GB more in {part.parent}, found {free / 1e9:.2f} GB free; free some space"
+        )
+
+
+# --- the part ---
+
+
+def _part(file: Path) -> Path:
+    return file.with_name(f"{file.name}.part")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    part.with_name(f"{part.name}.json").unlink(missing_ok=True)
+
+
+def _begin(part: Path, url: str, answer: requests.Response, size: int | None) -> None:
+    """An empty part, and beside it what it will be a part of."""
+    _forget(part)
+    etag = answer.headers.get("ETag", "")
+    note = {
+        "url": shown(url),
+        "etag": "" if etag.startswith("W/") else etag,  # a weak one does not vouch for the bytes
+        "modified": answer.headers.get("Last-Modified", ""),
+        "size": size,
+    }
+    part.with_name(f"{part.name}.json").write_text(json.dumps(note) + "\n", encoding="utf-8")
+
+
+def _note(part: Path, url: str) -> dict[str, Any] | None:
+    """What the part is a part of; None if that is not known or not ``url``."""
+    try:
+        note = json.loads(part.with_name(f"{part.name}.json").read_text(encoding="utf-8"))
+        right = note["url"] == shown(url) and isinstance(note["etag"] + note["modified"], str) and "size" in note
+        return note if right else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _same(known: dict[str, Any], answer: requests.Response, total: int | None) -> bool:
+    """Whether a part of an answer is of the file that the part on the disk is of."""
+    pairs = ((known["etag"], answer.headers.get("ETag")), (known["modified"], answer.headers.get("Last-Modified")))
+    return all(not old or not new or old == new for old, new in (*pairs, (known["size"], total)))
+
+
+class _Progress:
+    """A bar on a terminal, else a line now and then; on stderr."""
+
+    def __init__(self, url: str, have: int, total: int | None):
+        self.name = urlsplit(url).path.rpartition("/")[2] or "download"
+        self.have = self.done = have
+        self.total = total
+        self.began = self.told = time.monotonic()
+        self.bar = tqdm(
+            desc=self.name,
+            initial=have,
+            total=total,
+            unit="B",
+            unit_scale=True,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def add(self, count: int) -> None:
+        self.bar.update(count)
+        self.done += count
+        now = time.monotonic()
+        if self.bar.disable and now - self.told >= EVERY:
+            self.told = now
+            numbers = {"elapsed": now - self.began, "initial": self.have, "prefix": self.name, "ncols": 0}
+            print(tqdm.format_meter(self.done, self.total, unit="B", unit_scale=True, **numbers), file=sys.stderr)
