@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lapml.data import batches as batches_module
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.model import build
@@ -15,14 +16,16 @@ CUDA = ["train.device=cuda", "train.precision=auto"]
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("resident", [True, False])
-def test_a_step_does_not_wait_for_the_device(small_run, packed, row, resident):
+def test_a_step_does_not_wait_for_the_device(small_run, packed, row, resident, monkeypatch):
+    if not resident:
+        monkeypatch.setattr(batches_module, "_free_memory", lambda device: 1)
     run = small_run(row, *CUDA)
     device = torch.device("cuda")
     net, weights = build(run.model, 3, run.data.view.side, 0)
     net.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(net, run.train)
     rows = rows_of(packed.index, ["train"])
-    batches = Batches(packed, rows, run.data.view, weights["mean"], weights["std"], device, resident)
+    batches = Batches(packed, rows, run.data.view, weights["mean"], weights["std"], device)
     for batch in batches.training(0, 0, 6, run.settings):  # the first epoch allocates and picks kernels
         take_step(net, optimizer, run.settings, batch, autocast(device, "bf16"))
     steps = batches.training(0, 1, 6, run.settings)
@@ -32,6 +35,15 @@ def test_a_step_does_not_wait_for_the_device(small_run, packed, row, resident):
             take_step(net, optimizer, run.settings, batch, autocast(device, "bf16"))
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_an_array_larger_than_the_gpu_trains_to_the_same_numbers(small_run, packed, row, monkeypatch):
+    monkeypatch.setattr(batches_module, "CHUNK", 5)
+    resident = fit(small_run(row, *CUDA), packed, log=lambda line: None).history
+    monkeypatch.setattr(batches_module, "_free_memory", lambda device: 1)
+    streamed = fit(small_run(row, *CUDA), packed, log=lambda line: None).history
+    assert [epoch["loss"] for epoch in resident] == [epoch["loss"] for epoch in streamed]
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -4,6 +4,7 @@ All randomness is one table an epoch and purpose, indexed by the image's row, so
 cores nor batch order, and a resumed run draws what an uninterrupted one draws.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 
 DRAWS = 2  # uniform numbers that a mixer takes an image
+CHUNK = 1024  # images that are copied to a GPU at once
 
 
 class Purpose(IntEnum):
@@ -58,9 +60,10 @@ class Batches:
         rows: which rows of its index.
         view: how images are cut.
         mean, std: of the network's input, for channels in 0..1.
-        device: where batches lie. The array lies there too if it fits into half the free memory; else a thread reads
-            it ahead through pinned memory.
-        resident: overrides that choice.
+        device: where batches lie. On a GPU the array lies there too if it fits into half the free memory; else it stays
+            on the disk, and a thread reads ahead, through pinned memory. On a CPU it stays on the disk, in the system's
+            cache; a thread reads ahead if it is larger than half the machine's memory, as the disk must then be waited
+            for. Batches are the same either way.
     """
 
     def __init__(
@@ -71,16 +74,19 @@ class Batches:
         mean: list[float],
         std: list[float],
         device: torch.device,
-        resident: bool | None = None,
     ):
         self.packed, self.rows, self.view, self.device = packed, np.asarray(rows), view, device
         self.sizes = packed.index[["width", "height"]].to_numpy(np.float64)
         self.labels = packed.index["label"].to_numpy(np.int64)
         self.mean = torch.tensor(mean, device=device)[:, None, None] * 255
         self.std = torch.tensor(std, device=device)[:, None, None] * 255
-        if resident is None:
-            resident = device.type == "cuda" and packed.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
-        self.array = torch.from_numpy(np.ascontiguousarray(packed.images)).to(device) if resident else None
+        self.array = None
+        self.fits = packed.images.nbytes < _free_memory(device) / 2
+        if device.type == "cuda" and self.fits:
+            self.array = torch.empty(packed.images.shape, dtype=torch.uint8, device=device)
+            # Piece by piece: a copy of the whole might not fit into the host's memory.
+            for at in range(0, len(packed.images), CHUNK):
+                self.array[at : at + CHUNK] = torch.from_numpy(np.ascontiguousarray(packed.images[at : at + CHUNK]))
 
     def steps(self, batch: int) -> int:
         """Training batches an epoch; the incomplete last one is dropped (its images differ from epoch to epoch).
@@ -129,11 +135,10 @@ class Batches:
     def _read(self, plan: list[tuple[np.ndarray, bool]]) -> Iterable[tuple[np.ndarray, bool, Tensor]]:
         if self.array is not None:
             return ((rows, mixed, self.array[self._send(rows)]) for rows, mixed in plan)
-        pin = self.device.type == "cuda"
         read = ((rows, mixed, torch.from_numpy(self.packed.images[rows])) for rows, mixed in plan)
-        if not pin:
-            return read
-        return _ahead((rows, mixed, stored.pin_memory()) for rows, mixed, stored in read)
+        if self.device.type == "cuda":
+            return _ahead((rows, mixed, stored.pin_memory()) for rows, mixed, stored in read)
+        return read if self.fits else _ahead(read)
 
     def _view(self, stored: Tensor, windows: Tensor, jitter: Tensor | None = None) -> Tensor:
         images = views.cut(stored.to(self.device, non_blocking=True), windows, self.view.side)
@@ -145,6 +150,13 @@ class Batches:
         tensor = torch.from_numpy(array)
         tensor = tensor.float() if tensor.is_floating_point() else tensor
         return tensor.to(self.device, non_blocking=True)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes: free on a GPU, all there is for a CPU (whose cache gives way)."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _ahead(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:

@@ -1,45 +1,55 @@
 """The common table of a data set: one row an image, with its split."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
+from lapml.config import Data
+from lapml.data.readers import reader
 from lapml.errors import LapmlError
 
 COLUMNS = ("path", "label", "class_name", "split", "width", "height", "box", "parts")
 SPLITS = ("train", "val", "test")
+OFFICIAL = "official"  # data.NAME.val_fraction: keep the layout's own validation split
 
 
-def build(frame: pd.DataFrame, val_fraction: float, split_seed: int) -> pd.DataFrame:
+def read(root: Path, data: Data) -> pd.DataFrame:
+    """The index of a data set that lies in ``root``, see :func:`build`.
+
+    Raises:
+        LapmlError: an annotation is wrong, or the classes cannot be split.
+    """
+    frame = reader(data.reader).read(root, data.classes, data.labels)
+    return build(frame, data.val_fraction, data.split_seed)
+
+
+def build(frame: pd.DataFrame, val_fraction: float | str, split_seed: int) -> pd.DataFrame:
     """The index of a reader's frame: sorted by path, with ``val`` carved from the official train split.
 
     In each class, ``val_fraction`` of the official training images (rounded; at least one, and at least one
     stays in train) become ``val``. Which ones depends on their paths, the class's label and ``split_seed`` alone.
-    The official test split is ``test``.
+    Official validation images count as training images then. The official test split is ``test``.
 
     Args:
-        frame: columns image, label, class_name, official, box, parts, as :func:`lapml.data.cub200.read` gives them.
-        val_fraction: share of the official training images, in (0, 1).
+        frame: a reader's, see :mod:`lapml.data.readers`.
+        val_fraction: share of the official training images, in (0, 1); or :data:`OFFICIAL`: the split stays as it is.
         split_seed: seed of the draw.
 
     Returns:
         A frame with :data:`COLUMNS`; width and height are 0 until packing has seen the images.
 
     Raises:
-        LapmlError: a class has fewer than two training images.
+        LapmlError: a class has fewer than two training images to split, or there is no official validation split.
     """
     frame = frame.iloc[sorted(range(len(frame)), key=frame["image"].tolist().__getitem__)].reset_index(drop=True)
     labels, official = frame["label"].to_numpy(), frame["official"].to_numpy(dtype=object)
-    split = np.where(official == "test", "test", "train").astype(object)
-    for label in np.unique(labels):
-        rows = np.flatnonzero((labels == label) & (official == "train"))
-        if len(rows) < 2:
-            raise LapmlError(
-                f"class {frame['class_name'][int(np.argmax(labels == label))]!r} has {len(rows)} training images, "
-                "expected at least two (one of them validates); leave the class out with data.NAME.classes"
-            )
-        count = min(max(round(val_fraction * len(rows)), 1), len(rows) - 1)
-        order = np.argsort(np.random.default_rng([split_seed, int(label)]).random(len(rows)), kind="stable")
-        split[rows[order[:count]]] = "val"
+    split = official if val_fraction == OFFICIAL else _carved(frame, labels, official, val_fraction, split_seed)
+    if not (split == "val").any():
+        raise LapmlError(
+            "val_fraction: found 'official', but the chosen classes have no validation image of their own (a folder of "
+            "images has them in val/); give a number such as 0.2"
+        )
     return pd.DataFrame(
         {
             "path": frame["image"],
@@ -52,6 +62,23 @@ def build(frame: pd.DataFrame, val_fraction: float, split_seed: int) -> pd.DataF
             "parts": frame["parts"],
         }
     )
+
+
+def _carved(
+    frame: pd.DataFrame, labels: np.ndarray, official: np.ndarray, val_fraction: float, split_seed: int
+) -> np.ndarray:
+    split = np.where(official == "test", "test", "train").astype(object)
+    for label in np.unique(labels):
+        rows = np.flatnonzero((labels == label) & (official != "test"))
+        if len(rows) < 2:
+            raise LapmlError(
+                f"class {frame['class_name'][int(np.argmax(labels == label))]!r} has {len(rows)} training images, "
+                "expected at least two (one of them validates); leave the class out with data.NAME.classes"
+            )
+        count = min(max(round(val_fraction * len(rows)), 1), len(rows) - 1)
+        order = np.argsort(np.random.default_rng([split_seed, int(label)]).random(len(rows)), kind="stable")
+        split[rows[order[:count]]] = "val"
+    return split
 
 
 def rows_of(index: pd.DataFrame, splits: list[str] | tuple[str, ...]) -> np.ndarray:

@@ -4,16 +4,20 @@ import hashlib
 import os
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from tqdm import tqdm
 
 from lapml.config import Data
-from lapml.data.index import SPLITS, build
-from lapml.data.pack import READERS, Packed, decode, in_order, upright
+from lapml.data.decode import decode, in_order, upright
+from lapml.data.index import OFFICIAL, SPLITS, read
+from lapml.data.pack import Packed
+from lapml.data.readers import Counts, reader
 from lapml.data.sources import laid_out
 from lapml.errors import LapmlError
 from lapml.paths import Paths
@@ -41,11 +45,13 @@ class _Finding:
     harmful: bool = False
 
 
-def check(name: str, data: Data, paths: Paths) -> tuple[str, bool]:
+def check(name: str, data: Data, paths: Paths, progress: bool = False) -> tuple[str, bool]:
     """Read every image of a fetched data set and report what is wrong with it.
 
     Harmful are files that cannot be read, the same picture in test and in train or val, the same picture under
-    two labels, and boxes that miss their image. Other findings are named with the reason why they do no harm.
+    two labels, boxes that miss their image, and other numbers of images or classes than the data set's authors publish
+    (not compared for drawn sets and where only some classes are chosen). Other findings are named with the reason why
+    they do no harm.
 
     Returns:
         A text table, and False if something harmful was found.
@@ -53,36 +59,97 @@ def check(name: str, data: Data, paths: Paths) -> tuple[str, bool]:
     Raises:
         LapmlError: the data set is not fetched, or its annotations are wrong.
     """
-    _, root = laid_out(name, paths)
-    index = build(READERS[data.reader].read(root, data.classes), data.val_fraction, data.split_seed)
-    seen = list(in_order(_look, [root / "images" / path for path in index["path"]]))
-    rows = [upright(row, *look.size) for row, look in zip(index.to_dict("records"), seen, strict=True)]
-    findings = _file_findings(rows, seen) + _duplicates(rows, seen) + _outside(rows, seen)
+    record, root = laid_out(name, paths)
+    how = reader(data.reader)
+    index = read(root, data)
+    bar = tqdm(total=len(index), desc=f"check {name}", unit="img", disable=not progress)
+    seen = []
+    with bar:
+        for look in in_order(partial(_look, banner=how.BANNER), [root / how.IMAGES / path for path in index["path"]]):
+            seen.append(look)
+            bar.update()
+    rows = [
+        upright(row, *look.size, banner=how.BANNER) for row, look in zip(index.to_dict("records"), seen, strict=True)
+    ]
+    findings = _file_findings(rows, seen) + _duplicates(rows, seen) + _outside(rows, seen) + _untrained(index)
+    title = f"{name}: {len(index)} images of {index['label'].nunique()} classes in {root} ({how.TITLE})"
+    if published := how.PUBLISHED.get(data.labels):
+        if why := _incomparable(record["kind"], data, index, published):
+            title += f"\n(counts are not compared with the published ones: {why})"
+        else:
+            findings.append(_against(index, published, data.val_fraction))
     ok = not any(finding.harmful and finding.images for finding in findings)
-    title = f"{name}: {len(index)} images of {index['label'].nunique()} classes in {root}"
-    verdict = f"{name}: {'nothing harmful found' if ok else 'HARMFUL findings: mend them before training'}"
+    verdict = f"{name}: {'nothing harmful found' if ok else 'HARMFUL findings: look at them before training'}"
     return "\n\n".join([title, _counts(index), "\n".join(map(_line, findings)), verdict]), ok
 
 
-def _look(file: Path) -> _Seen:
+def _incomparable(kind: str, data: Data, index: pd.DataFrame, published: Counts) -> str:
+    if kind == "drawn":
+        return "the images are drawn"
+    if data.classes != "all":
+        return f"only classes {data.classes} are chosen"
+    if (found := index["label"].nunique()) != published.classes:
+        return f"found {found} classes, published {published.classes}: another data set in this layout"
+    return ""
+
+
+def _against(index: pd.DataFrame, published: Counts, val_fraction: float | str) -> _Finding:
+    """The counts against what the authors publish; a carved validation split belongs to train again."""
+    split = index["split"].tolist()
+    expected = dict(published.splits)
+    if val_fraction != OFFICIAL:
+        split = ["train" if each == "val" else each for each in split]
+        expected["train"] += expected.pop("val", 0)
+    wrong = [
+        f"{name}: found {split.count(name)} images, published {count}"
+        for name, count in expected.items()
+        if split.count(name) != count
+    ]
+    if published.per_class:
+        low, high = published.per_class
+        for name, count in index["class_name"].value_counts().items():
+            if not low <= count <= high:
+                wrong.append(
+                    f"class {name}: found {count} images, published {low if low == high else f'{low} to {high}'}"
+                )
+    return _Finding("counts that differ from the published ones", wrong, "an incomplete copy", harmful=True)
+
+
+def _untrained(index: pd.DataFrame) -> list[_Finding]:
+    trained = set(index["label"][index["split"] == "train"])
+    names = index.drop_duplicates("label").set_index("label")["class_name"]
+    lacking = [str(name) for label, name in names.items() if label not in trained]
+    return [_Finding("classes without a training image", lacking, "their test images count as errors")]
+
+
+def _look(file: Path, banner: int) -> _Seen:
     try:
-        image, orientation = decode(file)
+        decoded = decode(file, banner)
     except LapmlError as error:
         return _Seen(error=str(error))
+    image = decoded.image
     with Image.open(file) as stored:
         gray = stored.getbands()[0] in ("L", "1", "I")
     pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return _Seen("", hashlib.sha256(file.read_bytes()).hexdigest(), pixels, gray, (*image.size, orientation))
+    return _Seen("", hashlib.sha256(file.read_bytes()).hexdigest(), pixels, gray, (*image.size, decoded.orientation))
 
 
 def _counts(index: pd.DataFrame) -> str:
-    lines = [f"{'split':<8}{'images':>8}{'classes':>9}   images a class: min / median / max"]
+    lines = [
+        f"{'split':<8}{'images':>8}{'classes':>9}   images a class: min / median / max; balance (entropy, 1 = equal)"
+    ]
     for split in (*SPLITS, "all"):
         labels = index["label"] if split == "all" else index["label"][index["split"] == split]
         count = labels.value_counts()
-        per_class = f"{count.min()} / {count.median():g} / {count.max()}" if len(count) else "-"
+        per_class = f"{count.min()} / {count.median():g} / {count.max()}; {_balance(count)}" if len(count) else "-"
         lines.append(f"{split:<8}{len(labels):>8}{len(count):>9}   {per_class}")
     return "\n".join(lines)
+
+
+def _balance(count: pd.Series) -> str:
+    """Entropy of the classes, over that of equally many images in each."""
+    share = count.to_numpy() / count.sum()
+    return f"{-(share * np.log(share)).sum() / np.log(len(share)):.3f}" if len(share) > 1 else "-"
 
 
 def _line(finding: _Finding) -> str:
@@ -134,6 +201,8 @@ def _duplicates(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Finding]
 
 def _outside(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Finding]:
     missed, boxes, parts = [], [], []
+    given = any(row["box"] is not None for row in rows)
+    without = [row["path"] for row in rows if given and row["box"] is None]
     for row, look in zip(rows, seen, strict=True):
         if look.error:
             continue
@@ -149,6 +218,7 @@ def _outside(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Finding]:
             if visible and not (-SLACK <= x <= width + SLACK and -SLACK <= y <= height + SLACK):
                 parts.append(f"{text}: part {part + 1} at ({x:g}, {y:g})")
     return [
+        _Finding("images without a box, where others have one", without, "nothing is trained on boxes"),
         _Finding("boxes that miss their image", missed, "box or image is another's", harmful=True),
         _Finding("boxes partly outside, by over a pixel", boxes, "kept as they are in the index"),
         _Finding("visible parts outside, by over a pixel", parts, "kept as they are in the index"),

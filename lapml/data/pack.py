@@ -6,41 +6,46 @@ A pack is a folder of three files:
     images.u8       raw uint8 (N, side, side, 3), C order, RGB; row i is row i of the index
     meta.json       counts, names, checksums; written last, so a folder that holds it is whole
 
-Each image is turned upright (EXIF), brought to RGB and squashed to a square with Pillow's LANCZOS filter, which
-antialiases. (JPEG draft mode and ``reducing_gap`` were measured on CUB-200-2011: the same pixels at side 128 and
-256, and off by up to 3.5 mean levels at 64 and 96. So neither is used.) Colour profiles are ignored.
-Width, height, box and parts of the index are in the *upright* image's pixels. A box or a part that the annotations
-put outside its image stays there.
+How one image is decoded: :mod:`lapml.data.decode`. Width, height, box and parts of the index are in the pixels of the
+*upright* image without its banner. A box or a part that the annotations put outside its image stays there (but a box
+ends where a banner began).
+
+While it is being made, a pack lies in ``.packing`` beside its folder: what a killed process packed stays packed.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
 import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from tqdm import tqdm
 
 from lapml import __version__
-from lapml.config import Data
-from lapml.data import cub200
-from lapml.data.index import COLUMNS, SPLITS, build
+from lapml.config import Data, digest
+from lapml.data import index
+from lapml.data.decode import in_order, square, upright
+from lapml.data.readers import reader
 from lapml.data.sources import laid_out
 from lapml.errors import LapmlError
 from lapml.paths import PACK_FILES, Paths
 
-READERS = {"cub200": cub200}
+VERSION = 1  # of what is made of an image: raise it with every change that moves a pixel
+# Of a square: upright width and height and orientation of its image; its checksum, as a system that crashes may lose
+# bytes that were written; size and time of change of its file.
+SEEN = np.dtype([("size", np.int32, 3), ("crc32", np.uint32), ("file", np.int64, 2)])
 SCHEMA = pa.schema(
     {
         "path": pa.string(),
@@ -53,190 +58,159 @@ SCHEMA = pa.schema(
         "parts": pa.list_(pa.list_(pa.float64())),
     }
 )
-Result = TypeVar("Result")
-ORIENTATION = 0x0112  # the EXIF tag
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-# --- one image ---
-
-
-def decode(file: Path) -> tuple[Image.Image, int]:
-    """An upright RGB image, and the EXIF orientation (1–8) that it was stored with.
-
-    Transparency is put on white; 16-bit gray is scaled by 1/257.
-
-    Raises:
-        LapmlError: the file is missing, empty, truncated or no image.
-    """
-    try:
-        if file.stat().st_size == 0:
-            raise ValueError("it is empty")
-        with Image.open(file) as image:
-            orientation = _orientation(image)
-            image.load()  # a TIFF is turned here by Pillow itself; its tag is then gone
-            return _rgb(image.transpose(UPRIGHT[turn]) if (turn := _orientation(image)) > 1 else image), orientation
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise LapmlError(
-            f"{file}: cannot be read as an image ({why}); lay the data set out again, or replace this file"
-        ) from None
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # a broken EXIF block does not make the picture unreadable
-        return 1
-    return orientation if orientation in UPRIGHT else 1
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of gray; Pillow's own conversion would clip at 255
-        gray = np.clip(np.rint(np.asarray(image, np.float64) / 257), 0, 255).astype(np.uint8)
-        return Image.fromarray(gray).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("pixels are floating-point numbers of unknown range, expected integers")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _square(file: Path, side: int) -> tuple[bytes, int, int, int]:
-    """The square's bytes, and the upright width and height and the stored orientation of the image."""
-    image, orientation = decode(file)
-    return image.resize((side, side), Image.Resampling.LANCZOS).tobytes(), *image.size, orientation
-
-
-def points_upright(points: np.ndarray, width: int, height: int, orientation: int) -> np.ndarray:
-    """Map points (..., 2) of the stored frame into the upright ``width`` × ``height`` frame.
-
-    The frame is continuous: pixel i covers [i, i + 1), so mirroring takes x to width − x.
-    """
-    x, y = points[..., 0], points[..., 1]
-    if orientation >= 5:  # the stored image lies on its side
-        x, y = y, x
-    if orientation in (2, 3, 6, 7):
-        x = width - x
-    if orientation in (3, 4, 7, 8):
-        y = height - y
-    return np.stack([x, y], -1)
-
-
-def upright(row: dict[str, Any], width: int, height: int, orientation: int) -> dict[str, Any]:
-    """A row of the index for the upright ``width`` × ``height`` image: sizes set, box and visible parts mapped.
-
-    (A hidden part's coordinates mean nothing and stay.)
-    """
-    row = row | {"width": width, "height": height}
-    size = (width, height, orientation)
-    if orientation == 1:
-        return row
-    if row["box"] is not None:
-        x, y, w, h = row["box"]
-        corners = points_upright(np.array([[x, y], [x + w, y + h]], np.float64), *size)
-        row["box"] = [*corners.min(0).tolist(), *np.abs(corners[1] - corners[0]).tolist()]
-    if row["parts"] is not None:
-        row["parts"] = [
-            [*points_upright(np.array(part[:2], np.float64), *size).tolist(), part[2]] if part[2] else part
-            for part in row["parts"]
-        ]
-    return row
-
-
-# --- all images ---
 
 
 def prepare(name: str, data: Data, paths: Paths, progress: bool = True) -> None:
     """Read, index, decode and write the pack of one data set to ``paths.pack(name)``.
 
-    The result is bit for bit the same whatever the number of cores. Memory does not grow with the data set's pixels.
+    The result is bit for bit the same whatever the number of cores, and whether or not it was made in one go. Memory
+    does not grow with the data set's pixels.
+
+    Args:
+        progress: show images, images a second and the time left (once in half a minute where it is no terminal).
 
     Raises:
-        LapmlError: source.json or the laid-out data set is missing, an annotation is wrong, or an image cannot be
-            read. Then no half-written file stays.
+        LapmlError: source.json or the laid-out data set is missing, an annotation is wrong, an image cannot be read,
+            the disk is too small or full, or another process is packing. The images packed so far are kept for the
+            next attempt, and an older pack stays as it was.
     """
     record, root = laid_out(name, paths)
-    reader = READERS[data.reader]
-    index = build(reader.read(root, data.classes), data.val_fraction, data.split_seed)
-    listed, annotations = reader.fingerprint(root)  # of now: the files may have changed since they were fetched
+    how = reader(data.reader)
+    table = index.read(root, data)
+    listed, annotations = how.fingerprint(root)  # of now: the files may have changed since they were fetched
     folder = paths.pack(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = {file: folder / f".{file}.tmp" for file in PACK_FILES}
     try:
-        rows, images_sha256 = [], hashlib.sha256()
-        files = [root / "images" / path for path in index["path"]]
-        squares = in_order(lambda file: _square(file, data.stored_side), files)
-        bar = tqdm(total=len(index), desc=f"pack {name}", unit="img", disable=not (progress and sys.stderr.isatty()))
-        with open(temporary["images.u8"], "wb") as out, bar:
-            for row, (pixels, *size) in zip(index.to_dict("records"), squares, strict=True):
-                out.write(pixels)
-                images_sha256.update(pixels)
-                rows.append(upright(row, *size))
-                bar.update()
-        table = pa.Table.from_pylist(rows, SCHEMA)
-        pq.write_table(table, temporary["index.parquet"])
-        class_names = index.drop_duplicates("label").sort_values("label")["class_name"].tolist()
-        meta = {
-            "count": len(rows),
-            "side": data.stored_side,
-            "classes": len(class_names),
-            "class_names": class_names,
-            "splits": {split: int((index["split"] == split).sum()) for split in SPLITS},
-            "parts": reader.part_names(root),
-            "source": {"kind": record["kind"], "images": listed, "annotations_sha256": annotations},
-            "images_sha256": images_sha256.hexdigest(),
-            "index_sha256": _index_sha256(table.to_pylist()),
-        }
-        meta["sha256"] = hashlib.sha256(f"{meta['images_sha256']} {meta['index_sha256']}".encode()).hexdigest()
-        meta |= {"lapml": __version__, "pillow": PIL.__version__}  # another Pillow may decode to other pixels
-        temporary["meta.json"].write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / "meta.json").unlink(missing_ok=True)  # an old one must never stand beside new images
-        for file in PACK_FILES:
-            os.replace(temporary[file], folder / file)
+        files = [root / how.IMAGES / path for path in table["path"]]
+        with Packing.begun(folder.parent / ".packing", files, data.stored_side, how.BANNER) as packing:
+            packing.work(name, progress)
+            rows = [
+                upright(row, *size, banner=how.BANNER)
+                for row, size in zip(table.to_dict("records"), packing.sizes(), strict=True)
+            ]
+            source = {"kind": record["kind"], "images": listed, "annotations_sha256": annotations}
+            _finish(packing, folder, rows, {"parts": how.part_names(root), "source": source})
     except OSError as error:
         raise LapmlError(f"{folder}: cannot be written ({error}); free some space, or mend its permissions") from None
-    finally:
-        for file in temporary.values():
-            file.unlink(missing_ok=True)
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def in_order(work: Callable[[Path], Result], files: Iterable[Path]) -> Iterator[Result]:
-    """``work(file)`` of each file, in the files' order, computed on all cores a few files ahead.
-
-    Threads, not processes: Pillow decodes and resizes without holding Python's lock.
+class Packing:
+    """Squares on their way to the disk, in ``folder``: ``images.u8``, ``seen`` (a :data:`SEEN` for each square) and ``key``,
+    which says what they are made of and how.
     """
-    Image.init()  # registers the formats once, here: not safe to leave to the threads
-    with ThreadPoolExecutor(workers := cores()) as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for file in files:
-                waiting.append(pool.submit(work, file))
-                if len(waiting) > 4 * workers:  # a bounded window, so that memory stays small
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+
+    def __init__(self, folder: Path, files: list[Path], side: int, banner: int):
+        self.folder, self.files, self.side, self.banner = folder, files, side, banner
+        self.row = side * side * 3  # bytes of a square
+        self.sha256 = hashlib.sha256()
+        self.images, self.seen = folder / "images.u8", folder / "seen"
+
+    @classmethod
+    @contextmanager
+    def begun(cls, folder: Path, files: list[Path], side: int, banner: int) -> Iterator[Self]:
+        """Take up what lies in ``folder`` if it was made of the same files in the same way, else start over; one
+        process at a time."""
+        folder.mkdir(parents=True, exist_ok=True)
+        packing = cls(folder, files, side, banner)
+        with open(folder / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LapmlError(
+                    f"{folder}: another process is packing this data set; wait for it, or stop it"
+                ) from None
+            key = digest([VERSION, PIL.__version__, side, banner, [str(file) for file in files]])
+            if not (folder / "key").is_file() or (folder / "key").read_text() != key:
+                for file in (packing.images, packing.seen):
+                    file.write_bytes(b"")
+                (folder / "key").write_text(key)
+            yield packing
+
+    def sizes(self) -> list[list[int]]:
+        """Upright width and height and stored orientation of each image."""
+        return np.fromfile(self.seen, SEEN)["size"].tolist()
+
+    def work(self, name: str, progress: bool) -> None:
+        """Pack what is not packed yet."""
+        done = self._done()
+        self._room(done)
+        for file, size in ((self.images, self.row), (self.seen, SEEN.itemsize)):
+            os.truncate(file, done * size)
+        bar = tqdm(total=len(self.files), initial=done, desc=f"pack {name}", unit="img",
+                   mininterval=0.1 if sys.stderr.isatty() else 30, disable=not progress)  # fmt: skip
+        with open(self.images, "ab") as images, open(self.seen, "ab", 0) as seen, bar:
+            for pixels, about in in_order(self._square, self.files[done:]):
+                images.write(pixels)
+                seen.write(about)
+                self.sha256.update(pixels)
+                bar.update()
+
+    def _done(self) -> int:
+        """How many squares are whole, of files that have not changed since; they are taken into the checksum."""
+        with open(self.images, "rb") as images:
+            known = np.fromfile(self.seen, SEEN)
+            for at, (checksum, file) in enumerate(zip(known["crc32"].tolist(), known["file"].tolist(), strict=True)):
+                pixels = images.read(self.row)
+                if len(pixels) < self.row or crc32(pixels) != checksum or file != _stat(self.files[at]):
+                    return at
+                self.sha256.update(pixels)
+        return len(known)
+
+    def _square(self, file: Path) -> tuple[bytes, bytes]:
+        known = _stat(file)  # before it is read: a change in between is seen next time
+        pixels, size = square(file, self.side, self.banner)
+        return pixels, np.array((size, crc32(pixels), known), SEEN).tobytes()
+
+    def _room(self, done: int) -> None:
+        need, free = (len(self.files) - done) * self.row, shutil.disk_usage(self.folder).free
+        if need > free:
+            raise LapmlError(
+                f"{self.folder}: {len(self.files) - done} squares of side {self.side} need {need / 1e9:.1f} GB, found "
+                f"{free / 1e9:.1f} GB free; free some space, or choose a smaller stored_side or fewer classes"
+            )
+
+
+def _stat(file: Path) -> list[int]:
+    """Size and time of change: a file that was replaced is packed again."""
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return [-1, -1]  # decoding will say what is wrong
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _finish(packing: Packing, folder: Path, rows: list[dict[str, Any]], meta: dict[str, Any]) -> None:
+    """Put the pack in its place, meta.json last."""
+    temporary = {"images.u8": packing.images} | {
+        file: packing.folder / file for file in PACK_FILES if file != "images.u8"
+    }
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    pq.write_table(table, temporary["index.parquet"])
+    names = {row["label"]: row["class_name"] for row in rows}
+    meta = {
+        "count": len(rows),
+        "side": packing.side,
+        "classes": len(names),
+        "class_names": [names[label] for label in sorted(names)],
+        "splits": {split: sum(row["split"] == split for row in rows) for split in index.SPLITS},
+        **meta,
+        "images_sha256": packing.sha256.hexdigest(),
+        "index_sha256": _index_sha256(table.to_pylist()),
+    }
+    meta["sha256"] = hashlib.sha256(f"{meta['images_sha256']} {meta['index_sha256']}".encode()).hexdigest()
+    meta |= {"lapml": __version__, "pillow": PIL.__version__}  # another Pillow may decode to other pixels
+    with open(packing.images, "rb") as images:
+        os.fsync(images.fileno())
+    temporary["meta.json"].write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "meta.json").unlink(missing_ok=True)  # an old one must never stand beside new images
+    for file in PACK_FILES:
+        os.replace(temporary[file], folder / file)
+    shutil.rmtree(packing.folder)
 
 
 def _index_sha256(rows: list[dict[str, Any]]) -> str:
     """Of what the index says, not of the parquet file's bytes, which change with pyarrow's version."""
-    return hashlib.sha256(json.dumps([[row[key] for key in COLUMNS] for row in rows]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([[row[key] for key in index.COLUMNS] for row in rows]).encode()).hexdigest()
 
 
 # --- a pack ---
@@ -282,4 +256,4 @@ class Packed:
         if len(rows) != meta["count"] or _index_sha256(rows) != index_sha256:
             raise LapmlError(f"{folder / 'index.parquet'}: is not the table that meta.json describes; {again}")
         images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
-        return cls(pd.DataFrame(rows, columns=list(COLUMNS)), images, meta, class_names)
+        return cls(pd.DataFrame(rows, columns=list(index.COLUMNS)), images, meta, class_names)

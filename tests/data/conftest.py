@@ -92,11 +92,13 @@ def settings() -> Callable[..., Data]:
             "reader": "cub200",
             "source": str(source),
             "drawn": None,
+            "labels": None,
             "classes": "all",
             "val_fraction": 0.25,
             "split_seed": 0,
             "stored_side": 16,
             "view": View(side=16, aspect="keep", crop="fixed", scale=[0.5, 1.0], flip=True, jitter=0.0),
+            "overrides": {},
         }
         return Data(**{**given, **changes})
 

@@ -1,6 +1,8 @@
 """Batches: complete, reproducible, and the same however they are read."""
 
 import itertools
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -8,10 +10,11 @@ import pytest
 import torch
 
 from lapml.config import View
-from lapml.data import views
+from lapml.data import batches, views
 from lapml.data.batches import DRAWS, Batches, Purpose, _ahead, stream
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError
+from lapml.train import fit
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 CPU = torch.device("cpu")
@@ -25,9 +28,8 @@ def view(small_params) -> View:
 @pytest.fixture
 def make(packed, view):
     def made(splits=("train",), **changes) -> Batches:
-        resident = changes.pop("resident", None)
         chosen = view.model_copy(update=changes)
-        return Batches(packed, rows_of(packed.index, splits), chosen, MEAN, STD, CPU, resident)
+        return Batches(packed, rows_of(packed.index, splits), chosen, MEAN, STD, CPU)
 
     return made
 
@@ -207,20 +209,65 @@ def test_evaluation_is_the_centred_window_without_jitter(make, packed, view):
 
 @pytest.fixture
 def threaded(monkeypatch):
-    direct = Batches._read
-    monkeypatch.setattr(Batches, "_read", lambda self, plan: _ahead(direct(self, plan)))
+    """An artificial limit: no array is small enough for this memory."""
+    monkeypatch.setattr(batches, "_free_memory", lambda device: 1)
 
 
-def test_a_resident_array_gives_the_same(make, row):
-    assert_same(make(resident=True).training(0, 0, 6, row()), make(resident=False).training(0, 0, 6, row()))
-    assert_same(make(("test",), resident=True).evaluation(5), make(("test",), resident=False).evaluation(5))
-
-
-def test_a_reading_thread_gives_the_same(make, row, request):
+def test_an_array_larger_than_memory_gives_the_same_batches(make, row, request):
     training, evaluation = list(make().training(0, 0, 6, row())), list(make(("test",)).evaluation(5))
+    assert make().fits
     request.getfixturevalue("threaded")
+    assert not make().fits
     assert_same(training, make().training(0, 0, 6, row()))
     assert_same(evaluation, make(("test",)).evaluation(5))
+
+
+@pytest.mark.parametrize("name", ["baseline", "adaptive_margin"])
+def test_a_run_that_streams_ends_in_the_same_net(small_run, packed, request, name):
+    whole = fit(small_run(name), packed, log=lambda line: None)
+    request.getfixturevalue("threaded")
+    streamed = fit(small_run(name), packed, log=lambda line: None)
+    for (key, one), other in zip(whole.net.state_dict().items(), streamed.net.state_dict().values(), strict=True):
+        assert torch.equal(one, other), key
+
+
+LARGE = """
+import sys
+from types import SimpleNamespace
+import numpy as np, pandas as pd, torch
+from lapml.config import Method, View
+from lapml.data import batches as module
+torch.set_num_threads(1)
+module._free_memory = lambda device: 20 * 10**9
+count, side = 200_000, 256
+open(sys.argv[1], "wb").truncate(count * side * side * 3)  # 39 GB that take no room on the disk
+images = np.memmap(sys.argv[1], np.uint8, "r", shape=(count, side, side, 3))
+index = pd.DataFrame({"width": 300, "height": 260, "label": 0}, index=range(count))
+view = View(side=64, aspect="keep", crop="resized", scale=[0.35, 1.0], flip=True, jitter=0.0)
+batches = module.Batches(SimpleNamespace(images=images, index=index), np.arange(count), view, [0.5] * 3, [0.5] * 3,
+    torch.device("cpu"))
+assert not batches.fits
+def own():  # kB of memory that is the process's own, not a cache of files
+    return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(("RssAnon", "VmSwap")))
+before, most = own(), 0
+for step, batch in enumerate(batches.training(0, 0, 32, Method())):
+    most = max(most, own())
+    if step == 60:
+        break
+print((most - before) / 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_huge_array_takes_little_memory(tmp_path):
+    """2,000 images of 39 GB pass through; a copy of the array, or of all that was read (380 MB), would show."""
+    file = tmp_path / "images.u8"
+    try:
+        done = subprocess.run([sys.executable, "-c", LARGE, str(file)], capture_output=True, text=True)
+    finally:
+        file.unlink(missing_ok=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 250
 
 
 def test_ahead_keeps_order_and_bounds_memory():
@@ -256,15 +303,15 @@ def test_ahead_passes_exceptions_on(error):
 
 
 def test_an_error_while_reading_reaches_the_training_loop(make, row, threaded):
-    batches = make()
+    broken = make()
 
     class Broken:
         def __getitem__(self, rows):
             raise OSError("disk gone")
 
-    batches.packed = type("Pack", (), {"images": Broken()})()
+    broken.packed = type("Pack", (), {"images": Broken()})()
     with pytest.raises(OSError, match="disk gone"):
-        list(batches.training(0, 0, 6, row()))
+        list(broken.training(0, 0, 6, row()))
 
 
 def test_leaving_early_ends_the_thread(make, row, threaded):

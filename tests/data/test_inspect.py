@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lapml.data import inspect, pack, sources
+from lapml.data import cub200, inspect, pack, sources
+from lapml.data.decode import ORIENTATION
+from lapml.data.readers import Counts
 from lapml.errors import LapmlError
 from lapml.paths import Paths
 
@@ -30,9 +32,9 @@ def counts(text: str) -> dict[str, int]:
 def test_clean(checked):
     text, ok = checked()
     assert ok and counts(text) == {} and "nothing harmful found" in text
-    assert re.search(r"^train +9 +3 +3 / 3 / 3$", text, re.MULTILINE)
-    assert re.search(r"^test +6 +3 +2 / 2 / 2$", text, re.MULTILINE)
-    assert re.search(r"^all +18 +3 +6 / 6 / 6$", text, re.MULTILINE)
+    assert re.search(r"^train +9 +3 +3 / 3 / 3; 1.000$", text, re.MULTILINE)
+    assert re.search(r"^test +6 +3 +2 / 2 / 2; 1.000$", text, re.MULTILINE)
+    assert re.search(r"^all +18 +3 +6 / 6 / 6; 1.000$", text, re.MULTILINE)
 
 
 def test_harmless(cub, checked):
@@ -90,7 +92,7 @@ def test_box_that_misses_its_image_is_harmful(cub, checked):
 
 def test_turned_image_is_judged_upright(cub, checked):
     exif = Image.Exif()
-    exif[pack.ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     cub.pictures[cub.path(1)] = cub.encode(Image.new("RGB", (40, 30), 9), "JPEG", exif=exif)
     cub.lines["bounding_boxes.txt"][0] = "1 0 0 40 30"
     text, ok = checked()
@@ -113,6 +115,39 @@ def test_show(cub, paths, settings, tmp_path):
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["0.png", "1.png", "2.png"]
     with pytest.raises(LapmlError, match="count: found 0"):
         inspect.show("birds", data, paths, tmp_path / "sheet.png", count=0)
+
+
+@pytest.mark.parametrize(
+    ("counts_", "wrong"),
+    [
+        (Counts(3, {"train": 12, "test": 6}), []),
+        (Counts(3, {"train": 12, "test": 6}, (6, 6)), []),
+        (Counts(3, {"train": 10, "val": 2, "test": 6}, (5, 7)), []),  # a carved val belongs to both
+        (Counts(3, {"train": 13, "test": 6}), ["train: found 12 images, published 13"]),
+        (Counts(3, {"train": 12, "test": 6}, (7, 9)), ["class 001.Red_Finch: found 6 images, published 7 to 9"]),
+    ],
+)
+def test_published_counts(checked, monkeypatch, counts_, wrong):
+    monkeypatch.setattr(cub200, "PUBLISHED", {None: counts_})
+    text, ok = checked()
+    assert ok == (not wrong)
+    assert all(line in text for line in wrong)
+    assert (counts(text).get("counts that differ from the published ones", 0) > 0) == bool(wrong)
+
+
+def test_another_set_in_the_layout_is_not_compared(checked):
+    text, ok = checked()
+    assert ok and "found 3 classes, published 200: another data set in this layout" in text
+
+
+def test_balance(cub, checked):
+    """9, 3 and 3 training images would be 0.865; here one class loses half of its images to the test split."""
+    for at in (0, 1):
+        cub.lines["train_test_split.txt"][at] = f"{at + 1} 0"
+    text, _ = checked()
+    share = np.array([4, 2, 2]) / 8
+    expected = -(share * np.log(share)).sum() / np.log(3)
+    assert re.search(rf"^test +8 +3 +2 / 2 / 4; {expected:.3f}$", text, re.MULTILINE)
 
 
 @pytest.mark.real

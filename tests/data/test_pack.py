@@ -1,18 +1,24 @@
 """Packing: pixels, geometry, every image mode, every bad file, and packs that are not whole."""
 
+import fcntl
 import hashlib
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lapml import __version__
-from lapml.data import index, pack, sources
+from lapml.data import decode, index, pack, sources
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.paths import PACK_FILES, Paths
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -73,7 +79,7 @@ def test_checksum_follows_pixels_and_index_but_not_the_place(cub, paths, packed,
 def test_same_bytes_whatever_the_cores(paths, packed, monkeypatch, count):
     packed()
     before = [(paths.pack("birds") / file).read_bytes() for file in PACK_FILES]
-    monkeypatch.setattr(pack, "cores", lambda: count)
+    monkeypatch.setattr(decode, "cores", lambda: count)
     packed()
     assert [(paths.pack("birds") / file).read_bytes() for file in PACK_FILES] == before
 
@@ -146,7 +152,7 @@ def test_exif_orientation_turns_image_box_and_parts_alike(cub, packed, orientati
     stored.paste((250, 250, 250), (8, 4, 40, 28))
     stored.paste((0, 250, 0), (16, 12, 32, 20))
     exif = Image.Exif()
-    exif[pack.ORIENTATION] = orientation
+    exif[decode.ORIENTATION] = orientation
     options = {"quality": 95, "subsampling": 0} if form == "JPEG" else {}
     cub.pictures[cub.path(1)] = cub.encode(stored, form, exif=exif, **options)
     cub.lines["bounding_boxes.txt"][0] = "1 8 4 32 24"
@@ -199,11 +205,11 @@ def bad_contents(good: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["empty", "truncated png", "truncated jpeg", "text"])
-def test_bad_image_is_named_and_nothing_stays(cub, paths, packed, kind):
+def test_bad_image_is_named_and_no_pack_appears(cub, paths, packed, kind):
     cub.pictures[cub.path(8)] = bad_contents(cub.pictures[cub.path(8)])[kind]
     with pytest.raises(LapmlError, match=r"002\.Green_Finch/bird 1\.png: cannot be read as an image \(.+\)"):
         packed()
-    assert not list(paths.pack("birds").iterdir())
+    assert not paths.pack("birds").exists()
 
 
 def test_failure_leaves_the_old_pack(cub, paths, packed):
@@ -222,7 +228,7 @@ def test_interrupt_leaves_nothing(cub, paths, packed, monkeypatch):
     monkeypatch.setattr(pack.pq, "write_table", interrupted)
     with pytest.raises(KeyboardInterrupt):
         packed()
-    assert not list(paths.pack("birds").iterdir())
+    assert not paths.pack("birds").exists()
 
 
 def test_disk_full(paths, packed, monkeypatch):
@@ -242,6 +248,205 @@ def test_not_fetched(cub, paths, settings):
     cub.root.rename(cub.root.with_name("gone"))
     with pytest.raises(LapmlError, match="no such folder, though .*source.json names it"):
         pack.prepare("birds", data, paths)
+
+
+# --- resuming ---
+
+
+def count_squares(monkeypatch) -> list[str]:
+    """Names of the files that are decoded from now on."""
+    names = []
+    original = pack.square
+
+    def counted(file, *options):
+        names.append(file.name)
+        return original(file, *options)
+
+    monkeypatch.setattr(pack, "square", counted)
+    return names
+
+
+def test_what_is_packed_stays_packed(cub, paths, packed, monkeypatch):
+    """A bad image in the middle: after it is mended only it and what follows is decoded, to the same bytes."""
+    expected = packed().meta
+    good, cub.pictures[cub.path(8)] = cub.pictures[cub.path(8)], b"no image"
+    monkeypatch.setattr(decode, "cores", lambda: 1)
+    partial = paths.pack("birds").parent / ".packing"
+    for _ in range(2):
+        with pytest.raises(LapmlError, match="bird 1.png"):
+            packed()
+        assert (partial / "seen").stat().st_size == 7 * pack.SEEN.itemsize
+    cub.pictures[cub.path(8)] = good
+    names = count_squares(monkeypatch)
+    (cub.root / "images" / cub.path(8)).write_bytes(good)
+    again = repack(cub, paths)
+    assert len(names) == 11 and again == expected
+    assert not partial.exists()
+
+
+def repack(cub, paths) -> dict:
+    """Prepare once more without touching the files; the pack's meta."""
+    from lapml.config import Data, View
+
+    view = View(side=16, aspect="keep", crop="fixed", scale=[0.5, 1.0], flip=True, jitter=0.0)
+    data = Data(
+        reader="cub200", source=str(cub.root), drawn=None, labels=None, classes="all", val_fraction=0.25, split_seed=0,
+        stored_side=16, view=view, overrides={},
+    )  # fmt: skip
+    pack.prepare("birds", data, paths, progress=False)
+    return Packed.open(paths.pack("birds")).meta
+
+
+def test_an_image_that_was_replaced_is_packed_again(cub, paths, packed, monkeypatch):
+    cub.pictures[cub.path(18)] = b"no image"
+    with pytest.raises(LapmlError):
+        packed()
+    cub.pictures[cub.path(18)] = cub.encode(Image.new("RGB", (40, 30), "white"))
+    cub.pictures[cub.path(3)] = cub.encode(Image.new("RGB", (44, 30), "black"))
+    made = packed()
+    assert (made.images[2] == 0).all() and made.index["width"][2] == 44 and (made.images[17] == 255).all()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lapml import config
+from lapml.data import decode, pack, sources
+from lapml.paths import Paths
+root, kill_after = Path(sys.argv[1]), int(sys.argv[2])
+decode.cores = lambda: 1
+class Bar(pack.tqdm):  # told of each square that is written
+    def update(self, n=1):
+        global kill_after
+        kill_after -= 1
+        if kill_after == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+pack.tqdm = Bar
+params = config.load("params.yaml", ["data.birds.drawn.classes=3", "data.birds.drawn.train_images=3",
+    "data.birds.drawn.test_images=1", "data.birds.drawn.side=32", "data.birds.stored_side=64"])
+data, paths = params.data["birds"], Paths("demo", root)
+sources.fetch("birds", data, paths)
+pack.prepare("birds", data, paths)
+print("done")
+"""
+
+
+def test_killed_and_taken_up_again(tmp_path):
+    """SIGKILL after 1, 5 and 11 of 12 squares (some more may have been decoded); what the last attempt ends with equals an undisturbed pack."""
+    contents = {}
+    for name, kills in (("undisturbed", []), ("killed", [1, 4, 6])):
+        root = tmp_path / name
+        root.mkdir()
+        for kill in [*kills, 10**9]:
+            command = [sys.executable, "-c", KILLED, str(root), str(kill)]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == (-9 if kill < 10**9 else 0), done.stderr
+        contents[name] = [(Paths("demo", root).pack("birds") / file).read_bytes() for file in PACK_FILES]
+    assert contents["killed"] == contents["undisturbed"]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "zeros"])
+def test_squares_that_a_crash_has_spoilt_are_packed_again(cub, paths, packed, monkeypatch, damage):
+    expected = packed().meta
+    monkeypatch.setattr(decode, "cores", lambda: 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, "_finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            packed()
+    images = paths.pack("birds").parent / ".packing/images.u8"
+    content, row = bytearray(images.read_bytes()), 16 * 16 * 3
+    assert len(content) == 18 * row
+    if damage == "cut":
+        content = content[: 11 * row - 1]
+    else:
+        content[10 * row] = (content[10 * row] + 1) % 256 if damage == "flipped" else 0
+        content[10 * row + 1 : 11 * row] = content[10 * row + 1 : 11 * row] if damage == "flipped" else bytes(row - 1)
+    images.write_bytes(content)
+    names = count_squares(monkeypatch)
+    assert repack(cub, paths) == expected and len(names) == 8
+
+
+def test_other_settings_start_over(cub, paths, packed, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, "_finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            packed(stored_side=32)
+    names = count_squares(monkeypatch)
+    repack(cub, paths)
+    assert len(names) == 18
+
+
+def test_one_process_at_a_time(cub, paths, packed):
+    partial = paths.pack("birds").parent / ".packing"
+    partial.mkdir(parents=True)
+    with open(partial / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(LapmlError, match="another process is packing"):
+            packed()
+    assert len(packed().index) == 18
+
+
+def test_too_little_room(paths, packed, monkeypatch):
+    monkeypatch.setattr(pack.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 18 * 16 * 16 * 3 - 1}))
+    with pytest.raises(LapmlError, match="18 squares of side 16 need .* GB, found .* GB free"):
+        packed()
+
+
+# --- scaled decoding ---
+
+
+@pytest.mark.parametrize(("width", "height"), [(1600, 1200), (1200, 1601), (3000, 2000), (191, 300), (200, 200)])
+def test_large_jpeg_is_decoded_smaller_and_hardly_differs(tmp_path, width, height):
+    from lapml.config import Drawn
+    from lapml.data.species import species
+    from lapml.data.synthetic import render
+
+    drawn = Drawn(classes=2, train_images=2, test_images=1, side=1024, seed=0, nuisance=0.8)
+    picture = render(species(1), np.random.default_rng(3), drawn.side, drawn.nuisance).image.resize((width, height))
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = 6
+    for name, options in (("plain", {}), ("turned", {"exif": exif}), ("gray", {})):
+        file = tmp_path / f"{name}.jpg"
+        (picture.convert("L") if name == "gray" else picture).save(file, quality=90, **options)
+        pixels, (w, h, _) = decode.square(file, 64)
+        assert (w, h) == ((height, width) if name == "turned" else (width, height))
+        with Image.open(file) as image:
+            whole = image.convert("RGB")
+        whole = whole.transpose(Image.Transpose.ROTATE_270) if name == "turned" else whole
+        expected = np.asarray(whole.resize((64, 64), Image.Resampling.LANCZOS), float)
+        difference = np.abs(np.frombuffer(pixels, np.uint8).reshape(64, 64, 3) - expected).mean()
+        scaled = decode.decode(file, side=64).image.size != whole.size
+        assert scaled == (min(width, height) >= 2 * decode.GAP * 64)
+        assert difference < 1.0 if scaled else difference == 0
+
+
+def test_banner_is_cut_and_the_box_with_it(tmp_path):
+    picture = Image.new("RGB", (50, 60), "white")
+    picture.paste((255, 0, 0), (0, 40, 50, 60))
+    picture.save(tmp_path / "plane.png")
+    decoded = decode.decode(tmp_path / "plane.png", banner=20)
+    assert decoded.size == decoded.image.size == (50, 40) and np.asarray(decoded.image).min() == 255
+    row = {"box": [5.0, 10.0, 20.0, 45.0], "parts": None}
+    assert decode.upright(row, 50, 40, 1, banner=20)["box"] == [5.0, 10.0, 20.0, 30.0]
+    row = {"box": [5.0, 10.0, 20.0, 30.0], "parts": None}
+    assert decode.upright(row, 50, 40, 1, banner=20)["box"] == row["box"]
+    Image.new("RGB", (50, 20)).save(tmp_path / "low.png")
+    with pytest.raises(LapmlError, match="its 20 rows are no more than the banner of 20"):
+        decode.decode(tmp_path / "low.png", banner=20)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_banner_of_a_turned_image(orientation):
+    """The banner is at the bottom of the picture as seen; the box keeps its place on the object."""
+    box, width, height, banner = [3.0, 4.0, 10.0, 6.0], 40, 30, 5  # upright, banner included: 40 × 35
+    corners = np.array([[3, 4], [13, 10]], float)
+    turned_back = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[orientation]
+    stored_size = (35, 40) if orientation >= 5 else (40, 35)
+    stored = decode.points_upright(corners, *stored_size, turned_back)
+    x, y = stored.min(0)
+    w, h = np.abs(stored[1] - stored[0])
+    row = decode.upright({"box": [x, y, w, h], "parts": None}, width, height, orientation, banner)
+    assert row["box"] == box
 
 
 # --- opening ---
