@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-real lint dvc bench gpu-cub200 gpu-bench gpu-test lock clean
+.PHONY: help setup reproduce test test-real lint dvc bench gpu-cub200 gpu-paper gpu-bench gpu-test lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,11 +47,17 @@ dvc: $(VENV)/.main  ## the same job through DVC
 bench: $(VENV)/.main  ## time each row against the bare model, into results/published/bench/
 	@$(BIN)/snakemake --quiet all --cores $(CORES) --until prepare
 	@$(BIN)/lapml bench --repeats 20 --output results/published/bench
+	@$(BIN)/lapml data bench birds --output results/published/bench
 
 gpu-cub200: $(VENV)/.main  ## the whole of CUB-200-2011 on one GPU (set LAPML_CUB200), and publish its report
 	@$(BIN)/snakemake --cores $(CORES) --resources gpu=1 --configfile suites/cub200.yaml
 	@$(BIN)/lapml report --no-images --params suites/cub200.yaml
 	@$(BIN)/lapml publish --params suites/cub200.yaml
+
+gpu-paper: $(VENV)/.main  ## the paper's four data sets on GPUs (see suites/paper.yaml for where the data come from)
+	@$(BIN)/snakemake --cores $(CORES) --resources gpu=1 --configfile suites/paper.yaml
+	@$(BIN)/lapml report --no-images --params suites/paper.yaml
+	@$(BIN)/lapml publish --params suites/paper.yaml
 
 gpu-bench: $(VENV)/.main  ## time each row on one GPU, into results/published/bench/
 	@$(BIN)/snakemake --quiet all --cores $(CORES) --until prepare --configfile suites/cub200.yaml

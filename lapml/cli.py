@@ -161,7 +161,7 @@ def data_prepare(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = [
     from lapml.data.pack import prepare
 
     settings, paths = _load(params, overrides)
-    prepare(name, _data(settings, name), paths, progress=not _quiet())
+    prepare(name, _data(settings, name), paths)
     typer.echo(f"{paths.pack(name)}")
 
 
@@ -175,7 +175,7 @@ def data_check(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = [])
     from lapml.data.inspect import check
 
     settings, paths = _load(params, overrides)
-    text, sound = check(name, _data(settings, name), paths)
+    text, sound = check(name, _data(settings, name), paths, progress=not _quiet())
     typer.echo(text)
     if not sound:
         raise typer.Exit(1)
@@ -200,6 +200,27 @@ def data_show(
     settings, paths = _load(params, overrides)
     show(name, _data(settings, name), paths, output, count, seed)
     typer.echo(f"{output}")
+
+
+@data_app.command("bench")
+@_plain
+def data_bench(
+    name: Dataset,
+    images: Annotated[int, typer.Option(min=10, help="Images, evenly spaced over the data set.")] = 600,
+    repeats: Annotated[int, typer.Option(min=2, help="Rounds; each times both once.")] = 10,
+    output: Annotated[Path | None, typer.Option(help="Writes prepare.json and prepare.md into OUTPUT/SUITE.")] = None,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+) -> None:
+    """Time packing a fetched data set against a plain Pillow loop over the same images.
+
+    Example: lapml data bench birds
+    """
+    settings, paths = _load(params, overrides)
+    _data(settings, name)
+    from lapml.bench import preparing
+
+    typer.echo(preparing(settings, paths, name, images, repeats, output))
 
 
 @app.command()
@@ -242,21 +263,31 @@ def train(
 @_plain
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    split: Annotated[str, typer.Option(help="test or val; a reading of test is recorded.")] = "test",
+    dataset: Annotated[
+        str, typer.Option(help="Another prepared data set of the params file; the run's own by default.")
+    ] = "",
+    split: Annotated[
+        str, typer.Option(help="test, val or train, if the run was not trained on it; readings are recorded.")
+    ] = "test",
     params: ParamsFile = DEFAULT,
 ) -> None:
-    """Evaluate a finished run again, on the packed data of its own suite.
+    """Evaluate a finished run again, or its transfer to another data set: accuracy if that has no class that the run
+    does not know, else Recall@K of the embedding.
 
     Example: lapml evaluate results/demo/runs/birds/baseline/0
     """
     import json
 
-    if split not in ("test", "val"):
-        raise typer.BadParameter(f"found {split!r}, expected test or val", param_hint="--split")
-    settings, _ = _load(params, [])
-    from lapml.run import reevaluate
+    if split not in ("test", "val", "train"):
+        raise typer.BadParameter(f"found {split!r}, expected test, val or train", param_hint="--split")
+    from lapml.run import reevaluate, transfer
 
-    typer.echo(json.dumps(reevaluate(run, settings, split), indent=2))
+    if dataset:
+        settings, _ = _load(params, [])
+        result = transfer(run, dataset, split, settings)
+    else:
+        result = reevaluate(run, split)
+    typer.echo(json.dumps(result, indent=2))
 
 
 @app.command()

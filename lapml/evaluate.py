@@ -53,16 +53,19 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     per_class = np.bincount(members, hits[:, 0]) / np.bincount(members)
     shifted = logits - logits.max(1, keepdims=True)
     loss = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
-    recall = recall_at(predictions.embeddings, labels, (1, 5))
     return {
         "top1": 100 * float(hits[:, 0].mean()),
         "top5": 100 * float(hits.any(1).mean()),
         "mean_class": 100 * float(per_class.mean()),
-        "recall1": 100 * recall[1],
-        "recall5": 100 * recall[5],
         "loss": float(loss.mean()),
-        "n": len(labels),
+        **retrieval(predictions),
     }
+
+
+def retrieval(predictions: Predictions) -> dict[str, float]:
+    """Recall@1 and @5 of the embedding, in percent, and n: all that can be said of classes the net does not know."""
+    recall = recall_at(predictions.embeddings, predictions.labels, (1, 5))
+    return {"recall1": 100 * recall[1], "recall5": 100 * recall[5], "n": len(predictions.labels)}
 
 
 def recall_at(embeddings: np.ndarray, labels: np.ndarray, ks: tuple[int, ...]) -> dict[int, float]:

@@ -15,6 +15,7 @@ RUN_FILES = (
     "model.safetensors",
 )
 READS = "test_reads.jsonl"  # beside RUN_FILES, undeclared: a line for each reading of the test split
+TRANSFERS = "transfers.jsonl"  # likewise: a line for each evaluation on another data set
 PACK_FILES = ("index.parquet", "images.u8", "meta.json")
 REPORT_FILES = ("accuracy.csv", "accuracy.md", "accuracy.tex", "runs.csv", "curves.csv", "summary.json", "report.html")
 

@@ -7,10 +7,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,7 +23,7 @@ from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.model import Net, build
-from lapml.paths import READS, RUN_FILES, Paths
+from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.provenance import code_sha256, commit, device_name, versions
 from lapml.train import Fitted, fit, pick_device
 
@@ -93,9 +95,9 @@ def open_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, provenance
 
 
-def load_net(folder: Path, config: Run, packed: Packed) -> tuple[Net, dict[str, Any]]:
+def load_net(folder: Path, config: Run, classes: int) -> tuple[Net, dict[str, Any]]:
     """The trained net of a run on the CPU, in evaluation mode, and the record of its input (mean, std, grid)."""
-    net, weights = build(config.model, len(packed.class_names), config.data.view.side, config.seed, initial=False)
+    net, weights = build(config.model, classes, config.data.view.side, config.seed, initial=False)
     try:
         net.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception as error:  # safetensors and torch raise several types for a damaged or foreign file
@@ -105,7 +107,7 @@ def load_net(folder: Path, config: Run, packed: Packed) -> tuple[Net, dict[str, 
     return net.to(memory_format=torch.channels_last).eval(), weights
 
 
-def reevaluate(folder: Path, params: Params, split: str, root: Path = Path(".")) -> dict[str, float]:
+def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, float]:
     """Metrics of a finished run on a split of its own packed data; a reading of the test split is recorded beside it.
 
     Raises:
@@ -118,24 +120,76 @@ def reevaluate(folder: Path, params: Params, split: str, root: Path = Path("."))
             "train one with --development to read val"
         )
     paths = Paths(record["suite"], root)
-    if record["dataset"] not in params.data:
-        raise LapmlError(
-            f"{folder}: data set {record['dataset']!r} is not one of params' data: {', '.join(params.data)}"
-        )
-    data = {**record["data"], "source": params.data[record["dataset"]].source}
-    config = Run.model_validate({**record, "data": data, "evaluate": split})
+    config = _config(record).model_copy(update={"evaluate": split})
     packed = Packed.open(paths.pack(config.dataset))
     if packed.meta["sha256"] != provenance["data_sha256"]:
         raise LapmlError(
             f"{paths.pack(config.dataset)}: holds other data ({packed.meta['sha256'][:12]}) than the run was made with "
             f"({provenance['data_sha256'][:12]}); prepare that data again, or train the run again"
         )
-    net, weights = load_net(folder, config, packed)
+    record_read(folder, split, "evaluate")
+    return evaluate.metrics(_predict(folder, config, packed, len(packed.class_names)))
+
+
+def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path = Path(".")) -> dict[str, Any]:
+    """Metrics of a finished run on another packed data set, in the run's own view; each is recorded beside the run, in
+    :data:`~lapml.paths.TRANSFERS`.
+
+    Where every class of that data set is one of the run's (by name), all metrics, the net choosing among all of the
+    run's classes; else only Recall@K of the embedding.
+
+    Args:
+        dataset: a prepared data set of ``params``' suite.
+
+    Raises:
+        LapmlError: the run is not complete or does not know the names of its classes, the data set is unknown or not
+            prepared, or it is the run's own data and the run was trained on that split.
+    """
+    record, provenance = open_run(folder)
+    if dataset not in params.data:
+        raise LapmlError(
+            f"unknown data set {dataset!r}: expected one of {', '.join(params.data)} (or another --params)"
+        )
+    packed = Packed.open(Paths(params.suite, root).pack(dataset))
+    if packed.meta["sha256"] == provenance["data_sha256"]:
+        return reevaluate(folder, split, root)
+    if not (known := provenance.get("class_names")):
+        raise LapmlError(
+            f"{folder / 'provenance.json'}: class_names: missing, as in runs of old versions; train it again"
+        )
+    config = _config(record).model_copy(update={"dataset": dataset, "evaluate": split})
+    seen = _predict(folder, config, packed, len(known))
+    if foreign := [name for name in packed.class_names if name not in known]:
+        measured = evaluate.retrieval(seen)
+    else:
+        labels = np.array([known.index(name) for name in packed.class_names])[seen.labels]
+        measured = evaluate.metrics(replace(seen, labels=labels))
+    result = {
+        "dataset": dataset,
+        "split": split,
+        "classes": len(packed.class_names),
+        "foreign_classes": len(foreign),
+        **measured,
+        "data_sha256": packed.meta["sha256"],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with open(folder / TRANSFERS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+    return result
+
+
+def _config(record: dict[str, Any]) -> Run:
+    """The run's settings again; where its data lay is not among them, and no longer matters."""
+    return Run.model_validate(
+        {**record, "data": {**record["data"], "source": "packed", "drawn": None, "overrides": {}}}
+    )
+
+
+def _predict(folder: Path, config: Run, packed: Packed, classes: int) -> evaluate.Predictions:
+    net, weights = load_net(folder, config, classes)
     device, precision = pick_device(config.train)
     torch.set_num_threads(config.train.threads)
-    record_read(folder, split, "evaluate")
-    seen = evaluate.predict(net.to(device), packed, config, weights, device, precision)
-    return evaluate.metrics(seen)
+    return evaluate.predict(net.to(device), packed, config, weights, device, precision)
 
 
 def record_read(folder: Path, split: str, why: str) -> None:
@@ -153,7 +207,7 @@ def resolved(params: Params, paths: Paths, dataset: str, method: str, seed: int,
 def smoked(params: Params, dataset: str, method: str, seed: int) -> Run:
     """A development run of two epochs whose second is mixed throughout; margins that are not tuned yet are placeholders."""
     run = resolve(params, dataset, method, seed, PLACEHOLDER, development=True)
-    train = run.train.model_copy(update={"epochs": 2, "warmup_epochs": 0.0})
+    train = run.train.shortened(2).model_copy(update={"warmup_epochs": 0.0})
     return run.model_copy(update={"train": train, "settings": run.settings.always_mixing(after=1)})
 
 
@@ -181,6 +235,7 @@ def _provenance(
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         **code,
         "data_sha256": packed.meta["sha256"],
+        "class_names": packed.class_names,
         "weights": fitted.weights,
         "versions": versions(),
         "device": device_name(fitted.device),

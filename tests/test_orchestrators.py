@@ -11,11 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 PARTS = ("Snakefile", "rules", "dvc.yaml", "params.yaml", "suites", "profiles")
+SETS = ("cub200", "aircraft", "cars", "deepfashion", "folder")
 REPORT = ("accuracy.csv", "accuracy.md", "accuracy.tex", "runs.csv", "curves.csv", "summary.json", "report.html")
 
 
@@ -71,7 +73,7 @@ def dvc_stages(folder: Path) -> set[tuple[str, frozenset[str]]]:
     return {(command, frozenset(outputs)) for command, outputs in json.loads(text.split("STAGES")[1])}
 
 
-@pytest.mark.parametrize("suite", [None, "tiny", "sparrows", "cub200"])
+@pytest.mark.parametrize("suite", [None, "tiny", "sparrows", "cub200", "fixtures", "paper"])
 def test_both_run_the_same_commands_on_the_same_paths(tmp_path: Path, suite: str | None) -> None:
     folder = copy_project(tmp_path, suite)
     dvc_init(folder)
@@ -105,51 +107,75 @@ def changed_stages(folder: Path) -> set[str]:
 
 
 def started(folder: Path) -> dict[str, str]:
-    """When each run was made: {method: time}."""
-    runs = sorted(folder.glob("results/tiny/runs/birds/*/0/provenance.json"))
-    return {path.parts[-3]: json.loads(path.read_text())["started"] for path in runs}
+    """When the run of each data set was made."""
+    runs = sorted(folder.glob("results/fixtures/runs/*/adaptive_margin/0/provenance.json"))
+    return {path.parts[-4]: json.loads(path.read_text())["started"] for path in runs}
 
 
 @pytest.mark.slow
-def test_snakemake_to_the_report_and_only_what_changed_again(tmp_path: Path) -> None:
-    folder = copy_project(tmp_path, "tiny")
+def test_snakemake_takes_all_five_data_sets_to_the_report_and_only_what_changed_again(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, "fixtures")
     run(folder, "snakemake", "--cores", "2")
     for name in REPORT:
-        assert (folder / "results/tiny/report" / name).stat().st_size > 0, name
+        assert (folder / "results/fixtures/report" / name).stat().st_size > 0, name
+    page = (folder / "results/fixtures/report/report.html").read_text()
+    assert all(f'<h2 id="data-{name}">' in page for name in SETS)
+    for name in SETS:
+        check_predictions(folder, name, "baseline")
+        check_predictions(folder, name, "adaptive_margin")
     assert "Nothing to be done" in run(folder, "snakemake", "--cores", "2")
     run(folder, "snakemake", "--report", "workflow.html")
     assert (folder / "workflow.html").stat().st_size > 10_000
 
     edit(folder, "positive: 0.0 ", "positive: 0.1 ")
     commands = " ".join(command for command, _ in snakemake_jobs(folder))
-    assert "tune birds --method margin" in commands
-    assert "train birds adaptive_margin 0" in commands
-    assert "train birds baseline" not in commands and "prepare" not in commands
+    assert "tune cars --method margin" in commands
+    assert "train folder adaptive_margin 0" in commands
+    assert "train cub200 baseline" not in commands and "prepare" not in commands
     edit(folder, "positive: 0.1 ", "positive: 0.0 ")
 
     edit(folder, "lr: 0.01 ", "lr: 0.02 ")
     commands = " ".join(command for command, _ in snakemake_jobs(folder))
     for part in (
-        "tune birds --method margin",
-        "tune birds --method adaptive_margin",
+        "tune cub200 --method margin",
+        "tune folder --method adaptive_margin",
         "adaptive_margin 0",
         "baseline 0",
         "report",
     ):
         assert part in commands
     assert "prepare" not in commands
+    edit(folder, "lr: 0.02 ", "lr: 0.01 ")
+
+    edit(folder, "labels: variant", "labels: family")
+    commands = " ".join(command for command, _ in snakemake_jobs(folder))
+    assert "prepare aircraft" in commands and "prepare cars" not in commands and "fetch" not in commands
+    edit(folder, "labels: family", "labels: variant")
+    edit(folder, "overrides: {train: {batch: 6}}", "overrides: {train: {batch: 5}}")  # of one data set
+    commands = " ".join(command for command, _ in snakemake_jobs(folder))
+    assert "train folder baseline 0" in commands and "train cars" not in commands and "prepare" not in commands
+
+
+def check_predictions(folder: Path, name: str, row: str) -> None:
+    """Each of the set's 12 test images once, and as many classes as there are."""
+    table = pd.read_parquet(folder / f"results/fixtures/runs/{name}/{row}/0/predictions.parquet")
+    assert len(table) == table["image"].nunique() == 12 and sorted(set(table["label"])) == [0, 1, 2, 3]
 
 
 @pytest.mark.slow
-def test_dvc_to_the_report_and_only_what_changed_again(tmp_path: Path) -> None:
-    folder = copy_project(tmp_path, "tiny")
+def test_dvc_takes_all_five_data_sets_to_the_report_and_only_what_changed_again(tmp_path: Path) -> None:
+    """Through the longest chain of each set: two studies, and the row that they are for."""
+    folder = copy_project(tmp_path, "fixtures")
+    edit(folder, "rows: [baseline]  ", "rows: []  ")
     run(folder, "git", "init", "-q")
     run(folder, "dvc", "init", "-q")
     run(folder, "dvc", "config", "core.analytics", "false")
     (folder / ".gitignore").write_text("/results/\n/data/\n")
     run(folder, "dvc", "repro")
     for name in REPORT:
-        assert (folder / "results/tiny/report" / name).stat().st_size > 0, name
+        assert (folder / "results/fixtures/report" / name).stat().st_size > 0, name
+    for name in SETS:
+        check_predictions(folder, name, "adaptive_margin")
     first = started(folder)
     assert "up to date" in run(folder, "dvc", "repro").lower()
     assert started(folder) == first
@@ -163,13 +189,22 @@ def test_dvc_to_the_report_and_only_what_changed_again(tmp_path: Path) -> None:
 
     edit(folder, "quantile: {low: 0.0,", "quantile: {low: 0.1,")
     assert "tune.adaptive_margin.quantile.low" in run(folder, "dvc", "params", "diff")
-    assert changed_stages(folder) == {"tune_adaptive@birds"}  # and what depends on the file that it makes
+    # and what depends on the files that these make
+    assert changed_stages(folder) == {f"tune_adaptive@{name}" for name in SETS}
     edit(folder, "quantile: {low: 0.1,", "quantile: {low: 0.0,")
     edit(folder, "positive: 0.0 ", "positive: 0.1 ")
-    assert changed_stages(folder) == {"tune_margin@birds", "tune_adaptive@birds", "train_tuned@birds-adaptive_margin-0"}
+    assert changed_stages(folder) == {stage for name in SETS for stage in training(name)}
     edit(folder, "positive: 0.1 ", "positive: 0.0 ")
-
-    edit(folder, "lr: 0.01 ", "lr: 0.02 ")
-    run(folder, "dvc", "repro")
+    edit(folder, "labels: variant", "labels: manufacturer")
+    assert changed_stages(folder) == {"prepare@aircraft"}
+    edit(folder, "labels: manufacturer", "labels: variant")
+    edit(folder, "overrides: {train: {batch: 6}}", "overrides: {train: {batch: 5}}")  # of one data set
+    assert changed_stages(folder) == training("folder")
+    run(folder, "dvc", "repro", "train_tuned@folder-adaptive_margin-0")
     again = started(folder)
-    assert again["baseline"] > first["baseline"] and again["adaptive_margin"] > first["adaptive_margin"]
+    assert again.pop("folder") > first.pop("folder") and again == first
+
+
+def training(name: str) -> set[str]:
+    """The stages of a data set that train."""
+    return {f"tune_margin@{name}", f"tune_adaptive@{name}", f"train_tuned@{name}-adaptive_margin-0"}

@@ -2,9 +2,11 @@
 
 import json
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
@@ -14,7 +16,7 @@ from lapml import run as runs
 from lapml.bench import bench
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
-from lapml.paths import READS, RUN_FILES, Paths
+from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.report.pictures import CAMS_SHOWN, MIXED_SHOWN, galleries
 
 ROOT = Path(__file__).parent.parent
@@ -84,14 +86,14 @@ def opened(packed, monkeypatch) -> None:
 
 def test_reading_a_run_again_gives_its_numbers_and_is_recorded(folder, small_params, tmp_path, opened):
     written = json.loads((folder / "metrics.json").read_text())
-    again = runs.reevaluate(folder, small_params(), "test", tmp_path)
+    again = runs.reevaluate(folder, "test", tmp_path)
     assert again == {key: written[key] for key in again}
     assert len((folder / READS).read_text().splitlines()) == 2
 
 
 def test_reading_a_split_that_the_run_was_trained_on_is_refused(folder, small_params, tmp_path, opened):
     with pytest.raises(LapmlError, match="trained on train \\+ val"):
-        runs.reevaluate(folder, small_params(), "val", tmp_path)
+        runs.reevaluate(folder, "val", tmp_path)
     assert len((folder / READS).read_text().splitlines()) == 1
 
 
@@ -99,7 +101,71 @@ def test_reading_a_run_on_other_data_is_refused(folder, small_params, packed, tm
     other = replace(packed, meta={**packed.meta, "sha256": "1" * 64})
     monkeypatch.setattr(Packed, "open", lambda folder: other)
     with pytest.raises(LapmlError, match="other data"):
-        runs.reevaluate(folder, small_params(), "test", tmp_path)
+        runs.reevaluate(folder, "test", tmp_path)
+
+
+# --- transfer ---
+
+
+@pytest.fixture
+def elsewhere(packed, pack_of, monkeypatch) -> Callable[[list[str]], Packed]:
+    """Another data set: the images of the first in another order, its classes named as asked, label 0 first."""
+
+    def made(names: list[str]) -> Packed:
+        order = np.random.default_rng(5).permutation(len(packed.index))
+        known = {name: label for label, name in enumerate(names)}
+        labels = [known.get(name, 0) for name in packed.index["class_name"].to_numpy()[order]]
+        splits, sizes = packed.index["split"].to_numpy()[order], packed.index[["width", "height"]].to_numpy()[order]
+        other = pack_of(packed.images[order], labels, list(splits), [tuple(size) for size in sizes.tolist()])
+        other = replace(other, meta={**other.meta, "sha256": "2" * 64}, class_names=names)
+        monkeypatch.setattr(Packed, "open", lambda folder: other)
+        return other
+
+    return made
+
+
+def transfers(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / TRANSFERS).read_text().splitlines()]
+
+
+def test_transfer_to_the_same_classes_in_another_order(folder, small_params, packed, tmp_path, elsewhere):
+    """The same test images under permuted labels: the same accuracy."""
+    elsewhere([packed.class_names[label] for label in (2, 0, 1)])
+    own = json.loads((folder / "metrics.json").read_text())
+    found = runs.transfer(folder, "birds", "test", small_params(), tmp_path)
+    assert found["foreign_classes"] == 0 and found["classes"] == 3 and found["n"] == 12
+    for name in ("top1", "top5", "mean_class", "recall1", "recall5"):
+        assert found[name] == pytest.approx(own[name]), name
+    assert found["loss"] == pytest.approx(own["loss"], rel=1e-5)
+    assert transfers(folder) == [found]
+    train = runs.transfer(folder, "birds", "train", small_params(), tmp_path)  # other data: not what it was trained on
+    assert train["n"] == 24 and [line["split"] for line in transfers(folder)] == ["test", "train"]
+    assert len((folder / READS).read_text().splitlines()) == 1  # of the run's own test split
+
+
+def test_transfer_to_other_classes_is_retrieval_only(folder, small_params, packed, tmp_path, elsewhere):
+    elsewhere(["a", *packed.class_names[:2]])
+    found = runs.transfer(folder, "birds", "test", small_params(), tmp_path)
+    assert found["foreign_classes"] == 1 and "top1" not in found and {"recall1", "recall5", "n"} <= set(found)
+
+
+def test_transfer_to_its_own_data_is_a_reading(folder, small_params, tmp_path, opened):
+    own = json.loads((folder / "metrics.json").read_text())
+    assert runs.transfer(folder, "birds", "test", small_params(), tmp_path)["top1"] == own["top1"]
+    assert len((folder / READS).read_text().splitlines()) == 2
+    with pytest.raises(LapmlError, match="trained on train"):
+        runs.transfer(folder, "birds", "train", small_params(), tmp_path)
+
+
+def test_transfer_that_cannot_be(folder, small_params, packed, tmp_path, elsewhere):
+    with pytest.raises(LapmlError, match="unknown data set 'planes': expected one of birds"):
+        runs.transfer(folder, "planes", "test", small_params(), tmp_path)
+    elsewhere(packed.class_names)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    del provenance["class_names"]
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    with pytest.raises(LapmlError, match="class_names: missing, as in runs of old versions"):
+        runs.transfer(folder, "birds", "test", small_params(), tmp_path)
 
 
 def test_the_smoke_run_mixes_and_needs_no_tuned_margin(small_params, packed, tmp_path):
@@ -135,7 +201,7 @@ def test_commit_says_whether_the_package_differs_from_it(tmp_path, monkeypatch):
 
 
 def test_a_loaded_net_is_the_trained_one(folder, small_run, packed):
-    net, weights = runs.load_net(folder, small_run("loc_cutmix"), packed)
+    net, weights = runs.load_net(folder, small_run("loc_cutmix"), 3)
     assert not net.training and weights["grid"] == [6, 6]
     for name, value in load_file(folder / "model.safetensors").items():
         assert (net.state_dict()[name] == value).all()
@@ -143,7 +209,7 @@ def test_a_loaded_net_is_the_trained_one(folder, small_run, packed):
 
 def test_weights_of_another_model_are_refused(folder, small_run, packed):
     with pytest.raises(LapmlError, match="does not fit"):
-        runs.load_net(folder, small_run("loc_cutmix", "model.truncate=4"), packed)
+        runs.load_net(folder, small_run("loc_cutmix", "model.truncate=4"), 3)
 
 
 def test_pictures_for_the_report(small_params, packed, tmp_path, opened):
