@@ -47,7 +47,7 @@ dvc: $(VENV)/.main  ## the same job through DVC
 bench: $(VENV)/.main  ## time each row against the bare model, into results/published/bench/
 	@$(BIN)/snakemake --quiet all --cores $(CORES) --until prepare
 	@$(BIN)/lapml bench --repeats 20 --output results/published/bench
-	@$(BIN)/lapml data bench birds --output results/published/bench
+	@$(BIN)/lapml data bench --output results/published/bench
 
 gpu-cub200: $(VENV)/.main  ## the whole of CUB-200-2011 on one GPU (set LAPML_CUB200), and publish its report
 	@$(BIN)/snakemake --cores $(CORES) --resources gpu=1 --configfile suites/cub200.yaml

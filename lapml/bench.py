@@ -40,7 +40,7 @@ from lapml.train import autocast, make_optimizer, pick_device, take_step
 def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
     """Time the rows; returns a Markdown table, and writes bench.json and bench.md into ``output/SUITE`` if given."""
     params = params.of(dataset)
-    packed = Packed.open(paths.pack(dataset))
+    packed = Packed.open(paths.pack(dataset), params.data[dataset])
     device, precision = pick_device(params.train)
     torch.set_num_threads(params.train.threads)
     torch.backends.cudnn.deterministic = True
@@ -95,11 +95,12 @@ def preparing(params: Params, paths: Paths, dataset: str, images: int, repeats: 
                 np.asarray(image.convert("RGB").resize((data.stored_side,) * 2, Image.Resampling.LANCZOS))
 
     def pack() -> None:
-        with tempfile.TemporaryDirectory(dir=paths.root) as folder:
+        with tempfile.TemporaryDirectory(dir=paths.base) as folder:
             with Packing.begun(Path(folder), files, data.stored_side, how.BANNER) as packing:
                 packing.work(dataset, progress=False)
 
     seconds: dict[str, list[float]] = {"loop": [], "pack": []}
+    pack()  # a file that is no image is refused here
     for _ in range(repeats):
         for name, work in (("loop", loop), ("pack", pack)):
             started = time.perf_counter()

@@ -198,14 +198,15 @@ def data_show(
     from lapml.data.inspect import show
 
     settings, paths = _load(params, overrides)
-    show(name, _data(settings, name), paths, output, count, seed)
+    _data(settings, name)
+    show(name, paths, output, count, seed)
     typer.echo(f"{output}")
 
 
 @data_app.command("bench")
 @_plain
 def data_bench(
-    name: Dataset,
+    name: Annotated[str, typer.Argument(help="A fetched data set; the suite's first by default.")] = "",
     images: Annotated[int, typer.Option(min=10, help="Images, evenly spaced over the data set.")] = 600,
     repeats: Annotated[int, typer.Option(min=2, help="Rounds; each times both once.")] = 10,
     output: Annotated[Path | None, typer.Option(help="Writes prepare.json and prepare.md into OUTPUT/SUITE.")] = None,
@@ -217,6 +218,7 @@ def data_bench(
     Example: lapml data bench birds
     """
     settings, paths = _load(params, overrides)
+    name = name or settings.datasets[0]
     _data(settings, name)
     from lapml.bench import preparing
 
@@ -252,7 +254,7 @@ def train(
         if smoke
         else resolved(settings, paths, dataset, method, seed, development)
     )
-    packed = Packed.open(paths.pack(dataset))
+    packed = Packed.open(paths.pack(dataset), config.data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (paths.development if development else paths.run)(dataset, method, seed)
         metrics = execute(config, packed, Path(temporary) if smoke else folder, quiet=_quiet())
@@ -364,9 +366,11 @@ def bench(
     Example: lapml bench --repeats 10
     """
     settings, paths = _load(params, overrides)
+    dataset = dataset or settings.datasets[0]
+    _data(settings, dataset)
     from lapml.bench import bench as measure
 
-    typer.echo(measure(settings, paths, dataset or settings.datasets[0], repeats, steps, output))
+    typer.echo(measure(settings, paths, dataset, repeats, steps, output))
 
 
 def _data(settings, name: str):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from lapml import evaluate
@@ -114,21 +115,15 @@ def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, fl
         LapmlError: the run is not complete, its data have changed since, or it was trained on that split.
     """
     record, provenance = open_run(folder)
-    if split in record["fit"]:
-        raise LapmlError(
-            f"{folder}: this run was trained on {' + '.join(record['fit'])}, so {split} says nothing of it; "
-            "train one with --development to read val"
-        )
-    paths = Paths(record["suite"], root)
-    config = _config(record).model_copy(update={"evaluate": split})
-    packed = Packed.open(paths.pack(config.dataset))
+    _refuse_trained(folder, record, split)
+    packed = Packed.open(Paths(record["suite"], root).pack(record["dataset"]))
     if packed.meta["sha256"] != provenance["data_sha256"]:
         raise LapmlError(
-            f"{paths.pack(config.dataset)}: holds other data ({packed.meta['sha256'][:12]}) than the run was made with "
-            f"({provenance['data_sha256'][:12]}); prepare that data again, or train the run again"
+            f"{Paths(record['suite'], root).pack(record['dataset'])}: holds other data ({packed.meta['sha256'][:12]}) than "
+            f"the run was made with ({provenance['data_sha256'][:12]}); prepare that data again, or train the run again"
         )
     record_read(folder, split, "evaluate")
-    return evaluate.metrics(_predict(folder, config, packed, len(packed.class_names)))
+    return evaluate.metrics(_predict(folder, record, split, packed, len(packed.class_names)))
 
 
 def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path = Path(".")) -> dict[str, Any]:
@@ -136,14 +131,15 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
     :data:`~lapml.paths.TRANSFERS`.
 
     Where every class of that data set is one of the run's (by name), all metrics, the net choosing among all of the
-    run's classes; else only Recall@K of the embedding.
+    run's classes; else only Recall@K of the embedding. The data set that the run was trained on counts as its own in
+    whatever size it is packed: only its test split may be read, and that is a reading of it.
 
     Args:
         dataset: a prepared data set of ``params``' suite.
 
     Raises:
-        LapmlError: the run is not complete or does not know the names of its classes, the data set is unknown or not
-            prepared, or it is the run's own data and the run was trained on that split.
+        LapmlError: the run is not complete or of an old version, the data set is unknown or not prepared, or it is the
+            run's own and the run was trained on that split.
     """
     record, provenance = open_run(folder)
     if dataset not in params.data:
@@ -151,15 +147,18 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
             f"unknown data set {dataset!r}: expected one of {', '.join(params.data)} (or another --params)"
         )
     packed = Packed.open(Paths(params.suite, root).pack(dataset))
-    if packed.meta["sha256"] == provenance["data_sha256"]:
-        return reevaluate(folder, split, root)
-    if not (known := provenance.get("class_names")):
+    known, source = provenance.get("class_names"), provenance.get("source")
+    if not known or not source:
         raise LapmlError(
-            f"{folder / 'provenance.json'}: class_names: missing, as in runs of old versions; train it again"
+            f"{folder / 'provenance.json'}: class_names or source: missing, as in old runs; train it again"
         )
-    config = _config(record).model_copy(update={"dataset": dataset, "evaluate": split})
-    seen = _predict(folder, config, packed, len(known))
-    if foreign := [name for name in packed.class_names if name not in known]:
+    if packed.meta["source"]["annotations_sha256"] == source["annotations_sha256"]:
+        if split != "test":
+            _refuse_trained(folder, {"fit": ["train", "val"]}, split)
+        record_read(folder, split, f"evaluate on {dataset} of {params.suite}")
+    foreign = [name for name in packed.class_names if name not in known]
+    seen = _predict(folder, record, split, packed, len(known))
+    if foreign:
         measured = evaluate.retrieval(seen)
     else:
         labels = np.array([known.index(name) for name in packed.class_names])[seen.labels]
@@ -171,6 +170,7 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
         "foreign_classes": len(foreign),
         **measured,
         "data_sha256": packed.meta["sha256"],
+        "model_sha256": provenance["files"]["model.safetensors"],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with open(folder / TRANSFERS, "a", encoding="utf-8") as file:
@@ -178,14 +178,25 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
     return result
 
 
-def _config(record: dict[str, Any]) -> Run:
-    """The run's settings again; where its data lay is not among them, and no longer matters."""
-    return Run.model_validate(
-        {**record, "data": {**record["data"], "source": "packed", "drawn": None, "overrides": {}}}
-    )
+def _refuse_trained(folder: Path, record: dict[str, Any], split: str) -> None:
+    if split in record["fit"]:
+        raise LapmlError(
+            f"{folder}: this run was trained on {' + '.join(record['fit'])} of this data, so {split} says nothing of it; "
+            "train one with --development to read val"
+        )
 
 
-def _predict(folder: Path, config: Run, packed: Packed, classes: int) -> evaluate.Predictions:
+def _predict(folder: Path, record: dict[str, Any], split: str, packed: Packed, classes: int) -> evaluate.Predictions:
+    """Of a finished run; where its data lay is not among its settings, and no longer matters."""
+    data = {**record["data"], "source": "packed", "drawn": None, "overrides": {}}
+    try:
+        config = Run.model_validate({**record, "data": data}).model_copy(update={"evaluate": split})
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise LapmlError(
+            f"{folder / 'config.json'}: {key}: this version has other settings than the one that made the run; "
+            "evaluate it with that version (provenance.json names its commit), or train it again"
+        ) from None
     net, weights = load_net(folder, config, classes)
     device, precision = pick_device(config.train)
     torch.set_num_threads(config.train.threads)
@@ -235,6 +246,7 @@ def _provenance(
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         **code,
         "data_sha256": packed.meta["sha256"],
+        "source": packed.meta["source"],
         "class_names": packed.class_names,
         "weights": fitted.weights,
         "versions": versions(),

@@ -1,6 +1,7 @@
 """The pydantic models of params.yaml: every key that there is, and what it may be.
 
-Every key is written out in params.yaml. The only defaults are an absent part of a row (None) and a linear search range.
+Every key is written out in params.yaml. The only defaults are an absent part of a row (None), a linear search range, and
+sections that a data set overrides nothing of.
 """
 
 import itertools
@@ -58,7 +59,7 @@ class View(Section):
 
 
 class Overrides(Section):
-    """Keys of other sections that differ for one data set."""
+    """Keys of other sections that differ for one data set, at any depth."""
 
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
@@ -132,8 +133,12 @@ class Train(Section):
         return self
 
     def shortened(self, epochs: int) -> Self:
-        """The same schedule in fewer epochs: milestones keep their place in the run."""
-        milestones = self.milestones and [max(1, round(epoch * epochs / self.epochs)) for epoch in self.milestones]
+        """The same schedule in fewer epochs: milestones keep their place in the run, where there is one between the
+        warm-up and the end."""
+        milestones = self.milestones
+        if milestones is not None:
+            moved = {round(epoch * epochs / self.epochs) for epoch in milestones}
+            milestones = sorted(epoch for epoch in moved if self.warmup_epochs < epoch < epochs)
         return self.model_copy(update={"epochs": epochs, "milestones": milestones})
 
 
@@ -323,9 +328,10 @@ class Params(Section):
             self._tunable()
         for number in self.report.beside:
             _known("report.beside", number.dataset, self.data)
-        for dataset in self.datasets:
+        for dataset in self.data:
             params = self.of(dataset)
-            self._runnable(params, "" if params is self else f" for {dataset}")
+            if dataset in self.datasets:
+                self._runnable(params, "" if params is self else f" for {dataset}")
         return self
 
     def of(self, dataset: str) -> Self:
@@ -336,20 +342,19 @@ class Params(Section):
         """
         changed = {}
         for part, section in self.data[dataset].overrides:
-            if not section:
-                continue
-            where = f"data.{dataset}.overrides.{part}"
-            whole = getattr(self, part).model_dump()
-            if unknown := set(section) - set(whole):
-                raise ValueError(f"{where}.{min(unknown)}: unknown key; expected some of {', '.join(whole)}")
-            try:
-                changed[part] = type(getattr(self, part)).model_validate({**whole, **section})
-            except ValidationError as error:
-                first = error.errors()[0]
-                key = ".".join([where, *map(str, first["loc"])])
-                message = first["msg"].removeprefix("Value error, ")
-                found = "" if first["type"] == "value_error" else f"found {first['input']!r}, expected: "
-                raise ValueError(f"{key}: {found}{message}") from None
+            if section:
+                own = getattr(self, part)
+                try:
+                    changed[part] = type(own).model_validate(_merged(own.model_dump(), section))
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    key = ".".join([f"data.{dataset}.overrides.{part}", *map(str, first["loc"])])
+                    message = first["msg"].removeprefix("Value error, ")
+                    if first["type"] == "extra_forbidden":
+                        message = "unknown key; remove it or mend its spelling"
+                    elif first["type"] != "value_error":  # ours already say what was found
+                        message = f"found {first['input']!r}, expected: {message}"
+                    raise ValueError(f"{key}: {message}") from None
         return self.model_copy(update=changed) if changed else self
 
     def _runnable(self, params: Self, where: str) -> None:
@@ -405,6 +410,15 @@ class Run(Section):
         record = self.model_dump(mode="json")
         del record["data"]["source"], record["data"]["overrides"]  # the latter are in place already
         return record
+
+
+def _merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``whole`` with ``changes`` in place, section by section."""
+    both = {
+        key: _merged(whole[key], value) if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
+        for key, value in changes.items()
+    }
+    return {**whole, **both}
 
 
 def _known(key: str, name: str, known: dict[str, Any], why: str = "") -> None:

@@ -41,7 +41,7 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     revision, dirty = commit()
     searched = params.methods[method].open_names()
     frozen = frozen_margins(params.methods[method], earlier)
-    packed = Packed.open(paths.pack(dataset))
+    packed = Packed.open(paths.pack(dataset), params.data[dataset])
     what = study_identity(params, dataset, method, frozen, packed.meta["sha256"])
     name = digest(what)
     study = _open(paths, dataset, name)

@@ -4,7 +4,7 @@ rule fetch:
     log:
         f"{LOGS}/fetch/{{dataset}}.log",
     params:
-        settings=lambda w: data_settings(w.dataset, "reader", "source", "drawn"),
+        settings=lambda w: data_settings(w.dataset, "reader", "source", "drawn", "labels", "classes"),
     shell:
         f"lapml data fetch {{wildcards.dataset}} --params {PARAMS_FILE} > {{log}} 2>&1"
 

@@ -58,7 +58,8 @@ def make_packed(images: np.ndarray, labels: list[int], splits: list[str], sizes:
         (f"{classes[label]}/{row}.png", label, classes[label], split, width, height, None, None)
         for row, (label, split, (width, height)) in enumerate(zip(labels, splits, sizes, strict=True))
     ]
-    meta = {"sha256": "0" * 64, "count": len(rows), "side": images.shape[1]}
+    source = {"kind": "drawn", "images": len(rows), "annotations_sha256": "a" * 64}
+    meta = {"sha256": "0" * 64, "count": len(rows), "side": images.shape[1], "source": source}
     return Packed(pd.DataFrame(rows, columns=list(COLUMNS)), images, meta, classes)
 
 

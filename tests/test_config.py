@@ -334,7 +334,8 @@ def test_overrides_of_a_data_set():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"train": {"rate": 1}}, "data.birds.overrides.train.rate: unknown key; expected some of epochs, batch, lr"),
+        ({"train": {"rate": 1}}, "data.birds.overrides.train.rate: unknown key; remove it or mend its spelling"),
+        ({"tune": {"margin": {"n": 1}}}, "data.birds.overrides.tune.margin.n: unknown key"),
         ({"train": {"lr": -1.0}}, "data.birds.overrides.train.lr: found -1.0, expected"),
         ({"train": {"epochs": 1}}, "data.birds.overrides.train: warmup_epochs: found 1"),
         ({"model": {"truncate": 12}}, "data.birds.overrides.model.truncate: found 12, expected"),
@@ -349,10 +350,35 @@ def test_bad_overrides_of_a_data_set(tmp_path, overrides, message):
     assert message in mistake(written(tmp_path, changed("data.birds.overrides", overrides)))
 
 
+def test_an_override_may_go_deep():
+    params = config.load(PARAMS, ["data.birds.overrides={tune: {margin: {m: {low: 0.5}}}}"])
+    own = params.of("birds").tune
+    assert (
+        own.margin.m == Range(low=0.5, high=params.tune.margin.m.high) and own.margin.alpha == params.tune.margin.alpha
+    )
+
+
+def test_overrides_of_a_data_set_that_is_not_run_are_checked_too(tmp_path):
+    raw = copy.deepcopy(RAW)
+    raw["data"]["bees"] = {**raw["data"]["birds"], "overrides": {"train": {"lr": -1.0}}}
+    assert "data.bees.overrides.train.lr: found -1.0" in mistake(written(tmp_path, raw))
+
+
+@given(epochs=st.integers(2, 300), warmup=st.integers(0, 10), data=st.data(), shorter=st.integers(1, 300))
+def test_a_shortened_schedule_is_one_that_may_be(epochs, warmup, data, shorter):
+    warmup = min(warmup, epochs - 1)
+    between = range(warmup + 1, epochs)
+    milestones = sorted(data.draw(st.sets(st.sampled_from(between), max_size=4))) if between else []
+    train = config.load(PARAMS).train.model_dump() | {"epochs": epochs, "warmup_epochs": float(warmup)}
+    short = config.Train.model_validate(train | {"milestones": milestones}).shortened(max(shorter, warmup + 1))
+    assert config.Train.model_validate(short.model_dump()) == short
+
+
 def test_milestones_keep_their_place_in_a_shorter_run():
     whole = config.load(PARAMS, ["train.epochs=200", "train.milestones=[80, 150, 180]"]).train
     assert whole.shortened(100).milestones == [40, 75, 90] and whole.shortened(100).epochs == 100
-    assert whole.shortened(2).milestones == [1, 2, 2]
+    assert whole.shortened(2).milestones == []  # 1 is the end of the warm-up
+    assert config.load(PARAMS, ["train.epochs=20", "train.milestones=[2, 15]"]).train.shortened(5).milestones == [4]
     assert config.load(PARAMS).train.shortened(5).milestones is None
 
 
@@ -418,3 +444,19 @@ def test_record_is_json_without_the_source():
     other = config.resolve(config.load(PARAMS, ["train.lr=0.02"]), "birds", "margin", 0, VALUES)
     names = {config.digest(each.record()) for each in (run, other)}
     assert len(names) == 2 and config.digest(run.record()) in names
+
+
+def test_the_schema_knows_what_the_readers_have():
+    from typing import get_args
+
+    from lapml import schema
+    from lapml.data.readers import reader
+
+    names = get_args(schema.Data.model_fields["reader"].annotation)
+    assert {name for name in names if reader(name).OFFICIAL_VAL} == set(schema.OFFICIAL_VAL)
+    for name in names:
+        module = reader(name)
+        assert (name == "aircraft") == bool(module.LEVELS)
+        assert set(module.PUBLISHED) <= set(module.LEVELS or (None,))
+    levels = get_args(get_args(schema.Data.model_fields["labels"].annotation)[0])
+    assert levels == reader("aircraft").LEVELS

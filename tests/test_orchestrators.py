@@ -149,7 +149,7 @@ def test_snakemake_takes_all_five_data_sets_to_the_report_and_only_what_changed_
 
     edit(folder, "labels: variant", "labels: family")
     commands = " ".join(command for command, _ in snakemake_jobs(folder))
-    assert "prepare aircraft" in commands and "prepare cars" not in commands and "fetch" not in commands
+    assert "prepare aircraft" in commands and "prepare cars" not in commands and "fetch cars" not in commands
     edit(folder, "labels: family", "labels: variant")
     edit(folder, "overrides: {train: {batch: 6}}", "overrides: {train: {batch: 5}}")  # of one data set
     commands = " ".join(command for command, _ in snakemake_jobs(folder))
@@ -196,7 +196,7 @@ def test_dvc_takes_all_five_data_sets_to_the_report_and_only_what_changed_again(
     assert changed_stages(folder) == {stage for name in SETS for stage in training(name)}
     edit(folder, "positive: 0.1 ", "positive: 0.0 ")
     edit(folder, "labels: variant", "labels: manufacturer")
-    assert changed_stages(folder) == {"prepare@aircraft"}
+    assert changed_stages(folder) == {"fetch@aircraft", "prepare@aircraft"}
     edit(folder, "labels: manufacturer", "labels: variant")
     edit(folder, "overrides: {train: {batch: 6}}", "overrides: {train: {batch: 5}}")  # of one data set
     assert changed_stages(folder) == training("folder")

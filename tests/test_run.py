@@ -16,6 +16,7 @@ from lapml import run as runs
 from lapml.bench import bench
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
+from lapml.files import sha256
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.report.pictures import CAMS_SHOWN, MIXED_SHOWN, galleries
 
@@ -81,7 +82,7 @@ def test_a_failure_while_writing_leaves_no_result_and_the_next_try_resumes(small
 
 @pytest.fixture
 def opened(packed, monkeypatch) -> None:
-    monkeypatch.setattr(Packed, "open", lambda folder: packed)
+    monkeypatch.setattr(Packed, "open", lambda *_: packed)
 
 
 def test_reading_a_run_again_gives_its_numbers_and_is_recorded(folder, small_params, tmp_path, opened):
@@ -99,7 +100,7 @@ def test_reading_a_split_that_the_run_was_trained_on_is_refused(folder, small_pa
 
 def test_reading_a_run_on_other_data_is_refused(folder, small_params, packed, tmp_path, monkeypatch):
     other = replace(packed, meta={**packed.meta, "sha256": "1" * 64})
-    monkeypatch.setattr(Packed, "open", lambda folder: other)
+    monkeypatch.setattr(Packed, "open", lambda *_: other)
     with pytest.raises(LapmlError, match="other data"):
         runs.reevaluate(folder, "test", tmp_path)
 
@@ -117,8 +118,9 @@ def elsewhere(packed, pack_of, monkeypatch) -> Callable[[list[str]], Packed]:
         labels = [known.get(name, 0) for name in packed.index["class_name"].to_numpy()[order]]
         splits, sizes = packed.index["split"].to_numpy()[order], packed.index[["width", "height"]].to_numpy()[order]
         other = pack_of(packed.images[order], labels, list(splits), [tuple(size) for size in sizes.tolist()])
-        other = replace(other, meta={**other.meta, "sha256": "2" * 64}, class_names=names)
-        monkeypatch.setattr(Packed, "open", lambda folder: other)
+        source = {"kind": "folder", "images": len(labels), "annotations_sha256": "b" * 64}
+        other = replace(other, meta={**other.meta, "sha256": "2" * 64, "source": source}, class_names=names)
+        monkeypatch.setattr(Packed, "open", lambda *_: other)
         return other
 
     return made
@@ -149,12 +151,27 @@ def test_transfer_to_other_classes_is_retrieval_only(folder, small_params, packe
     assert found["foreign_classes"] == 1 and "top1" not in found and {"recall1", "recall5", "n"} <= set(found)
 
 
-def test_transfer_to_its_own_data_is_a_reading(folder, small_params, tmp_path, opened):
+@pytest.mark.parametrize("sha256", ["0", "3"])  # as packed for the run, and packed otherwise
+def test_transfer_to_its_own_data_is_a_reading(folder, small_params, packed, tmp_path, monkeypatch, sha256):
+    monkeypatch.setattr(Packed, "open", lambda *_: replace(packed, meta={**packed.meta, "sha256": sha256 * 64}))
     own = json.loads((folder / "metrics.json").read_text())
     assert runs.transfer(folder, "birds", "test", small_params(), tmp_path)["top1"] == own["top1"]
     assert len((folder / READS).read_text().splitlines()) == 2
-    with pytest.raises(LapmlError, match="trained on train"):
-        runs.transfer(folder, "birds", "train", small_params(), tmp_path)
+    for split in ("train", "val"):
+        with pytest.raises(LapmlError, match=f"trained on train \\+ val of this data, so {split} says nothing"):
+            runs.transfer(folder, "birds", split, small_params(), tmp_path)
+    assert len((folder / READS).read_text().splitlines()) == 2
+
+
+def test_a_run_of_another_version_is_refused(folder, small_params, opened, tmp_path):
+    record = json.loads((folder / "config.json").read_text())
+    del record["train"]["milestones"]
+    (folder / "config.json").write_text(json.dumps(record))
+    provenance = json.loads((folder / "provenance.json").read_text())
+    provenance["files"]["config.json"] = sha256(folder / "config.json")
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    with pytest.raises(LapmlError, match="config.json: train.milestones: this version has other settings"):
+        runs.reevaluate(folder, "test", tmp_path)
 
 
 def test_transfer_that_cannot_be(folder, small_params, packed, tmp_path, elsewhere):
@@ -164,7 +181,7 @@ def test_transfer_that_cannot_be(folder, small_params, packed, tmp_path, elsewhe
     provenance = json.loads((folder / "provenance.json").read_text())
     del provenance["class_names"]
     (folder / "provenance.json").write_text(json.dumps(provenance))
-    with pytest.raises(LapmlError, match="class_names: missing, as in runs of old versions"):
+    with pytest.raises(LapmlError, match="class_names or source: missing, as in old runs"):
         runs.transfer(folder, "birds", "test", small_params(), tmp_path)
 
 

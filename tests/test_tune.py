@@ -44,7 +44,7 @@ def asked(monkeypatch, packed) -> list[tuple]:
         return 90.0 - 20 * sum((values[name] - optimum[name]) ** 2 for name in values) + 0.5 * (seed - 100)
 
     monkeypatch.setattr(module, "_score", score)
-    monkeypatch.setattr(Packed, "open", classmethod(lambda cls, folder: packed))
+    monkeypatch.setattr(Packed, "open", classmethod(lambda *_: packed))
     return calls
 
 

@@ -86,7 +86,7 @@ class Batches:
             self.array = torch.empty(packed.images.shape, dtype=torch.uint8, device=device)
             # Piece by piece: a copy of the whole might not fit into the host's memory.
             for at in range(0, len(packed.images), CHUNK):
-                self.array[at : at + CHUNK] = torch.from_numpy(np.ascontiguousarray(packed.images[at : at + CHUNK]))
+                self.array[at : at + CHUNK] = torch.from_numpy(np.array(packed.images[at : at + CHUNK]))
 
     def steps(self, batch: int) -> int:
         """Training batches an epoch; the incomplete last one is dropped (its images differ from epoch to epoch).

@@ -8,7 +8,7 @@
     parts/parts.txt          <part id> <part name>
     parts/part_locs.txt      <image id> <part id> <x> <y> <visible 0 | 1>    pixels
 
-Boxes and parts are pixels of the image *as stored*; :mod:`lapml.data.pack` maps them where EXIF turns the image.
+Boxes and parts are pixels of the image *as stored*; :mod:`lapml.data.decode` maps them where EXIF turns the image.
 """
 
 from collections.abc import Callable, Iterator

@@ -50,7 +50,8 @@ def check(name: str, data: Data, paths: Paths, progress: bool = False) -> tuple[
 
     Harmful are files that cannot be read, the same picture in test and in train or val, the same picture under
     two labels, boxes that miss their image, and other numbers of images or classes than the data set's authors publish
-    (not compared for drawn sets and where only some classes are chosen). Other findings are named with the reason why
+    (not compared for drawn sets, where only some classes are chosen, and, unless ``source`` is "official", where there
+    are more or fewer classes: that is another data set in the layout). Other findings are named with the reason why
     they do no harm.
 
     Returns:
@@ -88,7 +89,7 @@ def _incomparable(kind: str, data: Data, index: pd.DataFrame, published: Counts)
         return "the images are drawn"
     if data.classes != "all":
         return f"only classes {data.classes} are chosen"
-    if (found := index["label"].nunique()) != published.classes:
+    if (found := index["label"].nunique()) != published.classes and data.source != "official":
         return f"found {found} classes, published {published.classes}: another data set in this layout"
     return ""
 
@@ -100,7 +101,10 @@ def _against(index: pd.DataFrame, published: Counts, val_fraction: float | str) 
     if val_fraction != OFFICIAL:
         split = ["train" if each == "val" else each for each in split]
         expected["train"] += expected.pop("val", 0)
-    wrong = [
+    wrong = []
+    if (found := index["label"].nunique()) != published.classes:
+        wrong.append(f"found {found} classes, published {published.classes}")
+    wrong += [
         f"{name}: found {split.count(name)} images, published {count}"
         for name, count in expected.items()
         if split.count(name) != count
@@ -116,7 +120,7 @@ def _against(index: pd.DataFrame, published: Counts, val_fraction: float | str) 
 
 
 def _untrained(index: pd.DataFrame) -> list[_Finding]:
-    trained = set(index["label"][index["split"] == "train"])
+    trained = set(index["label"][index["split"] != "test"])
     names = index.drop_duplicates("label").set_index("label")["class_name"]
     lacking = [str(name) for label, name in names.items() if label not in trained]
     return [_Finding("classes without a training image", lacking, "their test images count as errors")]
@@ -228,7 +232,7 @@ def _outside(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Finding]:
 # --- pictures ---
 
 
-def show(name: str, data: Data, paths: Paths, output: Path, count: int = 24, seed: int = 0) -> None:
+def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) -> None:
     """Draw a contact sheet (PNG) of ``count`` random packed images with box, visible parts, class and split.
 
     Boxes and parts are mapped from the original image's pixels into the stored square, as training sees it.

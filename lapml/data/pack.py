@@ -88,7 +88,9 @@ def prepare(name: str, data: Data, paths: Paths, progress: bool = True) -> None:
                 for row, size in zip(table.to_dict("records"), packing.sizes(), strict=True)
             ]
             source = {"kind": record["kind"], "images": listed, "annotations_sha256": annotations}
-            _finish(packing, folder, rows, {"parts": how.part_names(root), "source": source})
+            _finish(
+                packing, folder, rows, {"parts": how.part_names(root), "source": source, "settings": _settings(data)}
+            )
     except OSError as error:
         raise LapmlError(f"{folder}: cannot be written ({error}); free some space, or mend its permissions") from None
 
@@ -102,27 +104,22 @@ class Packing:
         self.folder, self.files, self.side, self.banner = folder, files, side, banner
         self.row = side * side * 3  # bytes of a square
         self.sha256 = hashlib.sha256()
-        self.images, self.seen = folder / "images.u8", folder / "seen"
+        self.images, self.seen, self.key = folder / "images.u8", folder / "seen", folder / "key"
 
     @classmethod
     @contextmanager
     def begun(cls, folder: Path, files: list[Path], side: int, banner: int) -> Iterator[Self]:
         """Take up what lies in ``folder`` if it was made of the same files in the same way, else start over; one
         process at a time."""
-        folder.mkdir(parents=True, exist_ok=True)
         packing = cls(folder, files, side, banner)
-        with open(folder / "lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LapmlError(
-                    f"{folder}: another process is packing this data set; wait for it, or stop it"
-                ) from None
+        with _locked(folder):
             key = digest([VERSION, PIL.__version__, side, banner, [str(file) for file in files]])
-            if not (folder / "key").is_file() or (folder / "key").read_text() != key:
-                for file in (packing.images, packing.seen):
+            parts = (packing.images, packing.seen, packing.key)
+            if not all(file.is_file() for file in parts) or packing.key.read_text() != key:
+                packing.key.unlink(missing_ok=True)  # first: it vouches for the others
+                for file in parts[:2]:
                     file.write_bytes(b"")
-                (folder / "key").write_text(key)
+                packing.key.write_text(key)
             yield packing
 
     def sizes(self) -> list[list[int]]:
@@ -131,20 +128,21 @@ class Packing:
 
     def work(self, name: str, progress: bool) -> None:
         """Pack what is not packed yet."""
-        done = self._done()
-        self._room(done)
-        for file, size in ((self.images, self.row), (self.seen, SEEN.itemsize)):
-            os.truncate(file, done * size)
-        bar = tqdm(total=len(self.files), initial=done, desc=f"pack {name}", unit="img",
+        bar = tqdm(total=len(self.files), desc=f"pack {name}", unit="img",
                    mininterval=0.1 if sys.stderr.isatty() else 30, disable=not progress)  # fmt: skip
-        with open(self.images, "ab") as images, open(self.seen, "ab", 0) as seen, bar:
-            for pixels, about in in_order(self._square, self.files[done:]):
-                images.write(pixels)
-                seen.write(about)
-                self.sha256.update(pixels)
-                bar.update()
+        with bar:
+            done = self._done(bar)
+            for file, size in ((self.images, self.row), (self.seen, SEEN.itemsize)):
+                os.truncate(file, done * size)
+            self._room(done)
+            with open(self.images, "ab") as images, open(self.seen, "ab", 0) as seen:
+                for pixels, about in in_order(self._square, self.files[done:]):
+                    images.write(pixels)
+                    seen.write(about)
+                    self.sha256.update(pixels)
+                    bar.update()
 
-    def _done(self) -> int:
+    def _done(self, bar: tqdm) -> int:
         """How many squares are whole, of files that have not changed since; they are taken into the checksum."""
         with open(self.images, "rb") as images:
             known = np.fromfile(self.seen, SEEN)
@@ -153,6 +151,7 @@ class Packing:
                 if len(pixels) < self.row or crc32(pixels) != checksum or file != _stat(self.files[at]):
                     return at
                 self.sha256.update(pixels)
+                bar.update()
         return len(known)
 
     def _square(self, file: Path) -> tuple[bytes, bytes]:
@@ -167,6 +166,27 @@ class Packing:
                 f"{self.folder}: {len(self.files) - done} squares of side {self.side} need {need / 1e9:.1f} GB, found "
                 f"{free / 1e9:.1f} GB free; free some space, or choose a smaller stored_side or fewer classes"
             )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone in ``folder``, which is made if need be; whoever is done may remove it, and the lock with it."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LapmlError(
+                    f"{folder}: another process is packing this data set; wait for it, or stop it"
+                ) from None
+            try:
+                ours = os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / "lock"))
+            except FileNotFoundError:
+                ours = False
+            if ours:  # and not one that was removed between opening and locking
+                yield
+                return
 
 
 def _stat(file: Path) -> list[int]:
@@ -201,11 +221,19 @@ def _finish(packing: Packing, folder: Path, rows: list[dict[str, Any]], meta: di
     with open(packing.images, "rb") as images:
         os.fsync(images.fileno())
     temporary["meta.json"].write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    packing.key.unlink()  # from here on nothing is left to go on with
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meta.json").unlink(missing_ok=True)  # an old one must never stand beside new images
     for file in PACK_FILES:
         os.replace(temporary[file], folder / file)
     shutil.rmtree(packing.folder)
+
+
+def _settings(data: Data) -> dict[str, Any]:
+    """The settings that a pack depends on, as the stage ``prepare`` tracks them."""
+    return {
+        key: getattr(data, key) for key in ("reader", "labels", "classes", "val_fraction", "split_seed", "stored_side")
+    }
 
 
 def _index_sha256(rows: list[dict[str, Any]]) -> str:
@@ -233,11 +261,14 @@ class Packed:
     class_names: list[str]
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, data: Data | None = None) -> Self:
         """Open the pack in ``folder``.
 
+        Args:
+            data: the settings that it must have been made with.
+
         Raises:
-            LapmlError: a file is missing, or the files do not belong together.
+            LapmlError: a file is missing, the files do not belong together, or it was made with other settings.
         """
         folder = Path(folder)
         again = f"make it again with `lapml data prepare {folder.parent.name}`"
@@ -255,5 +286,12 @@ class Packed:
             raise LapmlError(f"{folder / 'images.u8'}: found {found} bytes, expected {expected} by meta.json; {again}")
         if len(rows) != meta["count"] or _index_sha256(rows) != index_sha256:
             raise LapmlError(f"{folder / 'index.parquet'}: is not the table that meta.json describes; {again}")
+        made = meta.get("settings", {})
+        for key, expected in (_settings(data) if data else {}).items():
+            if made.get(key) != expected:
+                raise LapmlError(
+                    f"{folder}: was made with {key} {made.get(key)!r}, expected data.{folder.parent.name}.{key}: {expected!r}; "
+                    f"{again}"
+                )
         images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
         return cls(pd.DataFrame(rows, columns=list(index.COLUMNS)), images, meta, class_names)

@@ -56,6 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if status not in (200, 206):
             body = b"an explanation"
         sent = body[first : first + step.get("cut", len(body))] if status != 416 else b""
+        page.log.append(SimpleNamespace(range=wanted, if_range=condition, status=status, sent=len(sent)))
         self.send_response(status)
         headers = {
             "ETag": page.etag,
@@ -72,7 +73,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         assert self.headers["Accept-Encoding"] == "identity"
-        page.log.append(SimpleNamespace(range=wanted, if_range=condition, status=status, sent=len(sent)))
         self.wfile.write(sent)
 
 

@@ -243,7 +243,7 @@ def test_training_images_of_a_class(tmp_path):
     assert len(folder.read(root, "all")) == 11
     (root / "train/owl/1.jpg").unlink()
     lay(root, ["val/owl/1.jpg"])
-    refused(root, "train: class 'owl' has no images, expected at least one")
+    refused(root, "class 2 \\(owl\\) has 0 training images, expected at least one")
     assert len(folder.read(root, "1,3-4")) == 10
 
 

@@ -332,7 +332,7 @@ print("done")
 
 
 def test_killed_and_taken_up_again(tmp_path):
-    """SIGKILL after 1, 5 and 11 of 12 squares (some more may have been decoded); what the last attempt ends with equals an undisturbed pack."""
+    """SIGKILL after 1, 5 and 11 of 12 squares; what the last attempt ends with equals an undisturbed pack."""
     contents = {}
     for name, kills in (("undisturbed", []), ("killed", [1, 4, 6])):
         root = tmp_path / name
@@ -376,6 +376,40 @@ def test_other_settings_start_over(cub, paths, packed, monkeypatch):
     assert len(names) == 18
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, "rmtree"])
+def test_a_stop_while_the_pack_is_put_in_place(cub, paths, packed, monkeypatch, step):
+    """Whatever was moved by then, the next attempt makes the same pack."""
+    expected = packed().meta
+    moves = []
+
+    def replace(*names):
+        moves.append(names)
+        if len(moves) == step:
+            raise KeyboardInterrupt
+        os_replace(*names)
+
+    os_replace = pack.os.replace
+    with monkeypatch.context() as patch:
+        if step == "rmtree":
+            patch.setattr(pack.shutil, "rmtree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        else:
+            patch.setattr(pack.os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            repack(cub, paths)
+    assert repack(cub, paths) == expected
+
+
+def test_a_pack_of_other_settings_is_refused(paths, packed, settings):
+    packed()
+    Packed.open(paths.pack("birds"), settings("x"))
+    with pytest.raises(
+        LapmlError, match="was made with stored_side 16, expected data.birds.stored_side: 32; make it again"
+    ):
+        Packed.open(paths.pack("birds"), settings("x", stored_side=32))
+    with pytest.raises(LapmlError, match="was made with classes 'all', expected data.birds.classes: '1-2'"):
+        Packed.open(paths.pack("birds"), settings("x", classes="1-2"))
+
+
 def test_one_process_at_a_time(cub, paths, packed):
     partial = paths.pack("birds").parent / ".packing"
     partial.mkdir(parents=True)
@@ -395,7 +429,9 @@ def test_too_little_room(paths, packed, monkeypatch):
 # --- scaled decoding ---
 
 
-@pytest.mark.parametrize(("width", "height"), [(1600, 1200), (1200, 1601), (3000, 2000), (191, 300), (200, 200)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(1600, 1200), (1601, 1203), (1207, 1601), (3001, 2003), (401, 403), (191, 300), (200, 200)]
+)
 def test_large_jpeg_is_decoded_smaller_and_hardly_differs(tmp_path, width, height):
     from lapml.config import Drawn
     from lapml.data.species import species
@@ -417,7 +453,7 @@ def test_large_jpeg_is_decoded_smaller_and_hardly_differs(tmp_path, width, heigh
         difference = np.abs(np.frombuffer(pixels, np.uint8).reshape(64, 64, 3) - expected).mean()
         scaled = decode.decode(file, side=64).image.size != whole.size
         assert scaled == (min(width, height) >= 2 * decode.GAP * 64)
-        assert difference < 1.0 if scaled else difference == 0
+        assert difference < 0.5 if scaled else difference == 0
 
 
 def test_banner_is_cut_and_the_box_with_it(tmp_path):
