@@ -220,7 +220,7 @@ def data_bench(
     settings, paths = _load(params, overrides)
     name = name or settings.datasets[0]
     _data(settings, name)
-    from lapml.bench import preparing
+    from lapml.speed import preparing
 
     typer.echo(preparing(settings, paths, name, images, repeats, output))
 

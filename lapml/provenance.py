@@ -6,8 +6,7 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-
-import torch
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
@@ -42,9 +41,11 @@ def commit() -> tuple[str | None, bool | None]:
         return None, None
 
 
-def device_name(device: torch.device) -> str:
-    """Of the GPU, or of the CPU with its number of cores."""
-    if device.type == "cuda":
+def device_name(device: Any = None) -> str:
+    """Of the GPU that a torch.device is, or of the CPU with its number of cores."""
+    if device is not None and device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

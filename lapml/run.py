@@ -22,7 +22,7 @@ from lapml import evaluate
 from lapml.config import Params, Run, resolve, tuned_values
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
-from lapml.files import sha256
+from lapml.files import sha256, write_json
 from lapml.model import Net, build
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.provenance import code_sha256, commit, device_name, versions
@@ -220,14 +220,6 @@ def smoked(params: Params, dataset: str, method: str, seed: int) -> Run:
     run = resolve(params, dataset, method, seed, PLACEHOLDER, development=True)
     train = run.train.shortened(2).model_copy(update={"warmup_epochs": 0.0})
     return run.model_copy(update={"train": train, "settings": run.settings.always_mixing(after=1)})
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Write JSON to a temporary name beside ``path`` and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _provenance(

@@ -18,9 +18,9 @@ from lapml import evaluate
 from lapml.config import Params, Range, digest, frozen_margins, resolve, study_identity, tuned_values
 from lapml.data.pack import Packed
 from lapml.errors import DivergedError, LapmlError
+from lapml.files import write_json
 from lapml.paths import Paths
 from lapml.provenance import commit, versions
-from lapml.run import write_json
 from lapml.train import fit
 
 ORDER = ("margin", "adaptive_margin")
