@@ -115,7 +115,7 @@ def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, fl
         LapmlError: the run is not complete, its data have changed since, or it was trained on that split.
     """
     record, provenance = open_run(folder)
-    _refuse_trained(folder, record, split)
+    _refuse_trained(folder, record["fit"], split)
     packed = Packed.open(Paths(record["suite"], root).pack(record["dataset"]))
     if packed.meta["sha256"] != provenance["data_sha256"]:
         raise LapmlError(
@@ -154,7 +154,7 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
         )
     if packed.meta["source"]["annotations_sha256"] == source["annotations_sha256"]:
         if split != "test":
-            _refuse_trained(folder, {"fit": ["train", "val"]}, split)
+            _refuse_trained(folder, ["train", "val"], split)
         record_read(folder, split, f"evaluate on {dataset} of {params.suite}")
     foreign = [name for name in packed.class_names if name not in known]
     seen = _predict(folder, record, split, packed, len(known))
@@ -178,10 +178,10 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
     return result
 
 
-def _refuse_trained(folder: Path, record: dict[str, Any], split: str) -> None:
-    if split in record["fit"]:
+def _refuse_trained(folder: Path, fit: list[str], split: str) -> None:
+    if split in fit:
         raise LapmlError(
-            f"{folder}: this run was trained on {' + '.join(record['fit'])} of this data, so {split} says nothing of it; "
+            f"{folder}: this run was trained on {' + '.join(fit)} of this data, so {split} says nothing of it; "
             "train one with --development to read val"
         )
 

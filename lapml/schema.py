@@ -97,6 +97,10 @@ class Data(Section):
             )
         return self
 
+    def packing(self) -> dict[str, Any]:
+        """The settings that a pack depends on."""
+        return self.model_dump(include={"reader", "labels", "classes", "val_fraction", "split_seed", "stored_side"})
+
 
 class Model(Section):
     name: Annotated[str, Field(min_length=1)]  # a timm model

@@ -1,6 +1,6 @@
 """How fast packing is, and what every benchmark says of itself.
 
-No torch here: it is not loaded where data sets are packed, and it slows Pillow's threads down where it is.
+No torch here, as none is loaded where data sets are packed.
 """
 
 import os

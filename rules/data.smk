@@ -17,7 +17,7 @@ rule prepare:
     log:
         f"{LOGS}/prepare/{{dataset}}.log",
     params:
-        settings=lambda w: data_settings(w.dataset, "reader", "labels", "classes", "val_fraction", "split_seed", "stored_side"),
+        settings=lambda w: PARAMS.data[w.dataset].packing(),
     threads: workflow.cores
     shell:
         f"lapml data prepare {{wildcards.dataset}} --params {PARAMS_FILE} > {{log}} 2>&1"

@@ -89,7 +89,7 @@ def prepare(name: str, data: Data, paths: Paths, progress: bool = True) -> None:
             ]
             source = {"kind": record["kind"], "images": listed, "annotations_sha256": annotations}
             _finish(
-                packing, folder, rows, {"parts": how.part_names(root), "source": source, "settings": _settings(data)}
+                packing, folder, rows, {"parts": how.part_names(root), "source": source, "settings": data.packing()}
             )
     except OSError as error:
         raise LapmlError(f"{folder}: cannot be written ({error}); free some space, or mend its permissions") from None
@@ -229,13 +229,6 @@ def _finish(packing: Packing, folder: Path, rows: list[dict[str, Any]], meta: di
     shutil.rmtree(packing.folder)
 
 
-def _settings(data: Data) -> dict[str, Any]:
-    """The settings that a pack depends on, as the stage ``prepare`` tracks them."""
-    return {
-        key: getattr(data, key) for key in ("reader", "labels", "classes", "val_fraction", "split_seed", "stored_side")
-    }
-
-
 def _index_sha256(rows: list[dict[str, Any]]) -> str:
     """Of what the index says, not of the parquet file's bytes, which change with pyarrow's version."""
     return hashlib.sha256(json.dumps([[row[key] for key in index.COLUMNS] for row in rows]).encode()).hexdigest()
@@ -287,7 +280,7 @@ class Packed:
         if len(rows) != meta["count"] or _index_sha256(rows) != index_sha256:
             raise LapmlError(f"{folder / 'index.parquet'}: is not the table that meta.json describes; {again}")
         made = meta.get("settings", {})
-        for key, expected in (_settings(data) if data else {}).items():
+        for key, expected in (data.packing() if data else {}).items():
             if made.get(key) != expected:
                 raise LapmlError(
                     f"{folder}: was made with {key} {made.get(key)!r}, expected data.{folder.parent.name}.{key}: {expected!r}; "

@@ -266,7 +266,7 @@ def count_squares(monkeypatch) -> list[str]:
     return names
 
 
-def test_what_is_packed_stays_packed(cub, paths, packed, monkeypatch):
+def test_what_is_packed_stays_packed(cub, paths, packed, monkeypatch, repack):
     """A bad image in the middle: after it is mended only it and what follows is decoded, to the same bytes."""
     expected = packed().meta
     good, cub.pictures[cub.path(8)] = cub.pictures[cub.path(8)], b"no image"
@@ -279,22 +279,20 @@ def test_what_is_packed_stays_packed(cub, paths, packed, monkeypatch):
     cub.pictures[cub.path(8)] = good
     names = count_squares(monkeypatch)
     (cub.root / "images" / cub.path(8)).write_bytes(good)
-    again = repack(cub, paths)
+    again = repack()
     assert len(names) == 11 and again == expected
     assert not partial.exists()
 
 
-def repack(cub, paths) -> dict:
+@pytest.fixture
+def repack(cub, paths, settings):
     """Prepare once more without touching the files; the pack's meta."""
-    from lapml.config import Data, View
 
-    view = View(side=16, aspect="keep", crop="fixed", scale=[0.5, 1.0], flip=True, jitter=0.0)
-    data = Data(
-        reader="cub200", source=str(cub.root), drawn=None, labels=None, classes="all", val_fraction=0.25, split_seed=0,
-        stored_side=16, view=view, overrides={},
-    )  # fmt: skip
-    pack.prepare("birds", data, paths, progress=False)
-    return Packed.open(paths.pack("birds")).meta
+    def made() -> dict:
+        pack.prepare("birds", settings(cub.root), paths, progress=False)
+        return Packed.open(paths.pack("birds")).meta
+
+    return made
 
 
 def test_an_image_that_was_replaced_is_packed_again(cub, paths, packed, monkeypatch):
@@ -346,7 +344,7 @@ def test_killed_and_taken_up_again(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "zeros"])
-def test_squares_that_a_crash_has_spoilt_are_packed_again(cub, paths, packed, monkeypatch, damage):
+def test_squares_that_a_crash_has_spoilt_are_packed_again(cub, paths, packed, monkeypatch, damage, repack):
     expected = packed().meta
     monkeypatch.setattr(decode, "cores", lambda: 1)
     with monkeypatch.context() as patch:
@@ -363,21 +361,21 @@ def test_squares_that_a_crash_has_spoilt_are_packed_again(cub, paths, packed, mo
         content[10 * row + 1 : 11 * row] = content[10 * row + 1 : 11 * row] if damage == "flipped" else bytes(row - 1)
     images.write_bytes(content)
     names = count_squares(monkeypatch)
-    assert repack(cub, paths) == expected and len(names) == 8
+    assert repack() == expected and len(names) == 8
 
 
-def test_other_settings_start_over(cub, paths, packed, monkeypatch):
+def test_other_settings_start_over(cub, paths, packed, monkeypatch, repack):
     with monkeypatch.context() as patch:
         patch.setattr(pack, "_finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             packed(stored_side=32)
     names = count_squares(monkeypatch)
-    repack(cub, paths)
+    repack()
     assert len(names) == 18
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, "rmtree"])
-def test_a_stop_while_the_pack_is_put_in_place(cub, paths, packed, monkeypatch, step):
+def test_a_stop_while_the_pack_is_put_in_place(cub, paths, packed, monkeypatch, step, repack):
     """Whatever was moved by then, the next attempt makes the same pack."""
     expected = packed().meta
     moves = []
@@ -395,8 +393,8 @@ def test_a_stop_while_the_pack_is_put_in_place(cub, paths, packed, monkeypatch, 
         else:
             patch.setattr(pack.os, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
-            repack(cub, paths)
-    assert repack(cub, paths) == expected
+            repack()
+    assert repack() == expected
 
 
 def test_a_pack_of_other_settings_is_refused(paths, packed, settings):
