@@ -1,4 +1,4 @@
-"""Files: checksums, and JSON that is written whole or not at all."""
+"""Files: checksums, and text that is written whole or not at all."""
 
 import hashlib
 import json
@@ -14,8 +14,16 @@ def sha256(path: Path) -> str:
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Write JSON to a temporary name beside ``path`` and rename it."""
+    """Write JSON, see :func:`write_text`."""
+    write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file to a temporary name beside ``path`` and rename it; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

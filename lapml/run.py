@@ -116,11 +116,12 @@ def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, fl
     """
     record, provenance = open_run(folder)
     _refuse_trained(folder, record["fit"], split)
-    packed = Packed.open(Paths(record["suite"], root).pack(record["dataset"]))
+    where = Paths(record["suite"], root).pack(record["dataset"])
+    packed = Packed.open(where)
     if packed.meta["sha256"] != provenance["data_sha256"]:
         raise LapmlError(
-            f"{Paths(record['suite'], root).pack(record['dataset'])}: holds other data ({packed.meta['sha256'][:12]}) than "
-            f"the run was made with ({provenance['data_sha256'][:12]}); prepare that data again, or train the run again"
+            f"{where}: holds other data ({packed.meta['sha256'][:12]}) than the run was made with "
+            f"({provenance['data_sha256'][:12]}); prepare that data again, or train the run again"
         )
     record_read(folder, split, "evaluate")
     return evaluate.metrics(_predict(folder, record, split, packed, len(packed.class_names)))
@@ -153,8 +154,7 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
             f"{folder / 'provenance.json'}: class_names or source: missing, as in old runs; train it again"
         )
     if packed.meta["source"]["annotations_sha256"] == source["annotations_sha256"]:
-        if split != "test":
-            _refuse_trained(folder, ["train", "val"], split)
+        _refuse_trained(folder, ["train", "val"], split)
         record_read(folder, split, f"evaluate on {dataset} of {params.suite}")
     foreign = [name for name in packed.class_names if name not in known]
     seen = _predict(folder, record, split, packed, len(known))

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from lapml.errors import LapmlError
+from lapml.files import sha256
 
 
 def existing(root: Path, name: str, title: str, names: Iterable[str]) -> Path:
@@ -46,7 +47,7 @@ def fingerprint(files: dict[str, Path]) -> str:
     """The sha256 over the names and bytes of the annotation files, wherever they lie."""
     total = hashlib.sha256()
     for name, file in files.items():
-        total.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        total.update(f"{name} {sha256(file)}\n".encode())
     return total.hexdigest()
 
 

@@ -20,6 +20,7 @@ from lapml.data.pack import Packed
 from lapml.data.readers import Counts, reader
 from lapml.data.sources import laid_out
 from lapml.errors import LapmlError
+from lapml.files import sha256
 from lapml.paths import Paths
 
 EXAMPLES = 5  # named for each finding
@@ -135,7 +136,7 @@ def _look(file: Path, banner: int) -> _Seen:
     with Image.open(file) as stored:
         gray = stored.getbands()[0] in ("L", "1", "I")
     pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return _Seen("", hashlib.sha256(file.read_bytes()).hexdigest(), pixels, gray, (*image.size, decoded.orientation))
+    return _Seen("", sha256(file), pixels, gray, (*image.size, decoded.orientation))
 
 
 def _counts(index: pd.DataFrame) -> str:

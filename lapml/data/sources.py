@@ -19,7 +19,7 @@ from lapml import config
 from lapml.data import archives
 from lapml.data.readers import Reader, reader
 from lapml.errors import LapmlError
-from lapml.files import sha256
+from lapml.files import sha256, write_text
 from lapml.paths import Paths
 
 MARKER = ".unpacked.json"  # in a folder that we unpacked: from what
@@ -62,7 +62,7 @@ def fetch(name: str, data: config.Data, paths: Paths) -> None:
             "images": images,
             "annotations_sha256": annotations,
         }
-        _write(paths.source(name), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write_text(paths.source(name), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise LapmlError(f"data set {name}: {error}; mend permissions, free some disk space, or {mend}") from None
 
@@ -143,16 +143,6 @@ def _alone(target: Path) -> Iterator[None]:
             print(f"{target}: waiting for another process that makes it", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --- roots ---
