@@ -19,12 +19,13 @@ from lapml.data.batches import Batch, Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.model import build
+from lapml.optim import DTYPES, pick_device
 from lapml.paths import Paths
 from lapml.provenance import device_name
 from lapml.run import PLACEHOLDER
 from lapml.speed import circumstances, interval, written
 from lapml.stats import t_interval
-from lapml.train import autocast, make_optimizer, pick_device, take_step
+from lapml.train import learner, take_step
 
 
 def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
@@ -35,7 +36,7 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
     torch.set_num_threads(params.train.threads)
     torch.backends.cudnn.deterministic = True
     contenders = {
-        name: _contender(params, packed, dataset, name, device, precision) for name in ("bare", *params.all_rows())
+        name: contender(params, packed, dataset, name, device, precision) for name in ("bare", *params.all_rows())
     }
     for run in contenders.values():
         run(2)  # warm-up: allocations and kernel choice
@@ -59,23 +60,22 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
     return written(record, _markdown(record), output and output / params.suite, "bench")
 
 
-def _contender(
+def contender(
     params: Params, packed: Packed, dataset: str, name: str, device: torch.device, precision: str
 ) -> Callable[[int], float]:
     """A function that runs some steps and returns their seconds."""
     method = params.all_rows()[0] if name == "bare" else name
     config = resolve(params, dataset, method, 0, PLACEHOLDER)  # a margin's value does not change its cost
-    settings = config.settings.always_mixing() if name != "bare" else Method()
+    config = config.model_copy(update={"settings": config.settings.always_mixing() if name != "bare" else Method()})
     net, weights = build(config.model, len(packed.class_names), config.data.view.side, 0)
-    net.to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(net, config.train)
-    batches = Batches(
-        packed, rows_of(packed.index, config.fit), config.data.view, weights["mean"], weights["std"], device
-    )
+    it = learner(config, net, len(packed.index), device, precision)
+    rows = rows_of(packed.index, config.fit)
+    mean, std = weights["mean"], weights["std"]
+    batches = Batches(packed, rows, config.data.view, mean, std, device, DTYPES[precision])
 
     def endless() -> Iterator[Batch]:
         for epoch in itertools.count():
-            yield from batches.training(0, epoch, config.train.batch, settings)
+            yield from batches.training(0, epoch, config.train.batch, it.settings)
 
     source = itertools.repeat(next(endless())) if name == "bare" else endless()
 
@@ -83,7 +83,7 @@ def _contender(
         _wait(device)
         started = time.perf_counter()
         for _ in range(count):
-            take_step(net, optimizer, settings, next(source), autocast(device, precision))
+            take_step(it, next(source))
         _wait(device)
         return time.perf_counter() - started
 

@@ -1,8 +1,11 @@
 """The `lapml` command: thin, it names files and calls one function. Heavy imports happen inside the commands.
 
-Exit status: 0 done; 1 bad input or state (one line on standard error says what to do); 2 wrong usage.
+Exit status: 0 done; 1 bad input or state (one line on standard error says what to do); 2 wrong usage; 75 stopped by
+SIGTERM or Ctrl-C with its state saved: the same command, given again, goes on.
 """
 
+import os
+import signal
 import sys
 from functools import wraps
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Annotated
 import typer
 
 from lapml import __version__
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, Stopped
 
 RAW = {"rich_markup_mode": None, "no_args_is_help": True, "pretty_exceptions_enable": False}
 app = typer.Typer(
@@ -35,18 +38,22 @@ DEFAULT = Path("params.yaml")
 
 
 def _plain(function):
-    """A LapmlError becomes one message on standard error and exit status 1."""
+    """A LapmlError becomes one message on standard error and its exit status; so do a full disk and Ctrl-C."""
 
     @wraps(function)
     def command(*args, **kwargs):
+        everywhere, status = False, 1
         try:
             return function(*args, **kwargs)
         except LapmlError as error:
-            message = str(error)
+            message, everywhere, status = str(error), error.everywhere, error.status
         except OSError as error:  # a full disk, a folder that may not be written
             message = f"{error.filename or 'the system'}: {error.strerror or error}; what was finished before is intact"
-        typer.echo(f"error: {message}", err=True)
-        raise typer.Exit(1)
+        except KeyboardInterrupt:
+            message, status = "stopped; run the same command again to go on", Stopped.status
+        if not everywhere or os.environ.get("RANK", "0") == "0":
+            typer.echo(f"error: {message}", err=True)
+        raise typer.Exit(status)
 
     return command
 
@@ -65,6 +72,7 @@ def _quiet() -> bool:
 
 @app.callback(invoke_without_command=True)
 def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     if version:
         typer.echo(__version__)
         raise typer.Exit
@@ -247,7 +255,9 @@ def train(
     import tempfile
 
     settings, paths = _load(params, overrides)
-    from lapml.run import Packed, execute, resolved, smoked
+    _shared(settings, dataset)
+    from lapml import ranks
+    from lapml.run import Packed, execute, pick_device, resolved, smoked
 
     config = (
         smoked(settings, dataset, method, seed)
@@ -257,8 +267,9 @@ def train(
     packed = Packed.open(paths.pack(dataset), config.data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (paths.development if development else paths.run)(dataset, method, seed)
-        metrics = execute(config, packed, Path(temporary) if smoke else folder, quiet=_quiet())
-    typer.echo(f"{config.evaluate} top-1 {metrics['top1']:.2f} %  ({'smoke' if smoke else folder})")
+        with ranks.joined(pick_device(config.train)[0].type):
+            metrics = execute(config, packed, Path(temporary) if smoke else folder, quiet=_quiet(), log=_log)
+    _log(f"{config.evaluate} top-1 {metrics['top1']:.2f} %  ({'smoke' if smoke else folder})")
 
 
 @app.command()
@@ -306,14 +317,18 @@ def tune(
     """
     settings, paths = _load(params, overrides)
     _data(settings, dataset)
+    _shared(settings, dataset)
+    from lapml import ranks
+    from lapml.run import pick_device
     from lapml.tune import ORDER
     from lapml.tune import tune as search
 
     if method and method not in ORDER:
         raise typer.BadParameter(f"found {method!r}, expected one of {', '.join(ORDER)}", param_hint="--method")
-    for name in [method] if method else ORDER:
-        result = search(settings, paths, dataset, name)
-        typer.echo(f"{paths.tuned(dataset, name)}: {result['values']}, validation top-1 {result['score']:.2f} %")
+    with ranks.joined(pick_device(settings.of(dataset).train)[0].type):
+        for name in [method] if method else ORDER:
+            result = search(settings, paths, dataset, name, _log)
+            _log(f"{paths.tuned(dataset, name)}: {result['values']}, validation top-1 {result['score']:.2f} %")
 
 
 @app.command()
@@ -371,6 +386,20 @@ def bench(
     from lapml.bench import bench as measure
 
     typer.echo(measure(settings, paths, dataset, repeats, steps, output))
+
+
+def _shared(settings, dataset: str) -> None:
+    """With ``train.gpus`` above 1, hand this command over to that many processes, and end with their status."""
+    if dataset in settings.data and settings.of(dataset).train.gpus > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        from lapml.ranks import launch
+
+        raise typer.Exit(launch(settings.of(dataset).train.gpus))
+
+
+def _log(line: str) -> None:
+    """Print a line, once for all processes of a run."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(line)
 
 
 def _data(settings, name: str):

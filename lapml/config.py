@@ -73,7 +73,8 @@ def resolve(
 
     Args:
         tuned: values for the keys that say 'tuned' (``m, alpha, delta, quantile``), from the tuned file.
-        development: train on ``train`` and read ``val``; otherwise train on ``train + val`` and read ``test``.
+        development: train on ``train`` and read ``val``, as in a suite with ``read: val``; otherwise train on
+            ``train + val`` and read ``test``.
 
     Raises:
         LapmlError: unknown data set or method, or a tuned value is missing or out of range.
@@ -82,6 +83,7 @@ def resolve(
         if name not in known:
             raise LapmlError(f"unknown {key} {name!r}: expected one of {', '.join(known)}")
     params = params.of(dataset)
+    development = development or params.read == "val"
     settings = params.methods[method].model_dump()
     for key in params.methods[method].unresolved():
         part, name = key.split(".")

@@ -2,8 +2,23 @@
 
 
 class LapmlError(Exception):
-    """Bad input or state that a user can mend. The CLI prints it as one line and exits with status 1."""
+    """Bad input or state that a user can mend. The CLI prints it as one line and exits with ``status``."""
+
+    status = 1
+    everywhere = True  # where several processes share a run, all of them meet it
 
 
 class DivergedError(LapmlError):
     """A loss that is not finite: the settings, not the files, are to blame. Tuning counts it as a failed trial."""
+
+
+class Stopped(LapmlError):
+    """Somebody asked to stop. The status is sysexits.h's EX_TEMPFAIL: the same command, given again, goes on."""
+
+    status = 75
+
+
+class OutOfMemoryError(LapmlError):
+    """A batch does not fit into a GPU's memory."""
+
+    everywhere = False

@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lapml import ranks
 from lapml.config import Run
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.model import Net
-from lapml.train import autocast
+from lapml.optim import DTYPES, autocast
 
 TOP = 5
 
@@ -30,17 +31,26 @@ class Predictions:
 def predict(
     net: Net, packed: Packed, config: Run, weights: dict[str, Any], device: torch.device, precision: str
 ) -> Predictions:
-    """Logits and embeddings of the run's evaluation split, in evaluation mode and view."""
+    """Logits and embeddings of the run's evaluation split, in evaluation mode and view.
+
+    Several ranks take every so manieth image each, and every image counts once; all of them get the whole.
+    """
     rows = rows_of(packed.index, [config.evaluate])
     if not len(rows):
         raise LapmlError(f"{config.dataset}: its {config.evaluate} split is empty; nothing to evaluate")
     net.eval()
-    batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], device)
+    own = rows[ranks.rank() :: ranks.size()]
+    batches = Batches(packed, own, config.data.view, weights["mean"], weights["std"], device, DTYPES[precision])
     outputs = []
     for batch in batches.evaluation(max(config.train.batch, 64)):
         with autocast(device, precision):
             outputs.append(net(batch.images)[1:])
-    logits, embeddings = (torch.cat(parts).float().cpu().numpy() for parts in zip(*outputs, strict=True))
+    parts = [torch.cat(part).float().cpu().numpy() for part in zip(*outputs, strict=True)] if outputs else None
+    shares = ranks.collected(parts)
+    logits, embeddings = (np.empty((len(rows), part.shape[1]), np.float32) for part in shares[0])
+    for rank, share in enumerate(shares):
+        if share is not None:  # fewer images than ranks
+            logits[rank :: ranks.size()], embeddings[rank :: ranks.size()] = share
     return Predictions(rows, packed.index["label"].to_numpy()[rows], logits, embeddings)
 
 

@@ -21,10 +21,14 @@ def class_maps(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """
     kind = torch.promote_types(features.dtype, torch.float32)
     with torch.autocast(features.device.type, enabled=False):
-        maps = torch.einsum("bchw,bc->bhw", features.to(kind), weight[labels].to(kind)).relu()
-        maps = maps / maps.amax((1, 2), keepdim=True)  # 0/0 and inf/inf give NaN, which the next line replaces
-        total = maps.sum((1, 2), keepdim=True)
-        return torch.where(total.isfinite(), maps / total, 1.0 / maps[0].numel())
+        return normalised(torch.einsum("bchw,bc->bhw", features.to(kind), weight[labels].to(kind)).relu())
+
+
+def normalised(maps: Tensor) -> Tensor:
+    """Non-negative (B, h, w) divided by their sums; uniform where every cell is 0 or any is not finite."""
+    maps = maps / maps.amax((1, 2), keepdim=True)  # 0/0 and inf/inf give NaN, which the last line replaces
+    total = maps.sum((1, 2), keepdim=True)
+    return torch.where(total.isfinite(), maps / total, 1.0 / maps[0].numel())
 
 
 def draw_cells(maps: Tensor, temperature: float, uniform: Tensor) -> Tensor:

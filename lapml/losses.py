@@ -1,12 +1,15 @@
 """The losses as pure functions: mixed cross-entropy, pairwise margin, adaptive pairwise margin.
 
 Our reading of stage 2 (method.md). Pairs are (generated image, its reference); d is their distance in the embedding
-space, (B,). Means over sets are masked sums, so that nothing waits for the device; an empty mean is 0.
+space, (B,). Means over sets are masked sums, so that nothing waits for the device; an empty mean is 0. Where a batch is
+spread over ranks, sets are counted over all of them, so that the mean of the ranks' losses is the loss of the batch.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from lapml import ranks
 
 
 def mixed_cross_entropy(logits: Tensor, labels: Tensor, donor_labels: Tensor, kept: Tensor, pasted: Tensor) -> Tensor:
@@ -15,7 +18,7 @@ def mixed_cross_entropy(logits: Tensor, labels: Tensor, donor_labels: Tensor, ke
     Args:
         logits: (B, K); labels, donor_labels: (B,) int64; kept, pasted: (B,) weights.
     """
-    logits = _full(logits)
+    logits = full(logits)
     own = cross_entropy(logits, labels, reduction="none")
     other = cross_entropy(logits, donor_labels, reduction="none")
     return (kept * own + pasted * other).mean()
@@ -23,7 +26,7 @@ def mixed_cross_entropy(logits: Tensor, labels: Tensor, donor_labels: Tensor, ke
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distance of paired embeddings, (B, D) × (B, D) → (B,), in fp32 at least; its gradient at 0 is 0."""
-    square = (_full(a) - _full(b)).square().sum(1)
+    square = (full(a) - full(b)).square().sum(1)
     positive = square > 0
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
@@ -38,13 +41,14 @@ def pairwise_margin(d: Tensor, same: Tensor, m: Tensor | float, positive: float)
         positive: m⁺.
     """
     push = _mean((m - d).relu(), ~same)
-    pull = torch.where(same, (d - positive).relu(), 0.0).sum() / d.numel()
+    everywhere = ranks.total(torch.ones_like(same, dtype=torch.int64).sum())
+    pull = torch.where(same, (d - positive).relu(), 0.0).sum() * ranks.size() / everywhere
     return push + pull
 
 
 def similar_pairs(similarity: Tensor, same: Tensor, quantile: float) -> Tensor:
     """(B,) bool, N_s: pairs of N whose part similarity is above the batch's quantile (ties at it are not)."""
-    return (similarity > torch.quantile(similarity, quantile)) & ~same
+    return (similarity > torch.quantile(ranks.gathered(similarity), quantile)) & ~same
 
 
 def band(m: Tensor | float, delta: float, similarity: Tensor) -> Tensor:
@@ -63,8 +67,9 @@ def share(where: Tensor, among: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)
+    return torch.where(mask, values, 0.0).sum() * ranks.size() / ranks.total(mask.sum()).clamp_min(1)
 
 
-def _full(x: Tensor) -> Tensor:
+def full(x: Tensor) -> Tensor:
+    """In fp32 at least."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

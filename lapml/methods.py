@@ -1,50 +1,72 @@
 """A row's settings → how it mixes a batch, and which loss it takes of it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from lapml import losses
+from lapml.bank import Bank
 from lapml.config import CutMix, Localized, Method
+from lapml.data.batches import Batch
 from lapml.localize import class_maps
 from lapml.mixing import cutmix, localized
 from lapml.mixing.boxes import Mixed
-from lapml.model import Net, Output, frozen_statistics
+from lapml.model import Net, Output, frozen_statistics, normalised_alike
 
 
 class Reference(NamedTuple):
-    """What the pass over the clean images gives."""
+    """What is known of the clean images of a batch before they are mixed."""
 
-    maps: Tensor  # (B, h, w)
-    features: Tensor  # (B, C, h, w)
-    output: Output
+    maps: Tensor  # (N, h, w) class maps, of the references and of those that are donors only
+    parts: Tensor  # (N, P, h, w) features by which parts are compared
+    embedding: Tensor | None = None  # (B, D) of the references, with gradient (``margin.reference: joint``)
+    logits: Tensor | None = None  # (B, K) likewise
 
 
-def reference(net: Net, images: Tensor, labels: Tensor, settings: Method) -> Reference:
-    """The pass over the clean images that localises, and that margin losses measure from.
+def reference(
+    net: Net, settings: Method, batch: Batch, bank: Bank | None, forward: Callable[[Tensor], Output]
+) -> tuple[Reference, int, int]:
+    """Localise the clean images.
 
-    Without gradient and without touching running statistics, unless ``margin.reference`` is ``joint``: then it is an
-    ordinary forward pass with gradient.
+    Args:
+        bank: gives the maps where ``mixer.maps`` is ``recent``.
+        forward: the net as it trains, for ``margin.reference: joint``.
+
+    Returns:
+        (the reference, images forwarded for it, images that will go backward for it).
     """
+    images, labels, weight = batch.images, batch.labels, net.head.weight.detach()
+    if settings.mixer.maps in ("recent", "refreshed"):
+        return Reference(*bank.recall(batch.index, batch.windows)), 0, 0
     if settings.margin and settings.margin.reference == "joint":
-        output = net(images)
+        output = forward(images)
         features = output.features.detach()
-    else:
-        scale = settings.mixer.scale
-        if scale != 1:
-            side = localisation_side(images.shape[-1], scale, net.stride)
-            images = interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-        with torch.no_grad(), frozen_statistics(net):
-            output = net(images)
-        features = output.features
-    return Reference(class_maps(features, net.head.weight.detach(), labels), features, output)
+        seen = Reference(
+            class_maps(features, weight, labels), features, output.embedding[: batch.count], output.logits[: batch.count]
+        )
+        return seen, len(images), len(images)
+    with torch.no_grad(), frozen_statistics(net):
+        features = net(images).features
+    return Reference(class_maps(features, weight, labels), features), len(images), 0
 
 
-def localisation_side(side: int, scale: float, stride: int) -> int:
-    """Side of the localisation pass in pixels: ``side · scale`` to the nearest multiple of the net's stride."""
-    return max(1, round(side * scale / stride)) * stride
+@torch.no_grad()
+def embedded(net: Net, images: Tensor, before: list[Tensor]) -> Tensor:
+    """(M, D) embeddings of clean images as the batch that was just generated would have them: were an image of it not
+    changed by mixing, its distance would be 0. No running statistics are touched; the net is left in evaluation mode.
+
+    Args:
+        before: :func:`~lapml.model.running_statistics` before the generated batch's pass.
+    """
+    with normalised_alike(net, before):
+        return net(images).embedding
+
+
+def chosen(every: int, batch: Batch) -> slice:
+    """Which pairs of a batch the margin losses take: every n-th of the *whole* batch, whatever rank holds it."""
+    return slice(-batch.first % every, batch.count, every)
 
 
 def mix(
@@ -53,22 +75,35 @@ def mix(
     """Generate a batch.
 
     Args:
-        images: (B, 3, H, H); donors: (B,) int64; lam: (B,); uniform: (B, DRAWS).
+        images: (≥ B, 3, H, H), the references first; donors: (B,) int64; lam: (B,); uniform: (B, DRAWS).
         seen: the reference pass, which the localized mixer needs.
     """
     match settings.mixer:
         case CutMix():
             return cutmix.mix(images, donors, lam, uniform)
         case Localized():
-            return localized.mix(images, donors, seen.maps, seen.features, lam, uniform, settings.mixer, settings.label)
+            return localized.mix(images, donors, seen.maps, seen.parts, lam, uniform, settings.mixer, settings.label)
     raise TypeError(f"no mixer for {settings.mixer!r}")
 
 
 def loss(
-    settings: Method, output: Output, labels: Tensor, mixed: Mixed, seen: Reference | None
+    settings: Method,
+    output: Output,
+    labels: Tensor,
+    mixed: Mixed,
+    clean: Tensor | None = None,
+    clean_logits: Tensor | None = None,
+    which: slice = slice(None),
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The row's whole loss on a generated batch, and what history.csv records of it (0-d tensors on the device)."""
-    donor_labels = labels[mixed.donors]
+    """The row's whole loss on a generated batch, and what history.csv records of it (0-d tensors on the device).
+
+    Args:
+        labels: (≥ B,) of the references, then of those that are donors only.
+        clean: (M, D) embeddings of the references that ``which`` takes, for margin losses.
+        clean_logits: (B, K) of the references, where their cross-entropy is added too (``margin.reference: joint``).
+        which: the pairs that the margin losses take, see :func:`chosen`.
+    """
+    donor_labels, labels = labels[mixed.donors], labels[: len(mixed.donors)]
     ce = losses.mixed_cross_entropy(output.logits, labels, donor_labels, mixed.kept, mixed.pasted)
     total, stats = ce, {"rho_mean": mixed.rho.mean()}
     if mixed.similarity is not None:
@@ -76,18 +111,18 @@ def loss(
     margin, adaptive = settings.margin, settings.adaptive
     if margin is None:
         return total, {**stats, "ce": ce.detach()}
-    if margin.reference == "joint":
-        ce = ce + torch.nn.functional.cross_entropy(seen.output.logits.float(), labels)
-    d = losses.distance(output.embedding, seen.output.embedding)
-    same = labels == donor_labels
-    m = 2 * margin.m * mixed.rho if margin.scale == "share" else torch.full_like(d, margin.m)
+    if clean_logits is not None:
+        ce = ce + losses.cross_entropy(losses.full(clean_logits), labels)
+    d = losses.distance(output.embedding[which], clean)
+    same, rho = (labels == donor_labels)[which], mixed.rho[which]
+    m = 2 * margin.m * rho if margin.scale == "share" else torch.full_like(d, margin.m)
     pairwise = losses.pairwise_margin(d, same, m, margin.positive)
     total = ce + margin.alpha * pairwise
     stats |= {"d_mean": d.detach().mean(), "loss_margin": pairwise.detach(), "ce": ce.detach()}
     if adaptive is None:
         return total, {**stats, "beyond": losses.share(d.detach() > m, ~same)}
-    similar = losses.similar_pairs(mixed.similarity, same, adaptive.quantile)
-    edge = losses.band(m, adaptive.delta, mixed.similarity)
+    similar = losses.similar_pairs(mixed.similarity, labels == donor_labels, adaptive.quantile)[which]
+    edge = losses.band(m, adaptive.delta, mixed.similarity[which])
     extra = losses.adaptive_margin(d, similar, edge)
     beyond = losses.share(d.detach() > edge, similar)
     return total + margin.alpha * extra, {**stats, "loss_adaptive": extra.detach(), "beyond": beyond}

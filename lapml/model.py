@@ -113,10 +113,19 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
     return net, {**record, "mean": list(cfg["mean"]), "std": list(cfg["std"]), "grid": list(grid)}
 
 
+def training_mode(net: nn.Module, batch_norm: str) -> None:
+    """Training mode, in which frozen batch norm keeps its running statistics (its scale and shift still train)."""
+    net.train()
+    if batch_norm == "frozen":
+        for module in net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
 @contextmanager
 def frozen_statistics(net: nn.Module) -> Iterator[None]:
     """Batch norm by the batch's own statistics, running ones left untouched (SnapMix's code updates them twice)."""
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [norm for norm in _norms(net) if norm.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -124,6 +133,37 @@ def frozen_statistics(net: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+def running_statistics(net: nn.Module) -> list[Tensor]:
+    """Copies of the running means and variances of batch norm in training mode."""
+    return [value.clone() for norm in _norms(net) if norm.training for value in (norm.running_mean, norm.running_var)]
+
+
+@contextmanager
+def normalised_alike(net: nn.Module, before: list[Tensor]) -> Iterator[None]:
+    """Within, in evaluation mode, batch norm uses the statistics of the net's last pass in training mode, so that an
+    image's output is what it would have been in that batch. They follow from what that pass did to the running ones.
+
+    Args:
+        before: :func:`running_statistics` before that pass.
+    """
+    norms = [norm for norm in _norms(net) if norm.training]
+    running = [(norm.running_mean, norm.running_var) for norm in norms]
+    old = iter(before)
+    for norm in norms:  # replaced, not written to: backward needs the same tensors
+        mean, var = (now.lerp(next(old), 1 - 1 / norm.momentum) for now in (norm.running_mean, norm.running_var))
+        norm.running_mean, norm.running_var = mean, var.clamp_min(0)  # rounding may leave less
+    net.eval()
+    try:
+        yield
+    finally:
+        for norm, (mean, var) in zip(norms, running, strict=True):
+            norm.running_mean, norm.running_var = mean, var
+
+
+def _norms(net: nn.Module) -> list[nn.Module]:
+    return [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def groups(net: Net, lr: float, head_lr: float) -> list[dict[str, Any]]:

@@ -18,15 +18,16 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from lapml import evaluate
+from lapml import evaluate, ranks
 from lapml.config import Params, Run, resolve, tuned_values
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import sha256, write_json
 from lapml.model import Net, build
+from lapml.optim import DTYPES, pick_device
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.provenance import code_sha256, commit, device_name, versions
-from lapml.train import Fitted, fit, pick_device
+from lapml.train import Fitted, fit
 
 PLACEHOLDER = {"m": 0.8, "alpha": 0.1, "delta": 0.4, "quantile": 0.5}  # where no tuned margin is needed
 
@@ -34,7 +35,8 @@ PLACEHOLDER = {"m": 0.8, "alpha": 0.1, "delta": 0.4, "quantile": 0.5}  # where n
 def execute(
     config: Run, packed: Packed, folder: Path, quiet: bool = True, log: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Train, evaluate once, and write :data:`~lapml.paths.RUN_FILES` into ``folder``; returns the metrics.
+    """Train, evaluate once, and write :data:`~lapml.paths.RUN_FILES` into ``folder``; returns the metrics. On several
+    ranks all of them call this, and the first one writes.
 
     The files are written to a temporary folder and renamed, provenance.json last: it holds the others' checksums.
     ``last.pt`` lies beside them until the run is complete.
@@ -44,10 +46,13 @@ def execute(
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "last.pt"
     fitted = fit(config, packed, state, quiet, log)
-    record_read(folder, config.evaluate, "train")  # before it is read, so that no reading goes unrecorded
+    if ranks.rank() == 0:
+        record_read(folder, config.evaluate, "train")  # before it is read, so that no reading goes unrecorded
     seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
     totals = {key: sum(row[key] for row in fitted.history) for key in ("images_forward", "images_backward", "seconds")}
     metrics = {**evaluate.metrics(seen), **totals, "split": config.evaluate}
+    if ranks.rank():
+        return metrics
 
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -200,7 +205,7 @@ def _predict(folder: Path, record: dict[str, Any], split: str, packed: Packed, c
     net, weights = load_net(folder, config, classes)
     device, precision = pick_device(config.train)
     torch.set_num_threads(config.train.threads)
-    return evaluate.predict(net.to(device), packed, config, weights, device, precision)
+    return evaluate.predict(net.to(device, DTYPES[precision]), packed, config, weights, device, precision)
 
 
 def record_read(folder: Path, split: str, why: str) -> None:
@@ -245,6 +250,7 @@ def _provenance(
         "device": device_name(fitted.device),
         "precision": fitted.precision,
         "threads": config.train.threads,
+        "processes": ranks.size(),
         "seed": config.seed,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

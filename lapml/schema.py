@@ -120,8 +120,10 @@ class Train(Section):
     warmup_epochs: NonNegative
     milestones: list[Count] | None  # epochs after which the rate falls to a tenth; None: a cosine to 0
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "fp64"]
     threads: Annotated[int, Field(ge=1, le=256)]
+    gpus: Annotated[int, Field(ge=1, le=1024)]  # processes that share a run's batches, one a GPU
+    batch_norm: Literal["local", "sync", "frozen"]
 
     @model_validator(mode="after")
     def _warmup(self) -> Self:
@@ -162,7 +164,7 @@ class Localized(Section):
     area: Annotated[list[OpenShare], Field(min_length=2, max_length=2)]
     temperature: Positive
     support: Share
-    scale: Annotated[float, Field(gt=0, le=1)]
+    maps: Literal["recent", "refreshed", "fresh"]  # from the image's last visits (bank.py) | from a forward pass of their own
 
     @model_validator(mode="after")
     def _area(self) -> Self:
@@ -177,6 +179,7 @@ class Margin(Section):
     positive: Distance  # m+, for donors of the same class
     scale: Literal["constant", "share"]
     reference: Literal["detached", "joint"]
+    every: Count  # the losses take every n-th pair of a batch
 
 
 class Adaptive(Section):
@@ -202,10 +205,15 @@ class Method(Section):
             raise ValueError("margin: needs mixer.name 'localized', whose pass gives the reference's embedding")
         if self.adaptive and not self.margin:
             raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
-        if self.margin and self.margin.reference == "joint" and self.mixer.scale != 1:
-            raise ValueError(
-                f"mixer.scale: found {self.mixer.scale}, expected 1.0 with margin.reference 'joint', whose pass also trains"
-            )
+        if self.margin and self.margin.reference == "joint":
+            if self.mixer.maps != "fresh":
+                raise ValueError(
+                    f"mixer.maps: found {self.mixer.maps!r}, expected 'fresh' with margin.reference 'joint', whose pass localises"
+                )
+            if self.margin.every != 1:
+                raise ValueError(
+                    f"margin.every: found {self.margin.every}, expected 1 with margin.reference 'joint', whose pass embeds all"
+                )
         if self.label in ("semantic", "snapmix") and not isinstance(self.mixer, Localized):
             raise ValueError(f"label: found {self.label!r}, expected 'area' for a mixer that makes no class map")
         return self
@@ -295,6 +303,7 @@ class Params(Section):
     rows: list[Name]
     tuned_rows: list[Literal["margin", "adaptive_margin"]]
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    read: Literal["test", "val"]  # the split that runs are read on; val: they train on train alone
     data: dict[Name, Data]
     model: Model
     train: Train
@@ -388,6 +397,10 @@ class Params(Section):
                 raise ValueError(
                     f"tuned_rows: {name} has no key that says 'tuned' among {' and '.join(own)}; list it under rows"
                 )
+
+    def split_name(self) -> str:
+        """Of the split that runs are read on, in words."""
+        return {"test": "test", "val": "validation"}[self.read]
 
     def all_rows(self) -> list[str]:
         """The rows of every table, in the order of ``methods``."""

@@ -1,6 +1,5 @@
 """Training: one linear loop. A row's settings decide what a step mixes and which loss it takes (methods.py)."""
 
-import math
 import os
 import sys
 import time
@@ -12,21 +11,25 @@ from typing import Any
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on a GPU; before CUDA starts
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
+from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
-from lapml import losses, methods  # noqa: E402
-from lapml.config import Localized, Method, Run, Train, digest  # noqa: E402
+from lapml import losses, methods, ranks, state  # noqa: E402
+from lapml.bank import Bank  # noqa: E402
+from lapml.config import Localized, Method, Run, digest  # noqa: E402
 from lapml.data.batches import Batch, Batches  # noqa: E402
 from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
-from lapml.errors import DivergedError, LapmlError  # noqa: E402
-from lapml.model import GRID, Net, build, frozen_statistics, groups  # noqa: E402
+from lapml.errors import DivergedError, LapmlError, OutOfMemoryError, Stopped  # noqa: E402
+from lapml.model import Net, Output, build, frozen_statistics, running_statistics, training_mode  # noqa: E402
+from lapml.optim import DTYPES, autocast, make_optimizer, pick_device, schedule  # noqa: E402
 from lapml.provenance import code_sha256  # noqa: E402
 
 COLUMNS = (
-    "epoch lr loss ce loss_margin loss_adaptive accuracy d_mean d0 s_mean rho_mean beyond "
+    "epoch lr loss ce loss_margin loss_adaptive accuracy d_mean s_mean rho_mean beyond "
     "mixed_batches images_forward images_backward seconds"
 ).split()
 
@@ -39,241 +42,246 @@ class Fitted:
     device: torch.device
     precision: str
     resumed: int  # how often the run was taken up again
-    earlier_seconds: float  # of the epochs before it was
+    earlier_seconds: float  # of what was done before it was
+
+
+@dataclass
+class Learner:
+    """A net as it trains, and everything that a step of it needs."""
+
+    net: Net
+    forward: Callable[[Tensor], Output]  # the net, or DDP around it
+    optimizer: torch.optim.Optimizer
+    settings: Method
+    batch_norm: str
+    bank: Bank | None
+    cast: Callable[[], AbstractContextManager]
+
+
+def learner(config: Run, net: Net, images: int, device: torch.device, precision: str) -> Learner:
+    """Put a net on its device, ready to train.
+
+    Args:
+        images: in the data set.
+    """
+    train, settings = config.train, config.settings
+    if train.batch_norm == "sync":
+        if device.type != "cuda" or ranks.size() == 1:
+            raise LapmlError(
+                f"train.batch_norm: found sync on {ranks.size()} process(es) on {device.type}, expected several GPUs; "
+                "set it to local"
+            )
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    net.to(device, DTYPES[precision], memory_format=torch.channels_last)
+    bank = None
+    if isinstance(settings.mixer, Localized) and settings.mixer.maps in ("recent", "refreshed"):
+        bank = Bank(images, net.head.in_features, config.data.view.side // net.stride, device)
+    forward = net if ranks.size() == 1 else DistributedDataParallel(net, broadcast_buffers=False)
+    return Learner(
+        net, forward, make_optimizer(net, train), settings, train.batch_norm, bank, lambda: autocast(device, precision)
+    )
 
 
 def fit(
     config: Run,
     packed: Packed,
-    state: Path | None = None,
+    path: Path | None = None,
     quiet: bool = True,
     log: Callable[[str], None] = print,
 ) -> Fitted:
-    """Train one run.
+    """Train one run; on several ranks, all of them call this.
 
     Args:
         config: the resolved run; trains on its ``fit`` splits.
         packed: its data set.
-        state: where ``last.pt`` lies; an interrupted run of the same settings and data goes on from there and ends in
-            the same numbers.
+        path: of ``last.pt``; an interrupted run of the same settings and data goes on from there and ends in the same
+            numbers. It is saved after every epoch, and after the step that SIGTERM or SIGINT falls into.
         quiet: a line an epoch instead of a progress bar.
         log: takes those lines.
 
     Raises:
-        LapmlError: unsuitable settings (see :func:`lapml.model.build`), a batch larger than the data, no GPU where one
-            is asked for, or a loss that is not finite.
+        LapmlError: unsuitable settings (see :func:`lapml.model.build`), a batch larger than the data, or than the GPU's
+            memory, no GPU where one is asked for.
+        DivergedError: a loss that is not finite.
+        Stopped: after SIGTERM or SIGINT.
     """
-    train, settings = config.train, config.settings
+    train, settings, seed = config.train, config.settings, config.seed
     device, precision = pick_device(train)
     torch.set_num_threads(train.threads)
     torch.backends.cudnn.deterministic = True
-    side = config.data.view.side
-    net, weights = build(config.model, len(packed.class_names), side, config.seed)
-    if isinstance(settings.mixer, Localized):
-        _check_scale(net.stride, side, settings.mixer.scale)
-    net.to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(net, train)
+    if train.batch % ranks.size():
+        raise LapmlError(
+            f"train.batch: found {train.batch}, expected a multiple of the {ranks.size()} processes that share it"
+        )
+    net, weights = build(config.model, len(packed.class_names), config.data.view.side, seed)
     rows = rows_of(packed.index, config.fit)
-    batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], device)
+    dtype = DTYPES[precision]
+    batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], device, dtype)
     steps = batches.steps(train.batch)
+    it = learner(config, net, len(packed.index), device, precision)
+    net = it.net
 
     key = digest([config.record(), packed.meta["sha256"], weights, code_sha256(), torch.__version__, str(device)])
     history: list[dict[str, Any]] = []
-    resumed = 0
-    if state is not None and (saved := _load_state(state, key, device)):
+    now, resumed = state.Epoch(), 0
+    if path is not None and (saved := ranks.agreed(state.load(path, key, device) if ranks.rank() == 0 else None)):
         net.load_state_dict(saved["net"])
-        optimizer.load_state_dict(saved["optimizer"])
-        history, resumed = saved["history"], saved["resumed"] + 1
-        log(f"resumed after epoch {len(history)} of {train.epochs}")
+        it.optimizer.load_state_dict(saved["optimizer"])
+        if it.bank is not None:
+            it.bank.cells.copy_(saved["bank"])
+        history, now, resumed = saved["history"], state.Epoch.restored(saved["epoch"]), saved["resumed"] + 1
+        log(f"resumed after epoch {len(history)} of {train.epochs}" + (f", step {now.step}" if now.step else ""))
+    earlier = sum(row["seconds"] for row in history) + now.seconds
 
-    earlier = sum(row["seconds"] for row in history)
+    def share_out() -> None:
+        """What each rank has counted for itself, batch norm too, becomes the mean over them."""
+        now.means.over_ranks()
+        ranks.average_buffers(net)
 
-    bar = _bar(quiet, len(history), train.epochs, steps * train.batch)
-    for epoch in range(len(history), train.epochs):
-        started, net_stats, last_shown = time.perf_counter(), Means(), 0.0
-        counts = {"images_forward": 0, "images_backward": 0, "mixed_batches": 0}
-        floor = None  # d₀, measured once an epoch
-        if bar is not None:
-            bar.set_description(f"epoch {epoch + 1}/{train.epochs}")
-        for step, batch in enumerate(batches.training(config.seed, epoch, train.batch, settings)):
-            lr = schedule(train, steps, epoch * steps + step)
-            optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = lr, lr * train.head_lr
-            if batch.mixed and floor is None and settings.margin and settings.margin.reference == "detached":
-                with autocast(device, precision):
-                    floor = noise_floor(net, settings, batch)
-                counts["images_forward"] += 2 * len(batch.rows)
-            stats, forwards, backwards = take_step(net, optimizer, settings, batch, autocast(device, precision))
-            net_stats.add(stats)
-            counts["images_forward"] += forwards * len(batch.rows)
-            counts["images_backward"] += backwards * len(batch.rows)
-            counts["mixed_batches"] += batch.mixed
-            if bar is not None and time.perf_counter() - last_shown > 0.5:  # showing waits for the device
-                last_shown = time.perf_counter()
-                means = net_stats.values()
-                bar.set_postfix_str(f"loss {means['loss']:.3f}, accuracy {means['accuracy']:.1f} %")
-            if bar is not None:
-                bar.update(len(batch.rows))
-        means = net_stats.values()
-        if not math.isfinite(means["loss"]):
+    def save() -> None:
+        if path is not None and ranks.rank() == 0:
+            record = {"key": key, "net": net.state_dict(), "optimizer": it.optimizer.state_dict()}
+            record |= {"bank": it.bank.cells if it.bank else None, "history": history, "epoch": now.state()}
+            state.save(path, {**record, "resumed": resumed})
+
+    def settle(bad: int | None) -> None:
+        if bad is not None:
+            good = "that of epoch {}{}".format(epoch, f", {path}" if path else "") if epoch else "the initial one"
             raise DivergedError(
-                f"{config.dataset}/{config.method}/{config.seed}: the loss became {means['loss']} in epoch {epoch + 1} at "
-                f"lr {lr:.3g}; the last good state is that of epoch {epoch}. Lower train.lr or the row's alpha"
+                f"{config.dataset}/{config.method}/{seed}: the loss was not finite in epoch {epoch + 1}, step {bad + 1} of "
+                f"{steps}, at lr {schedule(train, steps, epoch * steps + bad):.3g}; the last good state is {good}. Lower "
+                "train.lr or the row's alpha"
             )
-        if floor is not None:
-            means["d0"] = float(floor)
-        row = {"epoch": epoch + 1, "lr": lr, **means, **counts, "seconds": time.perf_counter() - started}
-        history.append({column: row.get(column) for column in COLUMNS})
-        if state is not None:
-            _save_state(
-                state,
-                {
-                    "key": key,
-                    "net": net.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "history": history,
-                    "resumed": resumed,
-                },
-            )
-        if quiet:
-            speed = steps * train.batch / row["seconds"]
-            log(
-                f"epoch {epoch + 1}/{train.epochs}  loss {means['loss']:.4f}  accuracy {means['accuracy']:.1f} %  "
-                f"{speed:.0f} images/s  {row['seconds'] * (train.epochs - epoch - 1):.0f} s left"
-            )
+
+    def stopped() -> Stopped:
+        where = f"epoch {epoch + 1} after step {now.step} of {steps}" if now.step else f"after epoch {epoch + 1}"
+        then = "run the same command again to go on from there" if path else "run the same command again"
+        return Stopped(f"{config.dataset}/{config.method}/{seed}: stopped in {where}; {then}")
+
+    bar = _bar(quiet, (len(history) * steps + now.step) * train.batch, train.epochs * steps * train.batch)
+    with state.Watch() as watch:
+        for epoch in range(len(history), train.epochs):
+            if settings.mix and settings.mixer.name == "localized" and settings.mixer.maps == "refreshed":
+                if epoch >= settings.mix.warmup_epochs and (epoch - settings.mix.warmup_epochs) % 4 == 0:
+                    now.counts["images_forward"] += _refresh(it, batches, train.batch)
+            started, last_shown = time.perf_counter() - now.seconds, 0.0
+            if bar is not None:
+                bar.set_description(f"epoch {epoch + 1}/{train.epochs}")
+            for batch in batches.training(seed, epoch, train.batch, settings, now.step):
+                lr = schedule(train, steps, epoch * steps + now.step)
+                it.optimizer.param_groups[0]["lr"], it.optimizer.param_groups[1]["lr"] = lr, lr * train.head_lr
+                try:
+                    stats, forwards, backwards = take_step(it, batch)
+                except torch.OutOfMemoryError as error:
+                    raise OutOfMemoryError(
+                        f"train.batch: {train.batch} images of {config.data.view.side} px do not fit into the GPU's memory "
+                        f"({str(error).partition('. ')[2][:150]}); try train.batch={max(2, train.batch // 2)}, or another "
+                        "GPU that nobody else uses; what was saved before is intact"
+                    ) from None
+                now.means.add(stats)
+                now.counts["images_forward"] += forwards * ranks.size()
+                now.counts["images_backward"] += backwards * ranks.size()
+                now.counts["mixed_batches"] += batch.mixed
+                watch.add(now.step, stats["loss"])
+                now.step += 1
+                now.seconds = time.perf_counter() - started
+                bad, asked = watch.look(lag=0 if device.type == "cpu" else 1)  # a GPU is not waited for
+                settle(bad)
+                if asked:
+                    settle(watch.look(lag=0)[0])
+                    share_out()
+                    save()
+                    raise stopped()
+                if bar is not None and time.perf_counter() - last_shown > 0.5:  # showing waits for the device
+                    last_shown = time.perf_counter()
+                    means = now.means.values()
+                    bar.set_postfix_str(f"loss {means['loss']:.3f}, accuracy {means['accuracy']:.1f} %")
+                if bar is not None:
+                    bar.update(train.batch)
+            bad, asked = watch.look(lag=0)
+            settle(bad)
+            share_out()
+            means = now.means.values()
+            row = {"epoch": epoch + 1, "lr": lr, **means, **now.counts, "seconds": now.seconds}
+            history.append({column: row.get(column) for column in COLUMNS})
+            now = state.Epoch()
+            save()
+            if asked:
+                raise stopped()
+            if quiet:
+                speed = steps * train.batch / row["seconds"]
+                log(
+                    f"epoch {epoch + 1}/{train.epochs}  loss {means['loss']:.4f}  accuracy {means['accuracy']:.1f} %  "
+                    f"{speed:.0f} images/s  {row['seconds'] * (train.epochs - epoch - 1):.0f} s left"
+                )
     if bar is not None:
         bar.close()
     return Fitted(net, history, weights, device, precision, resumed, earlier)
 
 
-def take_step(
-    net: Net, optimizer: torch.optim.Optimizer, settings: Method, batch: Batch, cast: AbstractContextManager
-) -> tuple[dict[str, Tensor], int, int]:
+def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
     """One step of a row.
 
     Returns:
-        (0-d statistics on the device, how often each image went forward, how often backward).
+        (0-d statistics on the device, images forwarded, images gone backward).
     """
-    net.train()
-    forwards = backwards = 1
-    with cast:
+    settings, labels, margin = it.settings, batch.labels[: batch.count], it.settings.margin
+    training_mode(it.net, it.batch_norm)
+    forwards = backwards = batch.count
+    mixed = None
+    with it.cast():
         if batch.mixed:
-            seen = None
+            seen = clean = clean_logits = None
+            which, before = slice(None), None
             if isinstance(settings.mixer, Localized):
-                seen = methods.reference(net, batch.images, batch.labels, settings)
-                forwards += 1
-                backwards += seen.output.embedding.requires_grad
+                seen, more, back = methods.reference(it.net, settings, batch, it.bank, it.forward)
+                forwards, backwards = forwards + more, backwards + back
+                clean, clean_logits = seen.embedding, seen.logits
             mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
-            output = net(mixed.images)
-            loss, stats = methods.loss(settings, output, batch.labels, mixed, seen)
+            detached = margin is not None and margin.reference == "detached"
+            before = running_statistics(it.net) if detached else None
+            output = it.forward(mixed.images)
+            if detached:
+                which = methods.chosen(margin.every, batch)
+                clean = methods.embedded(it.net, batch.images[which], before)
+                forwards += len(clean)
+            loss, stats = methods.loss(settings, output, batch.labels, mixed, clean, clean_logits, which)
             guess = output.logits.detach().argmax(1)
-            own, other = guess == batch.labels, guess == batch.labels[mixed.donors]
+            own, other = guess == labels, guess == batch.labels[mixed.donors]
             credit = own * (1 - mixed.rho) + other * mixed.rho
         else:
-            output = net(batch.images)
-            loss = cross_entropy(output.logits.float(), batch.labels)
+            output = it.forward(batch.images)
+            loss = cross_entropy(losses.full(output.logits), labels)
             stats = {"ce": loss.detach()}
-            credit = (output.logits.detach().argmax(1) == batch.labels).float()
-    optimizer.zero_grad(set_to_none=True)
+            credit = (output.logits.detach().argmax(1) == labels).float()
+    if it.bank is not None and settings.mixer.maps == "recent":
+        weight, boxes = it.net.head.weight.detach(), mixed.box_reference if mixed else None
+        side, count = batch.images.shape[-1], batch.count
+        it.bank.keep(batch.index[:count], batch.windows[:count], output.features.detach(), weight, labels, boxes, side)
+    it.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    optimizer.step()
+    it.optimizer.step()
     return {**stats, "loss": loss.detach(), "accuracy": 100 * credit.mean()}, forwards, backwards
 
 
 @torch.no_grad()
-def noise_floor(net: Net, settings: Method, batch: Batch) -> Tensor:
-    """d₀: how far an image that was *not* mixed lies from its own reference embedding, (mean over half a batch).
-
-    The second half of the batch goes through the net unmixed beside a mixed first half, as its neighbours do in a
-    training step, so that the floor holds what batch statistics and the pass's scale add to d.
-    """
-    net.train()
-    seen = methods.reference(net, batch.images, batch.labels, settings)
-    mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
-    half = len(batch.images) // 2
-    with frozen_statistics(net):
-        output = net(torch.cat([mixed.images[:half], batch.images[half:]]))
-    return losses.distance(output.embedding[half:], seen.output.embedding[half:]).mean()
+def _refresh(it: Learner, batches: Batches, batch: int) -> int:
+    """Renew the whole bank by a pass over the stored squares; for the comparison of suites/localisation.yaml."""
+    whole = np.zeros((len(batches.labels), 5))
+    whole[:, 2:4] = 1
+    side, weight, count = batches.view.side, it.net.head.weight.detach(), 0
+    for each in batches.evaluation(batch, whole):
+        with it.cast(), frozen_statistics(it.net):
+            features = it.net.train()(each.images).features
+        it.bank.keep(each.index, each.windows, features, weight, each.labels, None, side)
+        count += each.count
+    return count
 
 
-def schedule(train: Train, steps: int, step: int) -> float:
-    """The backbone's learning rate at a step: linear warm-up, then half a cosine to 0 (Loshchilov and Hutter 2017), or
-    a tenth after each milestone."""
-    warm = train.warmup_epochs * steps
-    if step < warm:
-        return train.lr * (step + 1) / (warm + 1)
-    if train.milestones is not None:
-        return train.lr * 0.1 ** sum(step >= epoch * steps for epoch in train.milestones)
-    return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / (train.epochs * steps - warm)))
-
-
-def make_optimizer(net: Net, train: Train) -> torch.optim.SGD:
-    """SGD, with Nesterov momentum where there is momentum."""
-    parameters = groups(net, train.lr, train.head_lr)
-    return torch.optim.SGD(
-        parameters, momentum=train.momentum, nesterov=train.momentum > 0, weight_decay=train.weight_decay
-    )
-
-
-def pick_device(train: Train) -> tuple[torch.device, str]:
-    """(device, precision) that ``auto`` means here; LapmlError if a GPU is asked for and none is there."""
-    if train.device == "cuda" and not torch.cuda.is_available():
-        raise LapmlError("train.device: found cuda, but torch sees no GPU here; set train.device to auto or cpu")
-    name = train.device if train.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    precision = train.precision if train.precision != "auto" else "bf16" if name == "cuda" else "fp32"
-    return torch.device(name), precision
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """bf16 autocast, or nothing for fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-class Means:
-    """Running means of 0-d tensors that stay on the device until :meth:`values` is called."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, stats: dict[str, Tensor]) -> None:
-        for name, value in stats.items():
-            self.sums[name] = self.sums.get(name, 0) + value.float()
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def values(self) -> dict[str, float]:
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-
-
-def _check_scale(stride: int, side: int, scale: float) -> None:
-    cells = methods.localisation_side(side, scale, stride) // stride
-    if cells < GRID:
-        raise LapmlError(
-            f"mixer.scale: at {scale} the localisation pass sees {cells}×{cells} cells, expected at least {GRID}×{GRID}; enlarge it"
-        )
-
-
-def _bar(quiet: bool, done: int, epochs: int, images: int):  # noqa: ANN202
+def _bar(quiet: bool, done: int, images: int):  # noqa: ANN202
     """One bar for the whole run, so that the time left is the run's."""
-    if quiet:
+    if quiet or ranks.rank():
         return None
     from tqdm import tqdm
 
-    return tqdm(total=epochs * images, initial=done * images, unit="img", file=sys.stderr)
-
-
-def _save_state(path: Path, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def _load_state(path: Path, key: str, device: torch.device) -> dict[str, Any] | None:
-    """The saved state, if it is one of the same settings, data, torch and kind of device."""
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        return None
-    except Exception:  # a damaged file is worth no more than none: the run starts over
-        return None
-    return state if isinstance(state, dict) and state.get("key") == key else None
+    return tqdm(total=images, initial=done, unit="img", file=sys.stderr)

@@ -9,6 +9,6 @@ rule report:
     log:
         f"{LOGS}/report.log",
     params:
-        settings=PARAMS.model_dump(mode="json", include={"datasets", "rows", "tuned_rows", "seeds", "report"}),
+        settings=PARAMS.model_dump(mode="json", include={"datasets", "rows", "tuned_rows", "seeds", "read", "report"}),
     shell:
         f"lapml report --params {PARAMS_FILE} > {{log}} 2>&1"

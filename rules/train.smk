@@ -8,7 +8,7 @@ rule train:
     wildcard_constraints:
         method=row_pattern(PARAMS.rows),
     params:
-        settings=lambda w: run_settings(w.dataset, w.method),
+        settings=lambda w: run_settings(w.dataset, w.method) | {"read": PARAMS.read},
     threads: lambda w: train_params(w.dataset).threads
     resources:
         gpu=gpus,

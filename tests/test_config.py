@@ -141,7 +141,7 @@ BAD = [
     ("methods.cutmix.label", "semantic"), ("methods.cutmix.label", "mass"),
     ("methods.loc_cutmix.mixer.area", [0.5, 0.1]), ("methods.loc_cutmix.mixer.area", [0.0, 0.5]),
     ("methods.loc_cutmix.mixer.temperature", 0), ("methods.loc_cutmix.mixer.support", 1.01),
-    ("methods.loc_cutmix.mixer.scale", 1.5), ("methods.loc_cutmix.mixer", None), ("methods.margin.margin.m", 1.5),
+    ("methods.loc_cutmix.mixer.maps", "old"), ("methods.loc_cutmix.mixer", None), ("methods.margin.margin.m", 1.5),
     ("methods.margin.margin.m", -0.1), ("methods.margin.margin.m", "tune"), ("methods.margin.margin.m", NAN),
     ("methods.margin.margin.alpha", -1.0), ("methods.margin.margin.positive", 2.0),
     ("methods.margin.margin.scale", "shared"), ("methods.margin.margin.reference", "ema"),
@@ -187,7 +187,7 @@ def test_the_line_says_what_was_found_and_what_is_allowed(tmp_path, key, value, 
 
 
 @pytest.mark.parametrize("key", ["train.lr", "model.truncate", "data.birds.view.flip", "report",
-                                 "methods.margin.margin.positive", "methods.loc_cutmix.mixer.scale"])  # fmt: skip
+                                 "methods.margin.margin.positive", "methods.loc_cutmix.mixer.maps"])  # fmt: skip
 def test_a_missing_key(tmp_path, key):
     raw = copy.deepcopy(RAW)
     *parents, last = key.split(".")

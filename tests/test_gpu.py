@@ -7,7 +7,7 @@ from lapml.data import batches as batches_module
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.model import build
-from lapml.train import autocast, fit, make_optimizer, take_step
+from lapml.train import fit, learner, take_step
 
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
@@ -22,17 +22,16 @@ def test_a_step_does_not_wait_for_the_device(small_run, packed, row, resident, m
     run = small_run(row, *CUDA)
     device = torch.device("cuda")
     net, weights = build(run.model, 3, run.data.view.side, 0)
-    net.to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(net, run.train)
+    it = learner(run, net, len(packed.index), device, "bf16")
     rows = rows_of(packed.index, ["train"])
     batches = Batches(packed, rows, run.data.view, weights["mean"], weights["std"], device)
     for batch in batches.training(0, 0, 6, run.settings):  # the first epoch allocates and picks kernels
-        take_step(net, optimizer, run.settings, batch, autocast(device, "bf16"))
+        take_step(it, batch)
     steps = batches.training(0, 1, 6, run.settings)
     for batch in steps:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            take_step(net, optimizer, run.settings, batch, autocast(device, "bf16"))
+            take_step(it, batch)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -261,18 +261,17 @@ def make_batch(seed: int = 0):
     generated, reference = normalize(torch.rand(2, count, width, generator=g), dim=2)
     mixed = Mixed(None, donors, 1 - rho, rho, rho, None, None, s)
     output = SimpleNamespace(logits=logits, embedding=generated, features=None)
-    seen = SimpleNamespace(output=SimpleNamespace(logits=clean, embedding=reference))
-    return labels, donors, rho, s, output, mixed, seen
+    return labels, donors, rho, s, output, mixed, reference, clean
 
 
 def settings_of(scale: str, reference: str, adaptive: dict | None) -> Method:
     return Method.model_validate({
         "mix": {"prob": 1.0, "warmup_epochs": 0},
         "mixer": {
-            "name": "localized", "beta": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "scale": 1.0,
+            "name": "localized", "beta": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh",
         },
         "label": "semantic",
-        "margin": {"m": 0.6, "alpha": 0.7, "positive": 0.1, "scale": scale, "reference": reference},
+        "margin": {"m": 0.6, "alpha": 0.7, "positive": 0.1, "scale": scale, "reference": reference, "every": 1},
         "adaptive": adaptive,
     })  # fmt: skip
 
@@ -282,10 +281,11 @@ def settings_of(scale: str, reference: str, adaptive: dict | None) -> Method:
 @pytest.mark.parametrize("adaptive", [None, {"delta": 0.2, "quantile": 0.3}])
 def test_total(scale, reference, adaptive):
     """L = CE(x̃) + α·(L_m [+ L_a]), and the clean images' cross-entropy too where they carry gradient."""
-    labels, donors, rho, s, output, mixed, seen = make_batch()
-    total, stats = methods.loss(settings_of(scale, reference, adaptive), output, labels, mixed, seen)
+    labels, donors, rho, s, output, mixed, embedding, logits = make_batch()
+    clean_logits = logits if reference == "joint" else None
+    total, stats = methods.loss(settings_of(scale, reference, adaptive), output, labels, mixed, embedding, clean_logits)
 
-    y, z, clean = labels.tolist(), output.logits.double().tolist(), seen.output.logits.double().tolist()
+    y, z, clean = labels.tolist(), output.logits.double().tolist(), logits.double().tolist()
     count = len(y)
     expected = (
         sum(
@@ -297,7 +297,7 @@ def test_total(scale, reference, adaptive):
     )
     if reference == "joint":
         expected += sum(loop_cross_entropy(clean[i], y[i]) for i in range(count)) / count
-    d = (output.embedding.double() - seen.output.embedding.double()).norm(dim=1).tolist()
+    d = (output.embedding.double() - embedding.double()).norm(dim=1).tolist()
     same = [y[i] == y[int(donors[i])] for i in range(count)]
     assert sum(same) == 2
     m = [2 * 0.6 * float(rho[i]) if scale == "share" else 0.6 for i in range(count)]
@@ -314,10 +314,10 @@ def test_total(scale, reference, adaptive):
 
 
 def test_gradient_reaches_the_reference_only_if_joint():
-    labels, _, _, _, output, mixed, seen = make_batch()
-    for leaf in (output.logits, output.embedding, seen.output.logits, seen.output.embedding):
+    labels, _, _, _, output, mixed, embedding, logits = make_batch()
+    for leaf in (output.logits, output.embedding, logits, embedding):
         leaf.requires_grad_()
-    total, stats = methods.loss(settings_of("constant", "joint", None), output, labels, mixed, seen)
+    total, stats = methods.loss(settings_of("constant", "joint", None), output, labels, mixed, embedding, logits)
     total.backward()
-    assert seen.output.logits.grad.any() and seen.output.embedding.grad.any() and output.embedding.grad.any()
+    assert logits.grad.any() and embedding.grad.any() and output.embedding.grad.any()
     assert not any(each.requires_grad for each in stats.values())

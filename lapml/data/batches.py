@@ -4,7 +4,6 @@ All randomness is one table an epoch and purpose, indexed by the image's row, so
 cores nor batch order, and a resumed run draws what an uninterrupted one draws.
 """
 
-import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lapml import ranks
 from lapml.config import Method, View
 from lapml.data import views
 from lapml.data.pack import Packed
@@ -43,9 +43,15 @@ def stream(seed: int, epoch: int, purpose: Purpose) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Batch:
-    images: Tensor  # (B, 3, side, side), normalised, channels_last
-    labels: Tensor  # (B,) int64
-    rows: np.ndarray  # (B,) rows of the index
+    """A batch, or a rank's share of it: then one image that is a donor only may come last, beyond the B."""
+
+    images: Tensor  # (≥ B, 3, side, side), normalised, channels_last
+    labels: Tensor  # (≥ B,) int64
+    rows: np.ndarray  # (≥ B,) rows of the index
+    index: Tensor  # (≥ B,) the same, on the device
+    windows: Tensor  # (≥ B, 5) what of the stored squares the images show
+    count: int  # B
+    first: int = 0  # where the first one stands in the whole batch
     mixed: bool = False  # known on the host: no synchronisation
     donors: Tensor | None = None  # (B,) int64 positions in the batch, no image its own
     lam: Tensor | None = None  # (B,) λ ~ Beta(β, β)
@@ -62,8 +68,9 @@ class Batches:
         mean, std: of the network's input, for channels in 0..1.
         device: where batches lie. On a GPU the array lies there too if it fits into half the free memory; else it stays
             on the disk, and a thread reads ahead, through pinned memory. On a CPU it stays on the disk, in the system's
-            cache; a thread reads ahead if it is larger than half the machine's memory, as the disk must then be waited
-            for. Batches are the same either way.
+            cache, and a thread makes batches ahead, so that a core that is free takes them off the step's time. Batches
+            are the same either way.
+        dtype: of the images.
     """
 
     def __init__(
@@ -74,15 +81,16 @@ class Batches:
         mean: list[float],
         std: list[float],
         device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ):
-        self.packed, self.rows, self.view, self.device = packed, np.asarray(rows), view, device
+        self.packed, self.rows, self.view = packed, np.asarray(rows), view
+        self.device, self.dtype = device, dtype
         self.sizes = packed.index[["width", "height"]].to_numpy(np.float64)
         self.labels = packed.index["label"].to_numpy(np.int64)
         self.mean = torch.tensor(mean, device=device)[:, None, None] * 255
         self.std = torch.tensor(std, device=device)[:, None, None] * 255
         self.array = None
-        self.fits = packed.images.nbytes < _free_memory(device) / 2
-        if device.type == "cuda" and self.fits:
+        if device.type == "cuda" and packed.images.nbytes < _free_memory(device) / 2:
             self.array = torch.empty(packed.images.shape, dtype=torch.uint8, device=device)
             # Piece by piece: a copy of the whole might not fit into the host's memory.
             for at in range(0, len(packed.images), CHUNK):
@@ -100,9 +108,9 @@ class Batches:
             )
         return len(self.rows) // batch
 
-    def training(self, seed: int, epoch: int, batch: int, settings: Method) -> Iterator[Batch]:
-        """The batches of one epoch, with the row's random draws."""
-        count, steps = len(self.labels), self.steps(batch)
+    def training(self, seed: int, epoch: int, batch: int, settings: Method, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from step ``start`` on, with the row's random draws; of each, this rank's share."""
+        count, steps, own = len(self.labels), self.steps(batch), ranks.shard(batch)
         order = self.rows[stream(seed, epoch, Purpose.ORDER).permutation(len(self.rows))]
         uniform = stream(seed, epoch, Purpose.VIEW).random((count, views.DRAWS))
         tables = {"windows": views.training_windows(self.sizes, self.view, uniform)}
@@ -114,23 +122,42 @@ class Batches:
             beta = settings.mixer.beta
             tables["lam"] = stream(seed, epoch, Purpose.LAMBDA).beta(beta, beta, count)
             tables["uniform"] = stream(seed, epoch, Purpose.PART).random((count, DRAWS))
-        plan = [(order[step * batch : (step + 1) * batch], bool(mixed[step])) for step in range(steps)]
-        # The order is random, so that a shift by one is a random derangement: a random cycle through the batch.
-        donors = torch.arange(batch, device=self.device).roll(1)
-        for rows, is_mixed, stored in self._read(plan):
-            drawn = {name: self._send(table[rows]) for name, table in tables.items()}
-            images = self._view(stored, drawn["windows"], drawn.get("jitter"))
-            extra: dict[str, Any] = {}
-            if is_mixed:
-                extra = {"mixed": True, "donors": donors, "lam": drawn["lam"], "uniform": drawn["uniform"]}
-            yield Batch(images, self._send(self.labels[rows]), rows, **extra)
+        # The order is random, so that the one before it is a random donor: a random cycle through the whole batch.
+        share = own.stop - own.start
+        alone = share == batch
+        donors = torch.arange(share, device=self.device).roll(1)
+        if not alone:
+            donors[0] = share  # the image before this rank's first one comes last
+        plan = []
+        for step in range(start, steps):
+            whole, is_mixed = order[step * batch : (step + 1) * batch], bool(mixed[step])
+            with_donor = is_mixed and not alone
+            plan.append((np.append(whole[own], whole[own.start - 1]) if with_donor else whole[own], is_mixed))
 
-    def evaluation(self, batch: int) -> Iterator[Batch]:
+        def made() -> Iterator[Batch]:
+            for rows, is_mixed, stored in self._read(plan):
+                drawn = {name: self._send(table[rows]) for name, table in tables.items()}
+                images = self._view(stored, drawn["windows"], drawn.get("jitter"))
+                extra: dict[str, Any] = {}
+                if is_mixed:
+                    extra = {"donors": donors, "lam": drawn["lam"][:share], "uniform": drawn["uniform"][:share]}
+                index, labels = self._send(rows), self._send(self.labels[rows])
+                yield Batch(images, labels, rows, index, drawn["windows"], share, own.start, is_mixed, **extra)
+
+        return made() if self.device.type == "cuda" else _ahead(made())
+
+    def evaluation(self, batch: int, windows: np.ndarray | None = None) -> Iterator[Batch]:
         """Every row once, in order, in the evaluation view; the last batch may be smaller."""
-        windows = views.evaluation_windows(self.sizes, self.view)
+        windows = views.evaluation_windows(self.sizes, self.view) if windows is None else windows
         plan = [(self.rows[at : at + batch], False) for at in range(0, len(self.rows), batch)]
-        for rows, _, stored in self._read(plan):
-            yield Batch(self._view(stored, self._send(windows[rows])), self._send(self.labels[rows]), rows)
+
+        def made() -> Iterator[Batch]:
+            for rows, _, stored in self._read(plan):
+                drawn = self._send(windows[rows])
+                images, labels = self._view(stored, drawn), self._send(self.labels[rows])
+                yield Batch(images, labels, rows, self._send(rows), drawn, len(rows))
+
+        return made() if self.device.type == "cuda" else _ahead(made())
 
     def _read(self, plan: list[tuple[np.ndarray, bool]]) -> Iterable[tuple[np.ndarray, bool, Tensor]]:
         if self.array is not None:
@@ -138,13 +165,13 @@ class Batches:
         read = ((rows, mixed, torch.from_numpy(self.packed.images[rows])) for rows, mixed in plan)
         if self.device.type == "cuda":
             return _ahead((rows, mixed, stored.pin_memory()) for rows, mixed, stored in read)
-        return read if self.fits else _ahead(read)
+        return read
 
     def _view(self, stored: Tensor, windows: Tensor, jitter: Tensor | None = None) -> Tensor:
         images = views.cut(stored.to(self.device, non_blocking=True), windows, self.view.side)
         if jitter is not None:
             images = views.jitter(images, jitter, self.view.jitter)
-        return images.sub_(self.mean).div_(self.std)
+        return images.sub_(self.mean).div_(self.std).to(self.dtype)
 
     def _send(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -153,10 +180,8 @@ class Batches:
 
 
 def _free_memory(device: torch.device) -> int:
-    """Bytes: free on a GPU, all there is for a CPU (whose cache gives way)."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes that are free on a GPU."""
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def _ahead(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:

@@ -63,21 +63,22 @@ def cut(images: Tensor, windows: Tensor, side: int) -> Tensor:
     """Cut windows out of stored squares and resize them.
 
     Args:
-        images: (B, S, S, 3) uint8 or float.
+        images: (B, S, S, C) uint8 or float.
         windows: (B, 5) float32 on the same device.
         side: of the output in pixels.
 
     Returns:
-        (B, 3, side, side) float32 in the range of the input, in channels_last memory.
+        (B, C, side, side) float32 (or float64) in the range of the input, in channels_last memory.
     """
-    batch, stored = images.shape[:2]
-    filter_x = _filters(windows[:, 0], windows[:, 2], side, stored, windows[:, 4] > 0.5)
-    filter_y = _filters(windows[:, 1], windows[:, 3], side, stored)
+    batch, stored, _, channels = images.shape
+    kind = torch.promote_types(images.dtype, torch.float32)
+    filter_x = _filters(windows[:, 0], windows[:, 2], side, stored, windows[:, 4] > 0.5).to(kind)
+    filter_y = _filters(windows[:, 1], windows[:, 3], side, stored).to(kind)
     with torch.autocast(images.device.type, enabled=False):
-        columns = images.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        columns = torch.bmm(filter_x, columns.reshape(batch, stored, stored * 3))
-        rows = columns.view(batch, side, stored, 3).transpose(1, 2).reshape(batch, stored, side * 3)
-        return torch.bmm(filter_y, rows).view(batch, side, side, 3).permute(0, 3, 1, 2)
+        columns = images.transpose(1, 2).to(kind, memory_format=torch.contiguous_format)
+        columns = torch.bmm(filter_x, columns.reshape(batch, stored, stored * channels))
+        rows = columns.view(batch, side, stored, channels).transpose(1, 2).reshape(batch, stored, side * channels)
+        return torch.bmm(filter_y, rows).view(batch, side, side, channels).permute(0, 3, 1, 2)
 
 
 def jitter(images: Tensor, uniform: Tensor, strength: float) -> Tensor:

@@ -52,12 +52,12 @@ def mass(maps: Tensor, boxes: Tensor, side: int) -> Tensor:
     Returns:
         (B,) Σ over cells of S · (share of the cell that the box covers).
     """
-    covered = []
-    for cells, low, high in ((maps.shape[1], 1, 3), (maps.shape[2], 0, 2)):
-        edges = torch.arange(cells, device=maps.device, dtype=maps.dtype)
-        start, end = (boxes[:, [low, high]].to(maps.dtype) * cells / side)[:, :, None].unbind(1)
-        covered.append((torch.minimum(end, edges + 1) - torch.maximum(start, edges)).clamp_min(0))
-    return torch.einsum("bhw,bh,bw->b", maps, *covered).clamp(0, 1)
+    return torch.einsum("bhw,bh,bw->b", maps, *_covered(boxes, maps.shape[1:], side, maps.dtype)).clamp(0, 1)
+
+
+def covered(boxes: Tensor, grid: int, side: int) -> Tensor:
+    """(B, grid, grid) fp32 share of each cell that a box covers; arguments as in :func:`mass`."""
+    return torch.einsum("bh,bw->bhw", *_covered(boxes, (grid, grid), side, torch.float32))
 
 
 def area(boxes: Tensor, side: int) -> Tensor:
@@ -69,7 +69,7 @@ def paste(images: Tensor, donors: Tensor, box_reference: Tensor, box_donor: Tens
     """Paste the donors' boxes over the references' boxes of the same size.
 
     Args:
-        images: (B, 3, H, W).
+        images: (≥ B, 3, H, W), the references first.
         donors: (B,) int64, whose image each patch comes from.
         box_reference: (B, 4) where to.
         box_donor: (B, 4) where from, same width and height.
@@ -77,14 +77,24 @@ def paste(images: Tensor, donors: Tensor, box_reference: Tensor, box_donor: Tens
     Returns:
         (B, 3, H, W), a new tensor.
     """
-    height, width = images.shape[2:]
+    count, (height, width) = len(donors), images.shape[2:]
     x = torch.arange(width, device=images.device)
     y = torch.arange(height, device=images.device)
     x0, y0, x1, y1 = box_reference[:, :, None].unbind(1)
     inside = ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None, :]  # (B, H, W)
+    # In channels_last memory a pixel is one row, and a patch is as many rows away from where it goes throughout.
     shift = box_donor[:, :2] - box_reference[:, :2]
-    rows = (y + shift[:, 1:]).clamp(0, height - 1)
-    columns = (x + shift[:, :1]).clamp(0, width - 1)
-    # channels_last memory: gather whole pixels
-    moved = images.permute(0, 2, 3, 1)[donors[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return torch.where(inside[:, None], moved.permute(0, 3, 1, 2), images)
+    away = (donors - torch.arange(count, device=images.device)) * height * width + shift[:, 1] * width + shift[:, 0]
+    source = torch.arange(inside.numel(), device=images.device).view_as(inside) + inside * away[:, None, None]
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
+    return pixels.index_select(0, source.flatten()).view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _covered(boxes: Tensor, grid: tuple[int, int], side: int, dtype: torch.dtype) -> list[Tensor]:
+    """Shares of the h rows and of the w columns of cells that the boxes cover: (B, h) and (B, w)."""
+    shares = []
+    for cells, low, high in ((grid[0], 1, 3), (grid[1], 0, 2)):
+        edges = torch.arange(cells, device=boxes.device, dtype=dtype)
+        start, end = (boxes[:, [low, high]].to(dtype) * cells / side)[:, :, None].unbind(1)
+        shares.append((torch.minimum(end, edges + 1) - torch.maximum(start, edges)).clamp_min(0))
+    return shares

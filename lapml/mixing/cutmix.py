@@ -26,7 +26,7 @@ def mix(images: Tensor, donors: Tensor, lam: Tensor, uniform: Tensor) -> Mixed:
     """Mix a batch; the label's share is the clipped box's area.
 
     Args:
-        images: (B, 3, H, H).
+        images: (≥ B, 3, H, H), the references first.
         donors: (B,) int64, no image its own.
         lam: (B,), uniform: (B, ≥ 2) as in :func:`boxes`.
     """

@@ -21,10 +21,10 @@ def mix(
     """Replace the part of each reference that looks most like a part drawn from its donor.
 
     Args:
-        images: (B, 3, H, H).
+        images: (≥ B, 3, H, H), the references first; some of the others may be donors only.
         donors: (B,) int64, no image its own.
-        maps: (B, h, w) class activation maps that sum to 1.
-        features: (B, C, h, w) of the same pass.
+        maps: (≥ B, h, w) class activation maps that sum to 1.
+        features: (≥ B, C, h, w) by which parts are compared.
         lam: (B,) λ ~ Beta(β, β); the patch's area is clip(1 − λ, a_min, a_max).
         uniform: (B, ≥ 1) in [0, 1), for the donor's part.
         settings: area range, temperature and support.
@@ -32,8 +32,10 @@ def mix(
             not sum to 1).
     """
     side, grid = images.shape[-1], (maps.shape[1], maps.shape[2])
-    donor_cells = draw_cells(maps[donors], settings.temperature, uniform[:, 0])
+    theirs, count = maps[donors], len(donors)
+    donor_cells = draw_cells(theirs, settings.temperature, uniform[:, 0])
     part = features.flatten(2)[donors, :, donor_cells]
+    maps, features = maps[:count], features[:count]
     cells, similarity = match_cells(features, maps, part, settings.support)
     extents = square_sides(lam, settings.area, side)
     box_reference = around(cells, grid, extents, side)
@@ -43,7 +45,7 @@ def mix(
     kept, pasted = 1 - share, share
     if label != "area":
         seen_kept = 1 - mass(maps, box_reference, side)
-        seen_pasted = mass(maps[donors], box_donor, side)
+        seen_pasted = mass(theirs, box_donor, side)
         if label == "semantic":
             total = seen_kept + seen_pasted
             pasted = torch.where(total > 0, seen_pasted / total, share)

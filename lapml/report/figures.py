@@ -57,8 +57,8 @@ def accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("top-1 accuracy on the test split (%)")
-        axes.set_title("Test accuracy: mean, interval, seeds")
+        axes.set_xlabel("top-1 accuracy (%)")
+        axes.set_title("Accuracy: mean, interval, seeds")
 
     return _chart(draw, height=1.1 + 0.42 * len(table))
 
@@ -79,7 +79,7 @@ def accuracy_curves(epochs: pd.DataFrame) -> bytes:
 
 
 def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
-    """Where generated images lie: mean distance d, its floor d₀ (dashed) and the margin m (dotted). SVG.
+    """Where generated images lie: mean distance d and the margin m (dotted). SVG.
 
     None where no row recorded distances.
     """
@@ -90,14 +90,11 @@ def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
     def draw(axes: Axes) -> None:
         title, order = "Distance of generated from reference", _order(runs)
         _bands(axes, epochs, order, "d_mean", title, "distance of unit embeddings (0 to √2)")
-        for method, rows in epochs.groupby("method", sort=False):
+        for method in epochs["method"].unique():
             colour, _ = _look(order.index(method))
-            floor = rows.groupby("epoch")["d0"].mean()
-            axes.plot(floor.index, floor, color=colour, linestyle="--", linewidth=1.1)
             margins = runs.loc[runs["method"] == method, "m"].dropna()
             if len(margins):
                 axes.axhline(margins.iloc[0], color=colour, linestyle=":", linewidth=1.4)
-        axes.plot([], [], color="#5f5f5f", linestyle="--", linewidth=1.1, label="floor d₀")
         axes.plot([], [], color="#5f5f5f", linestyle=":", linewidth=1.4, label="margin m")
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8)

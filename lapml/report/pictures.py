@@ -46,15 +46,15 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], tuple[list[dict[s
 
 @torch.no_grad()
 def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> list[dict[str, Any]]:
-    """Mixed training images, as a step of this row would make them."""
-    settings = config.settings.always_mixing()
+    """Mixed training images, as a step of this row would make them with maps of the finished net."""
+    settings, seen = config.settings.always_mixing(), None
     rows = rows_of(packed.index, config.fit)
     batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], torch.device("cpu"))
     size = min(BATCH, len(rows))
     batch = next(batches.training(config.seed, EPOCH, size, settings))
-    seen = (
-        methods.reference(net, batch.images, batch.labels, settings) if isinstance(settings.mixer, Localized) else None
-    )
+    if isinstance(settings.mixer, Localized):  # a finished run keeps no bank
+        fresh = settings.model_copy(update={"mixer": settings.mixer.model_copy(update={"maps": "fresh"})})
+        seen, *_ = methods.reference(net, fresh, batch, None, net)
     mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
     clean, made = (_pixels(images, weights) for images in (batch.images, mixed.images))
     names = [packed.class_names[label] for label in batch.labels.tolist()]

@@ -14,7 +14,6 @@ from lapml.data import batches, views
 from lapml.data.batches import DRAWS, Batches, Purpose, _ahead, stream
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError
-from lapml.train import fit
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 CPU = torch.device("cpu")
@@ -207,30 +206,6 @@ def test_evaluation_is_the_centred_window_without_jitter(make, packed, view):
 # --- reading ---
 
 
-@pytest.fixture
-def threaded(monkeypatch):
-    """An artificial limit: no array is small enough for this memory."""
-    monkeypatch.setattr(batches, "_free_memory", lambda device: 1)
-
-
-def test_an_array_larger_than_memory_gives_the_same_batches(make, row, request):
-    training, evaluation = list(make().training(0, 0, 6, row())), list(make(("test",)).evaluation(5))
-    assert make().fits
-    request.getfixturevalue("threaded")
-    assert not make().fits
-    assert_same(training, make().training(0, 0, 6, row()))
-    assert_same(evaluation, make(("test",)).evaluation(5))
-
-
-@pytest.mark.parametrize("name", ["baseline", "adaptive_margin"])
-def test_a_run_that_streams_ends_in_the_same_net(small_run, packed, request, name):
-    whole = fit(small_run(name), packed, log=lambda line: None)
-    request.getfixturevalue("threaded")
-    streamed = fit(small_run(name), packed, log=lambda line: None)
-    for (key, one), other in zip(whole.net.state_dict().items(), streamed.net.state_dict().values(), strict=True):
-        assert torch.equal(one, other), key
-
-
 LARGE = """
 import sys
 from types import SimpleNamespace
@@ -238,7 +213,6 @@ import numpy as np, pandas as pd, torch
 from lapml.config import Method, View
 from lapml.data import batches as module
 torch.set_num_threads(1)
-module._free_memory = lambda device: 20 * 10**9
 count, side = 200_000, 256
 open(sys.argv[1], "wb").truncate(count * side * side * 3)  # 39 GB that take no room on the disk
 images = np.memmap(sys.argv[1], np.uint8, "r", shape=(count, side, side, 3))
@@ -246,7 +220,6 @@ index = pd.DataFrame({"width": 300, "height": 260, "label": 0}, index=range(coun
 view = View(side=64, aspect="keep", crop="resized", scale=[0.35, 1.0], flip=True, jitter=0.0)
 batches = module.Batches(SimpleNamespace(images=images, index=index), np.arange(count), view, [0.5] * 3, [0.5] * 3,
     torch.device("cpu"))
-assert not batches.fits
 def own():  # kB of memory that is the process's own, not a cache of files
     return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(("RssAnon", "VmSwap")))
 before, most = own(), 0
@@ -302,7 +275,7 @@ def test_ahead_passes_exceptions_on(error):
     assert found == [1, 2]
 
 
-def test_an_error_while_reading_reaches_the_training_loop(make, row, threaded):
+def test_an_error_while_reading_reaches_the_training_loop(make, row):
     broken = make()
 
     class Broken:
@@ -314,7 +287,7 @@ def test_an_error_while_reading_reaches_the_training_loop(make, row, threaded):
         list(broken.training(0, 0, 6, row()))
 
 
-def test_leaving_early_ends_the_thread(make, row, threaded):
+def test_leaving_early_ends_the_thread(make, row):
     before = threading.active_count()
     epoch = make().training(0, 0, 2, row())
     next(epoch)

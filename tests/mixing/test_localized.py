@@ -17,7 +17,7 @@ SYNCHRONISING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero"
 
 
 def settings_of(**changes) -> Localized:
-    given = {"name": "localized", "beta": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "scale": 1.0}
+    given = {"name": "localized", "beta": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh"}
     return Localized(**{**given, **changes})
 
 
@@ -206,7 +206,7 @@ def test_loss_works_without_values(reference, scale, adaptive):
     """On the meta device no tensor has values: asking for one raises. (torch.quantile checks q on a CPU only.)"""
     settings = Method.model_validate({
         "mix": {"prob": 1.0, "warmup_epochs": 0}, "mixer": settings_of().model_dump(), "label": "semantic",
-        "margin": {"m": 0.6, "alpha": 0.7, "positive": 0.1, "scale": scale, "reference": reference},
+        "margin": {"m": 0.6, "alpha": 0.7, "positive": 0.1, "scale": scale, "reference": reference, "every": 1},
         "adaptive": adaptive,
     })  # fmt: skip
     batch = make_batch(6, 6, 6, 48, seed=0)
@@ -216,8 +216,9 @@ def test_loss_works_without_values(reference, scale, adaptive):
     def output() -> Output:
         return Output(None, *(torch.empty(6, 4, device="meta", requires_grad=True) for _ in range(2)))
 
-    seen = methods.Reference(None, None, output())
-    total, stats = methods.loss(settings, output(), torch.empty(6, dtype=torch.long, device="meta"), mixed, seen)
+    clean = output()
+    labels, logits = torch.empty(6, dtype=torch.long, device="meta"), clean.logits if reference == "joint" else None
+    total, stats = methods.loss(settings, output(), labels, mixed, clean.embedding, logits)
     total.backward()
     assert total.shape == () and all(each.shape == () for each in stats.values())
     with pytest.raises(RuntimeError):

@@ -80,7 +80,7 @@ def write_run(paths: Paths, params: Params, dataset: str, method: str, seed: int
         "epoch": epochs, "lr": 0.01, "loss": 2.5 - 1.8 * speed + 0.3 * mixes, "ce": 2.5 - 1.8 * speed,
         "loss_margin": 0.1 if margin else empty, "loss_adaptive": 0.05 if run.settings.adaptive else empty,
         "accuracy": 90 * speed - 15 * mixes, "d_mean": 0.9 + 0.2 * speed if margin else empty,
-        "d0": 0.1 + 0.01 * speed if margin else empty, "s_mean": 0.2 if margin else empty,
+        "s_mean": 0.2 if margin else empty,
         "rho_mean": 0.4 if mixes else empty, "beyond": 0.6 - 0.3 * speed if margin else empty,
         "mixed_batches": 5 if mixes else 0, "images_forward": 432 if "loc" in method or margin else 288,
         "images_backward": 288, "seconds": 10.0 + rng.random(len(epochs)),

@@ -1,0 +1,155 @@
+"""One run on several devices: as many processes ("ranks") as torchrun started, or one.
+
+Every function here is the identity where there is only one process, so that the rest of the house is written once.
+All ranks draw the same random tables and know the same bank; each forwards its own slice of every batch.
+"""
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lapml.errors import LapmlError, Stopped
+
+
+def size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launch(processes: int) -> int:
+    """Run this very command as several processes on this machine, by torchrun's launcher.
+
+    Returns:
+        their exit status: that of the first that failed.
+
+    Raises:
+        LapmlError: a process died without a word.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it would print tracebacks of its own
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "lapml", *sys.argv[1:])
+    except SignalException:  # passed on to the processes, which have saved their state
+        return Stopped.status
+    except ChildFailedError as error:
+        first, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            raise LapmlError(
+                f"process {first} of {processes} was killed ({name}); run the same command again: it goes on from the last "
+                "saved state" + (" (SIGKILL is also what a full memory looks like)" if name == "SIGKILL" else "")
+            ) from None
+        return failure.exitcode
+    return 0
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Within, the processes that torchrun started know one another; does nothing for a single one.
+
+    Args:
+        device: ``cuda`` (NCCL, one GPU a process) or ``cpu`` (gloo).
+
+    Raises:
+        LapmlError: fewer GPUs than processes.
+    """
+    if not launched():
+        yield
+        return
+    local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if device == "cuda":
+        if torch.cuda.device_count() < here:
+            raise LapmlError(
+                f"train.gpus: found {here} processes on this machine, expected at most its {torch.cuda.device_count()} GPUs"
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield
+    except RuntimeError as error:
+        raise LapmlError(
+            f"process {rank()} of {size()} failed, or lost one that did: {str(error).splitlines()[0][:300]}; mend what the "
+            "first to fail says, and run the same command again: it goes on from the last saved state"
+        ) from None
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(count: int) -> slice:
+    """This rank's part of ``count`` things in a row; ``count`` is a multiple of the number of ranks."""
+    share = count // size()
+    return slice(rank() * share, (rank() + 1) * share)
+
+
+def total(value: Tensor) -> Tensor:
+    """Sum over the ranks, without gradient."""
+    if size() == 1:
+        return value
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value
+
+
+def gathered(value: Tensor) -> Tensor:
+    """(N, …) of every rank, all of one shape, one after another: (ranks · N, …), without gradient."""
+    if size() == 1:
+        return value
+    parts = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(size())]
+    dist.all_gather(parts, value.detach().contiguous())
+    return torch.cat(parts)
+
+
+def collected(value: Any) -> list[Any]:
+    """A value of every rank, in their order."""
+    if size() == 1:
+        return [value]
+    values = [None] * size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def agreed(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    if size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def average_buffers(net: nn.Module) -> None:
+    """The running statistics of batch norm become the mean over the ranks."""
+    if size() > 1:
+        for buffer in net.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= size()

@@ -1,0 +1,113 @@
+"""What a run needs to go on where it stopped: its saved state, and the wish to stop."""
+
+import signal
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lapml import ranks
+from lapml.files import atomic
+
+
+class Means:
+    """Running means of 0-d tensors that stay on the device until :meth:`values` is called."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, stats: dict[str, Tensor]) -> None:
+        for name, value in stats.items():
+            self.sums[name] = self.sums.get(name, 0) + value.float()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def over_ranks(self) -> None:
+        """The sums become the mean over the ranks, which counted alike."""
+        self.sums = {name: ranks.total(total) / ranks.size() for name, total in self.sums.items()}
+
+    def values(self) -> dict[str, float]:
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+
+
+@dataclass
+class Epoch:
+    """How far an epoch has come."""
+
+    step: int = 0  # steps done
+    means: Means = field(default_factory=Means)
+    counts: dict[str, int] = field(
+        default_factory=lambda: {"images_forward": 0, "images_backward": 0, "mixed_batches": 0}
+    )
+    seconds: float = 0.0
+
+    def state(self) -> dict[str, Any]:
+        return {**vars(self), "means": vars(self.means)}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> "Epoch":
+        means = Means()
+        means.__dict__.update(state["means"])
+        return cls(**{**state, "means": means})
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load(path: Path, key: str, device: torch.device) -> dict[str, Any] | None:
+    """The saved state, if it is one of the same settings, data, torch and kind of device."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception:  # a damaged file is worth no more than none: the run starts over
+        return None
+    return state if isinstance(state, dict) and state.get("key") == key else None
+
+
+class Watch:
+    """Looks at steps: was the loss finite, and has SIGTERM or SIGINT (Ctrl-C) asked to stop, on any rank.
+
+    A second signal acts at once, as it would without this.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.pending: list[tuple[int, Tensor]] = []
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Watch":
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def add(self, step: int, loss: Tensor) -> None:
+        """A step and its loss (0-d, on the device)."""
+        diverged = ~loss.isfinite()
+        self.pending.append((step, ranks.total(torch.stack([diverged, torch.full_like(diverged, self.asked)]).int())))
+
+    def look(self, lag: int) -> tuple[int | None, bool]:
+        """(the first step whose loss was not finite, whether to stop), without the last ``lag`` steps."""
+        bad, asked = None, False
+        while len(self.pending) > lag:
+            step, flags = self.pending.pop(0)
+            diverged, stop = flags.tolist()
+            bad = step if diverged and bad is None else bad
+            asked |= bool(stop)
+        return bad, asked
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(number, self.before[number])
