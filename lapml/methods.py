@@ -44,7 +44,10 @@ def reference(
         output = forward(images)
         features = output.features.detach()
         seen = Reference(
-            class_maps(features, weight, labels), features, output.embedding[: batch.count], output.logits[: batch.count]
+            class_maps(features, weight, labels),
+            features,
+            output.embedding[: batch.count],
+            output.logits[: batch.count],
         )
         return seen, len(images), len(images)
     with torch.no_grad(), frozen_statistics(net):

@@ -14,6 +14,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic pro
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+from torch.autograd.profiler import record_function  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
@@ -32,6 +33,7 @@ COLUMNS = (
     "epoch lr loss ce loss_margin loss_adaptive accuracy d_mean s_mean rho_mean beyond "
     "mixed_batches images_forward images_backward seconds"
 ).split()
+PARTS = ("localise", "mix", "forward", "reference", "loss", "bank", "backward", "update")  # of a step, in its profile
 
 
 @dataclass
@@ -228,39 +230,47 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
     settings, labels, margin = it.settings, batch.labels[: batch.count], it.settings.margin
     training_mode(it.net, it.batch_norm)
     forwards = backwards = batch.count
-    mixed = None
+    mixed = seen = clean = clean_logits = before = None
+    which = slice(None)
     with it.cast():
         if batch.mixed:
-            seen = clean = clean_logits = None
-            which, before = slice(None), None
             if isinstance(settings.mixer, Localized):
-                seen, more, back = methods.reference(it.net, settings, batch, it.bank, it.forward)
+                with record_function("localise"):
+                    seen, more, back = methods.reference(it.net, settings, batch, it.bank, it.forward)
                 forwards, backwards = forwards + more, backwards + back
                 clean, clean_logits = seen.embedding, seen.logits
-            mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
-            detached = margin is not None and margin.reference == "detached"
-            before = running_statistics(it.net) if detached else None
-            output = it.forward(mixed.images)
-            if detached:
-                which = methods.chosen(margin.every, batch)
+            with record_function("mix"):
+                mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
+        detached = mixed is not None and margin is not None and margin.reference == "detached"
+        before = running_statistics(it.net) if detached else None
+        with record_function("forward"):
+            output = it.forward(mixed.images if mixed else batch.images)
+        if detached:
+            which = methods.chosen(margin.every, batch)
+            with record_function("reference"):
                 clean = methods.embedded(it.net, batch.images[which], before)
-                forwards += len(clean)
-            loss, stats = methods.loss(settings, output, batch.labels, mixed, clean, clean_logits, which)
+            forwards += len(clean)
+        with record_function("loss"):
             guess = output.logits.detach().argmax(1)
-            own, other = guess == labels, guess == batch.labels[mixed.donors]
-            credit = own * (1 - mixed.rho) + other * mixed.rho
-        else:
-            output = it.forward(batch.images)
-            loss = cross_entropy(losses.full(output.logits), labels)
-            stats = {"ce": loss.detach()}
-            credit = (output.logits.detach().argmax(1) == labels).float()
+            credit = (guess == labels).float()
+            if mixed is None:
+                loss = cross_entropy(losses.full(output.logits), labels)
+                stats = {"ce": loss.detach()}
+            else:
+                loss, stats = methods.loss(settings, output, batch.labels, mixed, clean, clean_logits, which)
+                credit = credit * (1 - mixed.rho) + (guess == batch.labels[mixed.donors]) * mixed.rho
     if it.bank is not None and settings.mixer.maps == "recent":
         weight, boxes = it.net.head.weight.detach(), mixed.box_reference if mixed else None
         side, count = batch.images.shape[-1], batch.count
-        it.bank.keep(batch.index[:count], batch.windows[:count], output.features.detach(), weight, labels, boxes, side)
-    it.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    it.optimizer.step()
+        with record_function("bank"):
+            it.bank.keep(
+                batch.index[:count], batch.windows[:count], output.features.detach(), weight, labels, boxes, side
+            )
+    with record_function("backward"):
+        it.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+    with record_function("update"):
+        it.optimizer.step()
     return {**stats, "loss": loss.detach(), "accuracy": 100 * credit.mean()}, forwards, backwards
 
 

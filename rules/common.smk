@@ -60,7 +60,14 @@ def train_params(dataset):
 
 def gpus(wildcards):
     """GPUs that a training job asks for: none where it runs on the CPU, so that CPU runs are not made to wait."""
-    return {"cpu": 0, "cuda": 1, "auto": int(shutil.which("nvidia-smi") is not None)}[train_params(wildcards.dataset).device]
+    train = train_params(wildcards.dataset)
+    return train.gpus * {"cpu": 0, "cuda": 1, "auto": int(shutil.which("nvidia-smi") is not None)}[train.device]
+
+
+def train_threads(wildcards):
+    """Cores of a training job: torch's threads, in each of its processes."""
+    train = train_params(wildcards.dataset)
+    return train.threads * train.gpus
 
 
 def run_settings(dataset, *methods):

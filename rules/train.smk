@@ -9,7 +9,7 @@ rule train:
         method=row_pattern(PARAMS.rows),
     params:
         settings=lambda w: run_settings(w.dataset, w.method) | {"read": PARAMS.read},
-    threads: lambda w: train_params(w.dataset).threads
+    threads: train_threads
     resources:
         gpu=gpus,
     shell:

@@ -8,7 +8,7 @@ rule tune_margin:
         f"{LOGS}/tune/{{dataset}}-margin.log",
     params:
         settings=lambda w: tune_settings(w.dataset, "margin"),
-    threads: lambda w: train_params(w.dataset).threads
+    threads: train_threads
     priority: 10  # the longest chain of the suite starts first
     resources:
         gpu=gpus,
@@ -26,7 +26,7 @@ rule tune_adaptive:
         f"{LOGS}/tune/{{dataset}}-adaptive_margin.log",
     params:
         settings=lambda w: tune_settings(w.dataset, "adaptive_margin"),
-    threads: lambda w: train_params(w.dataset).threads
+    threads: train_threads
     priority: 10
     resources:
         gpu=gpus,

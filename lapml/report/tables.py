@@ -170,8 +170,8 @@ def note(table: pd.DataFrame, params: Params) -> str:
     means = "of seed" if len(params.seeds) == 1 else "means over the seeds"
     text = (
         f"Accuracies in percent, {means} {seeds}; ±: Student-t interval over seeds. Points, [interval] and p: "
-        f"hierarchical paired bootstrap over seeds and {params.split_name()} images, {params.report.bootstrap:,} replicates; p corrected by "
-        f"Holm’s method over the rows of a data set; bold where it is below {1 - params.report.confidence:.2g}. "
+        f"hierarchical paired bootstrap over seeds and {params.split_name()} images, {params.report.bootstrap:,} replicates; "
+        f"p corrected by Holm’s method over the rows of a data set; bold where it is below {1 - params.report.confidence:.2g}. "
         "Cost: (images forwarded + 2 × images backwarded) in training, over the baseline’s."
     )
     if len(params.seeds) == 1:

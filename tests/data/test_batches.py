@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lapml.config import View
-from lapml.data import batches, views
+from lapml.data import views
 from lapml.data.batches import DRAWS, Batches, Purpose, _ahead, stream
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError

@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
+from lapml.bench.packing import preparing
 from lapml.config import load
 from lapml.data import sources
 from lapml.paths import Paths
-from lapml.speed import preparing
 
 SMALL = ["data.birds.drawn.classes=2", "data.birds.drawn.train_images=4", "data.birds.drawn.test_images=2"]
 
@@ -26,5 +26,5 @@ def test_packing_is_timed_against_a_loop_over_the_same_images(tmp_path):
 
 
 def test_no_torch_is_loaded():
-    script = "import sys, lapml.speed, lapml.data.pack; sys.exit('torch' in sys.modules)"
+    script = "import sys, lapml.bench.packing, lapml.data.pack; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -1,0 +1,62 @@
+"""How benchmarks are taken and written. No torch here, as none is loaded where data sets are packed."""
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapml.files import write_json, write_text
+from lapml.provenance import commit, versions
+from lapml.stats import t_interval
+
+
+def interleaved(contenders: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Each contender's times, measured once a round, in an order that is drawn anew every round."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    order = np.random.default_rng(0)
+    for _ in range(repeats):
+        for name in order.permutation(list(contenders)):
+            times[name].append(contenders[name]())
+    return times
+
+
+def ratio(above: list[float], below: list[float], confidence: float) -> list[float]:
+    """(mean, half-width of the Student-t interval) of the rounds' ratios."""
+    return [float(x) for x in t_interval(np.divide(above, below), confidence)]
+
+
+def circumstances(device: str) -> dict[str, Any]:
+    """When, where and by which code something was measured."""
+    revision, dirty = commit()
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": revision,
+        "dirty": dirty,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.platform(),
+        "device": device,
+        "load_average": os.getloadavg()[0],
+        "versions": versions(),
+    }
+
+
+def revision(record: dict[str, Any]) -> str:
+    """The commit of :func:`circumstances`, as it is written below tables."""
+    return f"commit {(record['commit'] or 'none')[:10]}{' (changed)' if record['dirty'] else ''}"
+
+
+def written(record: dict[str, Any], text: str, folder: Path | None, name: str) -> str:
+    """``text``, put beside the record into ``folder`` if that is given."""
+    if folder is not None:
+        write_json(folder / f"{name}.json", record)
+        write_text(folder / f"{name}.md", text + "\n")
+    return text
+
+
+def interval(value: list[float] | None) -> str:
+    return "" if value is None else f"{value[0]:.3f} ± {value[1]:.3f}"

@@ -1,0 +1,193 @@
+"""What each row costs, end to end, beside the bare model.
+
+`bare` is the same model, precision and batch: forward + backward + step on one fixed batch that lies on the device.
+The rows are timed with their data path, at ``mix.prob = 1`` after warm-up, so that a row's whole price shows.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lapml.bench.record import circumstances, interleaved, interval, ratio, revision, written
+from lapml.config import Method, Params, Run, resolve
+from lapml.data.batches import Batch, Batches
+from lapml.data.index import rows_of
+from lapml.data.pack import Packed
+from lapml.model import build
+from lapml.optim import DTYPES, pick_device
+from lapml.paths import Paths
+from lapml.provenance import device_name
+from lapml.run import PLACEHOLDER
+from lapml.train import Learner, learner, take_step
+
+# Dense bf16 operations a second that the maker states, by a part of the device's name.
+BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+
+
+class Bench:
+    """One data set on one device, shared by the contenders of a benchmark.
+
+    Args:
+        params: of the data set, overrides in place.
+    """
+
+    def __init__(self, params: Params, paths: Paths, dataset: str):
+        self.params, self.dataset = params, dataset
+        self.packed = Packed.open(paths.pack(dataset), params.data[dataset])
+        self.device, self.precision = pick_device(params.train)
+        torch.set_num_threads(params.train.threads)
+        torch.backends.cudnn.deterministic = True
+
+    def config(self, method: str) -> Run:
+        """A row's run, mixing every batch; `bare` is the first row without its mixing."""
+        bare = method == "bare"
+        name = self.params.all_rows()[0] if bare else method
+        config = resolve(self.params, self.dataset, name, 0, PLACEHOLDER)  # a margin's value does not change its cost
+        return config.model_copy(update={"settings": Method() if bare else config.settings.always_mixing()})
+
+    def learner(self, config: Run) -> tuple[Learner, dict[str, Any]]:
+        """A fresh net of a run, and the record of its input."""
+        net, weights = build(config.model, len(self.packed.class_names), config.data.view.side, 0)
+        return learner(config, net, len(self.packed.index), self.device, self.precision), weights
+
+    def batches(self, config: Run, weights: dict[str, Any]) -> Batches:
+        rows = rows_of(self.packed.index, config.fit)
+        mean, std = weights["mean"], weights["std"]
+        return Batches(self.packed, rows, config.data.view, mean, std, self.device, DTYPES[self.precision])
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def timed(self, step: Callable[[], Any], steps: int) -> float:
+        """Mean seconds of a step."""
+        self.wait()
+        started = time.perf_counter()
+        for _ in range(steps):
+            step()
+        self.wait()
+        return (time.perf_counter() - started) / steps
+
+    def record(self) -> dict[str, Any]:
+        """What every benchmark of this data set says of itself."""
+        train, data = self.params.train, self.params.data[self.dataset]
+        return {
+            **circumstances(device_name(self.device)),
+            "precision": self.precision,
+            "threads": train.threads,
+            "data": {"dataset": self.dataset, "sha256": self.packed.meta["sha256"], "side": data.view.side},
+            "model": self.params.model.model_dump(),
+            "batch": train.batch,
+        }
+
+
+def endless(batches: Batches, config: Run) -> Iterator[Batch]:
+    """Training batches, epoch after epoch."""
+    for epoch in itertools.count():
+        yield from batches.training(0, epoch, config.train.batch, config.settings)
+
+
+def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
+    """Time the rows; returns a Markdown table, and writes bench.json and bench.md into ``output/SUITE`` if given."""
+    here = Bench(params.of(dataset), paths, dataset)
+    names = ("bare", *here.params.all_rows())
+    pool, stepped, flops, memory = None, {}, {}, {}
+    for name in names:
+        config = here.config(name)
+        it, weights = here.learner(config)
+        pool = pool or here.batches(config, weights)  # one copy of the images serves all
+        source = endless(pool, config)
+        source = itertools.repeat(next(source)) if name == "bare" else source
+
+        def step(it: Learner = it, source: Iterator[Batch] = source) -> tuple[int, int]:
+            return take_step(it, next(source))[1:]
+
+        step()  # allocations and kernel choice
+        forwards, backwards = step()
+        stepped[name], memory[name] = step, _peak(here, step)
+        flops[name] = _forward_flops(here, it) * (forwards + 2 * backwards)
+    seconds = interleaved({name: lambda step=step: here.timed(step, steps) for name, step in stepped.items()}, repeats)
+    record = {
+        **here.record(),
+        "rounds": repeats,
+        "steps": steps,
+        "seconds_per_step": seconds,
+        "rows": {
+            name: {
+                **ratios(seconds, name, here.params),
+                "flops_per_step": flops[name],
+                "peak_memory_bytes": memory[name],
+            }
+            for name in names
+        },
+    }
+    return written(record, _markdown(record), output and output / params.suite, "bench")
+
+
+def ratios(seconds: dict[str, list[float]], name: str, params: Params) -> dict[str, Any]:
+    """A contender's images/s, its speed against bare, and its step time against the baseline."""
+    times, confidence = seconds[name], params.report.confidence
+    row = {
+        "images_per_second": params.train.batch / float(np.median(times)),
+        "speed_vs_bare": ratio(seconds["bare"], times, confidence),
+    }
+    if "baseline" in seconds:
+        row["step_vs_baseline"] = ratio(times, seconds["baseline"], confidence)
+    return row
+
+
+@torch.no_grad()
+def _forward_flops(here: Bench, it: Learner) -> int:
+    """Of one image. (Backward is taken as twice that: torch's counter counts it without regard to groups.)"""
+    side = here.params.data[here.dataset].view.side
+    with FlopCounterMode(display=False) as counter, it.cast():
+        it.net.eval()(torch.zeros(1, 3, side, side, device=here.device, dtype=DTYPES[here.precision]))
+    return counter.get_total_flops()
+
+
+def _peak(here: Bench, step: Callable[[], Any]) -> int | None:
+    """Bytes that a step takes on a GPU, beside what lies there between steps."""
+    if here.device.type != "cuda":
+        return None
+    here.wait()
+    torch.cuda.reset_peak_memory_stats(here.device)
+    before = torch.cuda.memory_allocated(here.device)
+    step()
+    here.wait()
+    return torch.cuda.max_memory_allocated(here.device) - before
+
+
+def heading(record: dict[str, Any]) -> str:
+    """What was measured on what, for the first line of a table."""
+    model, data = record["model"], record["data"]
+    cut = f" cut at stride {model['truncate']}" if model["truncate"] else ""
+    return (
+        f"{model['name']}{cut}, {data['dataset']} at {data['side']} px, batch {record['batch']}, {record['precision']}, "
+        f"{record['threads']} thread(s), {record['device']}; {record['rounds']} interleaved rounds of {record['steps']} "
+        f"steps; {revision(record)}."
+    )
+
+
+def _markdown(record: dict[str, Any]) -> str:
+    peak = next((each for name, each in BF16_PEAK.items() if name in record["device"]), None)
+    gpu = any(row["peak_memory_bytes"] is not None for row in record["rows"].values())
+    heads = ["", "images/s (median)", "speed / bare", "step time / baseline", "Gflop an image"]
+    heads += ["share of bf16 peak", "memory of a step, MiB"] if gpu else []
+    lines = [heading(record), "", f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    for name, row in record["rows"].items():
+        flops = row["flops_per_step"] / record["batch"]
+        cells = [
+            f"{row['images_per_second']:.1f}", interval(row["speed_vs_bare"]), interval(row.get("step_vs_baseline")),
+            f"{flops / 1e9:.2f}",
+        ]  # fmt: skip
+        if gpu:
+            cells.append(f"{100 * flops * row['images_per_second'] / peak:.1f} %" if peak else "peak not known")
+            cells.append(f"{row['peak_memory_bytes'] / 2**20:,.0f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)

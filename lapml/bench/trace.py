@@ -1,0 +1,68 @@
+"""Where the time of a step goes, by torch's profiler; the parts are those that :func:`lapml.train.take_step` names."""
+
+from pathlib import Path
+from typing import Any
+
+from torch.autograd.profiler import record_function
+from torch.profiler import ProfilerActivity, profile
+
+from lapml.bench.record import written
+from lapml.bench.rows import Bench, endless, heading
+from lapml.config import Params
+from lapml.paths import Paths
+from lapml.train import PARTS, take_step
+
+DATA = "data"  # waiting for the next batch
+
+
+def trace(params: Params, paths: Paths, dataset: str, steps: int, output: Path | None) -> str:
+    """Profile the first and the last row; returns a Markdown table, written with its figures to profile.json and
+    profile.md in ``output/SUITE`` if given. Traces for chrome://tracing or Perfetto go to ``results/SUITE/bench/``.
+    """
+    here = Bench(params.of(dataset), paths, dataset)
+    cuda = here.device.type == "cuda"
+    parts: dict[str, dict[str, float]] = {}
+    traces, pool = [], None
+    for row in dict.fromkeys((here.params.all_rows()[0], here.params.all_rows()[-1])):
+        config = here.config(row)
+        it, weights = here.learner(config)
+        pool = pool or here.batches(config, weights)
+        source = endless(pool, config)
+
+        def step(it=it, source=source) -> None:  # noqa: ANN001
+            with record_function(DATA):
+                batch = next(source)
+            take_step(it, batch)
+
+        here.timed(step, 3)
+        with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
+            whole = here.timed(step, steps)
+        events = {event.key: event for event in profiler.key_averages()}
+        parts[row] = {name: _seconds(events[name], cuda) / steps for name in (DATA, *PARTS) if name in events}
+        parts[row]["the rest"] = max(0.0, whole - sum(parts[row].values()))
+        parts[row]["step"] = whole
+        traces.append(paths.base / "bench" / f"trace-{row}.json.gz")
+        traces[-1].parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(traces[-1]))
+    record = {**here.record(), "rounds": 1, "steps": steps, "seconds_per_step": parts}
+    text = _markdown(record, "GPU" if cuda else "CPU")
+    return written(record, text, output and output / params.suite, "profile") + "\n\n" + "\n".join(map(str, traces))
+
+
+def _seconds(event: Any, cuda: bool) -> float:
+    return (event.device_time_total if cuda else event.cpu_time_total) / 1e6
+
+
+def _markdown(record: dict[str, Any], kind: str) -> str:
+    rows = record["seconds_per_step"]
+    names = list(dict.fromkeys(name for parts in rows.values() for name in parts if name != "step"))
+    lines = [
+        heading(record), "", f"| ms of {kind} time a step | {' | '.join(rows)} |", f"|---|{'---:|' * len(rows)}",
+    ]  # fmt: skip
+    for name in (*names, "step"):
+        cells = [
+            f"{1000 * parts[name]:.2f} ({100 * parts[name] / parts['step']:.0f} %)" if name in parts else "–"
+            for parts in rows.values()
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The `lapml` command, a file a family; lapml/cli.py puts them together."""

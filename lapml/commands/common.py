@@ -1,0 +1,58 @@
+"""What the commands share: their options, and how they end."""
+
+import os
+import sys
+from functools import wraps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lapml.errors import LapmlError, Stopped
+
+RAW = {"rich_markup_mode": None, "no_args_is_help": True, "pretty_exceptions_enable": False}
+ParamsFile = Annotated[Path, typer.Option("--params", help="A complete params file.")]
+Set = Annotated[list[str], typer.Option("--set", help="Override a key, as train.lr=0.01; repeatable.")]
+Dataset = Annotated[str, typer.Argument(help="A section of `data` in the params file.")]
+MethodName = Annotated[str, typer.Argument(help="A row: a section of `methods`.")]
+SeedNumber = Annotated[int, typer.Argument(min=0, help="The seed.")]
+DEFAULT = Path("params.yaml")
+
+
+def plain(function):
+    """A LapmlError becomes one message on standard error and its exit status; so do a full disk and Ctrl-C."""
+
+    @wraps(function)
+    def command(*args, **kwargs):
+        everywhere, status = False, 1
+        try:
+            return function(*args, **kwargs)
+        except LapmlError as error:
+            message, everywhere, status = str(error), error.everywhere, error.status
+        except OSError as error:  # a full disk, a folder that may not be written
+            message = f"{error.filename or 'the system'}: {error.strerror or error}; what was finished before is intact"
+        except KeyboardInterrupt:
+            message, status = "stopped; run the same command again to go on", Stopped.status
+        if not everywhere or os.environ.get("RANK", "0") == "0":
+            typer.echo(f"error: {message}", err=True)
+        raise typer.Exit(status)
+
+    return command
+
+
+def load(path: Path, overrides: list[str]):
+    from lapml.config import load
+    from lapml.paths import Paths
+
+    params = load(path, overrides)
+    return params, Paths(params.suite)
+
+
+def quiet() -> bool:
+    return not sys.stderr.isatty()
+
+
+def known(settings, name: str):
+    if name not in settings.data:
+        raise LapmlError(f"unknown data set {name!r}: expected one of {', '.join(settings.data)}")
+    return settings.data[name]

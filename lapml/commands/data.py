@@ -1,0 +1,98 @@
+"""`lapml data`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lapml.commands.common import DEFAULT, RAW, Dataset, ParamsFile, Set, known, load, plain, quiet
+
+app = typer.Typer(help="Fetch, prepare, check and show data sets.", **RAW)
+
+
+@app.command("fetch")
+@plain
+def data_fetch(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
+    """Draw, find, unpack or download a data set.
+
+    Example: lapml data fetch birds
+    """
+    from lapml.data.sources import fetch
+
+    settings, paths = load(params, overrides)
+    fetch(name, known(settings, name), paths)
+    typer.echo(f"{paths.source(name)}")
+
+
+@app.command("prepare")
+@plain
+def data_prepare(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
+    """Index a fetched data set, carve the validation split, and pack its images.
+
+    Example: lapml data prepare birds
+    """
+    from lapml.data.pack import prepare
+
+    settings, paths = load(params, overrides)
+    prepare(name, known(settings, name), paths)
+    typer.echo(f"{paths.pack(name)}")
+
+
+@app.command("check")
+@plain
+def data_check(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
+    """Count splits and classes, and look for unreadable and duplicate images and boxes outside.
+
+    Example: lapml data check birds
+    """
+    from lapml.data.inspect import check
+
+    settings, paths = load(params, overrides)
+    text, sound = check(name, known(settings, name), paths, progress=not quiet())
+    typer.echo(text)
+    if not sound:
+        raise typer.Exit(1)
+
+
+@app.command("show")
+@plain
+def data_show(
+    name: Dataset,
+    output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("contact.png"),
+    count: Annotated[int, typer.Option(min=1, max=400, help="Images.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice.")] = 0,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+) -> None:
+    """Write a contact sheet with boxes and parts.
+
+    Example: lapml data show birds --output birds.png
+    """
+    from lapml.data.inspect import show
+
+    settings, paths = load(params, overrides)
+    known(settings, name)
+    show(name, paths, output, count, seed)
+    typer.echo(f"{output}")
+
+
+@app.command("bench")
+@plain
+def data_bench(
+    name: Annotated[str, typer.Argument(help="A fetched data set; the suite's first by default.")] = "",
+    images: Annotated[int, typer.Option(min=10, help="Images, evenly spaced over the data set.")] = 600,
+    repeats: Annotated[int, typer.Option(min=2, help="Rounds; each times both once.")] = 10,
+    output: Annotated[Path | None, typer.Option(help="Writes prepare.json and prepare.md into OUTPUT/SUITE.")] = None,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+) -> None:
+    """Time packing a fetched data set against a plain Pillow loop over the same images.
+
+    Example: lapml data bench birds
+    """
+    settings, paths = load(params, overrides)
+    name = name or settings.datasets[0]
+    known(settings, name)
+    from lapml.bench.packing import preparing
+
+    typer.echo(preparing(settings, paths, name, images, repeats, output))
