@@ -2,13 +2,14 @@
 
 Only the validation split is read. Each tuned row gets the same fixed number of trials. The journal lies beside the
 declared output; its study is named by everything that its scores depend on, so that a changed setting never meets a
-finished study. A trial is sampled from (seed, number of finished trials), so that an interrupted study that is taken
-up again ends in the same margins.
+finished study. Trials run one after another, each sampled from (seed, its number), so that an interrupted study that is
+taken up again ends in the same margins.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -48,7 +49,8 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     space = getattr(params.tune, method)
     _drop_unfinished(study)
     while (done := len(_finished(study))) < params.tune.trials:
-        study.sampler = optuna.samplers.TPESampler(seed=done, n_startup_trials=max(1, params.tune.trials // 2))
+        seed = int(np.random.default_rng([params.tune.seeds[0], done]).integers(2**32))
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(1, params.tune.trials // 2))
         trial = study.ask()
         values = {key: _suggest(trial, key, each) for key, each in space if key in searched}
         log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: {_show(values)}")
