@@ -1,4 +1,5 @@
 # `make reproduce` and `make test` need Python >= 3.11, git and a package index; each does all its own set-up.
+SHELL := bash
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(if $(shell command -v $(name)),$(name))))
 VENV   ?= .venv
 CORES  ?= all
@@ -44,10 +45,15 @@ lint: $(VENV)/.test  ## check the style of the code and of the workflow
 dvc: $(VENV)/.main  ## the same job through DVC
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
 
-bench: $(VENV)/.main  ## time each row against the bare model, into results/published/bench/
+BENCH := results/published/bench
+bench: $(VENV)/.main  ## measure costs on this machine (after `make reproduce`), into results/published/bench/
 	@$(BIN)/snakemake --quiet all --cores $(CORES) --until prepare
-	@$(BIN)/lapml bench --repeats 20 --output results/published/bench
-	@$(BIN)/lapml data bench --output results/published/bench
+	@$(BIN)/lapml bench --repeats 20 --steps 12 --output $(BENCH)
+	@$(BIN)/lapml bench --profile --steps 20 --output $(BENCH)
+	@$(BIN)/lapml bench loaders --repeats 10 --steps 12 --output $(BENCH)
+	@$(BIN)/lapml bench options --repeats 10 --steps 12 --output $(BENCH)
+	@$(BIN)/lapml bench growth --repeats 5 --steps 6 --output $(BENCH)
+	@$(BIN)/lapml data bench --output $(BENCH)
 
 gpu-cub200: $(VENV)/.main  ## the whole of CUB-200-2011 on one GPU (set LAPML_CUB200), and publish its report
 	@$(BIN)/snakemake --cores $(CORES) --resources gpu=1 --configfile suites/cub200.yaml
@@ -59,9 +65,17 @@ gpu-paper: $(VENV)/.main  ## the paper's four data sets on GPUs (see suites/pape
 	@$(BIN)/lapml report --no-images --params suites/paper.yaml
 	@$(BIN)/lapml publish --params suites/paper.yaml
 
-gpu-bench: $(VENV)/.main  ## time each row on one GPU, into results/published/bench/
-	@$(BIN)/snakemake --quiet all --cores $(CORES) --until prepare --configfile suites/cub200.yaml
-	@$(BIN)/lapml bench --params suites/cub200.yaml --repeats 20 --steps 20 --output results/published/bench/gpu
+# net, side of the input, stored side; pack and results lie in results/NET-SIDE
+GPU_BENCHES = resnet50-224-256 resnet50-448-512 resnet18-224-256 tf_efficientnet_lite0-224-256
+gpu-bench: $(addprefix gpu-bench-,$(GPU_BENCHES))  ## measure costs on one GPU (set LAPML_CUB200), into results/published/bench/gpu/
+gpu-bench-%: $(VENV)/.main
+	@set -e; IFS=- read -r net side stored <<< "$*"; \
+	common="--params suites/cub200.yaml --set suite=$$net-$$side --set model.name=$$net --set model.weights=none \
+	  --set data.cub200.view.side=$$side --set data.cub200.stored_side=$$stored"; \
+	measure="$$common --repeats 20 --steps 20 --output $(BENCH)/gpu"; \
+	$(BIN)/lapml data fetch cub200 $$common; $(BIN)/lapml data prepare cub200 $$common; \
+	$(BIN)/lapml bench $$measure; $(BIN)/lapml bench loaders $$measure --repeats 5; \
+	$(BIN)/lapml bench options $$measure --repeats 10; $(BIN)/lapml bench --profile $$measure
 
 gpu-test: $(VENV)/.test  ## run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu

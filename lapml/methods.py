@@ -57,7 +57,7 @@ def reference(
 
 @torch.no_grad()
 def embedded(net: Net, images: Tensor, before: list[Tensor]) -> Tensor:
-    """(M, D) embeddings of clean images as the batch that was just generated would have them: were an image of it not
+    """(B, D) embeddings of clean images as the batch that was just generated would have them: were an image of it not
     changed by mixing, its distance would be 0. No running statistics are touched; the net is left in evaluation mode.
 
     Args:
@@ -65,11 +65,6 @@ def embedded(net: Net, images: Tensor, before: list[Tensor]) -> Tensor:
     """
     with normalised_alike(net, before):
         return net(images).embedding
-
-
-def chosen(every: int, batch: Batch) -> slice:
-    """Which pairs of a batch the margin losses take: every n-th of the *whole* batch, whatever rank holds it."""
-    return slice(-batch.first % every, batch.count, every)
 
 
 def mix(
@@ -96,15 +91,15 @@ def loss(
     mixed: Mixed,
     clean: Tensor | None = None,
     clean_logits: Tensor | None = None,
-    which: slice = slice(None),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The row's whole loss on a generated batch, and what history.csv records of it (0-d tensors on the device).
 
+    Margin losses that are taken of every n-th batch weigh n times as much there, so that α means the same.
+
     Args:
         labels: (≥ B,) of the references, then of those that are donors only.
-        clean: (M, D) embeddings of the references that ``which`` takes, for margin losses.
+        clean: (B, D) embeddings of the references; without them, no margin loss is taken.
         clean_logits: (B, K) of the references, where their cross-entropy is added too (``margin.reference: joint``).
-        which: the pairs that the margin losses take, see :func:`chosen`.
     """
     donor_labels, labels = labels[mixed.donors], labels[: len(mixed.donors)]
     ce = losses.mixed_cross_entropy(output.logits, labels, donor_labels, mixed.kept, mixed.pasted)
@@ -112,20 +107,20 @@ def loss(
     if mixed.similarity is not None:
         stats["s_mean"] = mixed.similarity.mean()
     margin, adaptive = settings.margin, settings.adaptive
-    if margin is None:
+    if clean is None:
         return total, {**stats, "ce": ce.detach()}
     if clean_logits is not None:
         ce = ce + losses.cross_entropy(losses.full(clean_logits), labels)
-    d = losses.distance(output.embedding[which], clean)
-    same, rho = (labels == donor_labels)[which], mixed.rho[which]
-    m = 2 * margin.m * rho if margin.scale == "share" else torch.full_like(d, margin.m)
+    d = losses.distance(output.embedding, clean)
+    same, alpha = labels == donor_labels, margin.alpha * margin.every
+    m = 2 * margin.m * mixed.rho if margin.scale == "share" else torch.full_like(d, margin.m)
     pairwise = losses.pairwise_margin(d, same, m, margin.positive)
-    total = ce + margin.alpha * pairwise
+    total = ce + alpha * pairwise
     stats |= {"d_mean": d.detach().mean(), "loss_margin": pairwise.detach(), "ce": ce.detach()}
     if adaptive is None:
         return total, {**stats, "beyond": losses.share(d.detach() > m, ~same)}
-    similar = losses.similar_pairs(mixed.similarity, labels == donor_labels, adaptive.quantile)[which]
-    edge = losses.band(m, adaptive.delta, mixed.similarity[which])
+    similar = losses.similar_pairs(mixed.similarity, same, adaptive.quantile)
+    edge = losses.band(m, adaptive.delta, mixed.similarity)
     extra = losses.adaptive_margin(d, similar, edge)
     beyond = losses.share(d.detach() > edge, similar)
-    return total + margin.alpha * extra, {**stats, "loss_adaptive": extra.detach(), "beyond": beyond}
+    return total + alpha * extra, {**stats, "loss_adaptive": extra.detach(), "beyond": beyond}

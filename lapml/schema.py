@@ -181,7 +181,7 @@ class Margin(Section):
     positive: Distance  # m+, for donors of the same class
     scale: Literal["constant", "share"]
     reference: Literal["detached", "joint"]
-    every: Count  # the losses take every n-th pair of a batch
+    every: Count  # the losses are taken of every n-th mixed batch
 
 
 class Adaptive(Section):

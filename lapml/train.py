@@ -230,8 +230,7 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
     settings, labels, margin = it.settings, batch.labels[: batch.count], it.settings.margin
     training_mode(it.net, it.batch_norm)
     forwards = backwards = batch.count
-    mixed = seen = clean = clean_logits = before = None
-    which = slice(None)
+    mixed = seen = clean = clean_logits = None
     with it.cast():
         if batch.mixed:
             if isinstance(settings.mixer, Localized):
@@ -241,14 +240,13 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
                 clean, clean_logits = seen.embedding, seen.logits
             with record_function("mix"):
                 mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
-        detached = mixed is not None and margin is not None and margin.reference == "detached"
+        detached = batch.margins and margin.reference == "detached"
         before = running_statistics(it.net) if detached else None
         with record_function("forward"):
             output = it.forward(mixed.images if mixed else batch.images)
         if detached:
-            which = methods.chosen(margin.every, batch)
             with record_function("reference"):
-                clean = methods.embedded(it.net, batch.images[which], before)
+                clean = methods.embedded(it.net, batch.images[: batch.count], before)
             forwards += len(clean)
         with record_function("loss"):
             guess = output.logits.detach().argmax(1)
@@ -257,7 +255,7 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
                 loss = cross_entropy(losses.full(output.logits), labels)
                 stats = {"ce": loss.detach()}
             else:
-                loss, stats = methods.loss(settings, output, batch.labels, mixed, clean, clean_logits, which)
+                loss, stats = methods.loss(settings, output, batch.labels, mixed, clean, clean_logits)
                 credit = credit * (1 - mixed.rho) + (guess == batch.labels[mixed.donors]) * mixed.rho
     if it.bank is not None and settings.mixer.maps == "recent":
         weight, boxes = it.net.head.weight.detach(), mixed.box_reference if mixed else None

@@ -264,14 +264,14 @@ def make_batch(seed: int = 0):
     return labels, donors, rho, s, output, mixed, reference, clean
 
 
-def settings_of(scale: str, reference: str, adaptive: dict | None) -> Method:
+def settings_of(scale: str, reference: str, adaptive: dict | None, every: int = 1) -> Method:
     return Method.model_validate({
         "mix": {"prob": 1.0, "warmup_epochs": 0},
         "mixer": {
             "name": "localized", "beta": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh",
         },
         "label": "semantic",
-        "margin": {"m": 0.6, "alpha": 0.7, "positive": 0.1, "scale": scale, "reference": reference, "every": 1},
+        "margin": {"m": 0.6, "alpha": 0.7, "positive": 0.1, "scale": scale, "reference": reference, "every": every},
         "adaptive": adaptive,
     })  # fmt: skip
 

@@ -1,7 +1,6 @@
 """The loop: schedule, learning, interruption, counts and what it refuses."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,8 +140,8 @@ def test_development_does_not_train_on_val(small_run, packed):
         ("cutmix", [], 36, 36),
         ("loc_cutmix", [], 36, 36),
         ("loc_cutmix", [FRESH.format("loc_cutmix")], 72, 36),
-        ("margin", [], 36 + 6 * 2, 36),  # every 4th pair of 6
-        ("margin", [FRESH.format("margin")], 72 + 6 * 2, 36),
+        ("margin", [], 36 + 2 * 6, 36),  # of every 4th batch of 6
+        ("margin", [FRESH.format("margin")], 72 + 2 * 6, 36),
         ("margin", JOINT, 72, 72),
         ("loc_cutmix", ["methods.loc_cutmix.mix.prob=0.0"], 36, 36),
     ],
@@ -231,14 +230,21 @@ def test_an_image_that_mixing_did_not_change_is_at_no_distance(small_run, packed
         assert (output.embedding - lagging).norm(dim=1)[:4].min() > 2 * limit  # what evaluation mode alone would add
 
 
-def test_the_margin_takes_every_nth_pair(small_run, packed):
-    """Of the whole batch: what a rank holds is a slice of the same choice."""
-    batch, _ = batch_and_learner(small_run("margin"), packed)
-    whole = np.arange(12)[methods.chosen(5, batch)].tolist()
-    assert whole == [0, 5, 10]
-    parts = [replace(batch, count=4, first=first) for first in (0, 4, 8)]
-    assert [first + i for first, part in zip((0, 4, 8), parts, strict=True)
-            for i in range(4)[methods.chosen(5, part)]] == whole  # fmt: skip
+def test_margins_are_taken_of_every_nth_mixed_batch(small_run, packed):
+    """Beginning with the first of an epoch, on whatever step a resumed one begins."""
+    run = small_run("margin", "methods.margin.margin.every=3", "methods.margin.mix.prob=0.7")
+    weights = build(run.model, 3, 48, seed=0)[1]
+    rows, cpu = rows_of(packed.index, ["train"]), torch.device("cpu")
+    batches = Batches(packed, rows, run.data.view, weights["mean"], weights["std"], cpu)
+    found = [
+        (batch.mixed, batch.margins) for epoch in range(3) for batch in batches.training(0, epoch, 2, run.settings)
+    ]
+    for epoch in (found[:12], found[12:24], found[24:]):
+        mixed = [margins for is_mixed, margins in epoch if is_mixed]
+        assert 3 <= len(mixed) < 12 and mixed == [at % 3 == 0 for at in range(len(mixed))]
+        assert not any(margins for is_mixed, margins in epoch if not is_mixed)
+    later = [(batch.mixed, batch.margins) for batch in batches.training(0, 1, 2, run.settings, start=5)]
+    assert later == found[17:24]
 
 
 # --- interruption ---

@@ -51,8 +51,8 @@ class Batch:
     index: Tensor  # (≥ B,) the same, on the device
     windows: Tensor  # (≥ B, 5) what of the stored squares the images show
     count: int  # B
-    first: int = 0  # where the first one stands in the whole batch
     mixed: bool = False  # known on the host: no synchronisation
+    margins: bool = False  # mixed, and margin losses are taken of it
     donors: Tensor | None = None  # (B,) int64 positions in the batch, no image its own
     lam: Tensor | None = None  # (B,) λ ~ Beta(β, β)
     uniform: Tensor | None = None  # (B, DRAWS)
@@ -116,9 +116,11 @@ class Batches:
         tables = {"windows": views.training_windows(self.sizes, self.view, uniform)}
         if self.view.jitter:
             tables["jitter"] = stream(seed, epoch, Purpose.JITTER).random((count, 3))
-        mixed = np.zeros(steps, bool)
+        mixed = margins = np.zeros(steps, bool)
         if settings.mix and epoch >= settings.mix.warmup_epochs:
             mixed = stream(seed, epoch, Purpose.MIXED).random(steps) < settings.mix.prob
+            if settings.margin:
+                margins = mixed & ((np.cumsum(mixed) - 1) % settings.margin.every == 0)
             beta = settings.mixer.beta
             tables["lam"] = stream(seed, epoch, Purpose.LAMBDA).beta(beta, beta, count)
             tables["uniform"] = stream(seed, epoch, Purpose.PART).random((count, DRAWS))
@@ -130,26 +132,27 @@ class Batches:
             donors[0] = share  # the image before this rank's first one comes last
         plan = []
         for step in range(start, steps):
-            whole, is_mixed = order[step * batch : (step + 1) * batch], bool(mixed[step])
-            with_donor = is_mixed and not alone
-            plan.append((np.append(whole[own], whole[own.start - 1]) if with_donor else whole[own], is_mixed))
+            whole = order[step * batch : (step + 1) * batch]
+            with_donor = mixed[step] and not alone
+            plan.append((np.append(whole[own], whole[own.start - 1]) if with_donor else whole[own], step))
 
         def made() -> Iterator[Batch]:
-            for rows, is_mixed, stored in self._read(plan):
+            for rows, step, stored in self._read(plan):
                 drawn = {name: self._send(table[rows]) for name, table in tables.items()}
                 images = self._view(stored, drawn["windows"], drawn.get("jitter"))
                 extra: dict[str, Any] = {}
-                if is_mixed:
+                if mixed[step]:
                     extra = {"donors": donors, "lam": drawn["lam"][:share], "uniform": drawn["uniform"][:share]}
+                    extra |= {"mixed": True, "margins": bool(margins[step])}
                 index, labels = self._send(rows), self._send(self.labels[rows])
-                yield Batch(images, labels, rows, index, drawn["windows"], share, own.start, is_mixed, **extra)
+                yield Batch(images, labels, rows, index, drawn["windows"], share, **extra)
 
         return made() if self.device.type == "cuda" else _ahead(made())
 
     def evaluation(self, batch: int, windows: np.ndarray | None = None) -> Iterator[Batch]:
         """Every row once, in order, in the evaluation view; the last batch may be smaller."""
         windows = views.evaluation_windows(self.sizes, self.view) if windows is None else windows
-        plan = [(self.rows[at : at + batch], False) for at in range(0, len(self.rows), batch)]
+        plan = [(self.rows[at : at + batch], 0) for at in range(0, len(self.rows), batch)]
 
         def made() -> Iterator[Batch]:
             for rows, _, stored in self._read(plan):
@@ -159,12 +162,12 @@ class Batches:
 
         return made() if self.device.type == "cuda" else _ahead(made())
 
-    def _read(self, plan: list[tuple[np.ndarray, bool]]) -> Iterable[tuple[np.ndarray, bool, Tensor]]:
+    def _read(self, plan: list[tuple[np.ndarray, int]]) -> Iterable[tuple[np.ndarray, int, Tensor]]:
         if self.array is not None:
-            return ((rows, mixed, self.array[self._send(rows)]) for rows, mixed in plan)
-        read = ((rows, mixed, torch.from_numpy(self.packed.images[rows])) for rows, mixed in plan)
+            return ((rows, step, self.array[self._send(rows)]) for rows, step in plan)
+        read = ((rows, step, torch.from_numpy(self.packed.images[rows])) for rows, step in plan)
         if self.device.type == "cuda":
-            return _ahead((rows, mixed, stored.pin_memory()) for rows, mixed, stored in read)
+            return _ahead((rows, step, stored.pin_memory()) for rows, step, stored in read)
         return read
 
     def _view(self, stored: Tensor, windows: Tensor, jitter: Tensor | None = None) -> Tensor:
