@@ -38,7 +38,7 @@ def reference(
         (the reference, images forwarded for it, images that will go backward for it).
     """
     images, labels, weight = batch.images, batch.labels, net.head.weight.detach()
-    if settings.mixer.maps in ("recent", "refreshed"):
+    if settings.mixer.maps == "recent":
         return Reference(*bank.recall(batch.index, batch.windows)), 0, 0
     if settings.margin and settings.margin.reference == "joint":
         output = forward(images)

@@ -164,9 +164,7 @@ class Localized(Section):
     area: Annotated[list[OpenShare], Field(min_length=2, max_length=2)]
     temperature: Positive
     support: Share
-    maps: Literal[
-        "recent", "refreshed", "fresh"
-    ]  # from the image's last visits (bank.py) | from a forward pass of their own
+    maps: Literal["recent", "fresh"]  # from the image's last visits (bank.py) | from a forward pass of their own
 
     @model_validator(mode="after")
     def _area(self) -> Self:

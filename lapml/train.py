@@ -11,7 +11,6 @@ from typing import Any
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on a GPU; before CUDA starts
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.autograd.profiler import record_function  # noqa: E402
@@ -25,7 +24,7 @@ from lapml.data.batches import Batch, Batches  # noqa: E402
 from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
 from lapml.errors import DivergedError, LapmlError, OutOfMemoryError, Stopped  # noqa: E402
-from lapml.model import Net, Output, build, frozen_statistics, running_statistics, training_mode  # noqa: E402
+from lapml.model import Net, Output, build, running_statistics, training_mode  # noqa: E402
 from lapml.optim import DTYPES, autocast, make_optimizer, pick_device, schedule  # noqa: E402
 from lapml.provenance import code_sha256  # noqa: E402
 
@@ -76,7 +75,7 @@ def learner(config: Run, net: Net, images: int, device: torch.device, precision:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     net.to(device, DTYPES[precision], memory_format=torch.channels_last)
     bank = None
-    if isinstance(settings.mixer, Localized) and settings.mixer.maps in ("recent", "refreshed"):
+    if isinstance(settings.mixer, Localized) and settings.mixer.maps == "recent":
         bank = Bank(images, net.head.in_features, config.data.view.side // net.stride, device)
     forward = net if ranks.size() == 1 else DistributedDataParallel(net, broadcast_buffers=False)
     return Learner(
@@ -123,7 +122,16 @@ def fit(
     it = learner(config, net, len(packed.index), device, precision)
     net = it.net
 
-    key = digest([config.record(), packed.meta["sha256"], weights, code_sha256(), torch.__version__, str(device)])
+    what = [
+        config.record(),
+        packed.meta["sha256"],
+        weights,
+        code_sha256(),
+        torch.__version__,
+        str(device),
+        ranks.size(),
+    ]
+    key = digest(what)
     history: list[dict[str, Any]] = []
     now, resumed = state.Epoch(), 0
     if path is not None and (saved := ranks.agreed(state.load(path, key, device) if ranks.rank() == 0 else None)):
@@ -132,17 +140,18 @@ def fit(
         if it.bank is not None:
             it.bank.cells.copy_(saved["bank"])
         history, now, resumed = saved["history"], state.Epoch.restored(saved["epoch"]), saved["resumed"] + 1
+        own = saved["ranks"][ranks.rank()]  # in mid-epoch they differ
+        now.means.sums = {name: value.to(device) for name, value in own["sums"].items()}
+        for buffer, value in zip(net.buffers(), own["buffers"], strict=True):
+            buffer.copy_(value)
         log(f"resumed after epoch {len(history)} of {train.epochs}" + (f", step {now.step}" if now.step else ""))
     earlier = sum(row["seconds"] for row in history) + now.seconds
 
-    def share_out() -> None:
-        """What each rank has counted for itself, batch norm too, becomes the mean over them."""
-        now.means.over_ranks()
-        ranks.average_buffers(net)
-
     def save() -> None:
+        sums = {name: value.cpu() for name, value in now.means.sums.items()}
+        each = ranks.collected({"sums": sums, "buffers": [buffer.cpu() for buffer in net.buffers()]})
         if path is not None and ranks.rank() == 0:
-            record = {"key": key, "net": net.state_dict(), "optimizer": it.optimizer.state_dict()}
+            record = {"key": key, "net": net.state_dict(), "optimizer": it.optimizer.state_dict(), "ranks": each}
             record |= {"bank": it.bank.cells if it.bank else None, "history": history, "epoch": now.state()}
             state.save(path, {**record, "resumed": resumed})
 
@@ -163,9 +172,6 @@ def fit(
     bar = _bar(quiet, (len(history) * steps + now.step) * train.batch, train.epochs * steps * train.batch)
     with state.Watch() as watch:
         for epoch in range(len(history), train.epochs):
-            if settings.mix and settings.mixer.name == "localized" and settings.mixer.maps == "refreshed":
-                if epoch >= settings.mix.warmup_epochs and (epoch - settings.mix.warmup_epochs) % 4 == 0:
-                    now.counts["images_forward"] += _refresh(it, batches, train.batch)
             started, last_shown = time.perf_counter() - now.seconds, 0.0
             if bar is not None:
                 bar.set_description(f"epoch {epoch + 1}/{train.epochs}")
@@ -191,7 +197,6 @@ def fit(
                 settle(bad)
                 if asked:
                     settle(watch.look(lag=0)[0])
-                    share_out()
                     save()
                     raise stopped()
                 if bar is not None and time.perf_counter() - last_shown > 0.5:  # showing waits for the device
@@ -202,7 +207,8 @@ def fit(
                     bar.update(train.batch)
             bad, asked = watch.look(lag=0)
             settle(bad)
-            share_out()
+            now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
+            ranks.average_buffers(net)
             means = now.means.values()
             row = {"epoch": epoch + 1, "lr": lr, **means, **now.counts, "seconds": now.seconds}
             history.append({column: row.get(column) for column in COLUMNS})
@@ -257,7 +263,7 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
             else:
                 loss, stats = methods.loss(settings, output, batch.labels, mixed, clean, clean_logits)
                 credit = credit * (1 - mixed.rho) + (guess == batch.labels[mixed.donors]) * mixed.rho
-    if it.bank is not None and settings.mixer.maps == "recent":
+    if it.bank is not None:
         weight, boxes = it.net.head.weight.detach(), mixed.box_reference if mixed else None
         side, count = batch.images.shape[-1], batch.count
         with record_function("bank"):
@@ -270,20 +276,6 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
     with record_function("update"):
         it.optimizer.step()
     return {**stats, "loss": loss.detach(), "accuracy": 100 * credit.mean()}, forwards, backwards
-
-
-@torch.no_grad()
-def _refresh(it: Learner, batches: Batches, batch: int) -> int:
-    """Renew the whole bank by a pass over the stored squares; for the comparison of suites/localisation.yaml."""
-    whole = np.zeros((len(batches.labels), 5))
-    whole[:, 2:4] = 1
-    side, weight, count = batches.view.side, it.net.head.weight.detach(), 0
-    for each in batches.evaluation(batch, whole):
-        with it.cast(), frozen_statistics(it.net):
-            features = it.net.train()(each.images).features
-        it.bank.keep(each.index, each.windows, features, weight, each.labels, None, side)
-        count += each.count
-    return count
 
 
 def _bar(quiet: bool, done: int, images: int):  # noqa: ANN202

@@ -149,9 +149,9 @@ class Batches:
 
         return made() if self.device.type == "cuda" else _ahead(made())
 
-    def evaluation(self, batch: int, windows: np.ndarray | None = None) -> Iterator[Batch]:
+    def evaluation(self, batch: int) -> Iterator[Batch]:
         """Every row once, in order, in the evaluation view; the last batch may be smaller."""
-        windows = views.evaluation_windows(self.sizes, self.view) if windows is None else windows
+        windows = views.evaluation_windows(self.sizes, self.view)
         plan = [(self.rows[at : at + batch], 0) for at in range(0, len(self.rows), batch)]
 
         def made() -> Iterator[Batch]:
