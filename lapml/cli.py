@@ -6,6 +6,7 @@ SIGTERM or Ctrl-C with its state saved: the same command, given again, goes on.
 
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +79,7 @@ def train(
         else resolved(settings, paths, dataset, method, seed, development)
     )
     packed = Packed.open(paths.pack(dataset), config.data)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() if smoke else nullcontext() as temporary:
         folder = (paths.development if development else paths.run)(dataset, method, seed)
         with ranks.joined(pick_device(config.train)[0].type):
             metrics = execute(config, packed, Path(temporary) if smoke else folder, quiet=quiet(), log=_log)

@@ -12,7 +12,7 @@ from lapml.config import Run
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, OutOfMemoryError
 from lapml.model import Net
 from lapml.optim import DTYPES, autocast
 
@@ -43,8 +43,15 @@ def predict(
     batches = Batches(packed, own, config.data.view, weights["mean"], weights["std"], device, DTYPES[precision])
     outputs = []
     for batch in batches.evaluation(max(config.train.batch, 64)):
-        with autocast(device, precision):
-            outputs.append(net(batch.images)[1:])
+        try:
+            with autocast(device, precision):
+                outputs.append(net(batch.images)[1:])
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"{config.dataset}: {batch.count} images of {config.data.view.side} px do not fit into the GPU's memory when "
+                f"they are evaluated ({str(error).partition('. ')[2][:150]}); take another GPU that nobody else uses, or a "
+                "smaller data.*.view.side; what was saved before is intact"
+            ) from None
     parts = [torch.cat(part).float().cpu().numpy() for part in zip(*outputs, strict=True)] if outputs else None
     shares = ranks.collected(parts)
     logits, embeddings = (np.empty((len(rows), part.shape[1]), np.float32) for part in shares[0])

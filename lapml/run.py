@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lapml import evaluate, ranks
@@ -61,10 +62,13 @@ def execute(
     pd.DataFrame(fitted.history).to_csv(partial / "history.csv", index=False, lineterminator="\n")
     write_json(partial / "metrics.json", metrics)
     evaluate.table(seen, packed).to_parquet(partial / "predictions.parquet", index=False)
-    save_file(
-        {name: value.contiguous().cpu() for name, value in fitted.net.state_dict().items()},
-        partial / "model.safetensors",
-    )
+    try:
+        save_file(
+            {name: value.contiguous().cpu() for name, value in fitted.net.state_dict().items()},
+            partial / "model.safetensors",
+        )
+    except SafetensorError as error:  # its own kind, for a disk that is full
+        raise OSError(None, str(error), str(folder / "model.safetensors")) from None
     files = {name: sha256(partial / name) for name in RUN_FILES if name != "provenance.json"}
     seconds = time.perf_counter() - clock + fitted.earlier_seconds
     provenance = _provenance(config, packed, fitted, code, started, seconds, folder)

@@ -57,7 +57,13 @@ class Epoch:
 
 def save(path: Path, state: dict[str, Any]) -> None:
     with atomic(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            with open(temporary, "wb") as file:  # given a name, torch would hide what the system says
+                torch.save(state, file)
+        except RuntimeError as error:  # closing its archive fails too
+            raise next(
+                (each for each in (error.__context__, error.__cause__) if isinstance(each, OSError)), error
+            ) from None
 
 
 def load(path: Path, key: str, device: torch.device) -> dict[str, Any] | None:
@@ -80,7 +86,7 @@ class Watch:
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked: int | None = None  # the signal
         self.pending: list[tuple[int, Tensor]] = []
         self.before: dict[int, Any] = {}
 
@@ -89,14 +95,18 @@ class Watch:
             self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if self.asked and kind is None:  # after the last step: whoever comes next has to stop
+            signal.raise_signal(self.asked)
 
     def add(self, step: int, loss: Tensor) -> None:
         """A step and its loss (0-d, on the device)."""
         diverged = ~loss.isfinite()
-        self.pending.append((step, ranks.total(torch.stack([diverged, torch.full_like(diverged, self.asked)]).int())))
+        self.pending.append(
+            (step, ranks.total(torch.stack([diverged, torch.full_like(diverged, self.asked is not None)]).int()))
+        )
 
     def look(self, lag: int) -> tuple[int | None, bool]:
         """(the first step whose loss was not finite, whether to stop), without the last ``lag`` steps."""
@@ -109,5 +119,5 @@ class Watch:
         return bad, asked
 
     def _ask(self, number: int, _: FrameType | None) -> None:
-        self.asked = True
+        self.asked = number
         signal.signal(number, self.before[number])

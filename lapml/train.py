@@ -133,7 +133,7 @@ def fit(
     ]
     key = digest(what)
     history: list[dict[str, Any]] = []
-    now, resumed = state.Epoch(), 0
+    now, resumed, good = state.Epoch(), 0, "the initial one"
     if path is not None and (saved := ranks.agreed(state.load(path, key, device) if ranks.rank() == 0 else None)):
         net.load_state_dict(saved["net"])
         it.optimizer.load_state_dict(saved["optimizer"])
@@ -144,6 +144,7 @@ def fit(
         now.means.sums = {name: value.to(device) for name, value in own["sums"].items()}
         for buffer, value in zip(net.buffers(), own["buffers"], strict=True):
             buffer.copy_(value)
+        good = f"that of epoch {len(history)}" + (f" and step {now.step} after it" if now.step else "") + f", {path}"
         log(f"resumed after epoch {len(history)} of {train.epochs}" + (f", step {now.step}" if now.step else ""))
     earlier = sum(row["seconds"] for row in history) + now.seconds
 
@@ -155,14 +156,18 @@ def fit(
             record |= {"bank": it.bank.cells if it.bank else None, "history": history, "epoch": now.state()}
             state.save(path, {**record, "resumed": resumed})
 
-    def settle(bad: int | None) -> None:
+    def settle(bad: int | None, what: str = "the loss was") -> None:
         if bad is not None:
-            good = "that of epoch {}{}".format(epoch, f", {path}" if path else "") if epoch else "the initial one"
             raise DivergedError(
-                f"{config.dataset}/{config.method}/{seed}: the loss was not finite in epoch {epoch + 1}, step {bad + 1} of "
+                f"{config.dataset}/{config.method}/{seed}: {what} not finite in epoch {epoch + 1}, step {bad + 1} of "
                 f"{steps}, at lr {schedule(train, steps, epoch * steps + bad):.3g}; the last good state is {good}. Lower "
                 "train.lr or the row's alpha"
             )
+
+    def settle_weights() -> None:
+        """A finite loss may have had a gradient that was not: such a state is neither saved nor evaluated."""
+        if not all(value.isfinite().all() for value in net.state_dict().values()):
+            settle(now.step - 1, "the weights were")
 
     def stopped() -> Stopped:
         where = f"epoch {epoch + 1} after step {now.step} of {steps}" if now.step else f"after epoch {epoch + 1}"
@@ -181,10 +186,11 @@ def fit(
                 try:
                     stats, forwards, backwards = take_step(it, batch)
                 except torch.OutOfMemoryError as error:
+                    smaller = f"train.batch={train.batch // 2}" if train.batch > 3 else "a smaller data.*.view.side"
                     raise OutOfMemoryError(
                         f"train.batch: {train.batch} images of {config.data.view.side} px do not fit into the GPU's memory "
-                        f"({str(error).partition('. ')[2][:150]}); try train.batch={max(2, train.batch // 2)}, or another "
-                        "GPU that nobody else uses; what was saved before is intact"
+                        f"({str(error).partition('. ')[2][:150]}); try {smaller}, or another GPU that nobody else uses; what was "
+                        "saved before is intact"
                     ) from None
                 now.means.add(stats)
                 now.counts["images_forward"] += forwards * ranks.size()
@@ -197,6 +203,7 @@ def fit(
                 settle(bad)
                 if asked:
                     settle(watch.look(lag=0)[0])
+                    settle_weights()
                     save()
                     raise stopped()
                 if bar is not None and time.perf_counter() - last_shown > 0.5:  # showing waits for the device
@@ -209,11 +216,13 @@ def fit(
             settle(bad)
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
             ranks.average_buffers(net)
-            means = now.means.values()
+            settle_weights()
+            means, lr = now.means.values(), schedule(train, steps, (epoch + 1) * steps - 1)
             row = {"epoch": epoch + 1, "lr": lr, **means, **now.counts, "seconds": now.seconds}
             history.append({column: row.get(column) for column in COLUMNS})
             now = state.Epoch()
             save()
+            good = f"that of epoch {epoch + 1}" + (f", {path}" if path else "")
             if asked:
                 raise stopped()
             if quiet:

@@ -6,7 +6,10 @@ finished study. Trials run one after another, each sampled from (seed, its numbe
 taken up again ends in the same margins.
 """
 
+import fcntl
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,12 +111,45 @@ def _open(paths: Paths, dataset: str, name: str) -> optuna.Study:
     journal = paths.journal(dataset, name)
     journal.parent.mkdir(parents=True, exist_ok=True)
     try:
-        storage = JournalStorage(JournalFileBackend(str(journal)))
+        lock = _Lock(journal)
+        backend = JournalFileBackend(str(journal), lock)  # makes the file
+        _mend(journal, lock)
+        storage = JournalStorage(backend)
         return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    except OSError:  # says itself what is wrong, and not that the journal is
+        raise
     except Exception as error:  # a damaged journal shows itself in many ways
         raise LapmlError(
             f"{journal}: cannot be read as an Optuna journal ({error}); delete it to start this study over"
         ) from error
+
+
+class _Lock:
+    """Of a journal; the system frees it when its process dies. Optuna's own is a link whose death nobody notices, and is
+    waited for for ever where the journal's path is relative.
+    """
+
+    def __init__(self, journal: Path):
+        self.journal = journal
+
+    def acquire(self) -> bool:
+        self.file = open(self.journal, "rb")
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        self.file.close()
+
+
+def _mend(journal: Path, lock: _Lock) -> None:
+    """Cut off a last line that is half-written, as a full disk or a crash leaves it: what is before it counts."""
+    lock.acquire()
+    try:
+        content = journal.read_bytes()
+        if not content.endswith(b"\n"):
+            os.truncate(journal, content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def _drop_unfinished(study: optuna.Study) -> None:

@@ -69,13 +69,12 @@ def test_suites_load_and_are_complete(path):
                 walk(part, f"{key}.{name}")
 
     walk(params, path.name)
-    assert {"baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin"} <= set(params.methods)
     for dataset in params.datasets:
         for row in params.all_rows():
             assert config.resolve(params, dataset, row, params.seeds[0], VALUES).method == row
 
 
-@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in SUITES if "localisation" not in path.name], ids=lambda path: path.name)
 def test_the_rows_are_the_ablation(path):
     """A row differs from the one before it in what the table of method.md says, and in nothing else."""
     rows = config.load(path).methods
@@ -88,6 +87,25 @@ def test_the_rows_are_the_ablation(path):
     assert cutmix.margin is localised.margin is None and margin.margin == adaptive.margin is not None
     assert margin.margin.positive == 0
     assert margin.adaptive is None and adaptive.adaptive is not None
+
+
+def test_a_suite_read_on_validation_trains_on_the_training_split_alone():
+    params = config.load(PARAMS, ["read=val"])
+    run = config.resolve(params, "birds", "cutmix", 0)
+    assert (run.fit, run.evaluate) == (["train"], "val")
+    assert run == config.resolve(config.load(PARAMS), "birds", "cutmix", 0, development=True)
+
+
+@pytest.mark.parametrize("key, value, line", [
+    ("mixer.maps", "recent", "mixer.maps: found 'recent', expected 'fresh' with margin.reference 'joint'"),
+    ("margin.every", 4, "margin.every: found 4, expected 1 with margin.reference 'joint'"),
+])  # fmt: skip
+def test_a_joint_pass_localises_and_embeds_every_batch(tmp_path, key, value, line):
+    given = {"mixer.maps": "fresh", "margin.every": 1, "margin.reference": "joint"}
+    at = "methods.margin."
+    config.load(PARAMS, [f"{at}{name}={each}" for name, each in given.items()])
+    with pytest.raises(LapmlError, match=re.escape(line)):
+        config.load(PARAMS, [f"{at}{name}={each}" for name, each in (given | {key: value}).items()])
 
 
 def test_numbers_in_place_of_tuned(tmp_path):
@@ -141,6 +159,7 @@ BAD = [
     ("methods.cutmix.label", "semantic"), ("methods.cutmix.label", "mass"),
     ("methods.loc_cutmix.mixer.area", [0.5, 0.1]), ("methods.loc_cutmix.mixer.area", [0.0, 0.5]),
     ("methods.loc_cutmix.mixer.temperature", 0), ("methods.loc_cutmix.mixer.support", 1.01),
+    ("read", "train"), ("train.gpus", 0), ("train.batch_norm", "none"), ("methods.margin.margin.every", 0),
     ("methods.loc_cutmix.mixer.maps", "old"), ("methods.loc_cutmix.mixer", None), ("methods.margin.margin.m", 1.5),
     ("methods.margin.margin.m", -0.1), ("methods.margin.margin.m", "tune"), ("methods.margin.margin.m", NAN),
     ("methods.margin.margin.alpha", -1.0), ("methods.margin.margin.positive", 2.0),

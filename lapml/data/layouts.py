@@ -11,7 +11,7 @@ classes their names; punctuation that the real names have is put into some.
 """
 
 import io
-import tempfile
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -49,11 +49,14 @@ def draw(root: Path, settings: Drawn, reader: str) -> None:
     if root.exists():
         raise LapmlError(f"{root}: exists already, expected a new folder; remove it to draw the birds again")
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
-        partial = Path(temporary) / "partial"
+    partial = root.with_name(f".{root.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
         partial.mkdir()
         WRITERS[reader](partial, settings)
         partial.rename(root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 # --- CUB-200-2011 ---

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,11 +53,17 @@ def report(
     text, overridden = _settings(params, Path(params_path))
     html = page.build(params, text, runs, epochs, table, tuned, pictures, overridden)
     paths.report.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.report.parent, prefix=".report-", suffix=".tmp") as made:
-        tables.write(Path(made), params, runs, epochs, table)
-        (Path(made) / "report.html").write_text(html, encoding="utf-8")
-        for name in REPORT_FILES:
-            (Path(made) / name).replace(paths.report / name)
+    partial = paths.report / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        partial.mkdir()
+        tables.write(partial, params, runs, epochs, table)
+        (partial / "report.html").write_text(html, encoding="utf-8")
+        (paths.report / "report.html").unlink(missing_ok=True)  # an old one must never stand beside new tables
+        for name in REPORT_FILES:  # report.html is the last
+            (partial / name).replace(paths.report / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return paths.report / "report.html"
 
 
@@ -83,8 +88,13 @@ def publish(params: Params, paths: Paths) -> Path:
         raise LapmlError(f"{paths.report / 'runs.csv'}: is not of the runs as they are now; run `lapml report` again")
     _refuse_pictures(params, paths, paths.report / "report.html")
     paths.published.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.published.parent, prefix=f".{params.suite}-", suffix=".tmp") as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
+    scratch = paths.published.with_name(f".{params.suite}.tmp")
+    new, old = scratch / "new", scratch / "old"
+    if old.exists() and not paths.published.exists():  # killed between the two renames below
+        old.rename(paths.published)
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir()
         _copy(params, paths, runs, new)
         if paths.published.exists():
             paths.published.rename(old)
@@ -94,6 +104,8 @@ def publish(params: Params, paths: Paths) -> Path:
             if old.exists():
                 old.rename(paths.published)
             raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return paths.published
 
 
