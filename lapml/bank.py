@@ -72,9 +72,12 @@ class Bank:
         )
         rows, windows, seen = ranks.gathered(rows), ranks.gathered(windows), ranks.gathered(seen)
         own = cut(seen, _inverse(windows), self.grid).permute(0, 2, 3, 1)
-        share = own[..., -1:]
+        share = own[..., -1:]  # of a cell as the view shows it, drawn out beyond its border
+        shown = covered(torch.cat([windows[:, :2], windows[:, :2] + windows[:, 2:4]], 1), self.grid, 1)[..., None]
         new = (own[..., :-1] / share.clamp_min(1e-6)).to(self.cells.dtype)
-        self.cells[rows] = torch.where(share >= SEEN, new, self.cells[rows])
+        held = self.cells[rows]
+        renewed = (share >= SEEN) & ((shown >= SEEN) | ~held.any(-1, keepdim=True))
+        self.cells[rows] = torch.where(renewed, new, held)
 
     def recall(self, rows: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
         """(B, h, w) class maps that sum to 1, and (B, P, h, w) part features, as views of ``windows`` would show them.

@@ -18,6 +18,12 @@ class Stopped(LapmlError):
     status = 75
 
 
+class LostError(LapmlError):
+    """A process of several failed, or lost another one."""
+
+    everywhere = False
+
+
 class OutOfMemoryError(LapmlError):
     """A batch does not fit into a GPU's memory."""
 

@@ -4,10 +4,12 @@ Every function here is the identity where there is only one process, so that the
 All ranks draw the same random tables and know the same bank; each forwards its own slice of every batch.
 """
 
+import inspect
 import logging
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +18,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from lapml.errors import LapmlError, Stopped
+from lapml.errors import LapmlError, LostError, Stopped
+
+GRACE = 20.0  # seconds in which the launcher ends a process that has lost another one
+asked = False  # whether this process has been asked to stop (state.Watch)
 
 
 def size() -> int:
@@ -46,7 +52,7 @@ def launch(processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it would print tracebacks of its own
+    logging.disable(logging.CRITICAL)  # the launcher would print warnings and tracebacks of its own
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -96,12 +102,23 @@ def joined(device: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LapmlError(
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if asked:  # by the launcher, which saw another one die and will say so
+            raise LostError("") from None
+        time.sleep(GRACE)
+        raise LostError(
             f"process {rank()} of {size()} failed, or lost one that did: {str(error).splitlines()[0][:300]}; mend what the "
             "first to fail says, and run the same command again: it goes on from the last saved state"
         ) from None
     finally:
         dist.destroy_process_group()
+
+
+def shared(net: nn.Module) -> DistributedDataParallel:
+    """The net as it trains on several ranks: gradients become their mean over them; buffers stay each rank's own."""
+    # torch 2.14 renamed the option
+    new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    return DistributedDataParallel(net, **{"forward_sync_buffers" if new else "broadcast_buffers": False})
 
 
 def shard(count: int) -> slice:

@@ -23,7 +23,8 @@ class Means:
 
     def add(self, stats: dict[str, Tensor]) -> None:
         for name, value in stats.items():
-            self.sums[name] = self.sums.get(name, 0) + value.float()
+            # fp32 numbers whose sums are exact, in whatever order and over however many ranks they are taken
+            self.sums[name] = self.sums.get(name, 0) + value.float().double()
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def over_ranks(self) -> None:
@@ -119,5 +120,5 @@ class Watch:
         return bad, asked
 
     def _ask(self, number: int, _: FrameType | None) -> None:
-        self.asked = number
+        self.asked, ranks.asked = number, True
         signal.signal(number, self.before[number])

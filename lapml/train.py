@@ -15,7 +15,6 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.autograd.profiler import record_function  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
-from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from lapml import losses, methods, ranks, state  # noqa: E402
 from lapml.bank import Bank  # noqa: E402
@@ -77,7 +76,7 @@ def learner(config: Run, net: Net, images: int, device: torch.device, precision:
     bank = None
     if isinstance(settings.mixer, Localized) and settings.mixer.maps == "recent":
         bank = Bank(images, net.head.in_features, config.data.view.side // net.stride, device)
-    forward = net if ranks.size() == 1 else DistributedDataParallel(net, broadcast_buffers=False)
+    forward = net if ranks.size() == 1 else ranks.shared(net)
     return Learner(
         net, forward, make_optimizer(net, train), settings, train.batch_norm, bank, lambda: autocast(device, precision)
     )

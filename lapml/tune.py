@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from lapml import evaluate
+from lapml import evaluate, ranks
 from lapml.config import Params, Range, digest, frozen_margins, resolve, study_identity, tuned_values
 from lapml.data.pack import Packed
 from lapml.errors import DivergedError, LapmlError
@@ -48,27 +48,38 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     packed = Packed.open(paths.pack(dataset), params.data[dataset])
     what = study_identity(params, dataset, method, frozen, packed.meta["sha256"])
     name = digest(what)
-    study = _open(paths, dataset, name)
+    study = _open(paths, dataset, name) if ranks.rank() == 0 else None  # of several ranks, the first one keeps it
     space = getattr(params.tune, method)
-    _drop_unfinished(study)
-    while (done := len(_finished(study))) < params.tune.trials:
+    trial = None
+
+    def asked() -> tuple[int, dict[str, float]] | None:
+        nonlocal trial
+        if (done := len(_finished(study))) == params.tune.trials:
+            return None
         seed = int(np.random.default_rng([params.tune.seeds[0], done]).integers(2**32))
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(1, params.tune.trials // 2))
         trial = study.ask()
-        values = {key: _suggest(trial, key, each) for key, each in space if key in searched}
+        return done, {key: _suggest(trial, key, each) for key, each in space if key in searched}
+
+    if study:
+        _drop_unfinished(study)
+    while proposed := ranks.agreed(asked() if study else None):
+        done, values = proposed
         log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: {_show(values)}")
         try:
             scores = [_score(params, packed, dataset, method, seed, {**frozen, **values}) for seed in params.tune.seeds]
         except DivergedError as error:
-            trial.set_user_attr(DIVERGED, str(error))
-            study.tell(trial, state=TrialState.FAIL)
+            if study:
+                trial.set_user_attr(DIVERGED, str(error))
+                study.tell(trial, state=TrialState.FAIL)
             log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: failed: {error}")
             continue
-        study.tell(trial, sum(scores) / len(scores))
+        if study:
+            study.tell(trial, sum(scores) / len(scores))
         log(
             f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: validation top-1 {sum(scores) / len(scores):.2f} %"
         )
-    finished = _finished(study)
+    finished = ranks.agreed(_finished(study) if study else None)
     scored = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     if not scored:
         raise LapmlError(
@@ -93,7 +104,8 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
         "dirty": dirty,
         "versions": versions(),
     }
-    write_json(paths.tuned(dataset, method), result)
+    if study:
+        write_json(paths.tuned(dataset, method), result)
     return result
 
 

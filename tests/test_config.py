@@ -74,7 +74,9 @@ def test_suites_load_and_are_complete(path):
             assert config.resolve(params, dataset, row, params.seeds[0], VALUES).method == row
 
 
-@pytest.mark.parametrize("path", [path for path in SUITES if "localisation" not in path.name], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in SUITES if "localisation" not in path.name], ids=lambda path: path.name
+)
 def test_the_rows_are_the_ablation(path):
     """A row differs from the one before it in what the table of method.md says, and in nothing else."""
     rows = config.load(path).methods

@@ -1,7 +1,9 @@
 """What the commands share: their options, and how they end."""
 
 import os
+import signal
 import sys
+import time
 from functools import wraps
 from pathlib import Path
 from typing import Annotated
@@ -32,8 +34,13 @@ def plain(function):
         except OSError as error:  # a full disk, a folder that may not be written
             message = f"{error.filename or 'the system'}: {error.strerror or error}; what was finished before is intact"
         except KeyboardInterrupt:
-            message, status = "stopped; run the same command again to go on", Stopped.status
-        if not everywhere or os.environ.get("RANK", "0") == "0":
+            message, everywhere, status = "stopped; run the same command again to go on", True, Stopped.status
+        first = os.environ.get("RANK", "0") == "0"
+        if everywhere and not first and status == 1:  # the first to end is ended by the launcher for all
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(15)
+            first = True  # it has met nothing of the kind
+        if message and (first or not everywhere):
             typer.echo(f"error: {message}", err=True)
         raise typer.Exit(status)
 

@@ -52,7 +52,8 @@ def mass(maps: Tensor, boxes: Tensor, side: int) -> Tensor:
     Returns:
         (B,) Σ over cells of S · (share of the cell that the box covers).
     """
-    return torch.einsum("bhw,bh,bw->b", maps, *_covered(boxes, maps.shape[1:], side, maps.dtype)).clamp(0, 1)
+    with torch.autocast(maps.device.type, enabled=False):
+        return torch.einsum("bhw,bh,bw->b", maps, *_covered(boxes, maps.shape[1:], side, maps.dtype)).clamp(0, 1)
 
 
 def covered(boxes: Tensor, grid: int, side: int) -> Tensor:
