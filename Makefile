@@ -52,7 +52,7 @@ bench: $(VENV)/.main  ## measure costs on this machine (after `make reproduce`),
 	@$(BIN)/lapml bench --profile --steps 20 --output $(BENCH)
 	@$(BIN)/lapml bench loaders --repeats 10 --steps 12 --output $(BENCH)
 	@$(BIN)/lapml bench options --repeats 10 --steps 12 --output $(BENCH)
-	@$(BIN)/lapml bench growth --repeats 5 --steps 6 --output $(BENCH)
+	@$(BIN)/lapml bench growth --repeats 5 --steps 8 --output $(BENCH)
 	@$(BIN)/lapml data bench --output $(BENCH)
 
 gpu-cub200: $(VENV)/.main  ## the whole of CUB-200-2011 on one GPU (set LAPML_CUB200), and publish its report

@@ -186,7 +186,9 @@ def bench(
     ] = "rows",
     dataset: Annotated[str, typer.Option(help="A prepared data set; the suite's first by default.")] = "",
     repeats: Annotated[int, typer.Option(min=2, help="Rounds; every round times every contender once.")] = 10,
-    steps: Annotated[int, typer.Option(min=1, help="Steps a contender and round.")] = 6,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps a contender and round; best a multiple of margin.every.")
+    ] = 12,
     profile: Annotated[bool, typer.Option("--profile", help="A trace, and where the time of a step goes.")] = False,
     output: Annotated[
         Path | None, typer.Option(help="Writes its JSON, table and plot into OUTPUT/SUITE; only printed without it.")

@@ -50,7 +50,11 @@ def reference(
             output.logits[: batch.count],
         )
         return seen, len(images), len(images)
-    with torch.no_grad(), frozen_statistics(net):
+    kind = images.device.type
+    uncached = torch.autocast(
+        kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
+    )
+    with torch.no_grad(), frozen_statistics(net), uncached:  # the step must not take over weights cast without gradient
         features = net(images).features
     return Reference(class_maps(features, weight, labels), features), len(images), 0
 
@@ -74,7 +78,7 @@ def mix(
 
     Args:
         images: (≥ B, 3, H, H), the references first; donors: (B,) int64; lam: (B,); uniform: (B, DRAWS).
-        seen: the reference pass, which the localized mixer needs.
+        seen: maps and parts, which the localized mixer needs.
     """
     match settings.mixer:
         case CutMix():

@@ -35,6 +35,7 @@ class Net(nn.Module):
         self.stride = 1  # input pixels a cell of the map; `build` measures it
         self.tap = tap  # index of the intermediate map that is taken, None for the last
         self.head = nn.Linear(channels, classes)
+        self.projects = embedding_dim is not None
         self.projection = nn.Linear(channels, embedding_dim, bias=False) if embedding_dim else nn.Identity()
 
     def features(self, images: Tensor) -> Tensor:

@@ -202,7 +202,7 @@ class Method(Section):
         if any(given) and not all(given):
             raise ValueError("mix, mixer and label go together: give all three, or none for a row that does not mix")
         if self.margin and not isinstance(self.mixer, Localized):
-            raise ValueError("margin: needs mixer.name 'localized', whose pass gives the reference's embedding")
+            raise ValueError("margin: needs mixer.name 'localized', which finds the parts")
         if self.adaptive and not self.margin:
             raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
         if self.margin and self.margin.reference == "joint":

@@ -67,10 +67,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
             ) from None
 
 
-def load(path: Path, key: str, device: torch.device) -> dict[str, Any] | None:
+def load(path: Path, key: str) -> dict[str, Any] | None:
     """The saved state, if it is one of the same settings, data, torch and kind of device."""
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
     except Exception:  # a damaged file is worth no more than none: the run starts over
@@ -88,7 +88,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.asked: int | None = None  # the signal
-        self.pending: list[tuple[int, Tensor]] = []
+        self.pending: list[tuple[int, Tensor, torch.cuda.Event | None]] = []
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Watch":
@@ -105,15 +105,21 @@ class Watch:
     def add(self, step: int, loss: Tensor) -> None:
         """A step and its loss (0-d, on the device)."""
         diverged = ~loss.isfinite()
-        self.pending.append(
-            (step, ranks.total(torch.stack([diverged, torch.full_like(diverged, self.asked is not None)]).int()))
-        )
+        asked = torch.full_like(diverged, self.asked is not None)
+        flags, arrived = ranks.total(torch.stack([diverged, asked]).int()), None
+        if flags.is_cuda:
+            flags = torch.empty(2, dtype=torch.int32, pin_memory=True).copy_(flags, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self.pending.append((step, flags, arrived))
 
     def look(self, lag: int) -> tuple[int | None, bool]:
         """(the first step whose loss was not finite, whether to stop), without the last ``lag`` steps."""
         bad, asked = None, False
         while len(self.pending) > lag:
-            step, flags = self.pending.pop(0)
+            step, flags, arrived = self.pending.pop(0)
+            if arrived is not None:
+                arrived.synchronize()  # waits for that step only
             diverged, stop = flags.tolist()
             bad = step if diverged and bad is None else bad
             asked |= bool(stop)

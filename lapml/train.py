@@ -12,7 +12,8 @@ from typing import Any
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on a GPU; before CUDA starts
 
 import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from timm.layers import convert_sync_batchnorm  # noqa: E402
+from torch import Tensor  # noqa: E402
 from torch.autograd.profiler import record_function  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 
@@ -71,7 +72,7 @@ def learner(config: Run, net: Net, images: int, device: torch.device, precision:
                 f"train.batch_norm: found sync on {ranks.size()} process(es) on {device.type}, expected several GPUs; "
                 "set it to local"
             )
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        net = convert_sync_batchnorm(net)  # timm's: torch's own drops the activations that timm fuses into batch norm
     net.to(device, DTYPES[precision], memory_format=torch.channels_last)
     bank = None
     if isinstance(settings.mixer, Localized) and settings.mixer.maps == "recent":
@@ -133,7 +134,7 @@ def fit(
     key = digest(what)
     history: list[dict[str, Any]] = []
     now, resumed, good = state.Epoch(), 0, "the initial one"
-    if path is not None and (saved := ranks.agreed(state.load(path, key, device) if ranks.rank() == 0 else None)):
+    if path is not None and (saved := ranks.agreed(state.load(path, key) if ranks.rank() == 0 else None)):
         net.load_state_dict(saved["net"])
         it.optimizer.load_state_dict(saved["optimizer"])
         if it.bank is not None:
@@ -202,6 +203,7 @@ def fit(
                 settle(bad)
                 if asked:
                     settle(watch.look(lag=0)[0])
+                    now.seconds = time.perf_counter() - started
                     settle_weights()
                     save()
                     raise stopped()
@@ -212,6 +214,7 @@ def fit(
                 if bar is not None:
                     bar.update(train.batch)
             bad, asked = watch.look(lag=0)
+            now.seconds = time.perf_counter() - started
             settle(bad)
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
             ranks.average_buffers(net)
@@ -271,6 +274,8 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
             else:
                 loss, stats = methods.loss(settings, output, batch.labels, mixed, clean, clean_logits)
                 credit = credit * (1 - mixed.rho) + (guess == batch.labels[mixed.donors]) * mixed.rho
+            if it.net.projects:
+                loss = loss + 0 * output.embedding.sum()  # DDP wants a gradient for each parameter in every step
     if it.bank is not None:
         weight, boxes = it.net.head.weight.detach(), mixed.box_reference if mixed else None
         side, count = batch.images.shape[-1], batch.count

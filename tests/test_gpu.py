@@ -7,19 +7,24 @@ from lapml.data import batches as batches_module
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.model import build
+from lapml.state import Means, Watch
 from lapml.train import fit, learner, take_step
 
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
+FRESH = "methods.{}.mixer.maps=fresh"
 CUDA = ["train.device=cuda", "train.precision=auto"]
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(
+    "row, overrides", [*((row, []) for row in ROWS), *((row, [FRESH.format(row)]) for row in ROWS[2:])]
+)
 @pytest.mark.parametrize("resident", [True, False])
-def test_a_step_does_not_wait_for_the_device(small_run, packed, row, resident, monkeypatch):
+def test_a_step_does_not_wait_for_the_device(small_run, packed, row, overrides, resident, monkeypatch):
+    """Nor do the batches, the running means and the look-out for losses that are not finite."""
     if not resident:
         monkeypatch.setattr(batches_module, "_free_memory", lambda device: 1)
-    run = small_run(row, *CUDA)
+    run = small_run(row, *overrides, *CUDA)
     device = torch.device("cuda")
     net, weights = build(run.model, 3, run.data.view.side, 0)
     it = learner(run, net, len(packed.index), device, "bf16")
@@ -27,13 +32,16 @@ def test_a_step_does_not_wait_for_the_device(small_run, packed, row, resident, m
     batches = Batches(packed, rows, run.data.view, weights["mean"], weights["std"], device)
     for batch in batches.training(0, 0, 6, run.settings):  # the first epoch allocates and picks kernels
         take_step(it, batch)
-    steps = batches.training(0, 1, 6, run.settings)
-    for batch in steps:
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            take_step(it, batch)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    means, watch = Means(), Watch()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step, batch in enumerate(batches.training(0, 1, 6, run.settings)):
+            stats, *_ = take_step(it, batch)
+            means.add(stats)
+            watch.add(step, stats["loss"])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert watch.look(lag=0) == (None, False)
 
 
 @pytest.mark.parametrize("row", ROWS)

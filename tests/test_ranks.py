@@ -56,6 +56,7 @@ CASES = {
         "margin",
         [FRESH.format("margin"), EVERY.format("margin", 1), "methods.margin.margin.reference=joint"],
     ),
+    "margin, projected, every 3": ("margin", [EVERY.format("margin", 3), "model.embedding_dim=16"]),
     "margin, every 3": ("margin", [EVERY.format("margin", 3)]),
     "adaptive_margin, fresh maps, every 3": (
         "adaptive_margin",

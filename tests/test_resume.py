@@ -230,7 +230,7 @@ class Shop:
         before: str = "",
         kill_after: float | None = None,
         kill_at: int | None = None,
-        limit: float = 50,
+        limit: float = 120,
     ) -> Result:
         log = self.root.parent / f"{self.root.name}-log"
         shutil.rmtree(log, ignore_errors=True)
@@ -379,7 +379,7 @@ def test_kill_at_random_moments(whole, tmp_path):
         assert killed.status == -signal.SIGKILL or when is after and killed.status == 0, (what, killed)
         faults += [f"{what}{name} is half-written" for name in half_written(shop, whole, command, {})]
         saved = (shop.root / LAST).is_file() and torch.load(shop.root / LAST, weights_only=True)
-        result = shop(*command, limit=20)
+        result = shop(*command)
         if result.status:
             faults.append(f"{what}again: {result}")
             continue
@@ -463,7 +463,7 @@ def test_kill_while_the_journal_is_locked(whole, tmp_path):
     shop = whole.without(TUNE, tmp_path / "shop")
     killed = shop(*TUNE, before="before_call(os, 'fsync', die, 12)")
     assert killed.status == -signal.SIGKILL
-    result = shop(*TUNE, limit=15)
+    result = shop(*TUNE)
     assert result.status == 0, result
     assert shop.outputs(TUNE) == whole.outputs(TUNE) and shop.hidden() == []
 

@@ -192,16 +192,25 @@ def test_running_statistics_are_updated_by_passes_with_gradient_only(small_run, 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("row", ROWS)
-def test_every_parameter_gets_a_gradient(small_run, packed, row, precision):
-    """Also under autocast, whose cache must not hand on the weights cast in the pass without gradient."""
-    run = small_run(row, "model.name=tf_efficientnet_lite0")
+@pytest.mark.parametrize(
+    "row, overrides", [*((row, []) for row in ROWS), *((row, [FRESH.format(row)]) for row in ROWS[2:])]
+)
+def test_every_parameter_gets_a_gradient(small_run, packed, row, overrides, precision):
+    """Also under autocast, whose cache must not hand on the weights cast in a pass without gradient."""
+    run = small_run(row, *overrides, "model.name=tf_efficientnet_lite0")
     batch, it = batch_and_learner(run, packed, precision=precision)
     before = {name: value.clone() for name, value in it.net.named_parameters()}
     train.take_step(it, batch)
     for name, value in it.net.named_parameters():
         assert value.grad is not None and value.grad.dtype == torch.float32, name
         assert value.grad.any() and not torch.equal(before[name], value), name
+
+
+def test_synchronised_batch_norm_keeps_the_activations_that_are_fused_into_it(small_run, packed):
+    _, it = batch_and_learner(small_run("baseline", "model.name=tf_efficientnet_lite0"), packed)
+    images = torch.rand(2, 3, 48, 48)
+    expected = it.net.eval()(images).logits
+    torch.testing.assert_close(train.convert_sync_batchnorm(it.net).eval()(images).logits, expected)
 
 
 @pytest.mark.parametrize("batch_norm", ["local", "frozen"])
@@ -231,7 +240,7 @@ def test_an_image_that_mixing_did_not_change_is_at_no_distance(small_run, packed
 
 
 def test_margins_are_taken_of_every_nth_mixed_batch(small_run, packed):
-    """Beginning with the first of an epoch, on whatever step a resumed one begins."""
+    """Beginning at another one each epoch, so that it is one of n on the whole; on whatever step a resumed epoch begins."""
     run = small_run("margin", "methods.margin.margin.every=3", "methods.margin.mix.prob=0.7")
     weights = build(run.model, 3, 48, seed=0)[1]
     rows, cpu = rows_of(packed.index, ["train"]), torch.device("cpu")
@@ -239,10 +248,10 @@ def test_margins_are_taken_of_every_nth_mixed_batch(small_run, packed):
     found = [
         (batch.mixed, batch.margins) for epoch in range(3) for batch in batches.training(0, epoch, 2, run.settings)
     ]
-    for epoch in (found[:12], found[12:24], found[24:]):
-        mixed = [margins for is_mixed, margins in epoch if is_mixed]
-        assert 3 <= len(mixed) < 12 and mixed == [at % 3 == 0 for at in range(len(mixed))]
-        assert not any(margins for is_mixed, margins in epoch if not is_mixed)
+    for epoch, batches_of in enumerate((found[:12], found[12:24], found[24:])):
+        mixed = [margins for is_mixed, margins in batches_of if is_mixed]
+        assert 3 <= len(mixed) < 12 and mixed == [(at - epoch) % 3 == 0 for at in range(len(mixed))]
+        assert not any(margins for is_mixed, margins in batches_of if not is_mixed)
     later = [(batch.mixed, batch.margins) for batch in batches.training(0, 1, 2, run.settings, start=5)]
     assert later == found[17:24]
 

@@ -1,12 +1,12 @@
 """The data path and CutMix beside what a user would pick instead: torchvision's and timm's, decoding JPEG every epoch.
 
 All contenders train the same net with the same optimizer, precision, batch and strength of augmentation, and mix every
-batch. The others get all cores as workers, and their first batches, made ahead, are not timed.
+batch. The others get all cores as workers, which stay from epoch to epoch. Batches that a contender made ahead while another
+one was timed are taken before its own time begins.
 """
 
-import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,10 @@ def loaders(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
         arguments = (here, Path(folder), view, weights)
         others = {"torchvision": _torchvision(*arguments), "timm": _timm(*arguments)}
         with closing(endless(here.batches(config, weights), config)) as source:
-            contenders: dict[str, Callable[[], float]] = {
-                OURS: lambda: here.timed(lambda: take_step(own, next(source)), steps)
-            }
-            for name, loader in others.items():
+            contenders = {OURS: _contender(here, lambda: take_step(own, next(source)), steps)}
+            for name, batches in others.items():
                 it, _ = here.learner(config)
-                contenders[name] = lambda it=it, loader=loader: _timed(here, it, loader, steps)
+                contenders[name] = _contender(here, _stepper(it, batches), steps)
             for contender in contenders.values():
                 contender()  # allocations and kernel choice
             seconds = interleaved(contenders, repeats)
@@ -72,10 +70,18 @@ def loaders(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
     return written(record, _markdown(record), output and output / params.suite, "loaders")
 
 
-def _timed(here: Bench, it: Learner, loader: Callable[[], Iterable[tuple[Tensor, Tensor]]], steps: int) -> float:
-    """Mean seconds of a step, workers started anew, so that none works while another contender is timed."""
-    source = itertools.chain.from_iterable(iter(loader()) for _ in itertools.count())
+def _contender(here: Bench, step: Callable[[], Any], steps: int) -> Callable[[], float]:
+    """A function that gives the mean seconds of a step."""
 
+    def run() -> float:
+        for _ in range(PREFETCH * cores() + 2):
+            step()
+        return here.timed(step, steps)
+
+    return run
+
+
+def _stepper(it: Learner, source: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], None]:
     def step() -> None:
         images, targets = next(source)
         it.net.train()
@@ -85,12 +91,10 @@ def _timed(here: Bench, it: Learner, loader: Callable[[], Iterable[tuple[Tensor,
         loss.backward()
         it.optimizer.step()
 
-    for _ in range(PREFETCH * cores() + 2):
-        step()
-    return here.timed(step, steps)
+    return step
 
 
-def _torchvision(here: Bench, folder: Path, view: View, weights: dict[str, Any]) -> Callable[[], Iterator]:
+def _torchvision(here: Bench, folder: Path, view: View, weights: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
     """As its documentation has it: ImageFolder, v2 transforms in the workers, v2.CutMix on the batch."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
@@ -104,18 +108,16 @@ def _torchvision(here: Bench, folder: Path, view: View, weights: dict[str, Any])
     data = ImageFolder(str(folder), v2.Compose(parts))
     mix = v2.CutMix(num_classes=len(data.classes))
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        loader = DataLoader(
-            data, here.params.train.batch, shuffle=True, num_workers=cores(), pin_memory=cuda, drop_last=True,
-            prefetch_factor=PREFETCH,
-        )  # fmt: skip
+    loader = DataLoader(
+        data, here.params.train.batch, shuffle=True, num_workers=cores(), pin_memory=cuda, drop_last=True,
+        prefetch_factor=PREFETCH, persistent_workers=True,
+    )  # fmt: skip
+    while True:
         for images, labels in loader:
             yield mix(*_sent(here, images, labels))
 
-    return batches
 
-
-def _timm(here: Bench, folder: Path, view: View, weights: dict[str, Any]) -> Callable[[], Iterator]:
+def _timm(here: Bench, folder: Path, view: View, weights: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
     """As its train.py has it: with the prefetcher on a GPU, where the batch is mixed when it is collated."""
     from timm.data import FastCollateMixup, ImageDataset, Mixup, create_loader
 
@@ -124,19 +126,16 @@ def _timm(here: Bench, folder: Path, view: View, weights: dict[str, Any]) -> Cal
     how = {"mixup_alpha": 0.0, "cutmix_alpha": 1.0, "label_smoothing": 0.0, "num_classes": len(here.packed.class_names)}
     mix = Mixup(**how)
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        loader = create_loader(
-            data, view.side, batch, is_training=True, scale=tuple(view.scale), ratio=ASPECT,
-            hflip=0.5 if view.flip else 0.0, color_jitter=(view.jitter,) * 3 if view.jitter else None,
-            mean=tuple(weights["mean"]), std=tuple(weights["std"]), num_workers=cores(), pin_memory=cuda,
-            collate_fn=FastCollateMixup(**how) if cuda else None, device=here.device, use_prefetcher=cuda,
-            persistent_workers=False,
-        )  # fmt: skip
+    loader = create_loader(
+        data, view.side, batch, is_training=True, scale=tuple(view.scale), ratio=ASPECT,
+        hflip=0.5 if view.flip else 0.0, color_jitter=(view.jitter,) * 3 if view.jitter else None,
+        mean=tuple(weights["mean"]), std=tuple(weights["std"]), num_workers=cores(), pin_memory=cuda,
+        collate_fn=FastCollateMixup(**how) if cuda else None, device=here.device, use_prefetcher=cuda,
+    )  # fmt: skip
+    while True:
         for images, labels in loader:
             images, targets = (images, labels) if cuda else mix(images, labels)
             yield _sent(here, images, targets)
-
-    return batches
 
 
 def _sent(here: Bench, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ PLAIN = "as it is"
 
 def _contiguous(it: Learner) -> None:
     it.net.to(memory_format=torch.contiguous_format)
+    it.net.register_forward_pre_hook(lambda _, images: (images[0].contiguous(),))
 
 
 def _fused(it: Learner) -> None:

@@ -109,8 +109,9 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
             return take_step(it, next(source))[1:]
 
         step()  # allocations and kernel choice
-        forwards, backwards = step()
-        stepped[name], memory[name] = step, _peak(here, step)
+        period = range(config.settings.margin.every if config.settings.margin else 1)
+        forwards, backwards = np.mean([step() for _ in period], 0)
+        stepped[name], memory[name] = step, max(_peak(here, step) for _ in period)
         flops[name] = _forward_flops(here, it) * (forwards + 2 * backwards)
     seconds = interleaved({name: lambda step=step: here.timed(step, steps) for name, step in stepped.items()}, repeats)
     record = {
@@ -151,10 +152,10 @@ def _forward_flops(here: Bench, it: Learner) -> int:
     return counter.get_total_flops()
 
 
-def _peak(here: Bench, step: Callable[[], Any]) -> int | None:
-    """Bytes that a step takes on a GPU, beside what lies there between steps."""
+def _peak(here: Bench, step: Callable[[], Any]) -> int:
+    """Bytes that a step takes on a GPU, beside what lies there between steps; 0 on a CPU."""
     if here.device.type != "cuda":
-        return None
+        return 0
     here.wait()
     torch.cuda.reset_peak_memory_stats(here.device)
     before = torch.cuda.memory_allocated(here.device)
@@ -176,7 +177,7 @@ def heading(record: dict[str, Any]) -> str:
 
 def _markdown(record: dict[str, Any]) -> str:
     peak = next((each for name, each in BF16_PEAK.items() if name in record["device"]), None)
-    gpu = any(row["peak_memory_bytes"] is not None for row in record["rows"].values())
+    gpu = any(row["peak_memory_bytes"] for row in record["rows"].values())
     heads = ["", "images/s (median)", "speed / bare", "step time / baseline", "Gflop an image"]
     heads += ["share of bf16 peak", "memory of a step, MiB"] if gpu else []
     lines = [heading(record), "", f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]

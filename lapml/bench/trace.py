@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from torch.autograd import DeviceType
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
@@ -37,8 +38,7 @@ def trace(params: Params, paths: Paths, dataset: str, steps: int, output: Path |
         here.timed(step, 3)
         with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
             whole = here.timed(step, steps)
-        events = {event.key: event for event in profiler.key_averages()}
-        parts[row] = {name: _seconds(events[name], cuda) / steps for name in (DATA, *PARTS) if name in events}
+        parts[row] = {name: seconds / steps for name, seconds in _parts(profiler, cuda).items()}
         parts[row]["the rest"] = max(0.0, whole - sum(parts[row].values()))
         parts[row]["step"] = whole
         traces.append(paths.base / "bench" / f"trace-{row}.json.gz")
@@ -49,8 +49,18 @@ def trace(params: Params, paths: Paths, dataset: str, steps: int, output: Path |
     return written(record, text, output and output / params.suite, "profile") + "\n\n" + "\n".join(map(str, traces))
 
 
-def _seconds(event: Any, cuda: bool) -> float:
-    return (event.device_time_total if cuda else event.cpu_time_total) / 1e6
+def _parts(profiler: profile, cuda: bool) -> dict[str, float]:
+    """Seconds of each named part; on a GPU those of its kernels, so that "the rest" is the time in which none ran."""
+    averages = profiler.key_averages()
+    named = {event.key: event for event in averages if event.device_type == DeviceType.CPU}
+    names = [name for name in (DATA, *PARTS) if name in named]
+    if not cuda:
+        return {name: named[name].cpu_time_total / 1e6 for name in names}
+    found = {name: named[name].device_time_total / 1e6 for name in names if name != "backward"}
+    kernels = sum(event.self_device_time_total for event in averages if event.device_type == DeviceType.CUDA
+                  and not event.is_user_annotation)  # fmt: skip
+    # Autograd launches its kernels from a thread of its own, outside the part's name.
+    return {**found, "backward": max(0.0, kernels / 1e6 - sum(found.values()))}
 
 
 def _markdown(record: dict[str, Any], kind: str) -> str:

@@ -120,7 +120,8 @@ class Batches:
         if settings.mix and epoch >= settings.mix.warmup_epochs:
             mixed = stream(seed, epoch, Purpose.MIXED).random(steps) < settings.mix.prob
             if settings.margin:
-                margins = mixed & ((np.cumsum(mixed) - 1) % settings.margin.every == 0)
+                # Beginning at another one each epoch, so that it is one of n on the whole.
+                margins = mixed & ((np.cumsum(mixed) - 1 - epoch) % settings.margin.every == 0)
             beta = settings.mixer.beta
             tables["lam"] = stream(seed, epoch, Purpose.LAMBDA).beta(beta, beta, count)
             tables["uniform"] = stream(seed, epoch, Purpose.PART).random((count, DRAWS))
@@ -183,8 +184,9 @@ class Batches:
 
 
 def _free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU."""
-    return torch.cuda.mem_get_info(device)[0]
+    """Bytes that are free on a GPU, those included that torch keeps for its next tensors."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def _ahead(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:

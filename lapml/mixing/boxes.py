@@ -94,8 +94,8 @@ def paste(images: Tensor, donors: Tensor, box_reference: Tensor, box_donor: Tens
 def _covered(boxes: Tensor, grid: tuple[int, int], side: int, dtype: torch.dtype) -> list[Tensor]:
     """Shares of the h rows and of the w columns of cells that the boxes cover: (B, h) and (B, w)."""
     shares = []
-    for cells, low, high in ((grid[0], 1, 3), (grid[1], 0, 2)):
+    for cells, axis in ((grid[0], 1), (grid[1], 0)):
         edges = torch.arange(cells, device=boxes.device, dtype=dtype)
-        start, end = (boxes[:, [low, high]].to(dtype) * cells / side)[:, :, None].unbind(1)
+        start, end = (boxes[:, axis::2].to(dtype) * cells / side)[:, :, None].unbind(1)
         shares.append((torch.minimum(end, edges + 1) - torch.maximum(start, edges)).clamp_min(0))
     return shares

@@ -1,5 +1,6 @@
 """The benchmarks: what they time, that contenders do the same work, and what they write."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -66,9 +67,7 @@ def test_loaders_train_on_the_same_images_and_mix_each_batch(shop):
         assert int(file.parent.name) == here.packed.index["label"][row]
     torch.manual_seed(0)
     for make in (loaders._torchvision, loaders._timm):
-        batches = list(make(here, folder, view, weights)())
-        assert len(batches) == 2
-        for images, targets in batches:
+        for images, targets in itertools.islice(make(here, folder, view, weights), 5):  # two are an epoch
             assert images.shape == (6, 3, view.side, view.side) and images.dtype == torch.float32
             assert -3 < images.mean() < 3 and images.std() < 4  # normalised, not 0..255
             torch.testing.assert_close(targets.sum(1), torch.ones(6))
