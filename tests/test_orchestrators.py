@@ -101,6 +101,16 @@ def test_params_that_are_wrong_stop_snakemake_with_the_reason(tmp_path: Path) ->
     assert "params.yaml: train.lr: found -1" in text
 
 
+def test_a_run_on_several_gpus_asks_snakemake_for_as_many_and_for_its_threads(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, "tiny")
+    edit(folder, "gpus: 1 ", "gpus: 2 ")
+    on_cpu = run(folder, "snakemake", "-n", "--cores", "4")
+    assert len(re.findall(r"threads: 2\n    resources: tmpdir=\S+, gpu=0", on_cpu)) == 4  # two studies and two runs
+    edit(folder, "device: auto ", "device: cuda ")
+    on_gpus = run(folder, "snakemake", "-n", "--cores", "4", "--resources", "gpu=4")
+    assert len(re.findall(r"threads: 2\n    resources: tmpdir=\S+, gpu=2", on_gpus)) == 4
+
+
 def changed_stages(folder: Path) -> set[str]:
     """Stages that DVC would run again, for their own settings or files."""
     return set(json.loads(run(folder, "dvc", "status", "--json")))
