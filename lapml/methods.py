@@ -26,20 +26,17 @@ class Reference(NamedTuple):
 
 
 def reference(
-    net: Net, settings: Method, batch: Batch, bank: Bank | None, forward: Callable[[Tensor], Output]
+    net: Net, settings: Method, batch: Batch, forward: Callable[[Tensor], Output]
 ) -> tuple[Reference, int, int]:
-    """Localise the clean images.
+    """Localise the clean images by a pass of their own.
 
     Args:
-        bank: gives the maps where ``mixer.maps`` is ``recent``.
         forward: the net as it trains, for ``margin.reference: joint``.
 
     Returns:
         (the reference, images forwarded for it, images that will go backward for it).
     """
     images, labels, weight = batch.images, batch.labels, net.head.weight.detach()
-    if settings.mixer.maps == "recent":
-        return Reference(*bank.recall(batch.index, batch.windows)), 0, 0
     if settings.margin and settings.margin.reference == "joint":
         output = forward(images)
         features = output.features.detach()
@@ -57,6 +54,17 @@ def reference(
     with torch.no_grad(), frozen_statistics(net), uncached:  # the step must not take over weights cast without gradient
         features = net(images).features
     return Reference(class_maps(features, weight, labels), features), len(images), 0
+
+
+def ahead(settings: Method, batch: Batch, bank: Bank | None) -> Mixed | None:
+    """The generated batch, where that needs nothing of the net as it is now: it can be made before its step.
+
+    (Within an epoch no two batches share an image, so what the steps before it add to the bank does not matter.)
+    """
+    if not batch.mixed or isinstance(settings.mixer, Localized) and bank is None:
+        return None
+    seen = Reference(*bank.recall(batch.index, batch.windows)) if bank else None
+    return mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
 
 
 @torch.no_grad()

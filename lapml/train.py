@@ -24,6 +24,7 @@ from lapml.data.batches import Batch, Batches  # noqa: E402
 from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
 from lapml.errors import DivergedError, LapmlError, OutOfMemoryError, Stopped  # noqa: E402
+from lapml.mixing.boxes import Mixed  # noqa: E402
 from lapml.model import Net, Output, build, running_statistics, training_mode  # noqa: E402
 from lapml.optim import DTYPES, autocast, make_optimizer, pick_device, schedule  # noqa: E402
 from lapml.provenance import code_sha256  # noqa: E402
@@ -57,6 +58,10 @@ class Learner:
     batch_norm: str
     bank: Bank | None
     cast: Callable[[], AbstractContextManager]
+
+    def ahead(self, batch: Batch) -> Mixed | None:
+        """What can be mixed before a batch's step."""
+        return methods.ahead(self.settings, batch, self.bank)
 
 
 def learner(config: Run, net: Net, images: int, device: torch.device, precision: str) -> Learner:
@@ -180,7 +185,7 @@ def fit(
             started, last_shown = time.perf_counter() - now.seconds, 0.0
             if bar is not None:
                 bar.set_description(f"epoch {epoch + 1}/{train.epochs}")
-            for batch in batches.training(seed, epoch, train.batch, settings, now.step):
+            for batch in batches.training(seed, epoch, train.batch, settings, now.step, it.ahead):
                 lr = schedule(train, steps, epoch * steps + now.step)
                 it.optimizer.param_groups[0]["lr"], it.optimizer.param_groups[1]["lr"] = lr, lr * train.head_lr
                 try:
@@ -247,14 +252,13 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
     settings, labels, margin = it.settings, batch.labels[: batch.count], it.settings.margin
     training_mode(it.net, it.batch_norm)
     forwards = backwards = batch.count
-    mixed = seen = clean = clean_logits = None
+    mixed, clean, clean_logits = batch.made or it.ahead(batch), None, None
     with it.cast():
-        if batch.mixed:
-            if isinstance(settings.mixer, Localized):
-                with record_function("localise"):
-                    seen, more, back = methods.reference(it.net, settings, batch, it.bank, it.forward)
-                forwards, backwards = forwards + more, backwards + back
-                clean, clean_logits = seen.embedding, seen.logits
+        if batch.mixed and mixed is None:
+            with record_function("localise"):
+                seen, more, back = methods.reference(it.net, settings, batch, it.forward)
+            forwards, backwards = forwards + more, backwards + back
+            clean, clean_logits = seen.embedding, seen.logits
             with record_function("mix"):
                 mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
         detached = batch.margins and margin.reference == "detached"

@@ -282,7 +282,7 @@ def test_images_never_visited_can_be_mixed_and_trained_on(small_run, packed, row
     batches = Batches(packed, rows_of(packed.index, ["train"]), run.data.view, weights["mean"], weights["std"], CPU)
     batch = next(iter(batches.training(0, 0, 8, run.settings)))
     it = train.learner(run, net, len(packed.index), CPU, "fp32")
-    seen, _, _ = methods.reference(net, run.settings, batch, it.bank, it.forward)
+    seen = methods.Reference(*it.bank.recall(batch.index, batch.windows))
     assert not it.bank.cells.any()
     mixed = methods.mix(run.settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
     assert mixed.images.isfinite().all() and not torch.equal(mixed.images, batch.images)

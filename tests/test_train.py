@@ -256,6 +256,25 @@ def test_margins_are_taken_of_every_nth_mixed_batch(small_run, packed):
     assert later == found[17:24]
 
 
+@pytest.mark.parametrize("row", ["cutmix", "adaptive_margin"])
+def test_mixing_ahead_changes_nothing(small_run, packed, row, monkeypatch):
+    """Batches mixed by the thread that makes them train the net that batches mixed in their step do."""
+    ahead = train.fit(small_run(row), packed, log=quietly)
+    made = []
+    original = Batches.training
+
+    def without(self, *arguments):
+        for batch in original(self, *arguments[:-1]):
+            made.append(batch.made)
+            yield batch
+
+    monkeypatch.setattr(Batches, "training", without)
+    in_step = train.fit(small_run(row), packed, log=quietly)
+    assert made and not any(made)
+    assert_same_state(ahead.net, in_step.net)
+    assert without_seconds(ahead.history) == without_seconds(in_step.history)
+
+
 # --- interruption ---
 
 

@@ -78,7 +78,7 @@ def _steps(
                 it, weights = sized.learner(config)
                 pool = sized.batches(config, weights)
                 pool.steps(config.train.batch)
-                source = endless(pool, config)
+                source = endless(pool, config, it)
 
                 def run(sized=sized, it=it, source=source) -> float:  # noqa: ANN001
                     return sized.timed(lambda: take_step(it, next(source)), steps)

@@ -50,7 +50,7 @@ def loaders(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
         _link(here, params, paths, Path(folder), rows_of(here.packed.index, config.fit))
         arguments = (here, Path(folder), view, weights)
         others = {"torchvision": _torchvision(*arguments), "timm": _timm(*arguments)}
-        with closing(endless(here.batches(config, weights), config)) as source:
+        with closing(endless(here.batches(config, weights), config, own)) as source:
             contenders = {OURS: _contender(here, lambda: take_step(own, next(source)), steps)}
             for name, batches in others.items():
                 it, _ = here.learner(config)

@@ -97,7 +97,7 @@ def options(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
 
 
 def _stepper(it: Learner, pool: Batches, run) -> Callable[[], None]:  # noqa: ANN001
-    source = endless(pool, run)
+    source = endless(pool, run, it)
     return lambda: take_step(it, next(source))
 
 

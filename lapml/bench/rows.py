@@ -87,10 +87,10 @@ class Bench:
         }
 
 
-def endless(batches: Batches, config: Run) -> Iterator[Batch]:
-    """Training batches, epoch after epoch."""
+def endless(batches: Batches, config: Run, it: Learner) -> Iterator[Batch]:
+    """A net's training batches, epoch after epoch."""
     for epoch in itertools.count():
-        yield from batches.training(0, epoch, config.train.batch, config.settings)
+        yield from batches.training(0, epoch, config.train.batch, config.settings, then=it.ahead)
 
 
 def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
@@ -102,7 +102,7 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
         config = here.config(name)
         it, weights = here.learner(config)
         pool = pool or here.batches(config, weights)  # one copy of the images serves all
-        source = endless(pool, config)
+        source = endless(pool, config, it)
         source = itertools.repeat(next(source)) if name == "bare" else source
 
         def step(it: Learner = it, source: Iterator[Batch] = source) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from lapml.config import Params
 from lapml.paths import Paths
 from lapml.train import PARTS, take_step
 
-DATA = "data"  # waiting for the next batch
+DATA = "data"  # the next batch, mixed ahead where that can be; on a CPU a thread makes it, and this is the wait for it
 
 
 def trace(params: Params, paths: Paths, dataset: str, steps: int, output: Path | None) -> str:
@@ -28,7 +28,7 @@ def trace(params: Params, paths: Paths, dataset: str, steps: int, output: Path |
         config = here.config(row)
         it, weights = here.learner(config)
         pool = pool or here.batches(config, weights)
-        source = endless(pool, config)
+        source = endless(pool, config, it)
 
         def step(it=it, source=source) -> None:  # noqa: ANN001
             with record_function(DATA):

@@ -6,8 +6,8 @@ cores nor batch order, and a resumed run draws what an uninterrupted one draws.
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -56,6 +56,7 @@ class Batch:
     donors: Tensor | None = None  # (B,) int64 positions in the batch, no image its own
     lam: Tensor | None = None  # (B,) λ ~ Beta(β, β)
     uniform: Tensor | None = None  # (B, DRAWS)
+    made: Any = None  # what `then` of Batches.training made of it
 
 
 class Batches:
@@ -108,8 +109,20 @@ class Batches:
             )
         return len(self.rows) // batch
 
-    def training(self, seed: int, epoch: int, batch: int, settings: Method, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from step ``start`` on, with the row's random draws; of each, this rank's share."""
+    def training(
+        self,
+        seed: int,
+        epoch: int,
+        batch: int,
+        settings: Method,
+        start: int = 0,
+        then: Callable[[Batch], Any] = lambda batch: None,
+    ) -> Iterator[Batch]:
+        """The batches of one epoch from step ``start`` on, with the row's random draws; of each, this rank's share.
+
+        Args:
+            then: what more is made of each; on a CPU in the thread that makes them.
+        """
         count, steps, own = len(self.labels), self.steps(batch), ranks.shard(batch)
         order = self.rows[stream(seed, epoch, Purpose.ORDER).permutation(len(self.rows))]
         uniform = stream(seed, epoch, Purpose.VIEW).random((count, views.DRAWS))
@@ -137,7 +150,7 @@ class Batches:
             with_donor = mixed[step] and not alone
             plan.append((np.append(whole[own], whole[own.start - 1]) if with_donor else whole[own], step))
 
-        def made() -> Iterator[Batch]:
+        def each() -> Iterator[Batch]:
             for rows, step, stored in self._read(plan):
                 drawn = {name: self._send(table[rows]) for name, table in tables.items()}
                 images = self._view(stored, drawn["windows"], drawn.get("jitter"))
@@ -146,9 +159,10 @@ class Batches:
                     extra = {"donors": donors, "lam": drawn["lam"][:share], "uniform": drawn["uniform"][:share]}
                     extra |= {"mixed": True, "margins": bool(margins[step])}
                 index, labels = self._send(rows), self._send(self.labels[rows])
-                yield Batch(images, labels, rows, index, drawn["windows"], share, **extra)
+                made = Batch(images, labels, rows, index, drawn["windows"], share, **extra)
+                yield replace(made, made=then(made))
 
-        return made() if self.device.type == "cuda" else _ahead(made())
+        return each() if self.device.type == "cuda" else _ahead(each())
 
     def evaluation(self, batch: int) -> Iterator[Batch]:
         """Every row once, in order, in the evaluation view; the last batch may be smaller."""

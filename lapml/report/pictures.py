@@ -54,7 +54,7 @@ def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> li
     batch = next(batches.training(config.seed, EPOCH, size, settings))
     if isinstance(settings.mixer, Localized):  # a finished run keeps no bank
         fresh = settings.model_copy(update={"mixer": settings.mixer.model_copy(update={"maps": "fresh"})})
-        seen, *_ = methods.reference(net, fresh, batch, None, net)
+        seen, *_ = methods.reference(net, fresh, batch, net)
     mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
     clean, made = (_pixels(images, weights) for images in (batch.images, mixed.images))
     names = [packed.class_names[label] for label in batch.labels.tolist()]

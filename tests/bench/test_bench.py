@@ -120,7 +120,7 @@ def test_options_change_how_a_step_is_made_not_what_it_does(shop, name):
     for apply in (options.OPTIONS[options.PLAIN], options.OPTIONS[name]):
         it, weights = here.learner(config)
         apply(it)
-        source = rows.endless(here.batches(config, weights), config)
+        source = rows.endless(here.batches(config, weights), config, it)
         for _ in range(3):
             rows.take_step(it, next(source))
         nets.append(it.net.state_dict())
@@ -128,13 +128,17 @@ def test_options_change_how_a_step_is_made_not_what_it_does(shop, name):
         torch.testing.assert_close(nets[1][key], value, rtol=1e-3, atol=1e-4)
 
 
-def test_profile_names_every_part_of_a_step(small_params, packed, tmp_path, monkeypatch):
+@pytest.mark.parametrize("maps, extra", [("recent", {"bank"}), ("fresh", {"localise", "mix"})])
+def test_profile_names_every_part_of_a_step(small_params, packed, tmp_path, monkeypatch, maps, extra):
     monkeypatch.setattr(Packed, "open", lambda *_: packed)
-    params = small_params("rows=[baseline]", "tuned_rows=[adaptive_margin]")
+    params = small_params(
+        "rows=[baseline]", "tuned_rows=[adaptive_margin]", f"methods.adaptive_margin.mixer.maps={maps}"
+    )
     text = trace.trace(params, Paths("demo", tmp_path), "birds", 2, tmp_path / "out")
     parts = json.loads((tmp_path / "out/demo/profile.json").read_text())["seconds_per_step"]
-    assert set(parts["adaptive_margin"]) == {trace.DATA, *trace.PARTS, "the rest", "step"}
-    assert set(parts["baseline"]) == {trace.DATA, "forward", "loss", "backward", "update", "the rest", "step"}
+    always = {trace.DATA, "forward", "loss", "backward", "update", "the rest", "step"}
+    assert set(parts["baseline"]) == always
+    assert set(parts["adaptive_margin"]) == always | {"reference", *extra}
     for row in parts.values():
         assert sum(value for name, value in row.items() if name != "step") == pytest.approx(row["step"], rel=0.05)
     traces = sorted((tmp_path / "results/demo/bench").iterdir())
