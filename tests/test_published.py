@@ -26,8 +26,19 @@ def test_readme_and_docs_quote_the_tables(suite):
             assert line in readme
 
 
-def test_readme_quotes_the_benchmark():
-    assert (PUBLISHED / "bench/demo/bench.md").read_text().strip() in (ROOT / "README.md").read_text()
+BENCHES = sorted(path for path in PUBLISHED.glob("bench/*/*.md") if path.stem != "prepare")
+
+
+def test_there_are_published_benchmarks():
+    assert {path.stem for path in BENCHES} >= {"bench", "loaders", "options", "growth", "profile"}
+
+
+@pytest.mark.parametrize("bench", BENCHES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_docs_quote_the_benchmarks(bench):
+    text, record = (ROOT / "docs/performance.md").read_text(), json.loads(bench.with_suffix(".json").read_text())
+    assert bench.read_text().strip() in text
+    assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["device"]
+    assert record["command"].startswith("lapml bench")
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: "/".join(path.parts[-5:]))

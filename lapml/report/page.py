@@ -41,6 +41,7 @@ def build(
     return template.render(
         suite=params.suite,
         heading=_heading(params, runs),
+        split=params.split_name().capitalize(),
         images=galleries is not None,
         headings=list(names.values()),
         datasets=[_dataset(name, params, runs, epochs, table, tuned, galleries) for name in params.datasets],

@@ -151,3 +151,15 @@ def test_nothing_published_stands_beside(suite):
 def test_the_heading_says_what_each_data_set_was_trained_with(make):
     html = build(make("data.birds.overrides={model: {name: resnet18}, train: {epochs: 5}}"))
     assert "5 epochs of resnet18;" in html
+
+
+def test_a_suite_read_on_validation_says_so_wherever_it_names_the_split(suite):
+    params, paths = suite
+    runs = tables.collect(params, paths)
+    read = params.model_copy(update={"read": "val"})
+    table = tables.accuracy(runs, tables.predictions(params, paths), params)
+    html = page.build(read, "suite: fake", runs, tables.histories(params, paths), table, {}, None)
+    assert "Validation accuracy of birds" in html and "Test accuracy" not in html
+    assert "validation images of birds" in html and "over seeds and validation images" in html
+    assert "they say nothing of the test split" in html
+    assert "they say nothing of the test split" not in build(suite)
