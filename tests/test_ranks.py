@@ -651,12 +651,11 @@ def test_gpus_2_is_what_torchrun_does(project, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_command_goes_on_to_the_same_result(project, tmp_path, number):
+def test_a_stopped_command_goes_on_to_the_same_result(project, tmp_path):
     options = (*TRAIN, *TWO, "--set", "train.epochs=12", "--set", "train.batch_norm=frozen")
     process = started(project, "lapml", *options)
     first = wait_for_epoch(process, 2)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     status, out, err = ended(process)
     assert status == Stopped.status, err
     assert len(err) == 1 and re.match(
@@ -699,9 +698,7 @@ def test_a_dead_rank_ends_the_command_with_one_clear_error(project, rank):
     "options, message",
     [
         (("--set", "train.batch=9"), "train.batch: found 9, expected a multiple of the 2 processes that share it"),
-        (("--set", "train.batch_norm=sync"), "train.batch_norm: found sync on 2 process(es) on cpu, expected several GPUs"),
         (("--set", "train.lr=1.0e+20"), "the loss was not finite in epoch 1"),
-        (("--set", "suite=other"), "lapml data prepare birds"),
     ],
 )  # fmt: skip
 def test_what_all_ranks_refuse_is_said_once(project, options, message):
