@@ -92,6 +92,7 @@ def _child(argv: list[str], root: str, log: str, before: str, kill_at: int | Non
     try:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{log}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
         os.chdir(root)
         sys.argv = ["lapml", *argv]
         exec(before, globals())
