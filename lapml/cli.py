@@ -4,7 +4,6 @@ Exit status: 0 done; 1 bad input or state (one line on standard error says what 
 SIGTERM or Ctrl-C with its state saved: the same command, given again, goes on.
 """
 
-import os
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,6 +21,7 @@ from lapml.commands.common import (
     ParamsFile,
     SeedNumber,
     Set,
+    is_first,
     known,
     load,
     plain,
@@ -218,15 +218,17 @@ def bench(
 
 def _shared(settings, dataset: str) -> None:
     """With ``train.gpus`` above 1, hand this command over to that many processes, and end with their status."""
-    if dataset in settings.data and settings.of(dataset).train.gpus > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        from lapml.ranks import launch
+    gpus = settings.of(dataset).train.gpus if dataset in settings.data else 1
+    if gpus > 1:
+        from lapml import ranks
 
-        raise typer.Exit(launch(settings.of(dataset).train.gpus))
+        if not ranks.launched():
+            raise typer.Exit(ranks.launch(gpus))
 
 
 def _log(line: str) -> None:
     """Print a line, once for all processes of a run."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         typer.echo(line)
 
 

@@ -25,6 +25,16 @@ class LostError(LapmlError):
 
 
 class OutOfMemoryError(LapmlError):
-    """A batch does not fit into a GPU's memory."""
+    """A batch does not fit into a GPU's memory.
+
+    Args:
+        batch: which one, in words.
+        error: what torch said.
+        advice: what to do.
+    """
 
     everywhere = False
+
+    def __init__(self, batch: str, error: Exception, advice: str):
+        why = str(error).partition(". ")[2][:150]
+        super().__init__(f"{batch} ({why}); {advice}; what was saved before is intact")

@@ -49,8 +49,9 @@ def predict(
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"{config.dataset}: {batch.count} images of {config.data.view.side} px do not fit into the GPU's memory when "
-                f"they are evaluated ({str(error).partition('. ')[2][:150]}); take another GPU that nobody else uses, or a "
-                "smaller data.*.view.side; what was saved before is intact"
+                "they are evaluated",
+                error,
+                "take another GPU that nobody else uses, or a smaller data.*.view.side",
             ) from None
     parts = [torch.cat(part).float().cpu().numpy() for part in zip(*outputs, strict=True)] if outputs else None
     shares = ranks.collected(parts)

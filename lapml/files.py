@@ -1,8 +1,9 @@
-"""Files: checksums, and text that is written whole or not at all."""
+"""Files: checksums, text that is written whole or not at all, and folders to work in."""
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; folders are made."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A new, empty folder that is gone afterwards; one that a killed process left there is removed first."""
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.mkdir()
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -47,12 +47,15 @@ class Epoch:
     seconds: float = 0.0
 
     def state(self) -> dict[str, Any]:
-        return {**vars(self), "means": vars(self.means)}
+        """To be saved, or sent to another process."""
+        sums = {name: value.cpu() for name, value in self.means.sums.items()}
+        return {**vars(self), "means": {"sums": sums, "counts": self.means.counts}}
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> "Epoch":
+    def restored(cls, state: dict[str, Any], device: torch.device) -> "Epoch":
         means = Means()
-        means.__dict__.update(state["means"])
+        means.sums = {name: value.to(device) for name, value in state["means"]["sums"].items()}
+        means.counts = state["means"]["counts"]
         return cls(**{**state, "means": means})
 
 

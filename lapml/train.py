@@ -144,9 +144,8 @@ def fit(
         it.optimizer.load_state_dict(saved["optimizer"])
         if it.bank is not None:
             it.bank.cells.copy_(saved["bank"])
-        history, now, resumed = saved["history"], state.Epoch.restored(saved["epoch"]), saved["resumed"] + 1
         own = saved["ranks"][ranks.rank()]  # in mid-epoch they differ
-        now.means.sums = {name: value.to(device) for name, value in own["sums"].items()}
+        history, now, resumed = saved["history"], state.Epoch.restored(own["epoch"], device), saved["resumed"] + 1
         for buffer, value in zip(net.buffers(), own["buffers"], strict=True):
             buffer.copy_(value)
         good = f"that of epoch {len(history)}" + (f" and step {now.step} after it" if now.step else "") + f", {path}"
@@ -154,11 +153,10 @@ def fit(
     earlier = sum(row["seconds"] for row in history) + now.seconds
 
     def save() -> None:
-        sums = {name: value.cpu() for name, value in now.means.sums.items()}
-        each = ranks.collected({"sums": sums, "buffers": [buffer.cpu() for buffer in net.buffers()]})
+        each = ranks.collected({"epoch": now.state(), "buffers": [buffer.cpu() for buffer in net.buffers()]})
         if path is not None and ranks.rank() == 0:
             record = {"key": key, "net": net.state_dict(), "optimizer": it.optimizer.state_dict(), "ranks": each}
-            record |= {"bank": it.bank.cells if it.bank else None, "history": history, "epoch": now.state()}
+            record |= {"bank": it.bank.cells if it.bank else None, "history": history}
             state.save(path, {**record, "resumed": resumed})
 
     def settle(bad: int | None, what: str = "the loss was") -> None:
@@ -193,9 +191,9 @@ def fit(
                 except torch.OutOfMemoryError as error:
                     smaller = f"train.batch={train.batch // 2}" if train.batch > 3 else "a smaller data.*.view.side"
                     raise OutOfMemoryError(
-                        f"train.batch: {train.batch} images of {config.data.view.side} px do not fit into the GPU's memory "
-                        f"({str(error).partition('. ')[2][:150]}); try {smaller}, or another GPU that nobody else uses; what was "
-                        "saved before is intact"
+                        f"train.batch: {train.batch} images of {config.data.view.side} px do not fit into the GPU's memory",
+                        error,
+                        f"try {smaller}, or another GPU that nobody else uses",
                     ) from None
                 now.means.add(stats)
                 now.counts["images_forward"] += forwards * ranks.size()

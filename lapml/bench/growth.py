@@ -14,14 +14,13 @@ import numpy as np
 
 from lapml.bench.packing import images_of, packing
 from lapml.bench.record import interleaved, revision, written
-from lapml.bench.rows import Bench, endless
+from lapml.bench.rows import Bench, endless, stepper
 from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.files import sha256, write_json
 from lapml.paths import RUN_FILES, Paths
 from lapml.report.figures import growth as figure
 from lapml.stats import t_interval
-from lapml.train import take_step
 
 BATCHES = (8, 16, 32, 64, 128)
 SIDES = (48, 64, 96, 128, 160, 224)
@@ -69,27 +68,21 @@ def _steps(
     here: Bench, paths: Paths, repeats: int, steps: int, key: str, values: tuple[int, ...]
 ) -> dict[tuple[str, int], list[float]]:
     """Seconds of a step of the first and the last row, at each batch or side that the data and the net allow."""
-    contenders: dict[Any, Callable[[], float]] = {}
+    contenders: dict[tuple[str, int], Callable[[], float]] = {}
     for value in values:
         try:
             sized = _sized(here, paths, key, value)
-            for row in dict.fromkeys((here.params.all_rows()[0], here.params.all_rows()[-1])):
+            for row in here.ends():
                 config = sized.config(row)
                 it, weights = sized.learner(config)
                 pool = sized.batches(config, weights)
                 pool.steps(config.train.batch)
-                source = endless(pool, config, it)
-
-                def run(sized=sized, it=it, source=source) -> float:  # noqa: ANN001
-                    return sized.timed(lambda: take_step(it, next(source)), steps)
-
-                run()
-                contenders[f"{row}\t{value}"] = run
+                step = stepper(it, endless(pool, config, it))
+                sized.timed(step, steps)  # allocations and kernel choice
+                contenders[row, value] = lambda sized=sized, step=step: sized.timed(step, steps)
         except LapmlError:  # a map under 6×6, a side that the stride does not divide, a batch larger than the data
             continue
-    return {
-        (name.split("\t")[0], int(name.split("\t")[1])): each for name, each in interleaved(contenders, repeats).items()
-    }
+    return interleaved(contenders, repeats)
 
 
 def _sized(here: Bench, paths: Paths, key: str, value: int) -> Bench:
@@ -111,27 +104,26 @@ def _images(params: Params, paths: Paths, dataset: str, repeats: int) -> dict[tu
     chosen = {count: [files[at] for at in np.linspace(0, len(files) - 1, count).astype(int)] for count in counts}
     for file in files:
         file.read_bytes()  # none waits for the disk
-    times = interleaved(
-        {str(count): lambda count=count: packing(chosen[count], side, banner, paths) for count in counts}, repeats
+    name = "lapml data prepare"
+    return interleaved(
+        {(name, count): lambda count=count: packing(chosen[count], side, banner, paths) for count in counts}, repeats
     )
-    return {("lapml data prepare", int(count)): each for count, each in times.items()}
 
 
 def _runs(params: Params, paths: Paths, repeats: int) -> dict[tuple[str, int], list[float]]:
     """Report and dry run of the suite with copies of its runs as further seeds, in a temporary folder."""
     with tempfile.TemporaryDirectory() as scratch:
-        contenders: dict[str, Callable[[], float]] = {}
+        contenders: dict[tuple[str, int], Callable[[], float]] = {}
         for times in TIMES:
             folder = Path(scratch) / str(times)
             count = _grown(params, paths, folder, times)
-            contenders[f"lapml report\t{count}"] = lambda folder=folder: _command(
+            contenders["lapml report", count] = lambda folder=folder: _command(
                 folder, sys.executable, "-m", "lapml", "report", "--no-images"
             )
-            contenders[f"snakemake -n\t{count}"] = lambda folder=folder: _command(
+            contenders["snakemake -n", count] = lambda folder=folder: _command(
                 folder, sys.executable, "-m", "snakemake", "-n", "--quiet", "all"
             )
-        measured = interleaved(contenders, repeats)
-    return {(name.split("\t")[0], int(name.split("\t")[1])): times for name, times in measured.items()}
+        return interleaved(contenders, repeats)
 
 
 def _grown(params: Params, paths: Paths, folder: Path, times: int) -> int:

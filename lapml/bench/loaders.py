@@ -18,14 +18,14 @@ from torch.nn.functional import cross_entropy
 
 from lapml.bench.packing import images_of
 from lapml.bench.record import interleaved, interval, ratio, written
-from lapml.bench.rows import Bench, endless, heading
+from lapml.bench.rows import Bench, endless, heading, stepper
 from lapml.config import Params, View
 from lapml.data.decode import cores
 from lapml.data.index import rows_of
 from lapml.data.views import ASPECT
 from lapml.errors import LapmlError
 from lapml.paths import Paths
-from lapml.train import Learner, take_step
+from lapml.train import Learner
 
 OURS = "lapml"
 PREFETCH = 2  # batches a worker makes ahead, torch's default
@@ -51,10 +51,10 @@ def loaders(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
         arguments = (here, Path(folder), view, weights)
         others = {"torchvision": _torchvision(*arguments), "timm": _timm(*arguments)}
         with closing(endless(here.batches(config, weights), config, own)) as source:
-            contenders = {OURS: _contender(here, lambda: take_step(own, next(source)), steps)}
+            contenders = {OURS: _contender(here, stepper(own, source), steps)}
             for name, batches in others.items():
                 it, _ = here.learner(config)
-                contenders[name] = _contender(here, _stepper(it, batches), steps)
+                contenders[name] = _contender(here, _plain_stepper(it, batches), steps)
             for contender in contenders.values():
                 contender()  # allocations and kernel choice
             seconds = interleaved(contenders, repeats)
@@ -81,7 +81,7 @@ def _contender(here: Bench, step: Callable[[], Any], steps: int) -> Callable[[],
     return run
 
 
-def _stepper(it: Learner, source: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+def _plain_stepper(it: Learner, source: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], None]:
     def step() -> None:
         images, targets = next(source)
         it.net.train()

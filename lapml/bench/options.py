@@ -1,19 +1,21 @@
 """Which of torch's own accelerations pay for runs of this suite's length, each against the step as it is."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lapml.bench.record import interleaved, interval, ratio, written
-from lapml.bench.rows import Bench, endless, heading
+from lapml.bench.rows import Bench, endless, heading, stepper
 from lapml.config import Params
-from lapml.data.batches import Batches
 from lapml.paths import Paths
-from lapml.train import Learner, take_step
+from lapml.train import Learner
 
 PLAIN = "as it is"
+GRAPHS = "torch.compile, CUDA graphs"
+FAST = "cudnn.benchmark, not deterministic"  # two flags of the process, which :func:`_timed` sets
+GPU_ONLY = (GRAPHS, FAST)
 
 
 def _contiguous(it: Learner) -> None:
@@ -34,19 +36,14 @@ def _graphs(it: Learner) -> None:
     it.forward = torch.compile(it.net, mode="reduce-overhead")
 
 
-def _benchmark(it: Learner) -> None:
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
-
-
 OPTIONS: dict[str, Callable[[Learner], None]] = {
     PLAIN: lambda it: None,
     "without channels_last": _contiguous,
     "fused optimizer": _fused,
     "torch.compile": _compiled,
-    "torch.compile, CUDA graphs": _graphs,
-    "cudnn.benchmark, not deterministic": _benchmark,
+    GRAPHS: _graphs,
+    FAST: lambda it: None,
 }
-GPU_ONLY = ("torch.compile, CUDA graphs", "cudnn.benchmark, not deterministic")
 
 
 def options(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
@@ -57,7 +54,7 @@ def options(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
     here = Bench(params.of(dataset), paths, dataset)
     config = here.params.train
     seconds, first, length, failed, pool = {}, {}, 0, {}, None
-    for row in dict.fromkeys((here.params.all_rows()[0], here.params.all_rows()[-1])):
+    for row in here.ends():
         stepped = {}
         for name, apply in OPTIONS.items():
             if here.device.type == "cpu" and name in GPU_ONLY:
@@ -67,19 +64,16 @@ def options(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
             pool = pool or here.batches(run, weights)
             length = pool.steps(config.batch) * config.epochs
             apply(it)
-            step = _stepper(it, pool, run)
-            started = time.perf_counter()
+            step = stepper(it, endless(pool, run, it))
             try:
-                step(), step()
-                here.wait()
+                first_two = 2 * _timed(name, here, step, 2)
             except Exception as error:  # no compiler, an operation that cannot be captured
                 failed[f"{row}: {name}"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 continue
-            first[f"{row}: {name}"] = time.perf_counter() - started
-            stepped[name] = lambda step=step, name=name: _with_backend(name, here, step, steps)
+            first[f"{row}: {name}"] = first_two
+            stepped[name] = lambda step=step, name=name: _timed(name, here, step, steps)
         seconds |= {f"{row}: {name}": times for name, times in interleaved(stepped, repeats).items()}
         torch.compiler.reset()
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     record = {
         **here.record(),
         "rounds": repeats,
@@ -96,15 +90,14 @@ def options(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
     return written(record, _markdown(record), output and output / params.suite, "options")
 
 
-def _stepper(it: Learner, pool: Batches, run) -> Callable[[], None]:  # noqa: ANN001
-    source = endless(pool, run, it)
-    return lambda: take_step(it, next(source))
-
-
-def _with_backend(name: str, here: Bench, step: Callable[[], None], steps: int) -> float:
-    fast = name.startswith("cudnn.benchmark")
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = not fast, fast
-    return here.timed(step, steps)
+def _timed(name: str, here: Bench, step: Callable[[], Any], steps: int) -> float:
+    """Mean seconds of a step of an option."""
+    cudnn, fast = torch.backends.cudnn, name == FAST
+    cudnn.deterministic, cudnn.benchmark = not fast, fast
+    try:
+        return here.timed(step, steps)
+    finally:
+        cudnn.deterministic, cudnn.benchmark = True, False
 
 
 def _markdown(record: dict) -> str:

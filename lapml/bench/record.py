@@ -15,13 +15,13 @@ from lapml.provenance import commit, versions
 from lapml.stats import t_interval
 
 
-def interleaved(contenders: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+def interleaved(contenders: dict[Any, Callable[[], float]], repeats: int) -> dict[Any, list[float]]:
     """Each contender's times, measured once a round, in an order that is drawn anew every round."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    order = np.random.default_rng(0)
+    times: dict[Any, list[float]] = {name: [] for name in contenders}
+    names, order = list(contenders), np.random.default_rng(0)
     for _ in range(repeats):
-        for name in order.permutation(list(contenders)):
-            times[name].append(contenders[name]())
+        for at in order.permutation(len(names)):
+            times[names[at]].append(contenders[names[at]]())
     return times
 
 

@@ -61,6 +61,11 @@ class Bench:
         mean, std = weights["mean"], weights["std"]
         return Batches(self.packed, rows, config.data.view, mean, std, self.device, DTYPES[self.precision])
 
+    def ends(self) -> list[str]:
+        """The first and the last row, for what is not measured with all of them."""
+        rows = self.params.all_rows()
+        return list(dict.fromkeys((rows[0], rows[-1])))
+
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -93,6 +98,11 @@ def endless(batches: Batches, config: Run, it: Learner) -> Iterator[Batch]:
         yield from batches.training(0, epoch, config.train.batch, config.settings, then=it.ahead)
 
 
+def stepper(it: Learner, source: Iterator[Batch]) -> Callable[[], tuple[int, int]]:
+    """A function that trains on the next batch; it returns the images (forwarded, gone backward)."""
+    return lambda: take_step(it, next(source))[1:]
+
+
 def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
     """Time the rows; returns a Markdown table, and writes bench.json and bench.md into ``output/SUITE`` if given."""
     here = Bench(params.of(dataset), paths, dataset)
@@ -103,11 +113,7 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
         it, weights = here.learner(config)
         pool = pool or here.batches(config, weights)  # one copy of the images serves all
         source = endless(pool, config, it)
-        source = itertools.repeat(next(source)) if name == "bare" else source
-
-        def step(it: Learner = it, source: Iterator[Batch] = source) -> tuple[int, int]:
-            return take_step(it, next(source))[1:]
-
+        step = stepper(it, itertools.repeat(next(source)) if name == "bare" else source)
         step()  # allocations and kernel choice
         period = range(config.settings.margin.every if config.settings.margin else 1)
         forwards, backwards = np.mean([step() for _ in period], 0)

@@ -24,7 +24,7 @@ def trace(params: Params, paths: Paths, dataset: str, steps: int, output: Path |
     cuda = here.device.type == "cuda"
     parts: dict[str, dict[str, float]] = {}
     traces, pool = [], None
-    for row in dict.fromkeys((here.params.all_rows()[0], here.params.all_rows()[-1])):
+    for row in here.ends():
         config = here.config(row)
         it, weights = here.learner(config)
         pool = pool or here.batches(config, weights)

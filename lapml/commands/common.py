@@ -35,7 +35,7 @@ def plain(function):
             message = f"{error.filename or 'the system'}: {error.strerror or error}; what was finished before is intact"
         except KeyboardInterrupt:
             message, everywhere, status = "stopped; run the same command again to go on", True, Stopped.status
-        first = os.environ.get("RANK", "0") == "0"
+        first = is_first()
         if everywhere and not first and status == 1:  # the first to end is ended by the launcher for all
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(15)
@@ -45,6 +45,11 @@ def plain(function):
         raise typer.Exit(status)
 
     return command
+
+
+def is_first() -> bool:
+    """Whether this is the only process of a command, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def load(path: Path, overrides: list[str]):

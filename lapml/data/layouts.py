@@ -11,7 +11,6 @@ classes their names; punctuation that the real names have is put into some.
 """
 
 import io
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,6 +24,7 @@ from lapml.data.anatomy import CUB_PARTS
 from lapml.data.species import Species, species
 from lapml.data.synthetic import Item, pictures
 from lapml.errors import LapmlError
+from lapml.files import scratch
 
 BANNER = 20  # rows of pixels, as FGVC-Aircraft's copyright notices
 STYLES = ("Belted", "Pleated", "Striped")  # names of DeepFashion's folders start so
@@ -49,14 +49,9 @@ def draw(root: Path, settings: Drawn, reader: str) -> None:
     if root.exists():
         raise LapmlError(f"{root}: exists already, expected a new folder; remove it to draw the birds again")
     root.parent.mkdir(parents=True, exist_ok=True)
-    partial = root.with_name(f".{root.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    try:
-        partial.mkdir()
+    with scratch(root.with_name(f".{root.name}.partial")) as partial:
         WRITERS[reader](partial, settings)
         partial.rename(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 # --- CUB-200-2011 ---

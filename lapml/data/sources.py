@@ -19,7 +19,7 @@ from lapml import config
 from lapml.data import archives
 from lapml.data.readers import Reader, reader
 from lapml.errors import LapmlError
-from lapml.files import sha256, write_text
+from lapml.files import scratch, sha256, write_text
 from lapml.paths import Paths
 
 MARKER = ".unpacked.json"  # in a folder that we unpacked: from what
@@ -230,16 +230,12 @@ def _unpacked(source: Path, target: Path, lacks: Lacks, mend: str) -> Path:
                 f"{target}: is in the way and was not unpacked by this program; move it away to have {source} unpacked "
                 f"there, or, if it is the data set, {mend} to it"
             )
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-        try:
+        with scratch(target.with_name(f".{target.name}.partial")) as partial:
             _unpack(source, packed, others, partial / "new", lacks, mend)
             (partial / "new" / MARKER).write_text(marker, encoding="utf-8")
             if target.exists():
                 os.replace(target, partial / "old")
             os.replace(partial / "new", target)  # so target is whole or not there
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from lapml import config
 from lapml.config import Params
 from lapml.errors import LapmlError
+from lapml.files import scratch
 from lapml.paths import READS, REPORT_FILES, Paths
 from lapml.report import page, tables
 from lapml.report.runs import differences
@@ -53,17 +54,12 @@ def report(
     text, overridden = _settings(params, Path(params_path))
     html = page.build(params, text, runs, epochs, table, tuned, pictures, overridden)
     paths.report.mkdir(parents=True, exist_ok=True)
-    partial = paths.report / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    try:
-        partial.mkdir()
+    with scratch(paths.report / ".partial") as partial:
         tables.write(partial, params, runs, epochs, table)
         (partial / "report.html").write_text(html, encoding="utf-8")
         (paths.report / "report.html").unlink(missing_ok=True)  # an old one must never stand beside new tables
         for name in REPORT_FILES:  # report.html is the last
             (partial / name).replace(paths.report / name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return paths.report / "report.html"
 
 
@@ -88,13 +84,11 @@ def publish(params: Params, paths: Paths) -> Path:
         raise LapmlError(f"{paths.report / 'runs.csv'}: is not of the runs as they are now; run `lapml report` again")
     _refuse_pictures(params, paths, paths.report / "report.html")
     paths.published.parent.mkdir(parents=True, exist_ok=True)
-    scratch = paths.published.with_name(f".{params.suite}.tmp")
-    new, old = scratch / "new", scratch / "old"
+    folder = paths.published.with_name(f".{params.suite}.tmp")
+    new, old = folder / "new", folder / "old"
     if old.exists() and not paths.published.exists():  # killed between the two renames below
         old.rename(paths.published)
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        scratch.mkdir()
+    with scratch(folder):
         _copy(params, paths, runs, new)
         if paths.published.exists():
             paths.published.rename(old)
@@ -104,8 +98,6 @@ def publish(params: Params, paths: Paths) -> Path:
             if old.exists():
                 old.rename(paths.published)
             raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return paths.published
 
 
