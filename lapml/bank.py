@@ -45,8 +45,7 @@ class Bank:
         features: Tensor,
         weight: Tensor,
         labels: Tensor,
-        boxes: Tensor | None,
-        side: int,
+        hidden: Tensor | None,
     ) -> None:
         """Renew the cells that a step saw; on several ranks, those that all of them saw.
 
@@ -56,8 +55,7 @@ class Bank:
             features: (B, C, h, w) of the step's forward pass.
             weight: (K, C) of the head.
             labels: (B,) of the references.
-            boxes: (B, 4) pixels that were pasted over; None for clean images.
-            side: of the view in pixels.
+            hidden: (B, h, w) share of each cell that was pasted over; None for clean images.
         """
         maps = class_maps(features, weight, labels)
         maps = maps / maps.amax((1, 2), keepdim=True)
@@ -65,7 +63,7 @@ class Bank:
         with torch.autocast(features.device.type, enabled=False):
             parts = torch.einsum("bchw,cp->bhwp", features.to(kind), self.project.to(kind))
         parts = torch.nn.functional.normalize(parts, dim=3).nan_to_num()
-        kept = torch.ones_like(maps) if boxes is None else 1 - covered(boxes, self.grid, side).to(maps)
+        kept = torch.ones_like(maps) if hidden is None else 1 - hidden.to(maps)
         seen = (
             torch.cat([maps[..., None], parts, torch.ones_like(maps)[..., None]], 3)
             * (kept * (kept >= SEEN))[..., None]

@@ -27,6 +27,8 @@ from lapml.commands.common import (
     plain,
     quiet,
 )
+from lapml.commands.compare import compare
+from lapml.commands.diagnose import diagnose
 from lapml.commands.settings import config_app, suite_app
 
 app = typer.Typer(
@@ -37,6 +39,8 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(suite_app, name="suite")
 app.add_typer(data_commands.app, name="data")
+for command in (diagnose, compare):
+    app.command()(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -16,10 +16,11 @@ from ruamel.yaml.error import YAMLError
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import Paths
-from lapml.schema import CutMix, Data, Drawn, Localized, Method, Model, Params, Range, Run, Train, View
+from lapml.rows import Method
+from lapml.schema import Data, Drawn, Model, Params, Range, Run, Train, View
 
 __all__ = [
-    "CutMix", "Data", "Drawn", "Localized", "Method", "Model", "Params", "Range", "Run", "Train", "View",
+    "Data", "Drawn", "Method", "Model", "Params", "Range", "Run", "Train", "View",
     "digest", "frozen_margins", "load", "resolve", "study_identity", "tuned_values",
 ]  # fmt: skip
 

@@ -1,13 +1,16 @@
-"""Files: checksums, text that is written whole or not at all, and folders to work in."""
+"""Files: checksums, text that is written whole or not at all, folders to work in, and what a finished run left."""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from lapml.errors import LapmlError
+from lapml.paths import RUN_FILES
 
 
 def sha256(path: Path) -> str:
@@ -52,3 +55,32 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json and provenance.json of a complete run folder.
+
+    Args:
+        optional: files that may be absent, as the model is from a published copy.
+
+    Raises:
+        LapmlError: a file is missing, or is not the one that provenance.json was written with.
+    """
+    missing = [name for name in RUN_FILES if name not in optional and not (folder / name).is_file()]
+    if missing:
+        raise LapmlError(f"{folder}: {missing[0]} is missing: the run is not complete; train it (again)")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        provenance = json.loads((folder / "provenance.json").read_text())
+        files = dict(provenance["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise LapmlError(
+            f"{folder}: config.json or provenance.json is damaged ({error}); train the run again"
+        ) from None
+    for name, expected in files.items():
+        absent = name in optional and not (folder / name).exists()
+        if not absent and sha256(folder / name) != expected:
+            raise LapmlError(
+                f"{folder / name}: is not the file that this run wrote (checksum differs); train the run again"
+            )
+    return config, provenance

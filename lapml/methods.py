@@ -6,14 +6,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lapml import losses
+from lapml import losses, own
 from lapml.bank import Bank
-from lapml.config import CutMix, Localized, Method
+from lapml.config import Method
 from lapml.data.batches import Batch
+from lapml.errors import LapmlError
 from lapml.localize import class_maps
-from lapml.mixing import cutmix, localized
+from lapml.mixing import attentive, cutmix, cutout, localized, mixup, oracle, snapmix
 from lapml.mixing.boxes import Mixed
 from lapml.model import Net, Output, frozen_statistics, normalised_alike
+from lapml.rows import AttentiveCutMix, CutMix, Cutout, Localized, Mixup, Oracle, Own, SnapMix
 
 
 class Reference(NamedTuple):
@@ -25,18 +27,29 @@ class Reference(NamedTuple):
     logits: Tensor | None = None  # (B, K) likewise
 
 
+class Seen(NamedTuple):
+    """What a user's own loss is given of a step, see docs/methods.md."""
+
+    output: Output  # of the batch that was trained on: the generated one, or the clean one where it was not mixed
+    labels: Tensor  # (B,) int64 of the references
+    donor_labels: Tensor | None  # (B,) int64; None where the batch was not mixed
+    mixed: Mixed | None  # likewise
+    clean: Tensor | None  # (B, D) unit embeddings of the references without gradient, where ``reference`` asks for them
+
+
 def reference(
-    net: Net, settings: Method, batch: Batch, forward: Callable[[Tensor], Output]
+    net: Net, settings: Method, batch: Batch, forward: Callable[[Tensor], Output], frozen: Net | None = None
 ) -> tuple[Reference, int, int]:
     """Localise the clean images by a pass of their own.
 
     Args:
         forward: the net as it trains, for ``margin.reference: joint``.
+        frozen: the net as it was before training, in evaluation mode, for Attentive CutMix.
 
     Returns:
         (the reference, images forwarded for it, images that will go backward for it).
     """
-    images, labels, weight = batch.images, batch.labels, net.head.weight.detach()
+    images, labels, weight, needs = batch.images, batch.labels, net.head.weight.detach(), settings.mixer.needs()
     if settings.margin and settings.margin.reference == "joint":
         output = forward(images)
         features = output.features.detach()
@@ -47,13 +60,21 @@ def reference(
             output.logits[: batch.count],
         )
         return seen, len(images), len(images)
+    if needs == "attention":
+        with torch.no_grad():
+            features = frozen.features(images)
+        return Reference(features.float().mean(1), features), len(images), 0
     kind = images.device.type
     uncached = torch.autocast(
         kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
     )
     with torch.no_grad(), frozen_statistics(net), uncached:  # the step must not take over weights cast without gradient
         features = net(images).features
-    return Reference(class_maps(features, weight, labels), features), len(images), 0
+    if needs == "scores":
+        maps = snapmix.maps(features, weight, labels, images.shape[-1])
+    else:
+        maps = class_maps(features, weight, labels)
+    return Reference(maps, features), len(images), 0
 
 
 def ahead(settings: Method, batch: Batch, bank: Bank | None) -> Mixed | None:
@@ -61,10 +82,9 @@ def ahead(settings: Method, batch: Batch, bank: Bank | None) -> Mixed | None:
 
     (Within an epoch no two batches share an image, so what the steps before it add to the bank does not matter.)
     """
-    if not batch.mixed or isinstance(settings.mixer, Localized) and bank is None:
+    if not batch.mixed or not (bank or settings.mixer.needs() in (None, "truth")):
         return None
-    seen = Reference(*bank.recall(batch.index, batch.windows)) if bank else None
-    return mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
+    return mix(settings, batch, Reference(*bank.recall(batch.index, batch.windows)) if bank else None)
 
 
 @torch.no_grad()
@@ -79,20 +99,37 @@ def embedded(net: Net, images: Tensor, before: list[Tensor]) -> Tensor:
         return net(images).embedding
 
 
-def mix(
-    settings: Method, images: Tensor, donors: Tensor, lam: Tensor, uniform: Tensor, seen: Reference | None
-) -> Mixed:
+def mix(settings: Method, batch: Batch, seen: Reference | None) -> Mixed:
     """Generate a batch.
 
     Args:
-        images: (≥ B, 3, H, H), the references first; donors: (B,) int64; lam: (B,); uniform: (B, DRAWS).
-        seen: maps and parts, which the localized mixer needs.
+        seen: maps and parts, for the mixers that need them.
     """
+    images, donors, lam, uniform = batch.images, batch.donors, batch.lam, batch.uniform
     match settings.mixer:
+        case Mixup():
+            return mixup.mix(images, donors, lam)
+        case Cutout(side=side):
+            return cutout.mix(images, donors, uniform, side)
         case CutMix():
-            return cutmix.mix(images, donors, lam, uniform)
+            return cutmix.mix(images, donors, lam, uniform, settings.label, seen.maps if seen else None)
+        case SnapMix(same_class=same_class):
+            same = batch.labels[: batch.count] == batch.labels[donors]
+            return snapmix.mix(images, donors, seen.maps, lam, uniform, batch.second, same, same_class)
+        case AttentiveCutMix(cells=cells):
+            return attentive.mix(images, donors, seen.maps, cells)
         case Localized():
             return localized.mix(images, donors, seen.maps, seen.parts, lam, uniform, settings.mixer, settings.label)
+        case Oracle(area=area):
+            return oracle.mix(images, donors, batch.truth, lam, uniform, area, settings.label)
+        case Own():
+            function = own.bound(settings.mixer.name, settings.mixer.sha256, "lapml.mixers")
+            mixed = function(batch, seen, **settings.mixer.model_extra)
+            if not isinstance(mixed, Mixed):
+                raise LapmlError(
+                    f"{settings.mixer.name}: found {type(mixed).__name__}, expected a Mixed to be returned"
+                )
+            return mixed
     raise TypeError(f"no mixer for {settings.mixer!r}")
 
 
@@ -121,6 +158,8 @@ def loss(
     margin, adaptive = settings.margin, settings.adaptive
     if clean is None:
         return total, {**stats, "ce": ce.detach()}
+    if adaptive and mixed.similarity is None:
+        raise LapmlError(f"{settings.mixer.name}: its Mixed has no similarity, expected one for the adaptive margin")
     if clean_logits is not None:
         ce = ce + losses.cross_entropy(losses.full(clean_logits), labels)
     d = losses.distance(output.embedding, clean)
@@ -136,3 +175,13 @@ def loss(
     extra = losses.adaptive_margin(d, similar, edge)
     beyond = losses.share(d.detach() > edge, similar)
     return total + alpha * extra, {**stats, "loss_adaptive": extra.detach(), "beyond": beyond}
+
+
+def own_loss(settings: Method, seen: Seen) -> Tensor:
+    """A user's own loss of a step, without its weight."""
+    function = own.bound(settings.loss.name, settings.loss.sha256, "lapml.losses")
+    value = function(seen, **settings.loss.model_extra)
+    if not isinstance(value, Tensor) or value.ndim:
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise LapmlError(f"{settings.loss.name}: found {found}, expected a 0-d tensor to be returned, as of .mean()")
+    return value

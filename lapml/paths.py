@@ -16,7 +16,9 @@ RUN_FILES = (
 )
 READS = "test_reads.jsonl"  # beside RUN_FILES, undeclared: a line for each reading of the test split
 TRANSFERS = "transfers.jsonl"  # likewise: a line for each evaluation on another data set
+EMBEDDINGS = "embeddings.npz"  # likewise: of the training images, which `lapml explain` compares with
 PACK_FILES = ("index.parquet", "images.u8", "meta.json")
+DIAGNOSIS_FILES = ("diagnosis.csv", "diagnosis.md", "diagnosis.json", "quality.svg", "labels.svg", "gallery.html")
 REPORT_FILES = ("accuracy.csv", "accuracy.md", "accuracy.tex", "runs.csv", "curves.csv", "summary.json", "report.html")
 
 
@@ -53,6 +55,10 @@ class Paths:
     def run(self, dataset: str, method: str, seed: int | str) -> Path:
         """The folder of :data:`RUN_FILES`."""
         return self.base / "runs" / str(dataset) / str(method) / str(seed)
+
+    def diagnosis(self, dataset: str) -> Path:
+        """The folder of :data:`DIAGNOSIS_FILES`."""
+        return self.base / "diagnosis" / str(dataset)
 
     def development(self, dataset: str, method: str, seed: int | str) -> Path:
         """Runs that train on ``train`` and are read on ``val``; no orchestrator declares them."""

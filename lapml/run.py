@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from lapml import evaluate, ranks
 from lapml.config import Params, Run, resolve, tuned_values
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
-from lapml.files import sha256, write_json
+from lapml.files import open_run, sha256, write_json
 from lapml.model import Net, build
 from lapml.optim import DTYPES, pick_device
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
@@ -80,31 +80,6 @@ def execute(
     return metrics
 
 
-def open_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and provenance.json of a complete run folder.
-
-    Raises:
-        LapmlError: a file is missing, or is not the one that provenance.json was written with.
-    """
-    missing = [name for name in RUN_FILES if not (folder / name).is_file()]
-    if missing:
-        raise LapmlError(f"{folder}: {missing[0]} is missing: the run is not complete; train it (again)")
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        provenance = json.loads((folder / "provenance.json").read_text())
-        files = provenance["files"]
-    except (ValueError, KeyError) as error:
-        raise LapmlError(
-            f"{folder}: config.json or provenance.json is damaged ({error}); train the run again"
-        ) from None
-    for name, expected in files.items():
-        if sha256(folder / name) != expected:
-            raise LapmlError(
-                f"{folder / name}: is not the file that this run wrote (checksum differs); train the run again"
-            )
-    return config, provenance
-
-
 def load_net(folder: Path, config: Run, classes: int) -> tuple[Net, dict[str, Any]]:
     """The trained net of a run on the CPU, in evaluation mode, and the record of its input (mean, std, grid)."""
     net, weights = build(config.model, classes, config.data.view.side, config.seed, initial=False)
@@ -117,6 +92,53 @@ def load_net(folder: Path, config: Run, classes: int) -> tuple[Net, dict[str, An
     return net.to(memory_format=torch.channels_last).eval(), weights
 
 
+class Ready(NamedTuple):
+    config: Run
+    net: Net  # on the device, in evaluation mode
+    weights: dict[str, Any]  # what its input is: mean, std, grid
+    device: torch.device
+    precision: str
+
+
+def ready(folder: Path, record: dict[str, Any], classes: int) -> Ready:
+    """A finished run, given its config.json and K, on the device and in the precision that its settings mean here.
+
+    Raises:
+        LapmlError: another version made the run, its net does not fit its settings, or its device is not here.
+    """
+    config = settings_of(folder, record)
+    net, weights = load_net(folder, config, classes)
+    device, precision = pick_device(config.train)
+    torch.set_num_threads(config.train.threads)
+    return Ready(config, net.to(device, DTYPES[precision]), weights, device, precision)
+
+
+def settings_of(folder: Path, record: dict[str, Any]) -> Run:
+    """A finished run's config.json as settings; where its data lay is not among them, and no longer matters. LapmlError
+    if another version made the run."""
+    data = {**record["data"], "source": "packed", "drawn": None, "overrides": {}}
+    try:
+        return Run.model_validate({**record, "data": data})
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise LapmlError(
+            f"{folder / 'config.json'}: {key}: this version has other settings than the one that made the run; "
+            "evaluate it with that version (provenance.json names its commit), or train it again"
+        ) from None
+
+
+def own_data(record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:
+    """The packed data that a finished run (of :func:`open_run`) was made with; LapmlError if they are gone or changed."""
+    where = Paths(record["suite"], root).pack(record["dataset"])
+    packed = Packed.open(where)
+    if packed.meta["sha256"] != provenance["data_sha256"]:
+        raise LapmlError(
+            f"{where}: holds other data ({packed.meta['sha256'][:12]}) than the run was made with "
+            f"({provenance['data_sha256'][:12]}); prepare that data again, or train the run again"
+        )
+    return packed
+
+
 def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, float]:
     """Metrics of a finished run on a split of its own packed data; a reading of the test split is recorded beside it.
 
@@ -125,13 +147,7 @@ def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, fl
     """
     record, provenance = open_run(folder)
     _refuse_trained(folder, record["fit"], split)
-    where = Paths(record["suite"], root).pack(record["dataset"])
-    packed = Packed.open(where)
-    if packed.meta["sha256"] != provenance["data_sha256"]:
-        raise LapmlError(
-            f"{where}: holds other data ({packed.meta['sha256'][:12]}) than the run was made with "
-            f"({provenance['data_sha256'][:12]}); prepare that data again, or train the run again"
-        )
+    packed = own_data(record, provenance, root)
     record_read(folder, split, "evaluate")
     return evaluate.metrics(_predict(folder, record, split, packed, len(packed.class_names)))
 
@@ -196,20 +212,10 @@ def _refuse_trained(folder: Path, fit: list[str], split: str) -> None:
 
 
 def _predict(folder: Path, record: dict[str, Any], split: str, packed: Packed, classes: int) -> evaluate.Predictions:
-    """Of a finished run; where its data lay is not among its settings, and no longer matters."""
-    data = {**record["data"], "source": "packed", "drawn": None, "overrides": {}}
-    try:
-        config = Run.model_validate({**record, "data": data}).model_copy(update={"evaluate": split})
-    except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise LapmlError(
-            f"{folder / 'config.json'}: {key}: this version has other settings than the one that made the run; "
-            "evaluate it with that version (provenance.json names its commit), or train it again"
-        ) from None
-    net, weights = load_net(folder, config, classes)
-    device, precision = pick_device(config.train)
-    torch.set_num_threads(config.train.threads)
-    return evaluate.predict(net.to(device, DTYPES[precision]), packed, config, weights, device, precision)
+    """Of a finished run."""
+    run = ready(folder, record, classes)
+    config = run.config.model_copy(update={"evaluate": split})
+    return evaluate.predict(run.net, packed, config, run.weights, run.device, run.precision)
 
 
 def record_read(folder: Path, split: str, why: str) -> None:

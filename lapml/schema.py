@@ -1,4 +1,4 @@
-"""The pydantic models of params.yaml: every key that there is, and what it may be.
+"""The pydantic models of params.yaml: every key that there is, and what it may be. The rows of the ablation are in rows.py.
 
 Every key is written out in params.yaml. The only defaults are an absent part of a row (None), a linear search range, and
 sections that a data set overrides nothing of.
@@ -6,28 +6,15 @@ sections that a data set overrides nothing of.
 
 import itertools
 import math
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-SQRT2 = math.sqrt(2.0)
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
-Share = Annotated[float, Field(ge=0, le=1)]
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-# Unit vectors with non-negative entries (pooled after a ReLU) are at most sqrt(2) apart. Those of a net that is cut after a
-# linear layer may be farther, but no margin should ask for more than orthogonal embeddings.
-Distance = Annotated[float, Field(ge=0, le=SQRT2)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Count = Annotated[int, Field(ge=1)]
-Text = Annotated[str, Field(min_length=1)]
+from lapml.rows import AttentiveCutMix, Method
+from lapml.sections import SQRT2, Count, Name, NonNegative, OpenShare, Positive, Section, Seed, Share, Text
+
 OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has (or may have) a val split of its own
-TUNED = Literal["tuned"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 class Drawn(Section):
@@ -148,94 +135,6 @@ class Train(Section):
         return self.model_copy(update={"epochs": epochs, "milestones": milestones})
 
 
-class Mix(Section):
-    prob: Share  # of a batch being mixed
-    warmup_epochs: Annotated[int, Field(ge=0)]  # epochs without mixing: a fresh head localises nothing
-
-
-class CutMix(Section):
-    name: Literal["cutmix"]
-    beta: Positive
-
-
-class Localized(Section):
-    name: Literal["localized"]
-    beta: Positive
-    area: Annotated[list[OpenShare], Field(min_length=2, max_length=2)]
-    temperature: Positive
-    support: Share
-    maps: Literal["recent", "fresh"]  # from the image's last visits (bank.py) | from a forward pass of their own
-
-    @model_validator(mode="after")
-    def _area(self) -> Self:
-        if self.area[0] > self.area[1]:
-            raise ValueError(f"area: found {self.area}, expected [a_min, a_max] with a_min <= a_max")
-        return self
-
-
-class Margin(Section):
-    m: Distance | TUNED
-    alpha: NonNegative | TUNED
-    positive: Distance  # m+, for donors of the same class
-    scale: Literal["constant", "share"]
-    reference: Literal["detached", "joint"]
-    every: Count  # the losses are taken of every n-th mixed batch
-
-
-class Adaptive(Section):
-    delta: Distance | TUNED
-    quantile: Annotated[float, Field(ge=0, lt=1)] | TUNED
-
-
-class Method(Section):
-    """A row of the ablation: what it mixes, how it labels, which loss it adds."""
-
-    mix: Mix | None = None
-    mixer: Annotated[CutMix | Localized, Field(discriminator="name")] | None = None
-    label: Literal["area", "semantic", "snapmix"] | None = None
-    margin: Margin | None = None
-    adaptive: Adaptive | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        given = [part is not None for part in (self.mix, self.mixer, self.label)]
-        if any(given) and not all(given):
-            raise ValueError("mix, mixer and label go together: give all three, or none for a row that does not mix")
-        if self.margin and not isinstance(self.mixer, Localized):
-            raise ValueError("margin: needs mixer.name 'localized', which finds the parts")
-        if self.adaptive and not self.margin:
-            raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
-        if self.margin and self.margin.reference == "joint":
-            if self.mixer.maps != "fresh":
-                raise ValueError(
-                    f"mixer.maps: found {self.mixer.maps!r}, expected 'fresh' with margin.reference 'joint', whose pass localises"
-                )
-            if self.margin.every != 1:
-                raise ValueError(
-                    f"margin.every: found {self.margin.every}, expected 1 with margin.reference 'joint', whose pass embeds all"
-                )
-        if self.label in ("semantic", "snapmix") and not isinstance(self.mixer, Localized):
-            raise ValueError(f"label: found {self.label!r}, expected 'area' for a mixer that makes no class map")
-        return self
-
-    def unresolved(self) -> list[str]:
-        """Keys that still say 'tuned', as ``margin.m``."""
-        parts = {"margin": self.margin, "adaptive": self.adaptive}
-        return [
-            f"{part}.{key}" for part, section in parts.items() if section for key, value in section if value == "tuned"
-        ]
-
-    def open_names(self) -> list[str]:
-        """The same keys by the names that a tuned file has for them, as ``m``."""
-        return [key.partition(".")[2] for key in self.unresolved()]
-
-    def always_mixing(self, after: int = 0) -> Self:
-        """The same row, mixing every batch once ``after`` epochs are over: for benchmarks, pictures and smoke runs."""
-        if not self.mix:
-            return self
-        return self.model_copy(update={"mix": self.mix.model_copy(update={"prob": 1.0, "warmup_epochs": after})})
-
-
 class Range(Section):
     low: float
     high: float
@@ -288,6 +187,14 @@ class Published(Section):
     source: Text
 
 
+class Diagnose(Section):
+    """How good the mixed images and their labels are, see docs/diagnosis.md."""
+
+    row: Name  # whose nets give the class maps
+    images: Count  # generated images for each mixer and net
+    pairs: Count  # shown in the gallery
+
+
 class Report(Section):
     confidence: OpenShare
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
@@ -309,6 +216,7 @@ class Params(Section):
     train: Train
     methods: dict[Name, Method]
     tune: Tune
+    diagnose: Diagnose
     report: Report
 
     @field_validator("datasets", "rows", "tuned_rows", "seeds")
@@ -339,6 +247,7 @@ class Params(Section):
             for name in ("margin", "adaptive_margin"):
                 _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
             self._tunable()
+        _known("diagnose.row", self.diagnose.row, self.all_rows())
         for number in self.report.beside:
             _known("report.beside", number.dataset, self.data)
         for dataset in self.data:
@@ -421,6 +330,12 @@ class Run(Section):
     train: Train
     settings: Method
 
+    @model_validator(mode="after")
+    def _pretrained(self) -> Self:
+        if isinstance(self.settings.mixer, AttentiveCutMix) and self.model.weights == "none":
+            raise ValueError("model.weights: found 'none', expected pretrained ones: attentive_cutmix attends by them")
+        return self
+
     def record(self) -> dict[str, Any]:
         """As JSON, without ``data.source``: where the files lie on one machine is not a setting of the experiment
         (what they hold is recorded by checksum in provenance.json)."""
@@ -438,6 +353,6 @@ def _merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {**whole, **both}
 
 
-def _known(key: str, name: str, known: dict[str, Any], why: str = "") -> None:
+def _known(key: str, name: str, known: Collection[str], why: str = "") -> None:
     if name not in known:
         raise ValueError(f"{key}: found {name!r}, {why}expected one of {', '.join(sorted(known))}")

@@ -3,10 +3,12 @@
 The unit of evidence is a training run (a seed) *and* a test image: another seed would give another network, another
 test set other images. So the difference of two rows is tested by resampling both (a hierarchical, or "pigeonhole",
 bootstrap: Owen, *The pigeonhole bootstrap*, Annals of Applied Statistics 2007), and the p-values of one table are
-corrected by Holm's method (Holm, *A simple sequentially rejective multiple test procedure*, 1979).
+corrected by Holm's method (Holm, *A simple sequentially rejective multiple test procedure*, 1979). Of two single runs
+only the images speak: McNemar's test.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +18,8 @@ from scipy import stats
 from lapml.errors import LapmlError
 
 CELLS = 4_000_000  # drawn counts held at once: 32 MB
+POWER = 0.8  # the customary chance of seeing a difference that is there
+MOST_SEEDS = 1000  # beyond, a number of seeds is only "more"
 
 
 class Difference(NamedTuple):
@@ -25,6 +29,34 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
+
+
+class McNemar(NamedTuple):
+    """Images that only ``a``, and that only ``b`` gets right, and the two-sided p-value."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
+class Seeds(NamedTuple):
+    """How many seeds would be needed, and if the spread were at the lower or the upper end of its interval.
+
+    NaN: cannot be told. Infinite: more than :data:`MOST_SEEDS`.
+    """
+
+    needed: float
+    low: float
+    high: float
+
+
+class Comparison(NamedTuple):
+    """One of several differences that were tested together, see :func:`compare_rows`; all NaN without a pair."""
+
+    difference: Difference
+    p_holm: float
+    significant: bool
+    seeds: Seeds
 
 
 def t_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
@@ -127,6 +159,108 @@ def holm(p_values: Sequence[float]) -> list[float]:
     factors = len(order) - np.arange(len(order))
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
     return corrected.tolist()
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> McNemar:
+    """McNemar's exact test of two single runs on the same images (McNemar, *Note on the sampling error of the difference
+    between correlated proportions or percentages*, Psychometrika 1947).
+
+    If both nets were equally good, an image that only one of them gets right would be either's with chance 1/2. It says
+    whether these two trained nets differ, nothing about training once more: that takes several seeds.
+
+    Args:
+        a, b: (N,) 1 where the answer is right, else 0; entry j of both is the same image.
+
+    Returns:
+        :class:`McNemar`; p = 2·P(X ≤ min(only_a, only_b)), X ~ Binomial(only_a + only_b, 1/2), at most 1.
+
+    Raises:
+        LapmlError: shapes differ, are empty or not (N,), or a value is neither 0 nor 1.
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or a.ndim != 1 or a.size == 0:
+        raise LapmlError(f"mcnemar: found shapes {a.shape} and {b.shape}, expected the same (images,)")
+    if not np.isin([a, b], (0, 1)).all():
+        raise LapmlError("mcnemar: found a value that is neither 0 nor 1, expected right (1) or wrong (0)")
+    only_a, only_b = int((a > b).sum()), int((b > a).sum())
+    p = 2 * stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)
+    return McNemar(only_a, only_b, min(1.0, float(p)))
+
+
+def seeds_needed(differences: Sequence[float], confidence: float, power: float = POWER) -> Seeds:
+    """The smallest number of seeds with which a two-sided paired t-test would see a difference like the one found.
+
+    That is: if the true difference had the mean of ``differences``, and its spread from seed to seed their standard
+    deviation, the test at level 1 − confidence would find it with probability ``power`` (by the noncentral t: Cohen,
+    *Statistical Power Analysis for the Behavioral Sciences*, 1988).
+
+    It takes the test images as they are: more seeds do not shrink what other images would have changed. And it is
+    rough: behind the standard deviation of 3 seeds may be one half or six times as large, which is why ``low`` and
+    ``high`` are given, for the ends of its chi-square interval. The mean is taken at its word in all three.
+
+    Args:
+        differences: (S,) the difference of two rows, one a seed, in any unit.
+        confidence: of the test, and of the interval behind ``low`` and ``high``.
+        power: such as 0.8.
+
+    Returns:
+        :class:`Seeds`: from 2, or infinite above :data:`MOST_SEEDS`; NaN for one seed, which has no spread, and for no
+        difference, which no number of seeds would show. Where all seeds differ by the same, 2, and no range.
+
+    Raises:
+        LapmlError: no value, a value that is not finite, or a confidence or power outside (0, 1).
+    """
+    sample = np.asarray(differences, dtype=float)
+    _check_confidence(confidence)
+    if sample.ndim != 1 or sample.size == 0 or not np.isfinite(sample).all():
+        raise LapmlError(f"seeds_needed: found {sample.tolist()}, expected one or more finite numbers")
+    if not 0 < power < 1:
+        raise LapmlError(f"power: found {power}, expected a number between 0 and 1, such as 0.8")
+    freedom, mean, rounding = sample.size - 1, abs(sample.mean()), 1e-12 * np.abs(sample).max()
+    if freedom == 0 or mean <= rounding:
+        return Seeds(math.nan, math.nan, math.nan)
+    spread = sample.std(ddof=1)
+    if spread <= rounding:
+        return Seeds(2, math.nan, math.nan)
+    tail = (1 - confidence) / 2
+    counts = range(2, MOST_SEEDS + 1)
+
+    def needed(effect: float) -> float:
+        def reached(seeds: int) -> float:  # t² is noncentral F, which has both tails in one
+            return stats.ncf.sf(stats.t.isf(tail, seeds - 1) ** 2, 1, seeds - 1, seeds * effect**2)
+
+        first = bisect_left(counts, power, key=reached)
+        return counts[first] if first < len(counts) else math.inf
+
+    ends = np.sqrt(freedom / stats.chi2.isf([tail, 1 - tail], freedom))  # over the spread found
+    return Seeds(*(needed(mean / (spread * scale)) for scale in (1.0, *ends)))
+
+
+def compare_rows(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray] | None], replicates: int, confidence: float, seed: int
+) -> list[Comparison]:
+    """The differences of one table: each pair by :func:`paired_bootstrap`, all corrected together by :func:`holm`.
+
+    Args:
+        pairs: (a, b), each (S, N) as in :func:`paired_bootstrap`; None where there is nothing to compare.
+        replicates, confidence, seed: of the bootstrap; every pair starts from the same seed.
+
+    Returns:
+        One :class:`Comparison` a pair. ``significant``: the corrected p is below 1 − confidence, and there is more than
+        one seed: of one, no p speaks for the row.
+
+    Raises:
+        LapmlError: as :func:`paired_bootstrap`.
+    """
+    none = Difference(*[math.nan] * 4)
+    differences = [paired_bootstrap(*pair, replicates, confidence, seed) if pair else none for pair in pairs]
+    corrected = holm([difference.p for difference in differences])
+    compared = []
+    for pair, difference, p in zip(pairs, differences, corrected, strict=True):
+        gaps = np.mean(pair[0], axis=1) - np.mean(pair[1], axis=1) if pair else [0.0]
+        significant = bool(p < 1 - confidence and len(gaps) > 1)
+        compared.append(Comparison(difference, p, significant, seeds_needed(gaps, confidence)))
+    return compared
 
 
 def _check_confidence(confidence: float) -> None:

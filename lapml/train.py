@@ -1,5 +1,6 @@
 """Training: one linear loop. A row's settings decide what a step mixes and which loss it takes (methods.py)."""
 
+import copy
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 
 from lapml import losses, methods, ranks, state  # noqa: E402
 from lapml.bank import Bank  # noqa: E402
-from lapml.config import Localized, Method, Run, digest  # noqa: E402
+from lapml.config import Method, Run, digest  # noqa: E402
 from lapml.data.batches import Batch, Batches  # noqa: E402
 from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
@@ -30,7 +31,7 @@ from lapml.optim import DTYPES, autocast, make_optimizer, pick_device, schedule 
 from lapml.provenance import code_sha256  # noqa: E402
 
 COLUMNS = (
-    "epoch lr loss ce loss_margin loss_adaptive accuracy d_mean s_mean rho_mean beyond "
+    "epoch lr loss ce loss_margin loss_adaptive loss_own accuracy d_mean s_mean rho_mean beyond "
     "mixed_batches images_forward images_backward seconds"
 ).split()
 PARTS = ("localise", "mix", "forward", "reference", "loss", "bank", "backward", "update")  # of a step, in its profile
@@ -57,6 +58,7 @@ class Learner:
     settings: Method
     batch_norm: str
     bank: Bank | None
+    frozen: Net | None  # as it was before training, for Attentive CutMix
     cast: Callable[[], AbstractContextManager]
 
     def ahead(self, batch: Batch) -> Mixed | None:
@@ -79,12 +81,16 @@ def learner(config: Run, net: Net, images: int, device: torch.device, precision:
             )
         net = convert_sync_batchnorm(net)  # timm's: torch's own drops the activations that timm fuses into batch norm
     net.to(device, DTYPES[precision], memory_format=torch.channels_last)
-    bank = None
-    if isinstance(settings.mixer, Localized) and settings.mixer.maps == "recent":
+    needs = settings.mixer.needs() if settings.mixer else None
+    bank = frozen = None
+    if needs == "recent":
         bank = Bank(images, net.head.in_features, config.data.view.side // net.stride, device)
+    if needs == "attention":
+        frozen = copy.deepcopy(net).eval().requires_grad_(False)
     forward = net if ranks.size() == 1 else ranks.shared(net)
+    optimizer = make_optimizer(net, train)
     return Learner(
-        net, forward, make_optimizer(net, train), settings, train.batch_norm, bank, lambda: autocast(device, precision)
+        net, forward, optimizer, settings, train.batch_norm, bank, frozen, lambda: autocast(device, precision)
     )
 
 
@@ -250,23 +256,26 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
     settings, labels, margin = it.settings, batch.labels[: batch.count], it.settings.margin
     training_mode(it.net, it.batch_norm)
     forwards = backwards = batch.count
-    mixed, clean, clean_logits = batch.made or it.ahead(batch), None, None
+    mixed = batch.made or it.ahead(batch)
+    clean = clean_logits = embedded = donor_labels = None
     with it.cast():
         if batch.mixed and mixed is None:
             with record_function("localise"):
-                seen, more, back = methods.reference(it.net, settings, batch, it.forward)
+                seen, more, back = methods.reference(it.net, settings, batch, it.forward, it.frozen)
             forwards, backwards = forwards + more, backwards + back
             clean, clean_logits = seen.embedding, seen.logits
             with record_function("mix"):
-                mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
-        detached = batch.margins and margin.reference == "detached"
+                mixed = methods.mix(settings, batch, seen)
+        asked = batch.mixed and settings.loss is not None and settings.loss.reference
+        detached = asked or batch.margins and margin.reference == "detached"
         before = running_statistics(it.net) if detached else None
         with record_function("forward"):
             output = it.forward(mixed.images if mixed else batch.images)
         if detached:
             with record_function("reference"):
-                clean = methods.embedded(it.net, batch.images[: batch.count], before)
-            forwards += len(clean)
+                embedded = methods.embedded(it.net, batch.images[: batch.count], before)
+            forwards += len(embedded)
+            clean = embedded if batch.margins and clean is None else clean
         with record_function("loss"):
             guess = output.logits.detach().argmax(1)
             credit = (guess == labels).float()
@@ -275,16 +284,19 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
                 stats = {"ce": loss.detach()}
             else:
                 loss, stats = methods.loss(settings, output, batch.labels, mixed, clean, clean_logits)
-                credit = credit * (1 - mixed.rho) + (guess == batch.labels[mixed.donors]) * mixed.rho
+                donor_labels = batch.labels[mixed.donors]
+                credit = credit * (1 - mixed.rho) + (guess == donor_labels) * mixed.rho
+            if settings.loss is not None:
+                seen = methods.Seen(output, labels, donor_labels, mixed, embedded)
+                extra = methods.own_loss(settings, seen)
+                loss, stats = loss + settings.loss.alpha * extra, stats | {"loss_own": extra.detach()}
             if it.net.projects:
                 loss = loss + 0 * output.embedding.sum()  # DDP wants a gradient for each parameter in every step
     if it.bank is not None:
-        weight, boxes = it.net.head.weight.detach(), mixed.box_reference if mixed else None
-        side, count = batch.images.shape[-1], batch.count
+        weight, hidden = it.net.head.weight.detach(), mixed.hidden(it.bank.grid) if mixed else None
+        index, windows = batch.index[: batch.count], batch.windows[: batch.count]
         with record_function("bank"):
-            it.bank.keep(
-                batch.index[:count], batch.windows[:count], output.features.detach(), weight, labels, boxes, side
-            )
+            it.bank.keep(index, windows, output.features.detach(), weight, labels, hidden)
     with record_function("backward"):
         it.optimizer.zero_grad(set_to_none=True)
         loss.backward()

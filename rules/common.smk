@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lapml.config import load
 from lapml.errors import LapmlError
-from lapml.paths import PACK_FILES, REPORT_FILES, RUN_FILES, Paths
+from lapml.paths import DIAGNOSIS_FILES, PACK_FILES, REPORT_FILES, RUN_FILES, Paths
 
 # The one params file: a suite is complete, so that --configfile replaces params.yaml instead of overlaying it. (The
 # first: a process that Snakemake spawns gets `--configfiles` of both.)
@@ -33,6 +33,10 @@ def pack_files(dataset):
     return [str(PATHS.pack(dataset) / name) for name in PACK_FILES]
 
 
+def diagnosis_files(dataset):
+    return [str(PATHS.diagnosis(dataset) / name) for name in DIAGNOSIS_FILES]
+
+
 def report_files():
     return [str(PATHS.report / name) for name in REPORT_FILES]
 
@@ -45,6 +49,11 @@ def all_runs():
         for seed in PARAMS.seeds
         for path in run_files(dataset, method, seed)
     ]
+
+
+def diagnosed_runs(dataset):
+    """Files of the runs whose nets give a diagnosis its class maps."""
+    return [path for seed in PARAMS.seeds for path in run_files(dataset, PARAMS.diagnose.row, seed)]
 
 
 def data_settings(dataset, *keys):
@@ -86,6 +95,15 @@ def tune_settings(dataset, method):
     tune = PARAMS.of(dataset).tune
     shared = tune.model_dump(mode="json", include={"trials", "seeds", "epochs"})
     return run_settings(dataset, method) | {"tune": shared, "space": getattr(tune, method).model_dump(mode="json")}
+
+
+def diagnosis_settings(dataset):
+    """Settings that a diagnosis depends on: those of its runs, how every row mixes, and its own."""
+    return run_settings(dataset, *PARAMS.methods) | {
+        "diagnose": PARAMS.diagnose.model_dump(mode="json"),
+        "report": PARAMS.report.model_dump(mode="json", include={"confidence", "bootstrap"}),
+        "seeds": PARAMS.seeds,
+    }
 
 
 def row_pattern(rows):

@@ -1,8 +1,26 @@
+rule diagnose:
+    input:
+        pack_files("{dataset}"),
+        lambda w: diagnosed_runs(w.dataset),
+    output:
+        diagnosis_files("{dataset}"),
+    log:
+        f"{LOGS}/diagnose/{{dataset}}.log",
+    params:
+        settings=lambda w: diagnosis_settings(w.dataset),
+    threads: lambda w: train_params(w.dataset).threads
+    resources:
+        gpu=lambda w: min(1, gpus(w)),  # one process, whatever training takes
+    shell:
+        f"lapml diagnose {{wildcards.dataset}} --params {PARAMS_FILE} > {{log}} 2>&1"
+
+
 rule report:
     input:
         [pack_files(dataset) for dataset in PARAMS.datasets],
         [PATHS.tuned(dataset, method) for dataset in PARAMS.datasets for method in PARAMS.tuned_rows],
         all_runs(),
+        [diagnosis_files(dataset) for dataset in PARAMS.datasets],
     output:
         report_files()[:-1],
         page=report(report_files()[-1], category="Report"),

@@ -1,6 +1,7 @@
 """Shared: the committed params made small, one run of them, and a tiny packed set of separable classes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ settings.load_profile("lapml")
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
-MIXING = ("cutmix", "loc_cutmix", "margin", "adaptive_margin")
+MIXING = (
+    "mixup", "cutout", "attentive_cutmix", "snapmix", "cutmix", "cutmix_semantic", "loc_cutmix_oracle", "loc_cutmix_area",
+    "loc_cutmix", "margin", "adaptive_margin",
+)  # fmt: skip
 TUNED = {"m": 0.3, "alpha": 0.5, "delta": 0.1, "quantile": 0.25}
 SMALL = [
     "model.name=test_resnet",  # a tiny net of timm whose stride-8 stage ends in a ReLU
@@ -80,6 +84,19 @@ def packed() -> Packed:
             images.append(picture)
     sizes = [(80 + 3 * row % 50, 60 + 7 * row % 40) for row in range(len(labels))]
     return make_packed(np.stack(images).astype(np.uint8), labels, splits, sizes)
+
+
+@pytest.fixture(scope="session")
+def annotated(packed) -> Packed:
+    """The same with a box and four parts an image, some of them not seen."""
+    rng, index = np.random.default_rng(1), packed.index.copy()
+    boxes, parts = [], []
+    for width, height in index[["width", "height"]].to_numpy():
+        x, y, right, bottom = rng.uniform([0.1, 0.1, 0.6, 0.6], [0.4, 0.4, 0.9, 0.9])
+        boxes.append([x * width, y * height, (right - x) * width, (bottom - y) * height])
+        where = rng.uniform([x, y], [right, bottom], (4, 2)) * (width, height)
+        parts.append(np.column_stack([where, rng.random(4) < 0.7]).tolist())
+    return replace(packed, index=index.assign(box=boxes, parts=parts))
 
 
 @pytest.fixture(scope="session")

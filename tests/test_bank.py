@@ -41,7 +41,8 @@ def visit(seed: int, count: int = 2, channels: int = 8, grid: int = GRID) -> tup
 
 def keep(bank: Bank, rows: list[int], where: list[list[float]], seen: tuple, boxes: Tensor | None = None) -> None:
     features, weight, labels = seen
-    bank.keep(torch.tensor(rows), torch.tensor(where), features, weight, labels, boxes, SIDE)
+    hidden = None if boxes is None else covered(boxes, bank.grid, SIDE)
+    bank.keep(torch.tensor(rows), torch.tensor(where), features, weight, labels, hidden)
 
 
 def recall(bank: Bank, rows: list[int], where: list[list[float]]) -> tuple[Tensor, Tensor]:
@@ -284,7 +285,7 @@ def test_images_never_visited_can_be_mixed_and_trained_on(small_run, packed, row
     it = train.learner(run, net, len(packed.index), CPU, "fp32")
     seen = methods.Reference(*it.bank.recall(batch.index, batch.windows))
     assert not it.bank.cells.any()
-    mixed = methods.mix(run.settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
+    mixed = methods.mix(run.settings, batch, seen)
     assert mixed.images.isfinite().all() and not torch.equal(mixed.images, batch.images)
     share = (mixed.box_reference[:, 2:] - mixed.box_reference[:, :2]).prod(1) / SIDE**2
     torch.testing.assert_close(mixed.rho, share.float())  # what is seen of a uniform map is its area
@@ -447,11 +448,11 @@ def test_a_step_keeps_what_it_saw_and_no_more(small_run, packed):
         train.take_step(it, batch)
     own = bank_of(len(packed.index), net.head.in_features)
     own.keep(
-        batch.index, batch.windows, seen[0].features.detach(), weight, batch.labels, made[0].box_reference, SIDE
+        batch.index, batch.windows, seen[0].features.detach(), weight, batch.labels, covered(made[0].box_reference, GRID, SIDE)
     )  # fmt: skip
     assert torch.equal(it.bank.cells, own.cells) and it.bank.cells[batch.index].any()
     everything = bank_of(len(packed.index), net.head.in_features)
-    everything.keep(batch.index, batch.windows, seen[0].features.detach(), weight, batch.labels, None, SIDE)
+    everything.keep(batch.index, batch.windows, seen[0].features.detach(), weight, batch.labels, None)
     hidden = (everything.cells != 0).any(3) & ~(own.cells != 0).any(3)
     assert hidden.any()
     rest = torch.ones(len(own.cells), dtype=torch.bool)

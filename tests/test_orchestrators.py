@@ -85,7 +85,9 @@ def test_both_run_the_same_commands_on_the_same_paths(tmp_path: Path, suite: str
 def test_a_configfile_replaces_params_yaml(tmp_path: Path) -> None:
     folder = copy_project(tmp_path, None)
     jobs = snakemake_jobs(folder, "--configfile", "suites/tiny.yaml")
-    assert len(jobs) == 7  # fetch, prepare, two studies, two runs, report: no row or seed of params.yaml is left
+    assert (
+        len(jobs) == 8
+    )  # fetch, prepare, two studies, two runs, diagnosis, report: no row or seed of params.yaml is left
     assert all("--params suites/tiny.yaml" in command for command, _ in jobs)
 
 
@@ -177,6 +179,7 @@ def test_dvc_takes_all_five_data_sets_to_the_report_and_only_what_changed_again(
     """Through the longest chain of each set: two studies, and the row that they are for."""
     folder = copy_project(tmp_path, "fixtures")
     edit(folder, "rows: [baseline]  ", "rows: []  ")
+    edit(folder, "  row: baseline  ", "  row: adaptive_margin  ")
     run(folder, "git", "init", "-q")
     run(folder, "dvc", "init", "-q")
     run(folder, "dvc", "config", "core.analytics", "false")
@@ -216,5 +219,6 @@ def test_dvc_takes_all_five_data_sets_to_the_report_and_only_what_changed_again(
 
 
 def training(name: str) -> set[str]:
-    """The stages of a data set that train."""
-    return {f"tune_margin@{name}", f"tune_adaptive@{name}", f"train_tuned@{name}-adaptive_margin-0"}
+    """The stages of a data set that train, and the one that looks at all rows."""
+    stages = {f"tune_margin@{name}", f"tune_adaptive@{name}", f"train_tuned@{name}-adaptive_margin-0"}
+    return stages | {f"diagnose@{name}"}

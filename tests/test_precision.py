@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from lapml import localize, losses, methods, train
-from lapml.config import Localized, Method
+from lapml.config import Method
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.mixing import boxes, localized
 from lapml.mixing.boxes import Mixed
 from lapml.model import Net, build, running_statistics, training_mode
 from lapml.optim import autocast
+from lapml.rows import Localized
 
 CPU, SIDE = torch.device("cpu"), 48
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
@@ -164,7 +165,7 @@ def mixed_of(run, batch, net: Net) -> Mixed | None:
         with torch.no_grad():
             features = net(batch.images).features
         seen = methods.Reference(localize.class_maps(features, net.head.weight.detach(), batch.labels), features)
-    return methods.mix(run.settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
+    return methods.mix(run.settings, batch, seen)
 
 
 def whole_loss(run, batch, net: Net, mixed: Mixed | None, precision: str) -> tuple[Tensor, Tensor]:

@@ -58,6 +58,7 @@ CASES = {
     ),
     "margin, projected, every 3": ("margin", [EVERY.format("margin", 3), "model.embedding_dim=16"]),
     "margin, every 3": ("margin", [EVERY.format("margin", 3)]),
+    **{row: (row, []) for row in ("mixup", "snapmix", "cutmix_semantic")},
     "adaptive_margin, fresh maps, every 3": (
         "adaptive_margin",
         [FRESH.format("adaptive_margin"), EVERY.format("adaptive_margin", 3)],

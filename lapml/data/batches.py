@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lapml import ranks
 from lapml.config import Method, View
 from lapml.data import views
 from lapml.data.pack import Packed
+from lapml.data.truth import Annotations, Truth
 from lapml.errors import LapmlError
 
 DRAWS = 2  # uniform numbers that a mixer takes an image
@@ -34,6 +36,8 @@ class Purpose(IntEnum):
     MIXED = 3
     LAMBDA = 4
     PART = 5
+    SECOND_LAMBDA = 6
+    SECOND_BOX = 7
 
 
 def stream(seed: int, epoch: int, purpose: Purpose) -> np.random.Generator:
@@ -56,6 +60,8 @@ class Batch:
     donors: Tensor | None = None  # (B,) int64 positions in the batch, no image its own
     lam: Tensor | None = None  # (B,) λ ~ Beta(β, β)
     uniform: Tensor | None = None  # (B, DRAWS)
+    second: Tensor | None = None  # (B, 3) another λ, and two uniform numbers more
+    truth: Truth | None = None  # of the images, where the mixer asks for it
     made: Any = None  # what `then` of Batches.training made of it
 
 
@@ -97,6 +103,10 @@ class Batches:
             for at in range(0, len(packed.images), CHUNK):
                 self.array[at : at + CHUNK] = torch.from_numpy(np.array(packed.images[at : at + CHUNK]))
 
+    @cached_property
+    def annotations(self) -> Annotations:
+        return Annotations(self.packed.index)
+
     def steps(self, batch: int) -> int:
         """Training batches an epoch; the incomplete last one is dropped (its images differ from epoch to epoch).
 
@@ -129,15 +139,21 @@ class Batches:
         tables = {"windows": views.training_windows(self.sizes, self.view, uniform)}
         if self.view.jitter:
             tables["jitter"] = stream(seed, epoch, Purpose.JITTER).random((count, 3))
+        annotations = None
         mixed = margins = np.zeros(steps, bool)
         if settings.mix and epoch >= settings.mix.warmup_epochs:
             mixed = stream(seed, epoch, Purpose.MIXED).random(steps) < settings.mix.prob
             if settings.margin:
                 # Beginning at another one each epoch, so that it is one of n on the whole.
                 margins = mixed & ((np.cumsum(mixed) - 1 - epoch) % settings.margin.every == 0)
-            beta = settings.mixer.beta
+            beta = getattr(settings.mixer, "beta", 1.0)
             tables["lam"] = stream(seed, epoch, Purpose.LAMBDA).beta(beta, beta, count)
             tables["uniform"] = stream(seed, epoch, Purpose.PART).random((count, DRAWS))
+            if settings.mixer.second:
+                lam = stream(seed, epoch, Purpose.SECOND_LAMBDA).beta(beta, beta, (count, 1))
+                tables["second"] = np.concatenate([lam, stream(seed, epoch, Purpose.SECOND_BOX).random((count, 2))], 1)
+            if settings.mixer.needs() == "truth":
+                annotations = self.annotations
         # The order is random, so that the one before it is a random donor: a random cycle through the whole batch.
         share = own.stop - own.start
         alone = share == batch
@@ -156,8 +172,11 @@ class Batches:
                 images = self._view(stored, drawn["windows"], drawn.get("jitter"))
                 extra: dict[str, Any] = {}
                 if mixed[step]:
-                    extra = {"donors": donors, "lam": drawn["lam"][:share], "uniform": drawn["uniform"][:share]}
-                    extra |= {"mixed": True, "margins": bool(margins[step])}
+                    extra = {name: drawn[name][:share] for name in ("lam", "uniform", "second") if name in drawn}
+                    extra |= {"donors": donors, "mixed": True, "margins": bool(margins[step])}
+                    if annotations:
+                        truth = annotations.seen(rows, tables["windows"][rows], self.view.side)
+                        extra["truth"] = Truth(*(each.to(self.device) for each in truth))
                 index, labels = self._send(rows), self._send(self.labels[rows])
                 made = Batch(images, labels, rows, index, drawn["windows"], share, **extra)
                 yield replace(made, made=then(made))

@@ -4,20 +4,56 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from lapml.errors import LapmlError
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A batch of generated images. Image i mixes the reference i with its donor ``donors[i]``."""
+    """A batch of generated images. Image i mixes the reference i with its donor ``donors[i]``.
+
+    What was replaced is said by boxes, or by a mask for mixing that leaves every pixel in its place.
+    """
 
     images: Tensor  # (B, 3, H, W)
     donors: Tensor  # (B,) int64, positions in the batch
     kept: Tensor  # (B,) weight of the reference's cross-entropy
     pasted: Tensor  # (B,) weight of the donor's cross-entropy
     rho: Tensor  # (B,) the donor's share of the label, pasted / (kept + pasted)
-    box_reference: Tensor  # (B, 4) where it was pasted
-    box_donor: Tensor  # (B, 4) what was pasted
+    box_reference: Tensor | None = None  # (B, 4) where it was pasted, or erased
+    box_donor: Tensor | None = None  # (B, 4) what was pasted; None with a box_reference that was erased
     similarity: Tensor | None = None  # (B,) of the two parts, 0..1
+    mask: Tensor | None = None  # (B, h, w) how much of each of h × w equal cells is the donor's, 0..1
+
+    def hidden(self, grid: int) -> Tensor:
+        """(B, grid, grid) fp32 share of each cell of the reference that is replaced.
+
+        Raises:
+            LapmlError: neither box_reference nor mask is given.
+        """
+        if self.mask is not None:
+            return adaptive_avg_pool2d(self.mask.float()[:, None], grid)[:, 0]
+        if self.box_reference is None:
+            raise LapmlError("Mixed: found neither box_reference nor mask, expected one: it says what was replaced")
+        return covered(self.box_reference, grid, self.images.shape[-1])
+
+
+def weighed(label: str, share: Tensor, kept: Tensor, pasted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of the two cross-entropies by a label rule.
+
+    Args:
+        label: ``area``; ``semantic``: what is seen of the donor among all that is seen; ``snapmix``: what is seen of each
+            (weights need not sum to 1).
+        share: (B,) of the image's area that was replaced; it also decides where nothing of either object is seen.
+        kept, pasted: (B,) what is seen of the reference's and of the donor's object, shares of each.
+
+    Returns:
+        (kept, pasted, rho), (B,) each.
+    """
+    total = kept + pasted
+    rho = share if label == "area" else torch.where(total > 0, pasted / total, share)
+    return (kept, pasted, rho) if label == "snapmix" else (1 - rho, rho, rho)
 
 
 def square_sides(lam: Tensor, area: list[float], side: int) -> Tensor:
@@ -36,9 +72,21 @@ def around(cells: Tensor, grid: tuple[int, int], extents: Tensor, side: int) -> 
     height, width = grid
     x = ((cells % width) + 0.5) / width * side
     y = ((cells // width) + 0.5) / height * side
-    corner = torch.stack([x, y], 1) - extents[:, None] / 2
+    return centred(torch.stack([x, y], 1), extents, side)
+
+
+def centred(points: Tensor, extents: Tensor, side: int) -> Tensor:
+    """As :func:`around`, of ``points`` (B, 2), x and y in pixels."""
+    corner = points - extents[:, None] / 2
     corner = corner.round().long().clamp_min(0).minimum((side - extents)[:, None])
     return torch.cat([corner, corner + extents[:, None]], 1)
+
+
+def inside(boxes: Tensor, side: int) -> Tensor:
+    """(B, side, side) bool: the pixels that each box covers."""
+    at = torch.arange(side, device=boxes.device)
+    x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
+    return ((at >= y0) & (at < y1))[:, :, None] & ((at >= x0) & (at < x1))[:, None, :]
 
 
 def mass(maps: Tensor, boxes: Tensor, side: int) -> Tensor:
@@ -70,23 +118,20 @@ def paste(images: Tensor, donors: Tensor, box_reference: Tensor, box_donor: Tens
     """Paste the donors' boxes over the references' boxes of the same size.
 
     Args:
-        images: (≥ B, 3, H, W), the references first.
+        images: (≥ B, 3, H, H), the references first.
         donors: (B,) int64, whose image each patch comes from.
         box_reference: (B, 4) where to.
         box_donor: (B, 4) where from, same width and height.
 
     Returns:
-        (B, 3, H, W), a new tensor.
+        (B, 3, H, H), a new tensor.
     """
     count, (height, width) = len(donors), images.shape[2:]
-    x = torch.arange(width, device=images.device)
-    y = torch.arange(height, device=images.device)
-    x0, y0, x1, y1 = box_reference[:, :, None].unbind(1)
-    inside = ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None, :]  # (B, H, W)
+    replaced = inside(box_reference, width)
     # In channels_last memory a pixel is one row, and a patch is as many rows away from where it goes throughout.
     shift = box_donor[:, :2] - box_reference[:, :2]
     away = (donors - torch.arange(count, device=images.device)) * height * width + shift[:, 1] * width + shift[:, 0]
-    source = torch.arange(inside.numel(), device=images.device).view_as(inside) + inside * away[:, None, None]
+    source = torch.arange(replaced.numel(), device=images.device).view_as(replaced) + replaced * away[:, None, None]
     pixels = images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
     return pixels.index_select(0, source.flatten()).view(count, height, width, -1).permute(0, 3, 1, 2)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lapml.mixing.boxes import Mixed, area, paste
+from lapml.mixing.boxes import Mixed, area, mass, paste, weighed
 
 
 def boxes(lam: Tensor, uniform: Tensor, side: int) -> Tensor:
@@ -22,15 +22,27 @@ def boxes(lam: Tensor, uniform: Tensor, side: int) -> Tensor:
     return torch.cat([centre - half, centre + half], 1).clamp(0, side)
 
 
-def mix(images: Tensor, donors: Tensor, lam: Tensor, uniform: Tensor) -> Mixed:
-    """Mix a batch; the label's share is the clipped box's area.
+def mix(
+    images: Tensor,
+    donors: Tensor,
+    lam: Tensor,
+    uniform: Tensor,
+    label: str = "area",
+    maps: Tensor | None = None,
+) -> Mixed:
+    """Mix a batch; the label's share is the clipped box's area, or what is seen of either class map.
 
     Args:
         images: (≥ B, 3, H, H), the references first.
         donors: (B,) int64, no image its own.
         lam: (B,), uniform: (B, ≥ 2) as in :func:`boxes`.
+        label: a rule of :func:`~lapml.mixing.boxes.weighed`.
+        maps: (≥ B, h, w) class maps that sum to 1, for a label other than ``area``.
     """
     side = images.shape[-1]
     box = boxes(lam, uniform[:, :2], side)
     share = area(box, side)
-    return Mixed(paste(images, donors, box, box), donors, 1 - share, share, share, box, box)
+    kept, pasted = 1 - share, share
+    if label != "area":
+        kept, pasted = 1 - mass(maps[: len(donors)], box, side), mass(maps[donors], box, side)
+    return Mixed(paste(images, donors, box, box), donors, *weighed(label, share, kept, pasted), box, box)

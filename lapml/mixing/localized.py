@@ -1,11 +1,10 @@
 """Part localization-aware CutMix: our reading of stage 1 of Kim, Kim and Byun (IEEE Access 2021); see method.md."""
 
-import torch
 from torch import Tensor
 
-from lapml.config import Localized
 from lapml.localize import draw_cells, match_cells
-from lapml.mixing.boxes import Mixed, area, around, mass, paste, square_sides
+from lapml.mixing.boxes import Mixed, area, around, mass, paste, square_sides, weighed
+from lapml.rows import Localized
 
 
 def mix(
@@ -28,8 +27,7 @@ def mix(
         lam: (B,) λ ~ Beta(β, β); the patch's area is clip(1 − λ, a_min, a_max).
         uniform: (B, ≥ 1) in [0, 1), for the donor's part.
         settings: area range, temperature and support.
-        label: how the cross-entropies are weighted: ``semantic`` by what is seen, ``area``, or ``snapmix`` (weights need
-            not sum to 1).
+        label: a rule of :func:`~lapml.mixing.boxes.weighed`.
     """
     side, grid = images.shape[-1], (maps.shape[1], maps.shape[2])
     theirs, count = maps[donors], len(donors)
@@ -42,17 +40,6 @@ def mix(
     box_donor = around(donor_cells, grid, extents, side)
 
     share = area(box_reference, side)
-    kept, pasted = 1 - share, share
-    if label != "area":
-        seen_kept = 1 - mass(maps, box_reference, side)
-        seen_pasted = mass(theirs, box_donor, side)
-        if label == "semantic":
-            total = seen_kept + seen_pasted
-            pasted = torch.where(total > 0, seen_pasted / total, share)
-            kept = 1 - pasted
-        else:
-            kept, pasted = seen_kept, seen_pasted
-    total = kept + pasted
-    rho = torch.where(total > 0, pasted / total, share)
+    weights = weighed(label, share, 1 - mass(maps, box_reference, side), mass(theirs, box_donor, side))
     mixed = paste(images, donors, box_reference, box_donor)
-    return Mixed(mixed, donors, kept, pasted, rho, box_reference, box_donor, similarity)
+    return Mixed(mixed, donors, *weights, box_reference, box_donor, similarity)

@@ -11,9 +11,10 @@ import pandas as pd
 
 from lapml import config
 from lapml.config import Params
+from lapml.diagnose import build as diagnosis
 from lapml.errors import LapmlError
 from lapml.files import scratch
-from lapml.paths import READS, REPORT_FILES, Paths
+from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, Paths
 from lapml.report import page, tables
 from lapml.report.runs import differences
 
@@ -52,7 +53,8 @@ def report(
     }
     pictures = {name: galleries(name) for name in params.datasets} if images and galleries else None
     text, overridden = _settings(params, Path(params_path))
-    html = page.build(params, text, runs, epochs, table, tuned, pictures, overridden)
+    diagnoses = {name: _diagnosis(params, paths, name) for name in params.datasets}
+    html = page.build(params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses)
     paths.report.mkdir(parents=True, exist_ok=True)
     with scratch(paths.report / ".partial") as partial:
         tables.write(partial, params, runs, epochs, table)
@@ -63,8 +65,29 @@ def report(
     return paths.report / "report.html"
 
 
+def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | None:
+    """What the page shows of a data set's diagnosis; None where it was not diagnosed."""
+    found = diagnosis.read(params, paths, dataset)
+    if found is None:
+        return None
+    heads = diagnosis.tables.columns(found)
+    rows = [
+        [row["row"], *(diagnosis.tables.cell(row, name) for name in heads)] for row in found.table.to_dict("records")
+    ]
+    figures = {name: (paths.diagnosis(dataset) / f"{name}.svg").read_bytes() for name in ("quality", "labels")}
+    return {
+        "heads": ["row", *heads.values()],
+        "rows": rows,
+        "maps": diagnosis.tables.of_maps(found),
+        "verdicts": diagnosis.tables.verdicts(found.ratios),
+        "note": diagnosis.tables.note(found, params),
+        "figures": figures,
+        "gallery": f"{paths.diagnosis(dataset) / 'gallery.html'}",
+    }
+
+
 def publish(params: Params, paths: Paths) -> Path:
-    """Copy a suite's report, tuned files and runs (without model weights) to ``paths.published``, to be committed.
+    """Copy a suite's report, diagnoses, tuned files and runs (without model weights) to ``paths.published``, to be committed.
 
     Beside them it writes each chart as an SVG of its own into ``figures/``.
 
@@ -122,6 +145,12 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
         ).items():
             if chart:
                 (target / "figures" / f"{dataset}-{name}.svg").write_bytes(chart)
+        if diagnosis.read(params, paths, dataset):
+            folder = target / "diagnosis" / dataset
+            folder.mkdir(parents=True)
+            for name in DIAGNOSIS_FILES:
+                if name != "gallery.html":  # large, and full of pictures of the data
+                    shutil.copyfile(paths.diagnosis(dataset) / name, folder / name)
         for method in params.tuned_rows:
             folder = target / "tuned" / dataset
             folder.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
         names = table["method"].to_list()
         for place, row in enumerate(table.to_dict("records")):
             seeds = runs.loc[runs["method"] == row["method"], "top1"].to_numpy()
-            colour, _ = _look(place)
+            colour, _ = look(place)
             if row["n_seeds"] > 1:
                 axes.barh(place, 2 * row["top1_half"], left=row["top1"] - row["top1_half"], height=0.42, color=colour,
                           alpha=0.3, linewidth=0)  # fmt: skip
@@ -91,7 +91,7 @@ def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
         title, order = "Distance of generated from reference", _order(runs)
         _bands(axes, epochs, order, "d_mean", title, "distance of unit embeddings (0 to √2)")
         for method in epochs["method"].unique():
-            colour, _ = _look(order.index(method))
+            colour, _ = look(order.index(method))
             margins = runs.loc[runs["method"] == method, "m"].dropna()
             if len(margins):
                 axes.axhline(margins.iloc[0], color=colour, linestyle=":", linewidth=1.4)
@@ -121,7 +121,7 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
     def draw(axes: Axes) -> None:
         width = 0.025 * max(table["cost"].max() - table["cost"].min(), 0.1 * table["cost"].max()) / 1e3
         for place, row in enumerate(table.to_dict("records")):
-            colour, _ = _look(place)
+            colour, _ = look(place)
             of_row = runs[runs["method"] == row["method"]]
             # rows of one cost are set side by side, or they hide each other
             alike = table.index[np.isclose(table["cost"], row["cost"])].to_list()
@@ -157,12 +157,12 @@ def gallery(items: list[dict[str, Any]]) -> bytes:
             for offset, name in enumerate(names):
                 axes = figure.add_subplot(len(rows), columns, line * columns + 3 * place + offset + 1)
                 axes.imshow(item[name])
-                _map(axes, item.get(f"{name}_map"), item[name].shape)
+                heat(axes, item.get(f"{name}_map"), item[name].shape)
                 _box(axes, item.get("box_donor"), DONOR if name == "donor" else None)
                 _box(axes, item.get("box_reference"), REFERENCE if name != "donor" else None)
                 axes.set_title(name if line == 0 else "", fontsize=size, pad=3, loc="left")
                 _bare(axes, item["method"] if offset == place == 0 else "", 9)
-                caption = _caption(item) if name == "mixed" else _short(item["labels"][offset], letters)
+                caption = _caption(item) if name == "mixed" else short(item["labels"][offset], letters)
                 axes.set_xlabel(caption, fontsize=size, labelpad=2)
     return _png(figure)
 
@@ -181,10 +181,10 @@ def cams(items: list[dict[str, Any]]) -> bytes:
         for place, item in enumerate(row):
             axes = figure.add_subplot(len(rows), columns, line * columns + place + 1)
             axes.imshow(item["image"])
-            _map(axes, item["map"], item["image"].shape)
+            heat(axes, item["map"], item["image"].shape)
             _bare(axes, item["method"] if place == 0 else "", 9)
             colour, mark = (RIGHT, "✓") if item["correct"] else (WRONG, "✗")
-            axes.set_title(_short(f"{mark} {item['title']}"), fontsize=8.5, pad=3, loc="left", color=colour)
+            axes.set_title(short(f"{mark} {item['title']}"), fontsize=8.5, pad=3, loc="left", color=colour)
             for spine in axes.spines.values():
                 spine.set(visible=True, color=colour, linewidth=1.6)
     return _png(figure)
@@ -202,23 +202,24 @@ def growth(points: dict[str, dict[str, list[list[float]]]], panels: dict[str, tu
         for axes, (panel, (across, up)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
             for place, (name, line) in enumerate(points[panel].items()):
                 x, y, half = np.array(line).T * np.array([[1.0], *[[1000.0 if up.startswith("ms") else 1.0]] * 2])
-                colour, dash = _look(place)
+                colour, dash = look(place)
                 axes.errorbar(x, y, half, color=colour, linestyle=dash, marker="o", markersize=4, capsize=2, label=name)
             axes.set(xscale="log", yscale="log", xlabel=across, ylabel=up)
             axes.set_xticks(x, [f"{int(each):,}" for each in x], minor=False)
             axes.minorticks_off()
             axes.legend(fontsize=8)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _chart(draw: Callable[[Axes], None], height: float = HEIGHT) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure.add_subplot())
-        return _svg(figure)
+        return svg(figure)
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """The same bytes for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
@@ -226,7 +227,7 @@ def _svg(figure: Figure) -> bytes:
 
 def _bands(axes: Axes, epochs: pd.DataFrame, order: list[str], column: str, title: str, label: str) -> None:
     for method, rows in epochs.groupby("method", sort=False):
-        colour, dash = _look(order.index(method))
+        colour, dash = look(order.index(method))
         groups = rows.groupby("epoch")[column]
         mean, low, high = groups.mean(), groups.min(), groups.max()
         axes.plot(mean.index, mean, color=colour, linestyle=dash, linewidth=1.6, label=method)
@@ -243,7 +244,8 @@ def _order(frame: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(frame["method"]))
 
 
-def _look(place: int) -> tuple[str, Any]:
+def look(place: int) -> tuple[str, Any]:
+    """The colour and dashes of the row in that place."""
     return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
 
 
@@ -268,12 +270,12 @@ def _bare(axes: Axes, label: str, size: float) -> None:
     axes.spines[:].set_linewidth(0.4)
 
 
-def _map(axes: Axes, heat: np.ndarray | None, shape: tuple[int, ...]) -> None:
+def heat(axes: Axes, values: np.ndarray | None, shape: tuple[int, ...]) -> None:
     """Lay a class activation map over a picture; where the map is low the picture shows."""
-    if heat is None:
+    if values is None:
         return
-    heat = np.nan_to_num(np.asarray(heat, dtype=float))
-    strength = heat / heat.max() if heat.max() > 0 else np.zeros_like(heat)
+    values = np.nan_to_num(np.asarray(values, dtype=float))
+    strength = values / values.max() if values.max() > 0 else np.zeros_like(values)
     axes.imshow(strength, cmap="inferno", alpha=0.65 * strength, vmin=0, vmax=1, interpolation="bilinear",
                 extent=(-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5))  # fmt: skip
 
@@ -289,7 +291,7 @@ def _caption(item: dict[str, Any]) -> str:
     return ", ".join(f"{name} {float(value):.2f}" for name, value in parts if value is not None)
 
 
-def _short(text: str, length: int = 18) -> str:
+def short(text: str, length: int = 18) -> str:
     """A class name as a caption: without its number, and never as mathematics."""
     text = re.sub(r"^([✓✗] )?\d+\.", r"\1", text).replace("_", " ").replace("$", r"\$")
     return text if len(text) <= length else text[: length - 1] + "…"

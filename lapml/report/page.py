@@ -1,16 +1,14 @@
 """One self-contained page out of the tables and figures: no script, no request to anywhere, every image inlined."""
 
-import base64
 import json
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 
 from lapml.config import Params
 from lapml.report import figures, tables
+from lapml.report.html import data_uri, render
 
 Galleries = dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 
@@ -24,6 +22,7 @@ def build(
     tuned: dict[tuple[str, str], dict[str, Any]],
     galleries: Galleries | None = None,
     overridden: list[str] | None = None,
+    diagnoses: dict[str, dict[str, Any] | None] | None = None,
 ) -> str:
     """The report as HTML.
 
@@ -34,17 +33,21 @@ def build(
         galleries: {dataset: (gallery items, CAM items)}, see :mod:`lapml.report.figures`; None for a page without any
             picture of the data, which its ``lapml-images`` meta element then says.
         overridden: a line for each setting in which ``params`` differs from ``params_text``.
+        diagnoses: {dataset: heads, rows, maps, verdicts, note, figures, gallery}, or None where it was not diagnosed.
     """
-    source = resources.files("lapml.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
     names = tables.headings(params)
-    return template.render(
+    return render(
+        "page.html.j2",
         suite=params.suite,
         heading=_heading(params, runs),
         split=params.split_name().capitalize(),
         images=galleries is not None,
         headings=list(names.values()),
-        datasets=[_dataset(name, params, runs, epochs, table, tuned, galleries) for name in params.datasets],
+        datasets=[
+            _dataset(name, params, runs, epochs, table, tuned, galleries)
+            | {"diagnosis": _inlined((diagnoses or {}).get(name))}
+            for name in params.datasets
+        ],
         note=tables.note(table, params),
         ran=_ran(runs),
         runs=_runs(runs),
@@ -148,6 +151,13 @@ def _dataset(
         "gallery": _inline(figures.gallery(mixes), "png") if mixes else None,
         "cams": _inline(figures.cams(cams), "png") if cams else None,
     }
+
+
+def _inlined(diagnosis: dict[str, Any] | None) -> dict[str, Any] | None:
+    if diagnosis is None:
+        return None
+    figures = {name: _inline(image, "svg+xml") for name, image in diagnosis["figures"].items()}
+    return diagnosis | {"figures": figures}
 
 
 def _tuned(records: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
@@ -294,4 +304,4 @@ def _figure(value: Any) -> str:
 
 
 def _inline(image: bytes | None, kind: str) -> str | None:
-    return None if image is None else f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+    return None if image is None else data_uri(image, kind)

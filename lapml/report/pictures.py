@@ -7,18 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lapml import methods
-from lapml.config import Localized, Params, Run
+from lapml.config import Params, Run
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
+from lapml.diagnose.mixes import Mixes, freshly
 from lapml.localize import class_maps
 from lapml.model import Net
 from lapml.paths import Paths
 from lapml.run import load_net, open_run, resolved
 
-BATCH = 16  # images that are mixed together for the gallery
-EPOCH = 10**6  # of the gallery's random draws: no epoch of training uses them
 MIXED_SHOWN, CAMS_SHOWN = 3, 6  # pictures a row
 
 
@@ -44,33 +42,27 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], tuple[list[dict[s
     return of
 
 
-@torch.no_grad()
 def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> list[dict[str, Any]]:
     """Mixed training images, as a step of this row would make them with maps of the finished net."""
-    settings, seen = config.settings.always_mixing(), None
-    rows = rows_of(packed.index, config.fit)
-    batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], torch.device("cpu"))
-    size = min(BATCH, len(rows))
-    batch = next(batches.training(config.seed, EPOCH, size, settings))
-    if isinstance(settings.mixer, Localized):  # a finished run keeps no bank
-        fresh = settings.model_copy(update={"mixer": settings.mixer.model_copy(update={"maps": "fresh"})})
-        seen, *_ = methods.reference(net, fresh, batch, net)
-    mixed = methods.mix(settings, batch.images, batch.donors, batch.lam, batch.uniform, seen)
-    clean, made = (_pixels(images, weights) for images in (batch.images, mixed.images))
+    row = freshly(config.settings.always_mixing())
+    mixes = Mixes(config, net, weights, packed, {config.method: row})
+    batch, _, made = next(mixes.generate(1))
+    mixed, seen = made[config.method]
+    clean, pictures = (pixels(images, weights) for images in (batch.images, mixed.images))
     names = [packed.class_names[label] for label in batch.labels.tolist()]
     items = []
-    for i in range(min(MIXED_SHOWN, size)):
+    for i in range(min(MIXED_SHOWN, len(mixed.donors))):
         j = int(mixed.donors[i])
         items.append(
             {
                 "method": config.method,
                 "reference": clean[i],
                 "donor": clean[j],
-                "mixed": made[i],
+                "mixed": pictures[i],
                 "reference_map": None if seen is None else seen.maps[i].numpy(),
                 "donor_map": None if seen is None else seen.maps[j].numpy(),
-                "box_reference": mixed.box_reference[i].tolist(),
-                "box_donor": mixed.box_donor[i].tolist(),
+                "box_reference": None if mixed.box_reference is None else mixed.box_reference[i].tolist(),
+                "box_donor": None if mixed.box_donor is None else mixed.box_donor[i].tolist(),
                 "rho": float(mixed.rho[i]),
                 "s": None if mixed.similarity is None else float(mixed.similarity[i]),
                 "labels": (names[i], names[j]),
@@ -89,7 +81,7 @@ def _cams(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> lis
     output = net.eval()(batch.images)
     guess = output.logits.argmax(1)
     maps = class_maps(output.features, net.head.weight, guess)
-    pictures = _pixels(batch.images, weights)
+    pictures = pixels(batch.images, weights)
     return [
         {
             "method": config.method,
@@ -102,7 +94,7 @@ def _cams(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> lis
     ]
 
 
-def _pixels(images: Tensor, weights: dict[str, Any]) -> np.ndarray:
+def pixels(images: Tensor, weights: dict[str, Any]) -> np.ndarray:
     """(B, 3, H, W) normalised → (B, H, W, 3) uint8."""
     mean, std = (torch.tensor(weights[key])[:, None, None] for key in ("mean", "std"))
     return ((images * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()

@@ -77,13 +77,13 @@ def predictions(params: Params, paths: Paths) -> dict[tuple[str, str], np.ndarra
         for method in params.all_rows():
             answers = []
             for seed in params.seeds:
-                table = _parquet(paths.run(dataset, method, seed) / "predictions.parquet")
+                table = parquet(paths.run(dataset, method, seed) / "predictions.parquet")
                 truth = (table["image"].tolist(), table["label"].tolist())
                 first = first or (f"{method}/{seed}", truth)
                 if truth == first[1]:
                     answers.append((table["top1"] == table["label"]).to_numpy(dtype=np.uint8))
                 else:
-                    faults.append(f"{dataset}/{method}/{seed}: predictions.parquet: {_mismatch(truth, *first)}")
+                    faults.append(f"{dataset}/{method}/{seed}: predictions.parquet: {mismatch(truth, *first)}")
             if len(answers) == len(params.seeds):
                 correct[dataset, method] = np.stack(answers)
     _refuse(faults, params)
@@ -203,7 +203,7 @@ def _tables(folder: Path, metrics: dict[str, Any], epochs: int) -> list[str]:
     except (ValueError, OSError) as error:
         faults.append(f"history.csv: cannot be read ({' '.join(str(error).split())})")
     try:
-        table = _parquet(folder / "predictions.parquet")
+        table = parquet(folder / "predictions.parquet")
     except LapmlError as error:
         return [*faults, str(error)]
     if len(table) != metrics.get("n"):
@@ -227,7 +227,7 @@ def _one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
     return faults
 
 
-def _mismatch(truth: tuple[list, list], name: str, first: tuple[list, list]) -> str:
+def mismatch(truth: tuple[list, list], name: str, first: tuple[list, list]) -> str:
     """The first place where two runs' images or labels differ."""
     for row, (found, expected) in enumerate(zip(zip(*truth, strict=True), zip(*first, strict=True), strict=False)):
         if found != expected:
@@ -247,9 +247,14 @@ def _json(path: Path, shown: str | None = None) -> dict[str, Any]:
     return record
 
 
-def _parquet(path: Path) -> pd.DataFrame:
+def parquet(path: Path, top: int = 1) -> pd.DataFrame:
+    """A run's predictions: image, label, and top1 to top``top``.
+
+    Raises:
+        LapmlError: the file is damaged or has no such column.
+    """
     try:
-        return pd.read_parquet(path, columns=["image", "label", "top1"])
+        return pd.read_parquet(path, columns=["image", "label", *(f"top{rank + 1}" for rank in range(top))])
     except Exception as error:  # pyarrow raises many kinds for a file that is cut short or lacks a column
         raise LapmlError(f"{path.name}: cannot be read ({' '.join(str(error).split())})") from None
 

@@ -16,8 +16,8 @@ from lapml.config import Params
 from lapml.report.runs import ACCURACIES, CURVES, collect, histories, predictions, tuned_record
 
 __all__ = [
-    "accuracy", "cells", "collect", "cost", "curves", "emphasised", "headings", "histories", "note", "predictions",
-    "summary", "tuned_record", "write",
+    "accuracy", "cells", "chance", "collect", "cost", "curves", "emphasised", "headings", "histories", "interval", "note",
+    "points", "predictions", "summary", "tuned_record", "write",
 ]  # fmt: skip
 
 BASELINE = "baseline"
@@ -32,36 +32,46 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
     Columns:
         n_seeds; top1 (mean over seeds) and top1_half (half-width of its Student-t interval; NaN for one seed);
         top5, mean_class, recall1, recall5: means, percent;
-        gain, gain_low, gain_high, p, p_holm: points over the row ``baseline``, by the hierarchical paired bootstrap,
-        p corrected over the data set's rows (NaN without a baseline);
-        previous, step, step_low, step_high, step_p, step_p_holm: the same over the row above;
-        significant, step_significant: the corrected p is below 1 − confidence, and there is more than one seed;
+        gain, gain_low, gain_high, p, p_holm, significant, gain_seeds: points over the row ``baseline``, by
+        :func:`lapml.stats.compare_rows` over the data set's rows, and the number of seeds that would show as much (NaN
+        without a baseline);
+        previous, step, step_low, step_high, step_p, step_p_holm, step_significant, step_seeds: the same over the row
+        above;
         images_forward, images_backward, seconds: means of a training run;
         cost_ratio: cost over the baseline's, see :func:`cost`; seconds_ratio: seconds over the baseline's.
     """
     table = []
+    methods = params.all_rows()
+    above = [None, *methods[:-1]]
     for dataset in params.datasets:
+        gains, steps = (
+            stats.compare_rows(
+                [
+                    (predictions[dataset, method], predictions[dataset, other])
+                    if other != method and (dataset, other) in predictions
+                    else None
+                    for method, other in zip(methods, others, strict=True)
+                ],
+                params.report.bootstrap,
+                params.report.confidence,
+                BOOTSTRAP_SEED,
+            )
+            for others in ([BASELINE] * len(methods), above)
+        )
         rows: list[dict[str, Any]] = []
-        for method in params.all_rows():
+        for method, gain, step, previous in zip(methods, gains, steps, above, strict=True):
             of_row = runs[(runs["dataset"] == dataset) & (runs["method"] == method)]
             top1, half = stats.t_interval(of_row["top1"].to_list(), params.report.confidence)
             row = {"dataset": dataset, "method": method, "n_seeds": len(of_row), "top1": top1, "top1_half": half}
             row |= {name: of_row[name].mean() for name in ACCURACIES[1:]}
-            above = rows[-1]["method"] if rows else None
-            for prefix, other in (("gain", BASELINE), ("step", above)):
-                other = None if other == method else other
-                row |= _difference(prefix, predictions, dataset, method, other, params)
-            row["previous"] = above
+            row |= _points("gain", "", gain) | _points("step", "step_", step)
+            row["previous"] = previous
             row |= {name: of_row[name].mean() for name in ("images_forward", "images_backward", "seconds")}
             rows.append(row | {"cost": cost(of_row).mean()})
         base = next((row for row in rows if row["method"] == BASELINE), {"cost": math.nan, "seconds": math.nan})
         for row in rows:
             row["cost_ratio"] = row["cost"] / base["cost"] if base["cost"] else math.nan
             row["seconds_ratio"] = row["seconds"] / base["seconds"] if base["seconds"] else math.nan
-        for p, flag in (("p", "significant"), ("step_p", "step_significant")):
-            for row, corrected in zip(rows, stats.holm([row[p] for row in rows]), strict=True):
-                row[f"{p}_holm"] = corrected
-                row[flag] = bool(corrected < 1 - params.report.confidence and row["n_seeds"] > 1)
         table += rows
     return pd.DataFrame(table)
 
@@ -98,10 +108,9 @@ def headings(params: Params) -> dict[str, str]:
 
 def cells(row: dict[str, Any]) -> dict[str, str]:
     """One row of :func:`accuracy` as text, with the columns of :func:`headings`; a number that is not there is –."""
-    half = f" ± {row['top1_half']:.1f}" if row["n_seeds"] > 1 else " (one seed)"
     return {
         "method": row["method"],
-        "top1": f"{row['top1']:.1f}{half}",
+        "top1": interval(row["top1"], row["top1_half"]),
         **{name: _number(row[name], ".1f") for name in ACCURACIES[1:]},
         "gain": _comparison(row["gain"], row["gain_low"], row["gain_high"], row["p_holm"]),
         "step": _comparison(row["step"], row["step_low"], row["step_high"], row["step_p_holm"]),
@@ -186,11 +195,26 @@ def emphasised(row: dict[str, Any]) -> list[str]:
     return [name for name, flag in (("gain", "significant"), ("step", "step_significant")) if row[flag]]
 
 
+def interval(mean: float, half: float) -> str:
+    """A mean over seeds and the half-width of its interval, which one seed has not."""
+    return f"{mean:.1f} (one seed)" if math.isnan(half) else f"{mean:.1f} ± {half:.1f}"
+
+
+def points(mean: float, low: float, high: float) -> str:
+    """A difference in points, and its interval."""
+    return _minus(f"{mean:+.1f} [{low:.1f}, {high:.1f}]")
+
+
+def chance(p: float) -> str:
+    """A p-value."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
 def _comparison(mean: float, low: float, high: float, p: float) -> str:
     if math.isnan(mean):
         return "–"
-    chance = "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
-    return f"{_minus(f'{mean:+.1f}')} [{_minus(f'{low:.1f}')}, {_minus(f'{high:.1f}')}], {chance}"
+    text = chance(p)
+    return f"{points(mean, low, high)}, p {text if text.startswith('<') else f'= {text}'}"
 
 
 def _number(value: float, form: str) -> str:
@@ -205,16 +229,9 @@ def _tex(text: str) -> str:
     return "".join(TEX.get(character, character) for character in text).replace("–", "--")
 
 
-def _difference(
-    prefix: str, correct: dict, dataset: str, method: str, other: str | None, params: Params
-) -> dict[str, float]:
-    """Columns of one comparison in points; NaN where there is nothing to compare with."""
-    p = "p" if prefix == "gain" else f"{prefix}_p"
-    names = (prefix, f"{prefix}_low", f"{prefix}_high", p)
-    if other is None or (dataset, other) not in correct:
-        return dict.fromkeys(names, math.nan)
-    result = stats.paired_bootstrap(
-        correct[dataset, method], correct[dataset, other],
-        params.report.bootstrap, params.report.confidence, BOOTSTRAP_SEED,
-    )  # fmt: skip
-    return dict(zip(names, (100 * result.mean, 100 * result.low, 100 * result.high, result.p), strict=True))
+def _points(name: str, prefix: str, found: stats.Comparison) -> dict[str, Any]:
+    """Columns of one comparison, its difference in points."""
+    mean, low, high, p = found.difference
+    row = {name: 100 * mean, f"{name}_low": 100 * low, f"{name}_high": 100 * high}
+    row |= {f"{prefix}p": p, f"{prefix}p_holm": found.p_holm, f"{prefix}significant": found.significant}
+    return row | {f"{name}_seeds": found.seeds.needed}

@@ -1,6 +1,7 @@
 """Localized CutMix against a slow, literal recomputation of method.md, and without a wait for the device."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lapml import methods
-from lapml.config import CutMix, Localized, Method
+from lapml.config import Method
 from lapml.mixing import localized
 from lapml.mixing.boxes import Mixed
 from lapml.model import Output
+from lapml.rows import CutMix, Localized
 
 SYNCHRONISING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
 
@@ -193,9 +195,11 @@ def test_mix_waits_for_nothing(label):
 
 def test_cutmix_waits_for_nothing():
     batch = make_batch(6, 6, 6, 48, seed=2)
-    settings = Method(mix={"prob": 1.0, "warmup_epochs": 0}, mixer=CutMix(name="cutmix", beta=1.0), label="area")
+    settings = Method(
+        mix={"prob": 1.0, "warmup_epochs": 0}, mixer=CutMix(name="cutmix", beta=1.0, maps=None), label="area"
+    )
     with Recorder() as recorder:
-        methods.mix(settings, batch["images"], batch["donors"], batch["lam"], batch["uniform"], None)
+        methods.mix(settings, SimpleNamespace(**batch), None)
     assert recorder.count > 10 and not recorder.waits
 
 
@@ -211,7 +215,7 @@ def test_loss_works_without_values(reference, scale, adaptive):
     })  # fmt: skip
     batch = make_batch(6, 6, 6, 48, seed=0)
     made = vars(localized.mix(**batch, settings=settings_of(), label="semantic"))
-    mixed = Mixed(**{name: value.to("meta") for name, value in made.items()})
+    mixed = Mixed(**{name: None if value is None else value.to("meta") for name, value in made.items()})
 
     def output() -> Output:
         return Output(None, *(torch.empty(6, 4, device="meta", requires_grad=True) for _ in range(2)))

@@ -54,7 +54,7 @@ def test_a_row_keeps_its_colour_where_others_are_absent(frames):
 
 
 def test_more_rows_than_colours_are_told_apart():
-    looks = [figures._look(place) for place in range(2 * len(figures.COLOURS))]
+    looks = [figures.look(place) for place in range(2 * len(figures.COLOURS))]
     assert len(set(looks)) == len(looks)
 
 

@@ -1,0 +1,83 @@
+"""Measure a data set's mixers, and write :data:`~lapml.paths.DIAGNOSIS_FILES`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lapml.config import Params
+from lapml.data.pack import Packed
+from lapml.diagnose import figures, tables
+from lapml.diagnose.measure import Measured, measure, opened, settings, truths
+from lapml.diagnose.mixes import control, distinct
+from lapml.diagnose.pairs import pairs
+from lapml.errors import LapmlError
+from lapml.files import scratch, write_json
+from lapml.paths import DIAGNOSIS_FILES, Paths
+from lapml.report import gallery
+
+
+def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
+    """Write the diagnosis of a data set; returns its folder. What lies there is replaced once all is made.
+
+    Raises:
+        LapmlError: see :func:`~lapml.diagnose.measure.measure`.
+    """
+    found = measure(params, paths, dataset)
+    folder = paths.diagnosis(dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    with scratch(folder / ".partial") as partial:
+        found.table.to_csv(partial / "diagnosis.csv", index=False)
+        (partial / "diagnosis.md").write_text(tables.markdown(found, params), encoding="utf-8")
+        write_json(partial / "diagnosis.json", tables.record(found))
+        (partial / "quality.svg").write_bytes(figures.quality(found))
+        (partial / "labels.svg").write_bytes(figures.labels(found))
+        (partial / "gallery.html").write_text(_gallery(params, paths, dataset), encoding="utf-8")
+        for name in DIAGNOSIS_FILES:
+            (partial / name).replace(folder / name)
+    return folder
+
+
+def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
+    """The finished diagnosis of a data set, or None where there is none.
+
+    Raises:
+        LapmlError: it was made with other settings, of other data or other nets than there are now.
+    """
+    file = paths.diagnosis(dataset) / "diagnosis.json"
+    if not file.is_file():
+        return None
+    again = f"run `lapml diagnose {dataset}` again"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        frames = [pd.DataFrame(record.pop(name)) for name in ("mixers", "maps", "ratios", "labels")]
+        made = (record["settings"], record["seeds"], record["data_sha256"], record["models_sha256"])
+    except (ValueError, KeyError) as error:
+        raise LapmlError(f"{file}: is damaged ({error}); {again}") from None
+    folders = {str(seed): paths.run(dataset, params.diagnose.row, seed) for seed in params.seeds}
+    origins = {seed: json.loads((folder / "provenance.json").read_text()) for seed, folder in folders.items()}
+    now = (
+        settings(params, dataset),
+        params.seeds,
+        next(iter(origins.values()))["data_sha256"],
+        {seed: origin["files"]["model.safetensors"] for seed, origin in origins.items()},
+    )
+    for name, found, expected in zip(("settings", "seeds", "data", "nets"), made, now, strict=True):
+        if found != json.loads(json.dumps(expected)):
+            raise LapmlError(f"{file}: was made with other {name} than there are now; {again}")
+    return Measured(*(frame.replace({None: np.nan}) for frame in frames), record)
+
+
+def _gallery(params: Params, paths: Paths, dataset: str) -> str:
+    packed = Packed.open(paths.pack(dataset))
+    masks, annotations = truths(paths, dataset, packed)
+    rows = distinct(params.of(dataset), annotations is not None)
+    rows |= control(rows)
+    mixes, weights, *_ = opened(params, paths, dataset, params.seeds[0], packed, rows, masks, annotations)
+    shown = pairs(mixes, weights, packed.class_names, params.diagnose.pairs)
+    subtitle = (
+        f"Training images of {dataset} mixed by each row of suite {params.suite}; class maps by {params.diagnose.row}, seed "
+        f"{params.seeds[0]}."
+    )
+    return gallery.page(f"Mixed images: {dataset}", subtitle, shown, packed.meta["source"]["kind"] == "drawn")

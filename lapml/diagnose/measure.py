@@ -1,0 +1,198 @@
+"""`lapml diagnose`: measure every mixer of a suite, and write the table, the figures and the gallery."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lapml.config import Params
+from lapml.data.pack import Packed
+from lapml.data.truth import Annotations
+from lapml.diagnose import intervals
+from lapml.diagnose.metrics import LOCALISATION, MIXING, localisation, mixing, shares, true_share
+from lapml.diagnose.mixes import RANDOM, Mixes, control, distinct, read_masks
+from lapml.errors import LapmlError
+from lapml.optim import DTYPES, pick_device
+from lapml.paths import Paths
+from lapml.provenance import commit, device_name, versions
+from lapml.run import load_net, open_run, resolved
+
+BOOTSTRAP_SEED = 0
+BINS = 10  # of ρ, for the figure of labels
+
+
+class Measured(NamedTuple):
+    table: pd.DataFrame  # a row a mixer: row, and of each metric its value, low and high (shares of 1)
+    maps: pd.DataFrame  # one row: the same of the metrics of localisation
+    ratios: pd.DataFrame  # a row a (metric, against): value, low and high of loc_cutmix's over that row's
+    labels: pd.DataFrame  # a row a (row, bin of ρ): images, mean ρ, mean true share
+    record: dict[str, Any]  # what made them
+
+
+def measure(params: Params, paths: Paths, dataset: str) -> Measured:
+    """Measure all mixers of a suite on one data set.
+
+    Raises:
+        LapmlError: the data set or its runs of ``diagnose.row`` are not there, or do not fit the settings.
+    """
+    if dataset not in params.data:
+        raise LapmlError(f"unknown data set {dataset!r}: expected one of {', '.join(params.data)}")
+    made = dict(zip(("commit", "dirty"), commit(), strict=True))
+    packed = Packed.open(paths.pack(dataset), params.data[dataset])
+    masks, annotations = truths(paths, dataset, packed)
+    rows = distinct(params.of(dataset), annotations is not None)
+    rows |= control(rows)
+    sums: dict[str, np.ndarray] = {}
+    bins = {name: np.zeros((BINS, 3)) for name in rows}
+    models = {}
+    nets = len(params.seeds)
+    shape = (nets, len(packed.index))
+    for place, seed in enumerate(params.seeds):
+        mixes, _, models[str(seed)] = opened(params, paths, dataset, seed, packed, rows, masks, annotations)
+        points = torch.Generator().manual_seed(seed)
+        for batch, scene, generated in mixes.generate(params.diagnose.images):
+            found = {}
+            if scene:
+                maps = mixes.maps(batch)
+                found[""] = localisation(maps.float(), scene.truth, batch.images.shape[-1], points)
+            for name, (mixed, _) in generated.items():
+                if scene:
+                    found[name] = mixing(mixed, scene)
+                    _fill(bins[name], mixed.rho, *true_share(mixed, scene))
+                else:
+                    area = shares(mixed).hidden.mean((1, 2))
+                    found[name] = {"area": (area, torch.ones_like(area))}
+            for name, metrics in found.items():
+                names = MIXING if name else LOCALISATION
+                total = sums.setdefault(name, np.zeros((2, *shape, len(names))))
+                for column, metric in enumerate(names):
+                    if metric in metrics:
+                        for part, values in enumerate(metrics[metric]):
+                            np.add.at(total[part, place, :, column], batch.rows[: len(values)], values.cpu().numpy())
+    used = next(iter(sums.values()))[1].any((0, 2)) if sums else np.zeros(shape[1], bool)
+    sums = {name: total[:, :, used] for name, total in sums.items()}
+    table, maps, ratios = _tables(sums, list(rows), params)
+    record = {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **made,
+        "dataset": dataset,
+        "settings": settings(params, dataset),
+        "seeds": params.seeds,
+        "images": int(used.sum()),
+        "data_sha256": packed.meta["sha256"],
+        "models_sha256": models,
+        "object": "masks" if masks is not None else "boxes" if annotations else "unknown",
+        "device": device_name(mixes.device),
+        "versions": versions(),
+    }
+    return Measured(table, maps, ratios, _labels(bins), record)
+
+
+def settings(params: Params, dataset: str) -> dict[str, Any]:
+    """Everything of the params that a diagnosis depends on, beside the runs that it names by checksum."""
+    rows = distinct(params.of(dataset))
+    return {
+        "view": params.data[dataset].view.model_dump(mode="json"),
+        "batch": params.of(dataset).train.batch,
+        "diagnose": params.diagnose.model_dump(mode="json"),
+        "methods": {name: method.model_dump(mode="json", exclude_none=True) for name, method in rows.items()},
+        "confidence": params.report.confidence,
+        "bootstrap": params.report.bootstrap,
+    }
+
+
+def truths(paths: Paths, dataset: str, packed: Packed) -> tuple[np.ndarray | None, Annotations | None]:
+    """Masks and boxes of a packed data set, None where it has none of them."""
+    annotations = None
+    if all(box is not None for box in packed.index["box"]):
+        annotations = Annotations(packed.index)
+    source = paths.source(dataset)
+    root = Path(json.loads(source.read_text(encoding="utf-8"))["root"]) if source.is_file() else None
+    return read_masks(paths.root / root, packed) if root else None, annotations
+
+
+def opened(
+    params: Params,
+    paths: Paths,
+    dataset: str,
+    seed: int,
+    packed: Packed,
+    rows: dict,
+    masks: np.ndarray | None,
+    annotations: Annotations | None,
+) -> tuple[Mixes, dict[str, Any], str]:
+    """What the net of one seed makes of the training images: (mixes, the record of its input, its checksum)."""
+    folder = paths.run(dataset, params.diagnose.row, seed)
+    config = resolved(params, paths, dataset, params.diagnose.row, seed)
+    record, provenance = open_run(folder)
+    if record != config.record() or provenance["data_sha256"] != packed.meta["sha256"]:
+        raise LapmlError(
+            f"{folder}: was made with other settings or data than params.yaml has now; train it again "
+            f"(`lapml train {dataset} {params.diagnose.row} {seed}`)"
+        )
+    net, weights = load_net(folder, config, len(packed.class_names))
+    device, precision = pick_device(config.train)
+    torch.set_num_threads(config.train.threads)
+    net = net.to(device, DTYPES[precision])
+    mixes = Mixes(config, net, weights, packed, rows, masks, annotations, precision)
+    return mixes, weights, provenance["files"]["model.safetensors"]
+
+
+def _tables(
+    sums: dict[str, np.ndarray], rows: list[str], params: Params
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    confidence, count = params.report.confidence, params.report.bootstrap
+    draws, table = {}, []
+    for name, (above, below) in sums.items():
+        draws[name] = intervals.replicates(above, below, count, BOOTSTRAP_SEED)
+        low, high = intervals.percentiles(draws[name], confidence)
+        row: dict[str, Any] = {"row": name}
+        for column, metric in enumerate(MIXING if name else LOCALISATION):
+            value = intervals.whole(above, below)[column]
+            row |= {metric: value, f"{metric}_low": low[column], f"{metric}_high": high[column]}
+        table.append(row)
+    frame = pd.DataFrame(table)
+    columns = ["row", *(f"{metric}{end}" for metric in MIXING for end in ("", "_low", "_high"))]
+    of_mixers = frame[frame["row"].isin(rows)].reindex(columns=columns)
+    of_maps = frame[frame["row"] == ""].drop(columns=["row", *columns[1:]], errors="ignore")
+    return of_mixers, of_maps, _ratios(of_mixers, draws, confidence)
+
+
+def _ratios(table: pd.DataFrame, draws: dict[str, np.ndarray], confidence: float) -> pd.DataFrame:
+    """loc_cutmix's rates over those of cutmix and of the control: what the hypothesis is about."""
+    rows = []
+    by_row = table.set_index("row")
+    masked = "label_error_masks" in table and table["label_error_masks"].notna().any()
+    asked = ("meaningless", "obscured", "label_error_masks" if masked else "label_error_parts")
+    for against in ("cutmix", RANDOM):
+        if not {"loc_cutmix", against} <= set(draws):
+            continue
+        for metric in asked:
+            column = list(MIXING).index(metric)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = draws["loc_cutmix"][:, column] / draws[against][:, column]
+                value = by_row.loc["loc_cutmix", metric] / by_row.loc[against, metric]
+            low, high = intervals.percentiles(ratio, confidence)
+            rows.append({"metric": metric, "against": against, "ratio": value, "low": float(low), "high": float(high)})
+    return pd.DataFrame(rows, columns=["metric", "against", "ratio", "low", "high"])
+
+
+def _fill(bins: np.ndarray, rho: torch.Tensor, truth: torch.Tensor, applies: torch.Tensor) -> None:
+    """Add images to bins of ρ: (images, sum of ρ, sum of true shares)."""
+    rho, truth = rho[applies].cpu().double().numpy(), truth[applies].cpu().double().numpy()
+    place = np.clip((rho * BINS).astype(int), 0, BINS - 1)
+    np.add.at(bins, place, np.stack([np.ones_like(rho), rho, truth], 1))
+
+
+def _labels(bins: dict[str, np.ndarray]) -> pd.DataFrame:
+    rows = [
+        {"row": name, "images": int(count), "rho": rho / count, "true": truth / count}
+        for name, each in bins.items()
+        for count, rho, truth in each
+        if count
+    ]
+    return pd.DataFrame(rows, columns=["row", "images", "rho", "true"])

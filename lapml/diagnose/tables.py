@@ -1,0 +1,108 @@
+"""A diagnosis as tables and figures, for people and programs."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lapml.config import Params
+from lapml.diagnose.measure import Measured
+from lapml.diagnose.metrics import LOCALISATION, MIXING
+from lapml.diagnose.mixes import RANDOM
+
+PERCENT = ("area", "meaningless", "obscured", "ghost", "agreement", *LOCALISATION)  # the others are shares of 1
+LIMIT = 0.5  # of the hypothesis
+
+
+def verdicts(ratios: pd.DataFrame) -> list[str]:
+    """A sentence for each part of the hypothesis, made of its numbers."""
+    lines = []
+    for row in ratios.to_dict("records"):
+        name, against = MIXING[row["metric"]], row["against"]
+        if math.isnan(row["low"]) or not math.isfinite(row["ratio"]):
+            lines.append(
+                f"{name}: loc_cutmix over {against} cannot be told: too few images of {against} are concerned."
+            )
+            continue
+        outcome = "open"
+        if row["high"] <= LIMIT:
+            outcome = "holds"
+        elif row["low"] > LIMIT:
+            outcome = "fails"
+        lines.append(
+            f"{name}: loc_cutmix has {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}] times that of {against}; "
+            f"at most {LIMIT:g}: {outcome}."
+        )
+    return lines
+
+
+def columns(found: Measured) -> dict[str, str]:
+    """Metric → heading of the table of mixers; metrics that nothing was measured of are left out."""
+    return {
+        name: f"{title} %" if name in PERCENT else title
+        for name, title in MIXING.items()
+        if name in found.table and found.table[name].notna().any()
+    }
+
+
+def cell(row: dict[str, Any], metric: str) -> str:
+    """A metric with its interval as text; – where it does not apply."""
+    values = [row[f"{metric}{end}"] for end in ("", "_low", "_high")]
+    if math.isnan(values[0]):
+        return "–"
+    if metric in PERCENT:
+        value, low, high = (f"{100 * each:.1f}" for each in values)
+    else:
+        value, low, high = (f"{each:.3f}" for each in values)
+    return f"{value} [{low}, {high}]"
+
+
+def of_maps(found: Measured) -> list[list[str]]:
+    """Each metric of localisation: its name, what was measured, and what chance gives."""
+    return [
+        [f"{LOCALISATION[metric]} %", cell(row, metric), cell(row, f"{metric}_chance")]
+        for row in found.maps.to_dict("records")
+        for metric in ("pointing", "near", "iou")
+    ]
+
+
+def note(found: Measured, params: Params) -> str:
+    """What the numbers are."""
+    record = found.record
+    object_ = {"masks": "masks", "boxes": "boxes", "unknown": "nothing: the data have no boxes"}[record["object"]]
+    return (
+        f"Definitions: docs/diagnosis.md. {params.diagnose.images:,} generated images of each mixer and net, of "
+        f"{record['images']:,} training images; class maps by the nets of {params.diagnose.row}, seeds "
+        f"{', '.join(map(str, record['seeds']))}; objects by {object_}. [Interval]: {100 * params.report.confidence:g} %, "
+        f"hierarchical bootstrap over nets and images, {params.report.bootstrap:,} replicates. {RANDOM}: the control."
+    )
+
+
+def markdown(found: Measured, params: Params) -> str:
+    """The tables, the hypothesis and the note."""
+    heads = columns(found)
+    lines = [f"### {found.record['dataset']}: mixed images and labels", ""]
+    lines += ["| row | " + " | ".join(heads.values()) + " |", "|" + " --- |" + " ---: |" * len(heads)]
+    for row in found.table.to_dict("records"):
+        lines.append(f"| {row['row']} | " + " | ".join(cell(row, metric) for metric in heads) + " |")
+    if maps := of_maps(found):
+        lines += ["", "| class maps | measured | chance |", "| --- | ---: | ---: |"]
+        lines += ["| " + " | ".join(row) + " |" for row in maps]
+    if len(found.ratios):
+        lines += ["", "Hypothesis: at most half of plain CutMix’s meaningless images, obscured images and label error."]
+        lines += ["", *(f"- {line}" for line in verdicts(found.ratios))]
+    return "\n".join([*lines, "", note(found, params), ""])
+
+
+def record(found: Measured) -> dict[str, Any]:
+    """Everything as JSON; a number that is not there is null."""
+    frames = {"mixers": found.table, "maps": found.maps, "ratios": found.ratios, "labels": found.labels}
+    tables = {
+        name: [
+            {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
+            for row in frame.to_dict("records")
+        ]
+        for name, frame in frames.items()
+    }
+    return {**found.record, **tables}
