@@ -13,6 +13,7 @@ import typer
 
 from lapml import __version__
 from lapml.commands import data as data_commands
+from lapml.commands.apply import explain, export, predict
 from lapml.commands.common import (
     DEFAULT,
     RAW,
@@ -39,7 +40,7 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(suite_app, name="suite")
 app.add_typer(data_commands.app, name="data")
-for command in (diagnose, compare):
+for command in (diagnose, compare, predict, explain, export):
     app.command()(command)
 
 

@@ -13,6 +13,7 @@ COMMANDS = [
     ["config", "show"], ["suite", "list"], ["suite", "use"], ["suite", "report"],
     ["data", "fetch"], ["data", "prepare"], ["data", "check"], ["data", "show"],
     ["train"], ["evaluate"], ["tune"], ["report"], ["publish"], ["bench"],
+    ["diagnose"], ["compare"], ["predict"], ["explain"], ["export"],
 ]  # fmt: skip
 runner = CliRunner()
 
@@ -58,6 +59,12 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
         (["suite", "use", "x"], "no suite 'x'"),
         (["suite", "report"], "no report yet"),
         (["report"], "baseline/0"),
+        (["diagnose", "birds"], "lapml data prepare birds"),
+        (["diagnose", "x"], "unknown data set 'x'"),
+        (["compare", "results/none"], "results/none"),
+        (["predict", "results/none", "params.yaml"], "config.json is missing"),
+        (["explain", "results/none", "params.yaml"], "config.json is missing"),
+        (["export", "results/none", "--format", "onnx"], "config.json is missing"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )  # fmt: skip

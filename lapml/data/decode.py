@@ -72,7 +72,7 @@ def decode(file: Path, banner: int = 0, side: int | None = None) -> Decoded:
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         why = " ".join(str(error).split()) or type(error).__name__
         raise LapmlError(
-            f"{file}: cannot be read as an image ({why}); lay the data set out again, or replace this file"
+            f"{file}: cannot be read as an image ({why}); replace this file; where a data set lacks it, lay that out again"
         ) from None
 
 

@@ -1,0 +1,209 @@
+"""Why a finished run takes an image for what it does: where it looks, and which training images look alike to it."""
+
+import difflib
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from lapml import evaluate
+from lapml.apply.images import BATCH, check, class_names, packs, shown
+from lapml.apply.picture import draw
+from lapml.apply.predict import best
+from lapml.data.batches import Batches
+from lapml.data.pack import Packed
+from lapml.errors import LapmlError
+from lapml.files import atomic, open_run
+from lapml.localize import class_maps
+from lapml.optim import DTYPES, autocast
+from lapml.paths import EMBEDDINGS
+from lapml.report.pictures import pixels
+from lapml.run import Ready, own_data, ready
+
+
+@torch.no_grad()
+def explain(
+    folder: Path,
+    files: list[Path],
+    output: Path,
+    neighbours: int = 5,
+    target: str | None = None,
+    banner: int = 0,
+    root: Path = Path("."),
+) -> list[dict[str, Any]]:
+    """Draw a figure for each image: the view, its class activation map, the top classes, the nearest training images.
+
+    Args:
+        folder: a run folder.
+        output: a folder for the figures, STEM.png for each image; further files of the same stem are numbered.
+        neighbours: how many training images (of those that the run was fit on), the most similar by the cosine of the
+            unit embeddings; with 0 the packed data are not needed.
+        target: the name of the class whose map is drawn; without it, the predicted class.
+        banner: rows of pixels to cut off the bottom of every image.
+
+    Returns:
+        A dict for each file, in order: ``image`` and ``figure`` (paths), ``target`` (``class`` and ``probability``),
+        ``predictions`` (see :func:`~lapml.apply.predict.best`), ``neighbours`` (see :meth:`Training.nearest`).
+
+    Raises:
+        LapmlError: the run is not complete or of another version, a file is no image or lies in ``output``, there is no
+            such class, or the packed data are gone or changed.
+    """
+    check(files)
+    figures = _figures(files, output)
+    record, provenance = open_run(folder)
+    names = class_names(folder, provenance)
+    asked = None if target is None else _label(target, names)
+    run = ready(folder, record, len(names))
+    training = Training(folder, run, record, provenance, root) if neighbours else None
+    results = []
+    for packed in packs(files, run.config, names, banner):
+        batch = next(_batches(packed, np.arange(len(packed.index)), run, run.device).evaluation(BATCH))
+        with autocast(run.device, run.precision):
+            features, *outputs = run.net(batch.images)
+        guesses = outputs[0].argmax(1)
+        labels = guesses if asked is None else torch.full_like(guesses, asked)
+        maps = class_maps(features, run.net.head.weight, labels).float().cpu().numpy()
+        logits, embeddings = (each.float().cpu().numpy() for each in outputs)
+        views = pixels(batch.images.float().cpu(), run.weights)
+        for i, image in enumerate(packed.index["path"]):
+            figure, classes = figures[len(results)], best(logits[i], names, len(names))
+            found, near = training.nearest(embeddings[i], neighbours, int(guesses[i])) if training else ([], [])
+            results.append(
+                {
+                    "image": image,
+                    "figure": str(figure),
+                    "target": next(each for each in classes if each["class"] == names[int(labels[i])]),
+                    "predictions": classes[: evaluate.TOP],
+                    "neighbours": found,
+                }
+            )
+            with atomic(figure) as temporary:
+                draw(temporary, results[-1], views[i], maps[i], near)
+    return results
+
+
+class Training:
+    """The images that a run was fit on, and their embeddings in the evaluation view, which are kept beside the run.
+
+    Raises:
+        LapmlError: the packed data are gone or changed.
+    """
+
+    def __init__(self, folder: Path, run: Ready, record: dict[str, Any], provenance: dict[str, Any], root: Path):
+        self.run = run
+        try:
+            self.packed = own_data(record, provenance, root)
+        except LapmlError as error:
+            raise LapmlError(f"{error}; or leave training images out with --neighbours 0") from None
+        file, key = folder / EMBEDDINGS, f"{provenance['files']['model.safetensors']} {provenance['data_sha256']}"
+        # Damaged, or of another net or other data: made anew.
+        with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(file, allow_pickle=False) as kept:
+            if str(kept["key"]) == key:
+                self.rows, self.embeddings = kept["rows"], kept["embeddings"]
+                return
+        seen = [
+            evaluate.predict(
+                run.net,
+                self.packed,
+                run.config.model_copy(update={"evaluate": split}),
+                run.weights,
+                run.device,
+                run.precision,
+            )
+            for split in run.config.fit
+        ]
+        self.rows = np.concatenate([each.rows for each in seen])
+        self.embeddings = np.concatenate([each.embeddings for each in seen])
+        # Where the run's folder may not be written, as one of somebody else's, they are made anew each time.
+        with suppress(OSError), atomic(file) as temporary, open(temporary, "wb") as opened:
+            np.savez(opened, key=key, rows=self.rows, embeddings=self.embeddings)
+
+    def nearest(self, embedding: np.ndarray, count: int, guess: int) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+        """The most similar training images, best first.
+
+        Args:
+            embedding: (D,) of unit length.
+            count: how many; all where there are fewer.
+            guess: label of the predicted class.
+
+        Returns:
+            (dicts with ``image``, as the data set's index names it, ``class``, ``similarity``, the cosine, and
+            ``predicted``, whether the class is the predicted one; their views, (side, side, 3) uint8).
+        """
+        similarity = self.embeddings @ embedding
+        order = np.argsort(-similarity, kind="stable")[:count]
+        rows = self.rows[order]
+        batch = next(_batches(self.packed, rows, self.run, torch.device("cpu")).evaluation(len(rows)))
+        found = [
+            {
+                "image": row["path"],
+                "class": row["class_name"],
+                "similarity": float(similarity[place]),
+                "predicted": row["label"] == guess,
+            }
+            for place, row in zip(order, self.packed.index.iloc[rows].to_dict("records"), strict=True)
+        ]
+        return found, list(pixels(batch.images.float(), self.run.weights))
+
+
+def text(results: list[dict[str, Any]]) -> str:
+    """The results of :func:`explain` as paragraphs, one an image."""
+    lines = []
+    for result in results:
+        target = result["target"]
+        lines.append(f"{shown(Path(result['image']))}: {shown(Path(result['figure']))}")
+        width = max(len(each["class"]) for each in [*result["predictions"], *result["neighbours"], target])
+        for rank, each in enumerate(result["predictions"], start=1):
+            lines.append(f"  {rank:>3}  {each['class']:<{width}}  {100 * each['probability']:6.2f} %")
+        if target["class"] != result["predictions"][0]["class"]:
+            lines.append(f"  map  {target['class']:<{width}}  {100 * target['probability']:6.2f} %")
+        if result["neighbours"]:
+            lines.append("  most similar training images (cosine; * of the predicted class)")
+        for rank, each in enumerate(result["neighbours"], start=1):
+            mark = "*" if each["predicted"] else " "
+            lines.append(
+                f"  {rank:>3}  {each['class']:<{width}}  {each['similarity']:6.3f} {mark}  {shown(Path(each['image']))}"
+            )
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def _batches(packed: Packed, rows: np.ndarray, run: Ready, device: torch.device) -> Batches:
+    weights, dtype = run.weights, DTYPES[run.precision]
+    return Batches(packed, rows, run.config.data.view, weights["mean"], weights["std"], device, dtype)
+
+
+def _figures(files: list[Path], output: Path) -> list[Path]:
+    """A figure's path for each file, no two alike (nor alike but for capitals, which some disks hold to be the same)."""
+    figures: list[Path] = []
+    taken: set[str] = set()
+    for file in files:
+        if file.resolve().parent == output.resolve():
+            raise LapmlError(
+                f"{shown(output)}: holds the image {shown(Path(file.name))}, which a figure might replace; expected a folder "
+                "of its own: name one with --output"
+            )
+        name, number = file.stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{file.stem}-{number}"
+        taken.add(name.casefold())
+        figures.append(output / f"{name}.png")
+    return figures
+
+
+def _label(target: str, names: list[str]) -> int:
+    if target in names:
+        return names.index(target)
+    typed = target.casefold()
+    words = {word for name in names for word in re.split(r"[\W_]+", name.casefold()) if word}
+    parts = [typed, *difflib.get_close_matches(typed, words)]  # a part of a name, or a misspelt word of it
+    close = difflib.get_close_matches(target, names)
+    close += [name for name in names if any(part in name.casefold() for part in parts) and name not in close]
+    known = f"close ones are {', '.join(close[:5])}" if close else f"there are {', '.join(names[:5])} …"
+    raise LapmlError(f"--target: found {target!r}, expected a class of this run; {known}")

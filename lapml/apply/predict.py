@@ -1,0 +1,68 @@
+"""What a finished run takes image files for."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapml import evaluate
+from lapml.apply.images import check, class_names, packs, shown
+from lapml.files import open_run
+from lapml.run import ready
+
+LONGEST = 48  # letters of an image's name in the table
+
+
+def predict(folder: Path, files: list[Path], top: int = evaluate.TOP, banner: int = 0) -> list[dict[str, Any]]:
+    """The most probable classes of each image, seen as evaluation sees an image of the run's own data.
+
+    Args:
+        folder: a run folder.
+        top: how many classes.
+        banner: rows of pixels to cut off the bottom of every image.
+
+    Returns:
+        A dict for each file, in order: ``image`` (its path) and ``predictions``, see :func:`best`.
+
+    Raises:
+        LapmlError: the run is not complete or of another version, or a file is no image.
+    """
+    check(files)
+    record, provenance = open_run(folder)
+    names = class_names(folder, provenance)
+    run = ready(folder, record, len(names))
+    results = []
+    for packed in packs(files, run.config, names, banner):
+        seen = evaluate.predict(run.net, packed, run.config, run.weights, run.device, run.precision)
+        results += [
+            {"image": image, "predictions": best(logits, names, top)}
+            for image, logits in zip(packed.index["path"], seen.logits, strict=True)
+        ]
+    return results
+
+
+def best(logits: np.ndarray, names: list[str], top: int) -> list[dict[str, Any]]:
+    """``class`` and ``probability`` (0 to 1) of the most probable classes of one image, best first.
+
+    Args:
+        logits: (K,).
+        top: how many; all where there are fewer.
+    """
+    shares = np.exp(logits - logits.max())
+    order = np.argsort(-logits, kind="stable")[:top]
+    return [{"class": names[label], "probability": float(shares[label] / shares.sum())} for label in order]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results of :func:`predict` in aligned columns, an image's name (the end of a long one) in its first line."""
+    rows = [("image", "rank", "class", "probability")]
+    for result in results:
+        for rank, each in enumerate(result["predictions"]):
+            image = "" if rank else shown(Path(result["image"]))
+            image = image if len(image) <= LONGEST else f"…{image[1 - LONGEST :]}"
+            rows.append((image, str(rank + 1), each["class"], f"{100 * each['probability']:.2f} %"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"{image:<{widths[0]}}  {rank:>{widths[1]}}  {name:<{widths[2]}}  {probability:>{widths[3]}}"
+        for image, rank, name, probability in rows
+    )

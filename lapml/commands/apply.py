@@ -1,0 +1,83 @@
+"""`lapml predict`, `lapml explain` and `lapml export`: what a finished run is good for."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lapml.commands.common import plain
+
+RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
+Images = Annotated[list[Path], typer.Argument(help="Image files.")]
+Banner = Annotated[
+    int, typer.Option(min=0, help="Rows of pixels to cut off the bottom of every image (FGVC-Aircraft's own: 20).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@plain
+def predict(
+    run: RunFolder,
+    images: Images,
+    top: Annotated[int, typer.Option(min=1, help="Classes an image.")] = 5,
+    banner: Banner = 0,
+    as_json: Json = False,
+) -> None:
+    """Name the most probable classes of images, seen as the evaluation sees the run's own.
+
+    Example: lapml predict results/demo/runs/birds/baseline/0 photos/*.jpg
+    """
+    import json
+
+    from lapml.apply.predict import predict as predicted
+    from lapml.apply.predict import table
+
+    results = predicted(run, images, top, banner)
+    typer.echo(json.dumps(results, indent=2) if as_json else table(results))
+
+
+@plain
+def explain(
+    run: RunFolder,
+    images: Images,
+    output: Annotated[Path, typer.Option(help="A folder for the figures, STEM.png for each image.")] = Path(
+        "explanations"
+    ),
+    neighbours: Annotated[
+        int, typer.Option(min=0, max=100, help="Training images an image; 0 needs no packed data.")
+    ] = 5,
+    target: Annotated[str, typer.Option(help="The class whose map is drawn; the predicted one by default.")] = "",
+    banner: Banner = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw where the net looks in images, and the training images that are the most similar to it.
+
+    Example: lapml explain results/demo/runs/birds/baseline/0 photos/*.jpg --output why
+    """
+    import json
+
+    from lapml.apply.explain import explain as explained
+    from lapml.apply.explain import text
+
+    results = explained(run, images, output, neighbours, target or None, banner)
+    typer.echo(json.dumps(results, indent=2) if as_json else text(results))
+
+
+@plain
+def export(
+    run: RunFolder,
+    form: Annotated[str, typer.Option("--format", help="onnx or torch (torch.export's .pt2).")],
+    output: Annotated[
+        Path | None, typer.Option(help="The file; by default model.onnx or model.pt2 in the run's folder.")
+    ] = None,
+) -> None:
+    """Write the net as one file for other programs, with FILE.json about it, if it gives the run's own numbers.
+
+    Example: lapml export results/demo/runs/birds/baseline/0 --format onnx
+    """
+    if form not in ("onnx", "torch"):
+        raise typer.BadParameter(f"found {form!r}, expected onnx or torch", param_hint="--format")
+    from lapml.apply.export import export as exported
+    from lapml.apply.export import text
+
+    typer.echo(text(*exported(run, form, output)))
