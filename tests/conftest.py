@@ -42,8 +42,9 @@ SMALL = [
 
 @pytest.fixture(scope="session")
 def small_params() -> Callable[..., Params]:
-    """params.yaml with a tiny net, small images and mixing from the first epoch; takes further overrides."""
-    return lambda *overrides: config.load(ROOT / "params.yaml", [*SMALL, *overrides])
+    """params.yaml (or another file of that form) with a tiny net, small images and mixing from the first epoch; takes
+    further overrides."""
+    return lambda *overrides, path=ROOT / "params.yaml": config.load(path, [*SMALL, *overrides])
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,212 @@
+"""A method of one's own: the worked example of docs/methods.md to its row in every table, and what is refused."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from lapml import config, methods, own, train
+from lapml.errors import LapmlError
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+
+
+def block(mark: str) -> str:
+    """The code block below a mark."""
+    return re.search(rf"<!-- {re.escape(mark)} -->\n```\w+\n(.*?)```", DOCS, re.DOTALL).group(1)
+
+
+EXAMPLE = block("my_methods.py")
+
+
+def quietly(line: str) -> None:
+    pass
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the example's file and params.yaml with its two rows."""
+    (tmp_path / "my_methods.py").write_text(EXAMPLE)
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("\ntune: ", f"{block('below methods:')}\ntune: "))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    monkeypatch.delitem(sys.modules, "my_methods", raising=False)
+    own.bound.cache_clear()
+    yield tmp_path
+    sys.modules.pop("my_methods", None)
+    own.bound.cache_clear()
+
+
+@pytest.fixture
+def small(project, small_params):
+    """A resolved run of one of the two rows; takes overrides."""
+    mix = [
+        "methods.bands.mix.warmup_epochs=0",
+        "methods.consistent.mix.warmup_epochs=0",
+        "methods.consistent.mix.prob=0.5",
+    ]
+
+    def made(*overrides: str, row: str = "bands"):
+        return config.resolve(small_params(*mix, *overrides, path=project / "params.yaml"), "birds", row, 0)
+
+    return made
+
+
+def test_the_example_trains(project, packed, small):
+    run = small()
+    assert run.settings.mixer.model_extra == {"number": 6}
+    fitted = train.fit(run, packed, log=quietly)
+    assert all(each["rho_mean"] == 0.5 for each in fitted.history if each["mixed_batches"])
+    assert run.record()["settings"]["mixer"]["sha256"] == own.sha256(project / "my_methods.py")
+
+
+def test_the_examples_mixer_does_what_it_says(project, packed, small):
+    from lapml.data.batches import Batches
+    from lapml.data.index import rows_of
+
+    run = small("methods.bands.mix.prob=1.0")
+    batches = Batches(
+        packed, rows_of(packed.index, ["train"]), run.data.view, [0.5] * 3, [0.5] * 3, torch.device("cpu")
+    )
+    batch = next(iter(batches.training(0, 0, 6, run.settings)))
+    mixed = methods.mix(run.settings, batch, None)
+    for i in range(6):
+        for row in range(48):
+            theirs = (row * 6 // 48 + int(batch.uniform[i, 0] < 0.5)) % 2 == 1
+            source = batch.images[int(batch.donors[i]) if theirs else i]
+            assert torch.equal(mixed.images[i, :, row], source[:, row])
+    assert mixed.rho.tolist() == [0.5] * 6
+    assert mixed.hidden(6)[0].mean() == 0.5
+
+
+def test_an_own_loss_is_added_and_costs_a_pass_where_it_asks_for_the_reference(project, packed, small):
+    history = train.fit(small(row="consistent"), packed, log=quietly).history
+    mixed = sum(each["mixed_batches"] for each in history)
+    assert 0 < mixed < 18  # batches of 6, of 36 images, in 3 epochs
+    assert sum(each["images_forward"] for each in history) == 3 * 36 + 6 * mixed
+    assert any(each["loss_own"] > 0 for each in history)
+    for each in history:
+        assert each["loss"] == pytest.approx(each["ce"] + 0.1 * each["loss_own"], rel=1e-5)
+    with_it, without = (
+        train.fit(
+            small(f"methods.consistent.loss.alpha={alpha}", row="consistent"), packed, log=quietly
+        ).net.state_dict()
+        for alpha in (10.0, 0.0)
+    )
+    assert not torch.equal(with_it["head.weight"], without["head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("methods.bands.mixer.number=many", "number: found 'many', expected: .*valid integer.*of my_methods.bands are: number"),
+        ("methods.bands.mixer={name: my_methods.bands, stripes: 3}", "stripes: unknown key"),
+        ("methods.bands.mixer.name=my_methods.stripes", "has no attribute 'stripes'"),
+        ("methods.bands.mixer.name=mine.bands", "No module named 'mine'"),
+        ("methods.bands.mixer.name=bandz", "expected one of mixup, cutout, .* or an entry point of group lapml.mixers"),
+        ("methods.bands.mixer.name=my_methods.torch", "a module, expected a function"),
+        ("methods.consistent.loss={name: my_methods.consistency, alpha: -1}", "alpha: found -1"),
+        ("methods.consistent.loss.name=consistency", "entry point of group lapml.losses"),
+        ("methods.bands.mixer={number: 3}", "name: found None, expected a name"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line(project, override, said):
+    with pytest.raises(LapmlError, match=said) as error:
+        config.load("params.yaml", [override])
+    assert len(str(error.value).splitlines()) == 1 and str(error.value).startswith("params.yaml: methods.")
+
+
+def test_a_file_that_cannot_be_imported_shows_its_own_error(project):
+    (project / "my_methods.py").write_text("import nothing_of_that_name\n")
+    with pytest.raises(LapmlError, match="No module named 'nothing_of_that_name'"):
+        config.load("params.yaml")
+
+
+def test_an_argument_may_not_be_called_as_a_key_of_ours(project):
+    (project / "my_methods.py").write_text(EXAMPLE.replace("number: int = 4", "number: int = 4, beta: float = 1.0"))
+    with pytest.raises(LapmlError, match="its argument 'beta' is a key of lapml's own"):
+        config.load("params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("return Mixed(", "return tuple("), "expected a Mixed"),
+        ((".expand(-1, -1, side))", ".expand(-1, -1, side)), 0"), "expected a Mixed"),
+    ],
+)
+def test_a_mixer_that_returns_something_else(project, packed, change, said, small):
+    text = EXAMPLE.replace(*change)
+    (project / "my_methods.py").write_text(text.replace("mask=theirs", "theirs") if "tuple(" in text else text)
+    with pytest.raises((LapmlError, TypeError), match=f"{said}|tuple"):
+        train.fit(small(), packed, log=quietly)
+
+
+def test_a_loss_that_is_no_number(project, packed, small):
+    (project / "my_methods.py").write_text(EXAMPLE.replace("** power).mean()", "** power)"))
+    with pytest.raises(
+        LapmlError, match=r"my_methods.consistency: found a tensor of shape \(6,\), expected a 0-d tensor"
+    ):
+        train.fit(small(row="consistent"), packed, log=quietly)
+
+
+def test_a_changed_file_is_another_row(project, packed, small):
+    """Its runs are refused by the report, and a process that has read the settings does not go on with another code."""
+    run = small()
+    (project / "my_methods.py").write_text(EXAMPLE + "\n# edited\n")
+    with pytest.raises(LapmlError, match="has changed since the settings were read"):
+        train.fit(run, packed, log=quietly)
+    again = small()
+    assert again.record() != run.record()
+
+
+def test_a_recorded_run_can_be_read_without_the_file(project, small):
+    run = small(row="consistent")
+    (project / "my_methods.py").unlink()
+    sys.modules.pop("my_methods", None)
+    record = run.model_dump(mode="json")
+    assert config.Run.model_validate(record) == run
+
+
+def test_an_entry_point(project):
+    info = project / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lapml.mixers]\nmine = my_methods:bands\n")
+    params = config.load("params.yaml", ["methods.bands.mixer.name=mine"])
+    assert params.methods["bands"].mixer.name == "mine"
+    function = own.bound("mine", params.methods["bands"].mixer.sha256, "lapml.mixers")
+    assert function.__name__ == "bands"
+
+
+@pytest.mark.slow
+def test_the_example_gets_its_row_in_every_table(tmp_path):
+    """As docs/methods.md says, from an edited params file to the report, by Snakemake."""
+    for name in ("Snakefile", "rules", "profiles"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "my_methods.py").write_text(EXAMPLE)
+    text = (ROOT / "suites/tiny.yaml").read_text()
+    text = text.replace("\ntune: ", f"{block('below methods:')}\ntune: ")
+    text = re.sub(r"^rows: \[.*?\]", "rows: [baseline, bands, consistent]", text, flags=re.MULTILINE)
+    text = re.sub(r"^tuned_rows: \[.*?\]", "tuned_rows: []", text, flags=re.MULTILINE)
+    (tmp_path / "params.yaml").write_text(text)
+    command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    logs = "".join(f"{log}:\n{log.read_text()}" for log in tmp_path.glob("results/tiny/logs/**/*.log"))
+    assert done.returncode == 0, done.stderr[-2000:] + logs[-3000:]
+    report, diagnosis = tmp_path / "results/tiny/report", tmp_path / "results/tiny/diagnosis/birds"
+    assert pd.read_csv(report / "accuracy.csv")["method"].to_list() == ["baseline", "bands", "consistent"]
+    for file in (report / "accuracy.md", report / "accuracy.tex", report / "report.html", diagnosis / "gallery.html"):
+        assert "bands" in file.read_text(), file
+    assert {"bands", "cutmix"} <= set(pd.read_csv(diagnosis / "diagnosis.csv")["row"])
+
+    (tmp_path / "my_methods.py").write_text(EXAMPLE.replace("number: int = 4", "number: int = 5"))
+    again = subprocess.run([*command, "-n", "-p"], cwd=tmp_path, capture_output=True, text=True).stdout
+    assert "lapml train birds bands 0" in again and "lapml train birds consistent 0" in again
+    assert "lapml train birds baseline" not in again
