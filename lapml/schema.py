@@ -199,6 +199,7 @@ class Report(Section):
     confidence: OpenShare
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
     images: bool  # show pictures of the data
+    steps: dict[Name, Name]  # row: the row that it is compared with, where that is not the row above
     beside: list[Published]
 
 
@@ -248,6 +249,8 @@ class Params(Section):
                 _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
             self._tunable()
         _known("diagnose.row", self.diagnose.row, self.all_rows())
+        for row in (name for step in self.report.steps.items() for name in step):
+            _known("report.steps", row, self.methods)
         for number in self.report.beside:
             _known("report.beside", number.dataset, self.data)
         for dataset in self.data:

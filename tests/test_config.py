@@ -157,7 +157,7 @@ BAD = [
     ("train.weight_decay", -1e-4), ("train.warmup_epochs", 10_000), ("train.device", "gpu"),
     ("train.precision", "fp16"), ("train.threads", 0), ("methods.cutmix.mix.prob", 1.1),
     ("methods.cutmix.mix.warmup_epochs", -1), ("methods.cutmix.mix", None), ("methods.cutmix.mixer.beta", 0),
-    ("methods.cutmix.mixer.name", "cutmx"), ("methods.cutmix.mixer", {"beta": 1.0}),
+    ("methods.cutmix.mixer.name", "cutmx"), ("report.steps", {"cutmix": "nomix"}), ("methods.cutmix.mixer", {"beta": 1.0}),
     ("methods.cutmix.label", "semantic"), ("methods.cutmix.label", "mass"),
     ("methods.loc_cutmix.mixer.area", [0.5, 0.1]), ("methods.loc_cutmix.mixer.area", [0.0, 0.5]),
     ("methods.loc_cutmix.mixer.temperature", 0), ("methods.loc_cutmix.mixer.support", 1.01),

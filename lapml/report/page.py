@@ -10,6 +10,7 @@ from lapml.config import Params
 from lapml.report import figures, tables
 from lapml.report.html import data_uri, render
 
+STAGES = ("cutmix", "loc_cutmix", "margin", "adaptive_margin")  # of the ablation; the others are comparators
 Galleries = dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 
 
@@ -33,7 +34,7 @@ def build(
         galleries: {dataset: (gallery items, CAM items)}, see :mod:`lapml.report.figures`; None for a page without any
             picture of the data, which its ``lapml-images`` meta element then says.
         overridden: a line for each setting in which ``params`` differs from ``params_text``.
-        diagnoses: {dataset: heads, rows, maps, verdicts, note, figures, gallery}, or None where it was not diagnosed.
+        diagnoses: {dataset: heads, rows, maps, verdicts, note, figures (data URIs), gallery}, or None where it was not diagnosed.
     """
     names = tables.headings(params)
     return render(
@@ -44,8 +45,7 @@ def build(
         images=galleries is not None,
         headings=list(names.values()),
         datasets=[
-            _dataset(name, params, runs, epochs, table, tuned, galleries)
-            | {"diagnosis": _inlined((diagnoses or {}).get(name))}
+            _dataset(name, params, runs, epochs, table, tuned, galleries) | {"diagnosis": (diagnoses or {}).get(name)}
             for name in params.datasets
         ],
         note=tables.note(table, params),
@@ -61,31 +61,36 @@ def build(
 def verdict(table: pd.DataFrame, params: Params) -> dict[str, Any]:
     """Whether each stage improved, in words made from the numbers of one data set.
 
+    Stages are the rows :data:`STAGES`; in a table without them, all rows.
+
     Returns:
-        ``summary`` (one or two sentences) and ``steps`` (a line for each row and the row above it).
+        ``summary`` (one or two sentences) and ``steps`` (a line for each row and the one that it is compared with).
     """
     rows = [row for row in table.to_dict("records") if row["previous"] is not None and not pd.isna(row["previous"])]
     if not rows:
         return {"summary": "There is one row only, so there is nothing to compare.", "steps": ["No row above."]}
+    judged = [row["method"] for row in rows if row["method"] in STAGES] or [row["method"] for row in rows]
     steps, ups, downs = [], [], []
     for row in rows:
         outcome = "no significant change"
         if row["step_significant"]:
-            (ups if row["step"] > 0 else downs).append(row["method"])
+            if row["method"] in judged:
+                (ups if row["step"] > 0 else downs).append(row["method"])
             outcome = "a significant gain" if row["step"] > 0 else "a significant loss"
         if row["n_seeds"] == 1:
             outcome = "one seed, not judged"
-        steps.append(f"{row['method']} over {row['previous']}: {tables.cells(row)['step']}: {outcome}.")
+        text = tables.cells({**row, "named": False})["step"]
+        steps.append(f"{row['method']} over {row['previous']}: {text}: {outcome}.")
     if rows[0]["n_seeds"] == 1:
         summary = "There is one seed only: whether a stage improves cannot be judged from it."
-    elif len(ups) == len(rows):
-        summary = f"Each of the {len(rows)} stages improved significantly on the one before it."
+    elif len(ups) == len(judged):
+        summary = f"Each of the {len(judged)} stages improved significantly on the one before it."
     else:
-        silent = [row["method"] for row in rows if row["method"] not in ups + downs]
+        silent = [name for name in judged if name not in ups + downs]
         parts = [
             f"{_list(names)} {text}"
             for names, text in (
-                (ups, "improved significantly on the row above"),
+                (ups, "improved significantly"),
                 (silent, "did not change significantly"),
                 (downs, "was significantly worse" if len(downs) == 1 else "were significantly worse"),
             )
@@ -151,13 +156,6 @@ def _dataset(
         "gallery": _inline(figures.gallery(mixes), "png") if mixes else None,
         "cams": _inline(figures.cams(cams), "png") if cams else None,
     }
-
-
-def _inlined(diagnosis: dict[str, Any] | None) -> dict[str, Any] | None:
-    if diagnosis is None:
-        return None
-    figures = {name: _inline(image, "svg+xml") for name, image in diagnosis["figures"].items()}
-    return diagnosis | {"figures": figures}
 
 
 def _tuned(records: dict[str, dict[str, Any]]) -> dict[str, Any] | None:

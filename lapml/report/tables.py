@@ -36,13 +36,15 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
         :func:`lapml.stats.compare_rows` over the data set's rows, and the number of seeds that would show as much (NaN
         without a baseline);
         previous, step, step_low, step_high, step_p, step_p_holm, step_significant, step_seeds: the same over the row
-        above;
+        above, or the one that ``report.steps`` says (then ``named``);
         images_forward, images_backward, seconds: means of a training run;
         cost_ratio: cost over the baseline's, see :func:`cost`; seconds_ratio: seconds over the baseline's.
     """
     table = []
     methods = params.all_rows()
     above = [None, *methods[:-1]]
+    before = [params.report.steps.get(method, row) for method, row in zip(methods, above, strict=True)]
+    before = [row if row in methods else place for row, place in zip(before, above, strict=True)]
     for dataset in params.datasets:
         gains, steps = (
             stats.compare_rows(
@@ -56,16 +58,16 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
                 params.report.confidence,
                 BOOTSTRAP_SEED,
             )
-            for others in ([BASELINE] * len(methods), above)
+            for others in ([BASELINE] * len(methods), before)
         )
         rows: list[dict[str, Any]] = []
-        for method, gain, step, previous in zip(methods, gains, steps, above, strict=True):
+        for method, gain, step, previous, row_above in zip(methods, gains, steps, before, above, strict=True):
             of_row = runs[(runs["dataset"] == dataset) & (runs["method"] == method)]
             top1, half = stats.t_interval(of_row["top1"].to_list(), params.report.confidence)
             row = {"dataset": dataset, "method": method, "n_seeds": len(of_row), "top1": top1, "top1_half": half}
             row |= {name: of_row[name].mean() for name in ACCURACIES[1:]}
             row |= _points("gain", "", gain) | _points("step", "step_", step)
-            row["previous"] = previous
+            row |= {"previous": previous, "named": previous is not None and previous != row_above}
             row |= {name: of_row[name].mean() for name in ("images_forward", "images_backward", "seconds")}
             rows.append(row | {"cost": cost(of_row).mean()})
         base = next((row for row in rows if row["method"] == BASELINE), {"cost": math.nan, "seconds": math.nan})
@@ -113,7 +115,8 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         "top1": interval(row["top1"], row["top1_half"]),
         **{name: _number(row[name], ".1f") for name in ACCURACIES[1:]},
         "gain": _comparison(row["gain"], row["gain_low"], row["gain_high"], row["p_holm"]),
-        "step": _comparison(row["step"], row["step_low"], row["step_high"], row["step_p_holm"]),
+        "step": _comparison(row["step"], row["step_low"], row["step_high"], row["step_p_holm"])
+        + (f" ({row['previous']})" if row["named"] else ""),
         "cost_ratio": _number(row["cost_ratio"], ".2f"),
         "seconds": _number(row["seconds"], ".0f"),
     }
@@ -183,6 +186,8 @@ def note(table: pd.DataFrame, params: Params) -> str:
         f"p corrected by Holm’s method over the rows of a data set; bold where it is below {1 - params.report.confidence:.2g}. "
         "Cost: (images forwarded + 2 × images backwarded) in training, over the baseline’s."
     )
+    if table["named"].any():
+        text += " (Row): compared with that one and not with the row above."
     if len(params.seeds) == 1:
         text += " One seed: no interval over seeds exists, p is of the images only, and nothing is called significant."
     if BASELINE not in set(table["method"]):

@@ -401,6 +401,15 @@ def test_a_mixer_changes_nothing_it_is_given(name):
         assert torch.equal(getattr(it, key), value), key
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mixer_waits_for_nothing(name, recorder):
+    it = draws(13)
+    with recorder() as seen:
+        mixed = made(name, it)
+        mixed.hidden(6)
+    assert seen.count > 5 and not seen.waits
+
+
 def test_a_mixed_batch_must_say_what_was_replaced():
     it = draws(12)
     bare = boxes.Mixed(it.images, it.donors, it.lam, 1 - it.lam, 1 - it.lam)

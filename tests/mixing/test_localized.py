@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lapml import methods
 from lapml.config import Method
@@ -14,8 +13,6 @@ from lapml.mixing import localized
 from lapml.mixing.boxes import Mixed
 from lapml.model import Output
 from lapml.rows import CutMix, Localized
-
-SYNCHRONISING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
 
 
 def settings_of(**changes) -> Localized:
@@ -160,47 +157,30 @@ def test_rho_lies_between_0_and_1_for_peaked_maps():
 # --- no wait for the device ---
 
 
-class Recorder(TorchDispatchMode):
-    """Notes every operator that makes the host wait for a GPU: reading a number, or a size that depends on values."""
-
-    def __init__(self):
-        super().__init__()
-        self.waits: list[str] = []
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
-        if name in SYNCHRONISING or any(each is not None and each.dtype == torch.bool for each in indices):
-            self.waits.append(name)
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_recorder_sees_waits():
+def test_the_recorder_sees_waits(recorder):
     x = torch.arange(4.0)
     for wait in (lambda: float(x[0]), lambda: x[x > 1], lambda: x.nonzero(), lambda: bool((x > 1).any())):
-        with Recorder() as recorder:
+        with recorder() as seen:
             wait()
-        assert recorder.waits
+        assert seen.waits
 
 
 @pytest.mark.parametrize("label", ["area", "semantic", "snapmix"])
-def test_mix_waits_for_nothing(label):
+def test_mix_waits_for_nothing(label, recorder):
     batch = make_batch(6, 6, 6, 48, seed=2)
-    with Recorder() as recorder:
+    with recorder() as seen:
         localized.mix(**batch, settings=settings_of(), label=label)
-    assert recorder.count > 20 and not recorder.waits
+    assert seen.count > 20 and not seen.waits
 
 
-def test_cutmix_waits_for_nothing():
+def test_cutmix_waits_for_nothing(recorder):
     batch = make_batch(6, 6, 6, 48, seed=2)
     settings = Method(
         mix={"prob": 1.0, "warmup_epochs": 0}, mixer=CutMix(name="cutmix", beta=1.0, maps=None), label="area"
     )
-    with Recorder() as recorder:
+    with recorder() as seen:
         methods.mix(settings, SimpleNamespace(**batch), None)
-    assert recorder.count > 10 and not recorder.waits
+    assert seen.count > 10 and not seen.waits
 
 
 @pytest.mark.parametrize("reference", ["detached", "joint"])

@@ -222,6 +222,18 @@ def test_without_a_baseline_gains_are_empty(make):
     assert "No row “baseline”" in (paths.report / "accuracy.md").read_text()
 
 
+def test_a_row_is_compared_with_the_one_that_is_named(make):
+    params, paths = make("report.steps={loc_cutmix: baseline, margin: cutmix, cutmix: mixup}")  # mixup is not in the table
+    runs, epochs, table = made(params, paths)
+    assert table["previous"].to_list()[1:] == ["baseline", "baseline", "cutmix", "margin"]
+    assert table["named"].to_list() == [False, False, True, True, False]
+    row, correct = table.iloc[3], tables.predictions(params, paths)
+    assert row["step"] == pytest.approx(100 * (correct["birds", "margin"].mean() - correct["birds", "cutmix"].mean()))
+    tables.write(paths.report, params, runs, epochs, table)
+    text = (paths.report / "accuracy.md").read_text()
+    assert text.count(" (cutmix)") == 1 and text.count(" (baseline)") == 1 and "(Row): compared with that one" in text
+
+
 def test_two_datasets_are_compared_apart(suite):
     params, paths = suite  # the second data set is the first one again, under another name
     raw = params.model_dump(mode="json")
