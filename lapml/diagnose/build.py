@@ -13,7 +13,7 @@ from lapml.diagnose.measure import Measured, measure, opened, settings, truths
 from lapml.diagnose.mixes import control, distinct
 from lapml.diagnose.pairs import pairs
 from lapml.errors import LapmlError
-from lapml.files import scratch, write_json
+from lapml.files import open_run, scratch, write_json
 from lapml.paths import DIAGNOSIS_FILES, Paths
 from lapml.report import gallery
 
@@ -55,8 +55,10 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
         made = (record["settings"], record["seeds"], record["data_sha256"], record["models_sha256"])
     except (ValueError, KeyError) as error:
         raise LapmlError(f"{file}: is damaged ({error}); {again}") from None
-    folders = {str(seed): paths.run(dataset, params.diagnose.row, seed) for seed in params.seeds}
-    origins = {seed: json.loads((folder / "provenance.json").read_text()) for seed, folder in folders.items()}
+    origins = {
+        str(seed): open_run(paths.run(dataset, params.diagnose.row, seed), optional=("model.safetensors",))[1]
+        for seed in params.seeds
+    }
     now = (
         settings(params, dataset),
         params.seeds,
@@ -66,7 +68,7 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
     for name, found, expected in zip(("settings", "seeds", "data", "nets"), made, now, strict=True):
         if found != json.loads(json.dumps(expected)):
             raise LapmlError(f"{file}: was made with other {name} than there are now; {again}")
-    return Measured(*(frame.replace({None: np.nan}) for frame in frames), record)
+    return Measured(*(frame.replace({None: np.nan, "inf": np.inf}) for frame in frames), record)
 
 
 def _gallery(params: Params, paths: Paths, dataset: str) -> str:

@@ -54,8 +54,10 @@ def measure(params: Params, paths: Paths, dataset: str) -> Measured:
     for place, seed in enumerate(params.seeds):
         mixes, _, models[str(seed)] = opened(params, paths, dataset, seed, packed, rows, masks, annotations)
         points = torch.Generator().manual_seed(seed)
+        generated_images = 0
         for batch, scene, generated in mixes.generate(params.diagnose.images):
             found = {}
+            generated_images += batch.count
             if scene:
                 maps = mixes.maps(batch)
                 found[""] = localisation(maps.float(), scene.truth, batch.images.shape[-1], points)
@@ -73,7 +75,8 @@ def measure(params: Params, paths: Paths, dataset: str) -> Measured:
                     if metric in metrics:
                         for part, values in enumerate(metrics[metric]):
                             np.add.at(total[part, place, :, column], batch.rows[: len(values)], values.cpu().numpy())
-    used = next(iter(sums.values()))[1].any((0, 2)) if sums else np.zeros(shape[1], bool)
+    # Every mixed image has an area; an object that the view lost has no localisation.
+    used = sums[next(iter(rows))][1].any((0, 2)) if rows else np.zeros(shape[1], bool)
     sums = {name: total[:, :, used] for name, total in sums.items()}
     table, maps, ratios = _tables(sums, list(rows), params)
     record = {
@@ -83,6 +86,7 @@ def measure(params: Params, paths: Paths, dataset: str) -> Measured:
         "settings": settings(params, dataset),
         "seeds": params.seeds,
         "images": int(used.sum()),
+        "generated": generated_images,
         "data_sha256": packed.meta["sha256"],
         "models_sha256": models,
         "object": "masks" if masks is not None else "boxes" if annotations else "unknown",
@@ -177,6 +181,8 @@ def _ratios(table: pd.DataFrame, draws: dict[str, np.ndarray], confidence: float
                 ratio = draws["loc_cutmix"][:, column] / draws[against][:, column]
                 value = by_row.loc["loc_cutmix", metric] / by_row.loc[against, metric]
             low, high = intervals.percentiles(ratio, confidence)
+            if np.isnan(ratio).mean() > (1 - confidence) / 2:  # 0 / 0: the others would decide by a handful of images
+                low = high = np.nan
             rows.append({"metric": metric, "against": against, "ratio": value, "low": float(low), "high": float(high)})
     return pd.DataFrame(rows, columns=["metric", "against", "ratio", "low", "high"])
 

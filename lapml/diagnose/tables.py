@@ -72,7 +72,7 @@ def note(found: Measured, params: Params) -> str:
     record = found.record
     object_ = {"masks": "masks", "boxes": "boxes", "unknown": "nothing: the data have no boxes"}[record["object"]]
     return (
-        f"Definitions: docs/diagnosis.md. {params.diagnose.images:,} generated images of each mixer and net, of "
+        f"Definitions: docs/diagnosis.md. {record['generated']:,} generated images of each mixer and net, of "
         f"{record['images']:,} training images; class maps by the nets of {params.diagnose.row}, seeds "
         f"{', '.join(map(str, record['seeds']))}; objects by {object_}. [Interval]: {100 * params.report.confidence:g} %, "
         f"hierarchical bootstrap over nets and images, {params.report.bootstrap:,} replicates. {RANDOM}: the control."
@@ -95,14 +95,18 @@ def markdown(found: Measured, params: Params) -> str:
     return "\n".join([*lines, "", note(found, params), ""])
 
 
+def _plain(value: Any) -> Any:
+    """JSON has neither NaN nor infinity."""
+    if not isinstance(value, float) or np.isfinite(value):
+        return value
+    return None if np.isnan(value) else str(value)
+
+
 def record(found: Measured) -> dict[str, Any]:
-    """Everything as JSON; a number that is not there is null."""
+    """Everything as JSON; a number that is not there is null, an infinite one the text "inf"."""
     frames = {"mixers": found.table, "maps": found.maps, "ratios": found.ratios, "labels": found.labels}
     tables = {
-        name: [
-            {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
-            for row in frame.to_dict("records")
-        ]
+        name: [{key: _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
         for name, frame in frames.items()
     }
     return {**found.record, **tables}

@@ -223,7 +223,9 @@ def test_without_a_baseline_gains_are_empty(make):
 
 
 def test_a_row_is_compared_with_the_one_that_is_named(make):
-    params, paths = make("report.steps={loc_cutmix: baseline, margin: cutmix, cutmix: mixup}")  # mixup is not in the table
+    params, paths = make(
+        "report.steps={loc_cutmix: baseline, margin: cutmix, cutmix: mixup}"
+    )  # mixup is not in the table
     runs, epochs, table = made(params, paths)
     assert table["previous"].to_list()[1:] == ["baseline", "baseline", "cutmix", "margin"]
     assert table["named"].to_list() == [False, False, True, True, False]
