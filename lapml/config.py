@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import Paths
-from lapml.rows import Method
+from lapml.rows import READING, Method
 from lapml.schema import Data, Drawn, Model, Params, Range, Run, Train, View
 
 __all__ = [
@@ -57,7 +57,7 @@ def load(path: str | Path = "params.yaml", overrides: list[str] | tuple[str, ...
     for override in overrides:
         _override(raw, override)
     try:
-        return Params.model_validate(raw)
+        return Params.model_validate(raw, context=READING)
     except ValidationError as error:
         raise LapmlError(_explain(path, raw, error)) from None
 

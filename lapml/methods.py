@@ -125,12 +125,22 @@ def mix(settings: Method, batch: Batch, seen: Reference | None) -> Mixed:
         case Own():
             function = own.bound(settings.mixer.name, settings.mixer.sha256, "lapml.mixers")
             mixed = function(batch, seen, **settings.mixer.model_extra)
-            if not isinstance(mixed, Mixed):
-                raise LapmlError(
-                    f"{settings.mixer.name}: found {type(mixed).__name__}, expected a Mixed to be returned"
-                )
+            _check_own(settings.mixer.name, mixed, batch)
             return mixed
     raise TypeError(f"no mixer for {settings.mixer!r}")
+
+
+def _check_own(name: str, mixed: Mixed, batch: Batch) -> None:
+    """A user's own mixer returns what the steps after it need."""
+    if not isinstance(mixed, Mixed):
+        raise LapmlError(f"{name}: found {type(mixed).__name__}, expected a Mixed to be returned")
+    if mixed.images.shape != batch.images[: batch.count].shape:
+        found, expected = tuple(mixed.images.shape), tuple(batch.images[: batch.count].shape)
+        raise LapmlError(f"{name}: its Mixed has images of shape {found}, expected {expected}")
+    for part in ("kept", "pasted", "rho"):
+        if (shape := tuple(getattr(mixed, part).shape)) != (batch.count,):
+            raise LapmlError(f"{name}: its Mixed has {part} of shape {shape}, expected ({batch.count},)")
+    mixed.hidden(1)  # says what was replaced
 
 
 def loss(
@@ -181,7 +191,12 @@ def own_loss(settings: Method, seen: Seen) -> Tensor:
     """A user's own loss of a step, without its weight."""
     function = own.bound(settings.loss.name, settings.loss.sha256, "lapml.losses")
     value = function(seen, **settings.loss.model_extra)
-    if not isinstance(value, Tensor) or value.ndim:
-        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise LapmlError(f"{settings.loss.name}: found {found}, expected a 0-d tensor to be returned, as of .mean()")
+    device = seen.output.logits.device
+    if not isinstance(value, Tensor) or value.ndim or value.device != device:
+        found = type(value).__name__
+        if isinstance(value, Tensor):
+            found = f"a tensor of shape {tuple(value.shape)} on {value.device}"
+        raise LapmlError(
+            f"{settings.loss.name}: found {found}, expected a 0-d tensor on {device} to be returned, as of .mean()"
+        )
     return value

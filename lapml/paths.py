@@ -18,7 +18,7 @@ READS = "test_reads.jsonl"  # beside RUN_FILES, undeclared: a line for each read
 TRANSFERS = "transfers.jsonl"  # likewise: a line for each evaluation on another data set
 EMBEDDINGS = "embeddings.npz"  # likewise: of the training images, which `lapml explain` compares with
 PACK_FILES = ("index.parquet", "images.u8", "meta.json")
-DIAGNOSIS_FILES = ("diagnosis.csv", "diagnosis.md", "diagnosis.json", "quality.svg", "labels.svg", "gallery.html")
+DIAGNOSIS_FILES = ("diagnosis.csv", "diagnosis.md", "quality.svg", "labels.svg", "gallery.html", "diagnosis.json")
 REPORT_FILES = ("accuracy.csv", "accuracy.md", "accuracy.tex", "runs.csv", "curves.csv", "summary.json", "report.html")
 
 

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from lapml import own
 from lapml.sections import TUNED, Count, Distance, NonNegative, OpenShare, Positive, Section, Share, Text
 
 Maps = Literal["recent", "fresh"]  # of the image's last visits (bank.py) | of a forward pass of their own
+READING = "a params file"  # validation context: keys are a user's, not the record of a run
 LABELS = ("area", "semantic", "snapmix")
 
 
@@ -107,8 +108,8 @@ class Own(Mixer):
 
     @model_validator(mode="before")
     @classmethod
-    def _looked_up(cls, keys: Any) -> Any:
-        return own.looked_up(keys, "lapml.mixers", ("name", "beta", "maps"), tuple(BUILT_IN))
+    def _looked_up(cls, keys: Any, info: ValidationInfo) -> Any:
+        return own.looked_up(keys, "lapml.mixers", ("name", "beta", "maps"), info.context == READING, tuple(BUILT_IN))
 
 
 class OwnLoss(Section):
@@ -122,8 +123,8 @@ class OwnLoss(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _looked_up(cls, keys: Any) -> Any:
-        return own.looked_up(keys, "lapml.losses", ("name", "alpha", "reference"))
+    def _looked_up(cls, keys: Any, info: ValidationInfo) -> Any:
+        return own.looked_up(keys, "lapml.losses", ("name", "alpha", "reference"), info.context == READING)
 
 
 BUILT_IN = {
@@ -188,7 +189,9 @@ class Method(Section):
         if self.label not in (allowed or (None,)):
             raise ValueError(f"label: found {self.label!r}, {self._labelled_by(allowed)}")
         if self.margin and not isinstance(self.mixer, Localized | Oracle | Own):
-            raise ValueError("margin: needs mixer.name 'localized', which finds the parts")
+            raise ValueError(
+                "margin: needs mixer.name 'localized' (or oracle, or a mixer of your own), which finds the parts"
+            )
         if self.adaptive and not self.margin:
             raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
         if self.margin and self.margin.reference == "joint":

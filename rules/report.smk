@@ -1,5 +1,6 @@
 rule diagnose:
     input:
+        PATHS.source("{dataset}"),
         pack_files("{dataset}"),
         lambda w: diagnosed_runs(w.dataset),
     output:

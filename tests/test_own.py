@@ -113,7 +113,9 @@ def test_an_own_loss_is_added_and_costs_a_pass_where_it_asks_for_the_reference(p
         ("methods.bands.mixer.name=my_methods.torch", "a module, expected a function"),
         ("methods.consistent.loss={name: my_methods.consistency, alpha: -1}", "alpha: found -1"),
         ("methods.consistent.loss.name=consistency", "entry point of group lapml.losses"),
-        ("methods.bands.mixer={number: 3}", "name: found None, expected a name"),
+        ("methods.bands.mixer={number: 3}", "name: found None, expected one of mixup, .*, or a name such as"),
+        ("methods.bands.mixer={name: my_methods.bands, sha256: x}", "sha256: unknown key"),
+        ("methods.bands.mixer.name=.my_methods.bands", "TypeError"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(project, override, said):
@@ -128,6 +130,40 @@ def test_a_file_that_cannot_be_imported_shows_its_own_error(project):
         config.load("params.yaml")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("import torch\n", "import torch\n\nx = (\n"), "SyntaxError"),
+        (("import torch\n", "import torch\n\n1 / 0\n"), "ZeroDivisionError: division by zero"),
+        (
+            ("batch, seen, *, number", "batch, seen, number"),
+            r"positional arguments batch, seen, number, expected \(batch, seen, \*",
+        ),
+        (("number: int = 4", "number: Number = 4"), "annotations cannot be read"),
+        (("number: int = 4", "number: int = 4, kind=torch.float32"), "must be numbers, text, lists or the like"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line_too(project, change, said):
+    text = EXAMPLE.replace(*change)
+    text = "from __future__ import annotations\n" + text.partition("\n")[2] if "Number" in text else text
+    (project / "my_methods.py").write_text(text)
+    with pytest.raises(LapmlError, match=said) as error:
+        config.load("params.yaml")
+    assert str(error.value).startswith("params.yaml: methods.bands.mixer: ")
+
+
+def test_of_a_decorated_function_its_own_file_counts(project):
+    (project / "my_methods.py").write_text(EXAMPLE.replace("def bands(", "@torch.no_grad()\ndef bands("))
+    mixer = config.load("params.yaml").methods["bands"].mixer
+    assert mixer.sha256 == own.sha256(project / "my_methods.py") and mixer.model_extra == {"number": 4} | {"number": 6}
+
+
+def test_a_file_does_not_take_the_place_of_a_library(project):
+    (project / "random.py").write_text("raise RuntimeError('this is not the library')\n")
+    config.load("params.yaml")
+    assert sys.path.index(str(project)) == len(sys.path) - 1
+
+
 def test_an_argument_may_not_be_called_as_a_key_of_ours(project):
     (project / "my_methods.py").write_text(EXAMPLE.replace("number: int = 4", "number: int = 4, beta: float = 1.0"))
     with pytest.raises(LapmlError, match="its argument 'beta' is a key of lapml's own"):
@@ -139,6 +175,12 @@ def test_an_argument_may_not_be_called_as_a_key_of_ours(project):
     [
         (("return Mixed(", "return tuple("), "expected a Mixed"),
         ((".expand(-1, -1, side))", ".expand(-1, -1, side)), 0"), "expected a Mixed"),
+        (
+            ("1 - share, share, share, mask", "1 - share, share, share[:2], mask"),
+            r"rho of shape \(2,\), expected \(6,\)",
+        ),
+        ((", mask=theirs[:, :, None].float().expand(-1, -1, side)", ""), "neither box_reference nor mask"),
+        (("return Mixed(images,", "return Mixed(images[:2],"), r"images of shape \(2, 3, 48, 48\), expected \(6,"),
     ],
 )
 def test_a_mixer_that_returns_something_else(project, packed, change, said, small):
@@ -151,7 +193,7 @@ def test_a_mixer_that_returns_something_else(project, packed, change, said, smal
 def test_a_loss_that_is_no_number(project, packed, small):
     (project / "my_methods.py").write_text(EXAMPLE.replace("** power).mean()", "** power)"))
     with pytest.raises(
-        LapmlError, match=r"my_methods.consistency: found a tensor of shape \(6,\), expected a 0-d tensor"
+        LapmlError, match=r"my_methods.consistency: found a tensor of shape \(6,\) on cpu, expected a 0-d tensor"
     ):
         train.fit(small(row="consistent"), packed, log=quietly)
 

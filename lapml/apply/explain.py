@@ -32,7 +32,7 @@ def explain(
     output: Path,
     neighbours: int = 5,
     target: str | None = None,
-    banner: int = 0,
+    banner: int | None = None,
     root: Path = Path("."),
 ) -> list[dict[str, Any]]:
     """Draw a figure for each image: the view, its class activation map, the top classes, the nearest training images.
@@ -43,7 +43,7 @@ def explain(
         neighbours: how many training images (of those that the run was fit on), the most similar by the cosine of the
             unit embeddings; with 0 the packed data are not needed.
         target: the name of the class whose map is drawn; without it, the predicted class.
-        banner: rows of pixels to cut off the bottom of every image.
+        banner: rows of pixels to cut off the bottom of every image; None: as packing does for the run's data set.
 
     Returns:
         A dict for each file, in order: ``image`` and ``figure`` (paths), ``target`` (``class`` and ``probability``),

@@ -20,6 +20,7 @@ from lapml.config import Run
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
+from lapml.data.readers import reader
 from lapml.data.views import WINDOW
 from lapml.errors import LapmlError
 from lapml.files import atomic, open_run, sha256, write_json
@@ -143,9 +144,10 @@ def _about(
             "aspect": data.view.aspect,
             "window": WINDOW,
             "side": data.view.side,
-            "how": "squash the whole upright image to a square of stored_side (Lanczos, antialiased); of it take the centred "
-            "window that shows a square of `window` times the image's shorter side (aspect keep), or `window` times the "
-            "square (aspect warp); resize that to side (triangle filter, antialiased)",
+            "banner": reader(data.reader).BANNER,
+            "how": "cut `banner` rows off the bottom; squash the whole upright image to a square of stored_side (Lanczos, "
+            "antialiased); of it take the centred window that shows a square of `window` times the image's shorter side "
+            "(aspect keep), or `window` times the square (aspect warp); resize that to side (triangle filter, antialiased)",
         },
         "outputs": {"logits": ["N", len(names)], "embedding": ["N", embedding]},
         "class_names": names,

@@ -13,6 +13,7 @@ from lapml.config import Run
 from lapml.data.decode import in_order, square
 from lapml.data.index import COLUMNS
 from lapml.data.pack import Packed
+from lapml.data.readers import reader
 from lapml.errors import LapmlError
 
 BATCH = 64  # images in memory at once
@@ -29,17 +30,18 @@ def check(files: list[Path]) -> None:
             raise LapmlError(f"{shown(file)}: no such file; mend the path, or quote it where it has spaces")
 
 
-def packs(files: list[Path], config: Run, class_names: list[str], banner: int = 0) -> Iterator[Packed]:
+def packs(files: list[Path], config: Run, class_names: list[str], banner: int | None = None) -> Iterator[Packed]:
     """The files in order, :data:`BATCH` at a time, each pack wholly of the split that ``config`` evaluates.
 
     Args:
         class_names: of the run; the labels of these packs mean nothing.
-        banner: rows of pixels to cut off the bottom of every image, as packing does for FGVC-Aircraft.
+        banner: rows of pixels to cut off the bottom of every image; None: as many as packing cuts off the run's data set's.
 
     Raises:
         LapmlError: a file is no image.
     """
     side = config.data.stored_side
+    banner = reader(config.data.reader).BANNER if banner is None else banner
     squares = in_order(partial(square, side=side, banner=banner), files)
     for at in range(0, len(files), BATCH):
         some = files[at : at + BATCH]

@@ -13,13 +13,15 @@ from lapml.run import ready
 LONGEST = 48  # letters of an image's name in the table
 
 
-def predict(folder: Path, files: list[Path], top: int = evaluate.TOP, banner: int = 0) -> list[dict[str, Any]]:
+def predict(
+    folder: Path, files: list[Path], top: int = evaluate.TOP, banner: int | None = None
+) -> list[dict[str, Any]]:
     """The most probable classes of each image, seen as evaluation sees an image of the run's own data.
 
     Args:
         folder: a run folder.
         top: how many classes.
-        banner: rows of pixels to cut off the bottom of every image.
+        banner: rows of pixels to cut off the bottom of every image; None: as packing does for the run's data set.
 
     Returns:
         A dict for each file, in order: ``image`` (its path) and ``predictions``, see :func:`best`.

@@ -10,7 +10,10 @@ from lapml.commands.common import plain
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 Images = Annotated[list[Path], typer.Argument(help="Image files.")]
 Banner = Annotated[
-    int, typer.Option(min=0, help="Rows of pixels to cut off the bottom of every image (FGVC-Aircraft's own: 20).")
+    int | None,
+    typer.Option(
+        min=0, help="Rows of pixels to cut off the bottom; by default the run's data set's (FGVC-Aircraft: 20)."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -20,7 +23,7 @@ def predict(
     run: RunFolder,
     images: Images,
     top: Annotated[int, typer.Option(min=1, help="Classes an image.")] = 5,
-    banner: Banner = 0,
+    banner: Banner = None,
     as_json: Json = False,
 ) -> None:
     """Name the most probable classes of images, seen as the evaluation sees the run's own.
@@ -47,7 +50,7 @@ def explain(
         int, typer.Option(min=0, max=100, help="Training images an image; 0 needs no packed data.")
     ] = 5,
     target: Annotated[str, typer.Option(help="The class whose map is drawn; the predicted one by default.")] = "",
-    banner: Banner = 0,
+    banner: Banner = None,
     as_json: Json = False,
 ) -> None:
     """Draw where the net looks in images, and the training images that are the most similar to it.

@@ -13,7 +13,7 @@ def diagnose(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []
     """
     settings, paths = load(params, overrides)
     known(settings, dataset)
-    from lapml.diagnose.build import diagnose
+    from lapml.report.diagnosis import diagnose
 
     folder = diagnose(settings, paths, dataset)
     typer.echo((folder / "diagnosis.md").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """`lapml diagnose`: measure every mixer of a suite, and write the table, the figures and the gallery."""
 
-import json
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,18 +10,24 @@ import pandas as pd
 import torch
 
 from lapml.config import Params
+from lapml.data.index import rows_of
 from lapml.data.pack import Packed
+from lapml.data.sources import laid_out
 from lapml.data.truth import Annotations
 from lapml.diagnose import intervals
 from lapml.diagnose.metrics import LOCALISATION, MIXING, localisation, mixing, shares, true_share
 from lapml.diagnose.mixes import RANDOM, Mixes, control, distinct, read_masks
 from lapml.errors import LapmlError
+from lapml.files import open_run
 from lapml.optim import DTYPES, pick_device
 from lapml.paths import Paths
 from lapml.provenance import commit, device_name, versions
-from lapml.run import load_net, open_run, resolved
+from lapml.run import load_net, resolved
 
 BOOTSTRAP_SEED = 0
+MAPS = "class maps"  # what is measured of the nets, not of a mixer
+COUNTED = ("meaningless", "obscured")  # rates of images that are, or are not
+EVENTS = 20  # such images, at least, for a ratio to that rate
 BINS = 10  # of ρ, for the figure of labels
 
 
@@ -42,8 +48,7 @@ def measure(params: Params, paths: Paths, dataset: str) -> Measured:
     if dataset not in params.data:
         raise LapmlError(f"unknown data set {dataset!r}: expected one of {', '.join(params.data)}")
     made = dict(zip(("commit", "dirty"), commit(), strict=True))
-    packed = Packed.open(paths.pack(dataset), params.data[dataset])
-    masks, annotations = truths(paths, dataset, packed)
+    packed, masks, annotations = known = truths(params, paths, dataset)
     rows = distinct(params.of(dataset), annotations is not None)
     rows |= control(rows)
     sums: dict[str, np.ndarray] = {}
@@ -51,16 +56,17 @@ def measure(params: Params, paths: Paths, dataset: str) -> Measured:
     models = {}
     nets = len(params.seeds)
     shape = (nets, len(packed.index))
+    used = np.zeros(shape[1], bool)
     for place, seed in enumerate(params.seeds):
-        mixes, _, models[str(seed)] = opened(params, paths, dataset, seed, packed, rows, masks, annotations)
+        mixes, _, models[str(seed)] = opened(params, paths, dataset, seed, rows, known)
         points = torch.Generator().manual_seed(seed)
         generated_images = 0
-        for batch, scene, generated in mixes.generate(params.diagnose.images):
+        for batch, scene, generated, maps in mixes.generate(params.diagnose.images):
             found = {}
             generated_images += batch.count
+            used[batch.rows[: batch.count]] = True
             if scene:
-                maps = mixes.maps(batch)
-                found[""] = localisation(maps.float(), scene.truth, batch.images.shape[-1], points)
+                found[MAPS] = localisation(maps.float(), scene.truth, batch.images.shape[-1], points)
             for name, (mixed, _) in generated.items():
                 if scene:
                     found[name] = mixing(mixed, scene)
@@ -69,14 +75,12 @@ def measure(params: Params, paths: Paths, dataset: str) -> Measured:
                     area = shares(mixed).hidden.mean((1, 2))
                     found[name] = {"area": (area, torch.ones_like(area))}
             for name, metrics in found.items():
-                names = MIXING if name else LOCALISATION
+                names = LOCALISATION if name == MAPS else MIXING
                 total = sums.setdefault(name, np.zeros((2, *shape, len(names))))
                 for column, metric in enumerate(names):
                     if metric in metrics:
                         for part, values in enumerate(metrics[metric]):
                             np.add.at(total[part, place, :, column], batch.rows[: len(values)], values.cpu().numpy())
-    # Every mixed image has an area; an object that the view lost has no localisation.
-    used = sums[next(iter(rows))][1].any((0, 2)) if rows else np.zeros(shape[1], bool)
     sums = {name: total[:, :, used] for name, total in sums.items()}
     table, maps, ratios = _tables(sums, list(rows), params)
     record = {
@@ -90,6 +94,7 @@ def measure(params: Params, paths: Paths, dataset: str) -> Measured:
         "data_sha256": packed.meta["sha256"],
         "models_sha256": models,
         "object": "masks" if masks is not None else "boxes" if annotations else "unknown",
+        "masks_sha256": hashlib.sha256(masks).hexdigest() if masks is not None else None,
         "device": device_name(mixes.device),
         "versions": versions(),
     }
@@ -109,14 +114,20 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
     }
 
 
-def truths(paths: Paths, dataset: str, packed: Packed) -> tuple[np.ndarray | None, Annotations | None]:
-    """Masks and boxes of a packed data set, None where it has none of them."""
-    annotations = None
-    if all(box is not None for box in packed.index["box"]):
-        annotations = Annotations(packed.index)
-    source = paths.source(dataset)
-    root = Path(json.loads(source.read_text(encoding="utf-8"))["root"]) if source.is_file() else None
-    return read_masks(paths.root / root, packed) if root else None, annotations
+Known = tuple[Packed, np.ndarray | None, Annotations | None]
+
+
+def truths(params: Params, paths: Paths, dataset: str) -> Known:
+    """A packed data set, and the masks (of its training images) and boxes that it has, or None.
+
+    Raises:
+        LapmlError: it is not prepared, where it lay is gone, or a mask is missing.
+    """
+    packed = Packed.open(paths.pack(dataset), params.data[dataset])
+    boxed = all(box is not None for box in packed.index["box"])
+    _, root = laid_out(dataset, paths)
+    fit = ["train"] if params.read == "val" else ["train", "val"]
+    return packed, read_masks(root, packed, rows_of(packed.index, fit)), Annotations(packed.index) if boxed else None
 
 
 def opened(
@@ -124,12 +135,11 @@ def opened(
     paths: Paths,
     dataset: str,
     seed: int,
-    packed: Packed,
     rows: dict,
-    masks: np.ndarray | None,
-    annotations: Annotations | None,
+    known: Known,
 ) -> tuple[Mixes, dict[str, Any], str]:
     """What the net of one seed makes of the training images: (mixes, the record of its input, its checksum)."""
+    packed, masks, annotations = known
     folder = paths.run(dataset, params.diagnose.row, seed)
     config = resolved(params, paths, dataset, params.diagnose.row, seed)
     record, provenance = open_run(folder)
@@ -155,18 +165,20 @@ def _tables(
         draws[name] = intervals.replicates(above, below, count, BOOTSTRAP_SEED)
         low, high = intervals.percentiles(draws[name], confidence)
         row: dict[str, Any] = {"row": name}
-        for column, metric in enumerate(MIXING if name else LOCALISATION):
+        for column, metric in enumerate(LOCALISATION if name == MAPS else MIXING):
             value = intervals.whole(above, below)[column]
             row |= {metric: value, f"{metric}_low": low[column], f"{metric}_high": high[column]}
         table.append(row)
-    frame = pd.DataFrame(table)
+    frame = pd.DataFrame(table, columns=None if table else ["row"])
     columns = ["row", *(f"{metric}{end}" for metric in MIXING for end in ("", "_low", "_high"))]
     of_mixers = frame[frame["row"].isin(rows)].reindex(columns=columns)
-    of_maps = frame[frame["row"] == ""].drop(columns=["row", *columns[1:]], errors="ignore")
-    return of_mixers, of_maps, _ratios(of_mixers, draws, confidence)
+    of_maps = frame[frame["row"] == MAPS].drop(columns=["row", *columns[1:]], errors="ignore")
+    return of_mixers, of_maps, _ratios(of_mixers, sums, draws, confidence)
 
 
-def _ratios(table: pd.DataFrame, draws: dict[str, np.ndarray], confidence: float) -> pd.DataFrame:
+def _ratios(
+    table: pd.DataFrame, sums: dict[str, np.ndarray], draws: dict[str, np.ndarray], confidence: float
+) -> pd.DataFrame:
     """loc_cutmix's rates over those of cutmix and of the control: what the hypothesis is about."""
     rows = []
     by_row = table.set_index("row")
@@ -176,12 +188,14 @@ def _ratios(table: pd.DataFrame, draws: dict[str, np.ndarray], confidence: float
         if not {"loc_cutmix", against} <= set(draws):
             continue
         for metric in asked:
+            if by_row.loc[["loc_cutmix", against], metric].isna().any():  # such as parts, where there are none
+                continue
             column = list(MIXING).index(metric)
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = draws["loc_cutmix"][:, column] / draws[against][:, column]
                 value = by_row.loc["loc_cutmix", metric] / by_row.loc[against, metric]
             low, high = intervals.percentiles(ratio, confidence)
-            if np.isnan(ratio).mean() > (1 - confidence) / 2:  # 0 / 0: the others would decide by a handful of images
+            if metric in COUNTED and sums[against][0][..., column].sum() < EVENTS:  # a handful would decide
                 low = high = np.nan
             rows.append({"metric": metric, "against": against, "ratio": value, "low": float(low), "high": float(high)})
     return pd.DataFrame(rows, columns=["metric", "against", "ratio", "low", "high"])

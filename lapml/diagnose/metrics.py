@@ -81,7 +81,8 @@ def mixing(mixed: Mixed, scene: Scene) -> dict[str, tuple[Tensor, Tensor]]:
     parts, theirs = scene.truth.parts[:count], scene.truth.parts[mixed.donors]
     kept_parts, seen_parts = (1 - _at(own.hidden, parts)) * parts[..., 2], parts[..., 2].sum(1)
     shown_parts, their_seen = _at(own.shown, theirs) * theirs[..., 2], theirs[..., 2].sum(1)
-    whole = (own.hidden == own.hidden.round()).all((1, 2))  # no blending
+    blended = mixed.mask is not None and mixed.mask.shape[1:] == (1, 1)
+    whole = (own.hidden == own.hidden.round()).all((1, 2)) & (not blended)
     pasted = whole & own.shown.any((1, 2))
     both = (seen_parts > 0) & (their_seen > 0)
     kept, shown = kept_parts.sum(1), shown_parts.sum(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from lapml.optim import DTYPES
 from lapml.rows import AttentiveCutMix, Localized
 
 RANDOM = "random places"  # the control: squares of localized CutMix's sizes anywhere
+MASKS = "segmentations"  # folder of the masks, beside images
 EPOCH = 10**6  # of the random draws: no epoch of training uses them
 
 
@@ -36,15 +38,18 @@ def distinct(params: Params, annotated: bool = True) -> dict[str, Method]:
             pretrained net where there is none.
     """
     rows: dict[str, Method] = {}
+    plainly = sorted(
+        params.methods.items(), key=lambda item: bool(item[1].margin or item[1].loss)
+    )  # these give the name
     lacking = {"truth": not annotated, "attention": params.model.weights == "none"}
-    for name, method in params.methods.items():
+    for name, method in plainly:
         if method.mixer is None or lacking.get(method.mixer.needs()):
             continue
         plain = method.always_mixing().model_copy(update={"margin": None, "adaptive": None, "loss": None})
         plain = freshly(plain)
         if plain not in rows.values():
             rows[name] = plain
-    return rows
+    return {name: rows[name] for name in params.methods if name in rows}
 
 
 def freshly(method: Method) -> Method:
@@ -58,6 +63,11 @@ def control(rows: dict[str, Method]) -> dict[str, Method]:
     """The row :data:`RANDOM`, if any mixes by localisation, to stand beside it."""
     localized = next((method for method in rows.values() if isinstance(method.mixer, Localized)), None)
     return {RANDOM: localized.model_copy(update={"label": "area"})} if localized else {}
+
+
+class Made(NamedTuple):
+    mixed: Mixed
+    seen: Reference | None  # by which it was mixed
 
 
 class Mixes:
@@ -94,16 +104,21 @@ class Mixes:
             self.frozen = frozen.to(self.device, DTYPES[precision]).eval()
 
     @torch.no_grad()
-    def generate(self, images: int) -> Iterator[tuple[Batch, Scene | None, dict[str, tuple[Mixed, Reference | None]]]]:
-        """At least ``images`` generated images of each mixer: (clean batch, what is true of it, {row: (mixed, maps)})."""
+    def generate(self, images: int) -> Iterator[tuple[Batch, Scene | None, dict[str, Made], Tensor]]:
+        """At least ``images`` generated images of each mixer, by batches.
+
+        Yields:
+            (clean batch, what is true of it, {row: what was made of it}, (B, h, w) class maps of its images' own classes).
+        """
+        driver = {"": Method.model_validate(LOCALISING)}  # gives views and class maps whichever rows there are
         for number in range(-(-images // (self.size * self.batches.steps(self.size)))):
             epochs = [
                 self.batches.training(self.config.seed, EPOCH + number, self.size, method)
-                for method in self.rows.values()
+                for method in (driver | self.rows).values()
             ]
-            for each in zip(*epochs, strict=True):
-                known: dict[str, Reference] = {}
-                made = {}
+            for clean, *each in zip(*epochs, strict=True):
+                known = {"fresh": methods.reference(self.net, driver[""], clean, self.net)[0]}
+                made: dict[str, Made] = {}
                 for (name, method), batch in zip(self.rows.items(), each, strict=True):
                     seen, needs = None, method.mixer.needs()
                     if name == RANDOM:
@@ -112,16 +127,11 @@ class Mixes:
                         if needs not in known:
                             known[needs] = methods.reference(self.net, method, batch, self.net, self.frozen)[0]
                         seen = known[needs]
-                    made[name] = methods.mix(method, batch, seen), seen
-                yield each[0], self._scene(each[0]), made
+                    made[name] = Made(methods.mix(method, batch, seen), seen)
+                yield clean, self._scene(clean), made, known["fresh"].maps
                 images -= self.size
                 if images <= 0:
                     return
-
-    def maps(self, batch: Batch) -> Tensor:
-        """(B, h, w) class maps of the images' own classes."""
-        plain = Method.model_validate(LOCALISING)
-        return methods.reference(self.net, plain, batch, self.net)[0].maps
 
     def _nothing(self, like: Reference, number: int, rows: np.ndarray) -> Reference:
         """Maps and parts by which every cell is as likely as any other."""
@@ -149,26 +159,29 @@ LOCALISING = {
 }
 
 
-def read_masks(root: Path, packed: Packed) -> np.ndarray | None:
-    """The masks of a data set as squares like its packed images, (N, S, S) uint8; None where it has none.
+def read_masks(root: Path, packed: Packed, rows: np.ndarray) -> np.ndarray | None:
+    """The masks of some rows of a data set as squares like its packed images, (N, S, S) uint8, 0 in all other rows; None
+    where it has none.
 
-    They lie as CUB-200-2011's do: ``segmentations/CLASS/NAME.png`` for ``images/CLASS/NAME.…``, 255 on the object.
+    They lie as CUB-200-2011's do: ``segmentations/CLASS/NAME.png`` for ``images/CLASS/NAME.…``, the lighter the more surely
+    the object.
 
     Raises:
-        LapmlError: some images have a mask and one has not.
+        LapmlError: some images have a mask and one has not, or a mask is not of its image's size.
     """
-    folder, side = root / "segmentations", packed.meta["side"]
+    folder, side = root / MASKS, packed.meta["side"]
     if not folder.is_dir():
         return None
-    masks = np.empty((len(packed.index), side, side), np.uint8)
-    for row, path in enumerate(packed.index["path"]):
+    masks = np.zeros((len(packed.index), side, side), np.uint8)
+    for row, path, *size in packed.index.loc[rows, ["path", "width", "height"]].itertuples():
         file = (folder / path).with_suffix(".png")
+        mend = f"lay all masks out, or move {folder} away to be measured by boxes"
         try:
             with Image.open(file) as mask:
+                found = list(mask.size)
                 masks[row] = np.asarray(mask.convert("L").resize((side, side), Image.Resampling.BOX))
-        except OSError as error:
-            raise LapmlError(
-                f"{file}: cannot be read ({error.strerror or error}), expected a mask for every image; lay all masks out, or "
-                f"move {folder} away to be measured by boxes"
-            ) from None
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
+            raise LapmlError(f"{file}: cannot be read ({error}), expected a mask for every image; {mend}") from None
+        if found != size:
+            raise LapmlError(f"{file}: found {found} pixels, expected its image's {size}; {mend}")
     return masks

@@ -11,11 +11,10 @@ import pandas as pd
 
 from lapml import config
 from lapml.config import Params
-from lapml.diagnose import build as diagnosis
 from lapml.errors import LapmlError
 from lapml.files import scratch
 from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, Paths
-from lapml.report import page, tables
+from lapml.report import diagnosis, diagnosis_tables, page, tables
 from lapml.report.html import data_uri
 from lapml.report.runs import differences
 
@@ -71,9 +70,9 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
     found = diagnosis.read(params, paths, dataset)
     if found is None:
         return None
-    heads = diagnosis.tables.columns(found)
+    heads = diagnosis_tables.columns(found)
     rows = [
-        [row["row"], *(diagnosis.tables.cell(row, name) for name in heads)] for row in found.table.to_dict("records")
+        [row["row"], *(diagnosis_tables.cell(row, name) for name in heads)] for row in found.table.to_dict("records")
     ]
     figures = {
         name: data_uri((paths.diagnosis(dataset) / f"{name}.svg").read_bytes(), "svg+xml")
@@ -82,9 +81,9 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
     return {
         "heads": ["row", *heads.values()],
         "rows": rows,
-        "maps": diagnosis.tables.of_maps(found),
-        "verdicts": diagnosis.tables.verdicts(found.ratios),
-        "note": diagnosis.tables.note(found, params),
+        "maps": diagnosis_tables.of_maps(found),
+        "verdicts": diagnosis_tables.verdicts(found.ratios),
+        "note": diagnosis_tables.note(found, params),
         "figures": figures,
         "gallery": f"{paths.diagnosis(dataset) / 'gallery.html'}",
     }

@@ -46,7 +46,7 @@ def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> li
     """Mixed training images, as a step of this row would make them with maps of the finished net."""
     row = freshly(config.settings.always_mixing())
     mixes = Mixes(config, net, weights, packed, {config.method: row})
-    batch, _, made = next(mixes.generate(1))
+    batch, _, made, _ = next(mixes.generate(1))
     mixed, seen = made[config.method]
     clean, pictures = (pixels(images, weights) for images in (batch.images, mixed.images))
     names = [packed.class_names[label] for label in batch.labels.tolist()]

@@ -21,11 +21,15 @@ from lapml.cli import app
 from lapml.config import Params
 from lapml.data import pack, sources
 from lapml.data.pack import Packed
-from lapml.diagnose import build, intervals, metrics, mixes, tables
+from lapml.diagnose import intervals, metrics, mixes
 from lapml.diagnose import measure as measuring
 from lapml.errors import LapmlError
 from lapml.files import sha256
+from lapml.localize import class_maps
 from lapml.paths import DIAGNOSIS_FILES, Paths
+from lapml.report import diagnosis as build
+from lapml.report import diagnosis_figures as figures
+from lapml.report import diagnosis_tables as tables
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 TINY = [
@@ -98,12 +102,10 @@ def record(made) -> dict:
 
 
 def opened(params: Params, paths: Paths, seed: int = 0, rows: dict | None = None) -> mixes.Mixes:
-    packed = Packed.open(paths.pack("birds"))
-    masks, annotations = measuring.truths(paths, "birds", packed)
     if rows is None:
         rows = mixes.distinct(params.of("birds"))
         rows |= mixes.control(rows)
-    return measuring.opened(params, paths, "birds", seed, packed, rows, masks, annotations)[0]
+    return measuring.opened(params, paths, "birds", seed, rows, measuring.truths(params, paths, "birds"))[0]
 
 
 def drawn_root(paths: Paths) -> Path:
@@ -209,7 +211,7 @@ def counted(params: Params, paths: Paths) -> tuple[dict[str, np.ndarray], set[in
     count = len(Packed.open(paths.pack("birds")).index)
     sums, used = {}, set()
     for place, seed in enumerate(params.seeds):
-        for batch, scene, generated in opened(params, paths, seed).generate(params.diagnose.images):
+        for batch, scene, generated, _ in opened(params, paths, seed).generate(params.diagnose.images):
             used |= set(batch.rows.tolist())
             for name, (mixed, _) in generated.items():
                 total = sums.setdefault(name, np.zeros((2, len(params.seeds), count, len(metrics.MIXING))))
@@ -294,7 +296,7 @@ METRIC = "label_error_masks"
 def test_labels_are_means_in_bins_of_rho(params, made, record):
     found = {row: [] for row in ROWS}
     for seed in params.seeds:
-        for _, scene, generated in opened(params, made, seed).generate(params.diagnose.images):
+        for _, scene, generated, _ in opened(params, made, seed).generate(params.diagnose.images):
             for name, (mixed, _) in generated.items():
                 for rho, true, applies in zip(mixed.rho, *metrics.true_share(mixed, scene), strict=True):
                     if applies:
@@ -321,7 +323,7 @@ def test_all_mixers_see_the_same_views_and_donors_of_training_images(params, mad
     )
     source, views_seen = opened(params, made), set()
     splits = source.batches.packed.index["split"].to_numpy()
-    for batch, scene, generated in source.generate(23):
+    for batch, scene, generated, _ in source.generate(23):
         assert len(given) == len(generated) == len(ROWS)
         for row, own in zip(generated, given, strict=True):
             assert np.array_equal(own.rows, batch.rows)
@@ -345,7 +347,7 @@ def test_class_maps_are_the_trained_nets_own_in_evaluation_mode(params, made):
     """The activation map of each image's class, computed again from a net that was loaded again."""
     source = opened(params, made)
     net, _ = runs.load_net(made.run("birds", "baseline", 0), source.config, 3)
-    batch, _, generated = next(source.generate(5))
+    batch, _, generated, maps = next(source.generate(5))
     with torch.no_grad():
         features = net.eval()(batch.images).features
     for i, label in enumerate(batch.labels.tolist()):
@@ -353,22 +355,29 @@ def test_class_maps_are_the_trained_nets_own_in_evaluation_mode(params, made):
         cells = cells / cells.sum() if cells.sum() > 0 else torch.full_like(cells, 1 / cells.numel())
         for row in ("cutmix_semantic", "loc_cutmix", "loc_cutmix_area"):
             assert torch.allclose(generated[row][1].maps[i], cells, atol=1e-5), row
-        assert torch.allclose(source.maps(batch)[i], cells, atol=1e-5)
+        assert torch.allclose(maps[i], cells, atol=1e-5)
     assert len({str(generated[row][1].maps.tolist()) for row in ("cutmix_semantic", "loc_cutmix")}) == 1
 
 
-def test_the_maps_are_those_of_the_seeds_own_net(params, made):
-    first, second = (next(opened(params, made, seed).generate(5)) for seed in (0, 1))
-    assert not torch.equal(first[0].images, second[0].images)
-    other = opened(params, made, 1).maps(first[0])
-    assert not torch.allclose(other, opened(params, made, 0).maps(first[0]), atol=1e-4)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_maps_are_those_of_the_seeds_own_net(params, made, seed):
+    """Computed from either seed's saved net: one gives the maps, the other does not."""
+    source = opened(params, made, seed)
+    batch, *_, maps = next(source.generate(5))
+    close = []
+    for each in (0, 1):
+        net, _ = runs.load_net(made.run("birds", "baseline", each), source.config, 3)
+        with torch.no_grad():
+            found = class_maps(net.eval()(batch.images).features, net.head.weight, batch.labels)
+        close.append(torch.allclose(maps, found, atol=1e-5))
+    assert close == [seed == 0, seed == 1]
 
 
 def test_attentive_cutmix_attends_by_the_net_as_it_was_before_training(params, made):
     method = params.of("birds").methods["attentive_cutmix"].always_mixing()
     source = opened(params, made, 1, rows={"attentive_cutmix": method})
     untrained, _ = model.build(source.config.model, 3, 48, 1)
-    batch, _, generated = next(source.generate(5))
+    batch, _, generated, maps = next(source.generate(5))
     mixed, seen = generated["attentive_cutmix"]
     with torch.no_grad():
         expected = untrained.eval().features(batch.images).mean(1)
@@ -402,7 +411,7 @@ def test_random_places_are_uniform_squares_of_localized_sizes_labelled_by_area(s
     }
     rows |= mixes.control(rows)
     cells = {"box_reference": [], "box_donor": []}
-    for batch, _, generated in opened(params, made, rows=rows).generate(720):
+    for batch, _, generated, _ in opened(params, made, rows=rows).generate(720):
         random, localized = generated["random places"][0], generated["loc_cutmix"][0]
         for name, found in cells.items():
             box, own = getattr(random, name), getattr(localized, name)
@@ -431,9 +440,9 @@ def test_random_places_are_uniform_squares_of_localized_sizes_labelled_by_area(s
 def test_masks_are_those_of_segmentations(params, made):
     """Each pixel's centre, looked up in the file; pixels at the edge may be either."""
     index, checked = Packed.open(made.pack("birds")).index, 0
-    for batch, scene, _ in opened(params, made, rows={"cutout": mixes.distinct(params.of("birds"))["cutout"]}).generate(
-        15
-    ):
+    for batch, scene, *_ in opened(
+        params, made, rows={"cutout": mixes.distinct(params.of("birds"))["cutout"]}
+    ).generate(15):
         assert scene.masked
         for i, row in enumerate(batch.rows):
             with Image.open(drawn_root(made) / "segmentations" / index["path"][row]) as file:
@@ -620,3 +629,29 @@ def test_the_command_ends_with_one_line_where_it_cannot_begin(command):
 def test_the_command_has_help_with_an_example(command):
     found = command("--help")
     assert found.exit_code == 0 and "Example: lapml diagnose birds" in found.output
+
+
+def test_a_suite_in_which_nothing_mixes_has_its_maps_diagnosed(params, made):
+    """The stage belongs to every suite, so it must come to an end in any."""
+    plain = params.model_copy(update={"methods": {"baseline": params.methods["baseline"]}, "rows": ["baseline"]})
+    found = measuring.measure(plain, made, "birds")
+    assert found.table.empty and found.ratios.empty and found.maps["pointing"].notna().all()
+    text = tables.markdown(found, plain)
+    assert "pointing game" in text and "Hypothesis" not in text
+    figures.quality(found), figures.labels(found)
+
+
+def test_a_mask_of_another_size_than_its_image_is_refused(params, copy):
+    for each in (drawn_root(copy) / "segmentations").glob("*/*.png"):
+        with Image.open(each) as image:
+            turned = image.resize((image.width + 1, image.height))
+        turned.save(each)
+    with pytest.raises(LapmlError, match="expected its image's"):
+        measuring.measure(params, copy, "birds")
+
+
+def test_a_diagnosis_by_boxes_is_refused_once_there_are_masks(params, copy):
+    folder = drawn_root(copy) / "segmentations"
+    folder.rename(folder.with_name("away"))
+    with pytest.raises(LapmlError, match="other masks than there are now"):
+        build.read(params, copy, "birds")

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lapml.diagnose import tables
 from lapml.diagnose.metrics import MIXING
+from lapml.report import diagnosis_tables as tables
 
 
 def lines(*rows: tuple[str, str, float, float, float]) -> list[str]:

@@ -18,7 +18,7 @@ FLAGS = {"meaningless": "meaningless", "obscured": "obscured", "ghost": "ghost l
 def pairs(mixes: Mixes, weights: dict, class_names: list[str], count: int) -> list[Pair]:
     """The first ``count`` pairs of a net's draws."""
     found: list[Pair] = []
-    for batch, scene, made in mixes.generate(count):
+    for batch, scene, made, _ in mixes.generate(count):
         clean = pixels(batch.images.float().cpu(), weights)
         parts = {
             name: _mixes(name, mixes.rows[name], mixed, seen, scene, weights) for name, (mixed, seen) in made.items()

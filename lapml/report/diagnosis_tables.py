@@ -70,10 +70,10 @@ def of_maps(found: Measured) -> list[list[str]]:
 def note(found: Measured, params: Params) -> str:
     """What the numbers are."""
     record = found.record
-    object_ = {"masks": "masks", "boxes": "boxes", "unknown": "nothing: the data have no boxes"}[record["object"]]
+    object_ = {"masks": "masks", "boxes": "boxes", "unknown": "nothing: not every image has a box"}[record["object"]]
     return (
         f"Definitions: docs/diagnosis.md. {record['generated']:,} generated images of each mixer and net, of "
-        f"{record['images']:,} training images; class maps by the nets of {params.diagnose.row}, seeds "
+        f"{record['images']:,} training images; class maps of a forward pass by the finished nets of {params.diagnose.row}, seeds "
         f"{', '.join(map(str, record['seeds']))}; objects by {object_}. [Interval]: {100 * params.report.confidence:g} %, "
         f"hierarchical bootstrap over nets and images, {params.report.bootstrap:,} replicates. {RANDOM}: the control."
     )

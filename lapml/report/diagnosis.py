@@ -7,15 +7,16 @@ import numpy as np
 import pandas as pd
 
 from lapml.config import Params
-from lapml.data.pack import Packed
-from lapml.diagnose import figures, tables
+from lapml.data.sources import laid_out
 from lapml.diagnose.measure import Measured, measure, opened, settings, truths
-from lapml.diagnose.mixes import control, distinct
-from lapml.diagnose.pairs import pairs
+from lapml.diagnose.mixes import MASKS, control, distinct
 from lapml.errors import LapmlError
 from lapml.files import open_run, scratch, write_json
 from lapml.paths import DIAGNOSIS_FILES, Paths
+from lapml.report import diagnosis_figures as figures
+from lapml.report import diagnosis_tables as tables
 from lapml.report import gallery
+from lapml.report.pairs import pairs
 
 
 def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
@@ -52,7 +53,8 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         frames = [pd.DataFrame(record.pop(name)) for name in ("mixers", "maps", "ratios", "labels")]
-        made = (record["settings"], record["seeds"], record["data_sha256"], record["models_sha256"])
+        made = tuple(record[key] for key in ("settings", "seeds", "data_sha256", "models_sha256", "object"))
+        _ = record["images"], record["generated"]
     except (ValueError, KeyError) as error:
         raise LapmlError(f"{file}: is damaged ({error}); {again}") from None
     origins = {
@@ -64,19 +66,30 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
         params.seeds,
         next(iter(origins.values()))["data_sha256"],
         {seed: origin["files"]["model.safetensors"] for seed, origin in origins.items()},
+        _objects(paths, dataset, record["object"]),
     )
-    for name, found, expected in zip(("settings", "seeds", "data", "nets"), made, now, strict=True):
+    for name, found, expected in zip(("settings", "seeds", "data", "nets", "masks"), made, now, strict=True):
         if found != json.loads(json.dumps(expected)):
             raise LapmlError(f"{file}: was made with other {name} than there are now; {again}")
     return Measured(*(frame.replace({None: np.nan, "inf": np.inf}) for frame in frames), record)
 
 
+def _objects(paths: Paths, dataset: str, recorded: str) -> str:
+    """What a diagnosis would take for the objects now; where the data no longer lie there, what it took."""
+    try:
+        _, root = laid_out(dataset, paths)
+    except LapmlError:
+        return recorded
+    if (root / MASKS).is_dir():
+        return "masks"
+    return "boxes" if recorded == "masks" else recorded
+
+
 def _gallery(params: Params, paths: Paths, dataset: str) -> str:
-    packed = Packed.open(paths.pack(dataset))
-    masks, annotations = truths(paths, dataset, packed)
+    known = packed, _, annotations = truths(params, paths, dataset)
     rows = distinct(params.of(dataset), annotations is not None)
     rows |= control(rows)
-    mixes, weights, *_ = opened(params, paths, dataset, params.seeds[0], packed, rows, masks, annotations)
+    mixes, weights, _ = opened(params, paths, dataset, params.seeds[0], rows, known)
     shown = pairs(mixes, weights, packed.class_names, params.diagnose.pairs)
     subtitle = (
         f"Training images of {dataset} mixed by each row of suite {params.suite}; class maps by {params.diagnose.row}, seed "
