@@ -1,5 +1,6 @@
 """The gallery's pairs: the same references and donors, mixed by every mixer of a suite."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from lapml.diagnose.mixes import RANDOM, Mixes
 from lapml.methods import Reference
 from lapml.mixing.boxes import Mixed
 from lapml.report.gallery import Mix, Pair
-from lapml.report.pictures import pixels
+from lapml.report.pictures import glow, pixels
 from lapml.rows import AttentiveCutMix, CutMix, Cutout, Localized, Mixup, Oracle, SnapMix
 
 FLAGS = {"meaningless": "meaningless", "obscured": "obscured", "ghost": "ghost label"}
@@ -97,11 +98,8 @@ def describe(name: str, method: Method) -> str:
     return f"{method.mixer.name}: an own mixer"
 
 
-def _cells(maps: Tensor, grid: int) -> list:
-    return [
-        each.numpy()
-        for each in torch.nn.functional.adaptive_avg_pool2d(maps.float().cpu().nan_to_num()[:, None], grid)[:, 0]
-    ]
+def _cells(maps: Tensor, grid: int) -> np.ndarray:
+    return glow(torch.nn.functional.adaptive_avg_pool2d(maps.float().cpu().nan_to_num()[:, None], grid)[:, 0])
 
 
 def _visible(box: list[float]) -> tuple[float, ...] | None:

@@ -48,6 +48,7 @@ def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> li
     mixes = Mixes(config, net, weights, packed, {config.method: row})
     batch, _, made, _ = next(mixes.generate(1))
     mixed, seen = made[config.method]
+    maps = None if seen is None else glow(seen.maps)
     clean, pictures = (pixels(images, weights) for images in (batch.images, mixed.images))
     names = [packed.class_names[label] for label in batch.labels.tolist()]
     items = []
@@ -59,8 +60,8 @@ def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> li
                 "reference": clean[i],
                 "donor": clean[j],
                 "mixed": pictures[i],
-                "reference_map": None if seen is None else seen.maps[i].numpy(),
-                "donor_map": None if seen is None else seen.maps[j].numpy(),
+                "reference_map": None if maps is None else maps[i],
+                "donor_map": None if maps is None else maps[j],
                 "box_reference": None if mixed.box_reference is None else mixed.box_reference[i].tolist(),
                 "box_donor": None if mixed.box_donor is None else mixed.box_donor[i].tolist(),
                 "rho": float(mixed.rho[i]),
@@ -92,6 +93,13 @@ def _cams(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> lis
         }
         for i in range(len(rows))
     ]
+
+
+def glow(maps: Tensor) -> np.ndarray:
+    """(B, h, w) maps as they can be drawn, from 0 on: attention (the mean of features) may be negative, and a map not
+    finite."""
+    maps = maps.float().cpu().nan_to_num(0.0, 0.0, 0.0)
+    return (maps - maps.amin((1, 2), keepdim=True).clamp_max(0)).numpy()
 
 
 def pixels(images: Tensor, weights: dict[str, Any]) -> np.ndarray:

@@ -4,9 +4,10 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from lapml.report import figures, tables
+from lapml.report import figures, pictures, tables
 
 
 @pytest.fixture
@@ -89,3 +90,14 @@ def test_cams_show_pictures_and_verdicts(galleries):
 def test_odd_maps_and_names_are_drawn(galleries, heat):
     _, cams = galleries("birds")
     assert figures.cams([cams[0] | {"map": heat, "title": "5$ bird_{x} $\\frac"}])
+
+
+def test_maps_of_any_values_can_be_drawn():
+    """Attention is a mean of features, below 0 here and there; a class map is not changed."""
+    maps = torch.tensor(
+        [[[0.1, 0.6], [0.0, 0.3]], [[-0.4, 0.2], [0.1, 0.0]], [[float("nan"), 1.0], [0.0, float("inf")]]]
+    )
+    drawn = pictures.glow(maps)
+    np.testing.assert_allclose(drawn[0], maps[0])
+    np.testing.assert_allclose(drawn[1], [[0.0, 0.6], [0.5, 0.4]])
+    assert np.isfinite(drawn).all() and (drawn >= 0).all()
