@@ -29,6 +29,7 @@ STYLE = {
 }  # fmt: skip
 WIDTH, HEIGHT = 5.0, 3.3  # inches
 REFERENCE, DONOR, RIGHT, WRONG = "#56B4E9", "#E69F00", "#0072B2", "#D55E00"
+CROWD = 6  # lines of a legend that find room within a chart
 PICTURE = 1.25  # inches a picture
 PER_INCH = 110  # pixels an inch of the picture grids
 
@@ -97,7 +98,7 @@ def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
                 axes.axhline(margins.iloc[0], color=colour, linestyle=":", linewidth=1.4)
         axes.plot([], [], color="#5f5f5f", linestyle=":", linewidth=1.4, label="margin m")
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8)
+        legend(axes)
 
     return _chart(draw)
 
@@ -134,7 +135,7 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
         axes.set_xlabel("cost of training (1,000 forward passes; a backward pass = 2)")
         axes.set_ylabel("top-1 accuracy (%)")
         axes.set_title("Accuracy against cost")
-        axes.legend(fontsize=8)
+        legend(axes)
 
     return _chart(draw)
 
@@ -236,7 +237,19 @@ def _bands(axes: Axes, epochs: pd.DataFrame, order: list[str], column: str, titl
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.set_title(title)
-    axes.legend(fontsize=8)
+    legend(axes)
+
+
+def legend(axes: Axes) -> None:
+    """Within the chart, or below it where that would hide lines."""
+    figure, count = axes.figure, len(axes.get_legend_handles_labels()[0])
+    if count <= CROWD:
+        axes.legend(fontsize=8)
+        return
+    for old in figure.legends:
+        old.remove()
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-count // 3))
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7.5)
 
 
 def _order(frame: pd.DataFrame) -> list[str]:
