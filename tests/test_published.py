@@ -41,6 +41,28 @@ def test_docs_quote_the_benchmarks(bench):
     assert record["command"].startswith("lapml bench")
 
 
+DIAGNOSES = sorted(PUBLISHED.glob("*/diagnosis/*/diagnosis.md"))
+
+
+def test_there_are_published_diagnoses():
+    assert {f"{path.parts[-4]}/{path.parent.name}" for path in DIAGNOSES} >= {"demo/birds", "sparrows/cub200"}
+
+
+@pytest.mark.parametrize("diagnosis", DIAGNOSES, ids=lambda path: path.parent.name)
+def test_docs_quote_the_diagnoses(diagnosis):
+    text, record = (ROOT / "docs/diagnosis.md").read_text(), json.loads(diagnosis.with_suffix(".json").read_text())
+    assert diagnosis.read_text().strip() in text
+    readme = (ROOT / "README.md").read_text()
+    verdicts = [line for line in diagnosis.read_text().splitlines() if line.startswith("- ")]
+    assert len(verdicts) >= 4 and all(line in readme for line in verdicts)
+    assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["device"]
+    assert record["command"].startswith("lapml diagnose") and record["seeds"] and record["data_sha256"]
+    runs = diagnosis.parents[2] / "runs" / record["dataset"] / record["settings"]["diagnose"]["row"]
+    for seed, checksum in record["models_sha256"].items():  # of the nets whose runs are published beside it
+        assert json.loads((runs / seed / "provenance.json").read_text())["files"]["model.safetensors"] == checksum
+    assert not (diagnosis.parent / "gallery.html").exists()
+
+
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: "/".join(path.parts[-5:]))
 def test_every_run_says_what_made_it(run):
     metrics, provenance = (json.loads((run / name).read_text()) for name in ("metrics.json", "provenance.json"))
