@@ -113,7 +113,7 @@ def test_the_reports_table_is_the_same_comparison():
         ("birds", method): np.stack([right(BIRDS / method / str(seed)) for seed in sorted(seeds)])
         for method, seeds in runs.groupby("method")["seed"]
     }
-    settings = SimpleNamespace(confidence=0.95, bootstrap=1000)
+    settings = SimpleNamespace(confidence=0.95, bootstrap=1000, steps={})
     params = SimpleNamespace(datasets=["birds"], all_rows=lambda: methods, report=settings)
     table = tables.accuracy(runs, correct, params).set_index("method")
     assert table.loc["baseline", ["gain_seeds", "step_seeds"]].isna().all()

@@ -1,8 +1,8 @@
 """The gallery's pairs: the same references and donors, mixed by every mixer of a suite."""
 
 import numpy as np
-import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from lapml.config import Method
 from lapml.diagnose.metrics import Scene, mixing, shares, true_share
@@ -13,6 +13,7 @@ from lapml.report.gallery import Mix, Pair
 from lapml.report.pictures import glow, pixels
 from lapml.rows import AttentiveCutMix, CutMix, Cutout, Localized, Mixup, Oracle, SnapMix
 
+OUTLINED = 32  # cells a side of a mask, at most, that the gallery outlines
 FLAGS = {"meaningless": "meaningless", "obscured": "obscured", "ghost": "ghost label"}
 
 
@@ -52,7 +53,10 @@ def _mixes(
         flags = {shown: (metrics[key][0] > 0) & metrics[key][1] for key, shown in FLAGS.items()}
     # Another grid than the maps' (SnapMix's are in pixels) would be too fine to draw cell by cell.
     maps = None if seen is None or name == RANDOM else _cells(seen.maps, seen.parts.shape[-1])
-    binary = mixed.mask is not None and mixed.mask.shape[-1] > 1
+    cells = None
+    if mixed.mask is not None and mixed.mask.shape[1:] != (1, 1):  # outlined cell by cell, so not by the pixel
+        size = tuple(min(cells, OUTLINED) for cells in mixed.mask.shape[1:])
+        cells = (interpolate(mixed.mask.float()[:, None], size, mode="nearest")[:, 0] > 0.5).cpu().numpy()
     return [
         Mix(
             name,
@@ -60,7 +64,7 @@ def _mixes(
             images[i],
             None if mixed.box_reference is None else tuple(mixed.box_reference[i].tolist()),
             None if mixed.box_donor is None else tuple(mixed.box_donor[i].tolist()),
-            (mixed.mask[i] > 0.5).cpu().numpy() if binary else None,
+            None if cells is None else cells[i],
             None if maps is None else maps[i],
             None if maps is None else maps[int(mixed.donors[i])],
             None if mixed.similarity is None else float(mixed.similarity[i]),
@@ -99,7 +103,7 @@ def describe(name: str, method: Method) -> str:
 
 
 def _cells(maps: Tensor, grid: int) -> np.ndarray:
-    return glow(torch.nn.functional.adaptive_avg_pool2d(maps.float().cpu().nan_to_num()[:, None], grid)[:, 0])
+    return glow(adaptive_avg_pool2d(maps.float().cpu().nan_to_num()[:, None], grid)[:, 0])
 
 
 def _visible(box: list[float]) -> tuple[float, ...] | None:
