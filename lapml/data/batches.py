@@ -176,7 +176,7 @@ class Batches:
                     extra |= {"donors": donors, "mixed": True, "margins": bool(margins[step])}
                     if annotations:
                         truth = annotations.seen(rows, tables["windows"][rows], self.view.side)
-                        extra["truth"] = Truth(*(each.to(self.device, non_blocking=True) for each in truth))
+                        extra["truth"] = truth.to(self.device)
                 index, labels = self._send(rows), self._send(self.labels[rows])
                 made = Batch(images, labels, rows, index, drawn["windows"], share, **extra)
                 yield replace(made, made=then(made))

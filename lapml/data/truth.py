@@ -1,6 +1,6 @@
 """What the annotations say of the images of a batch: where the object and its parts lie in each view."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ class Truth(NamedTuple):
 
     boxes: Tensor  # (N, 4) x0, y0, x1, y1 in pixels, clipped to the view; empty where the object is outside
     parts: Tensor  # (N, P ≥ 1, 3) x and y in pixels, and 1 where the part is seen in the view, else 0
+
+    def to(self, device: torch.device) -> Self:
+        return Truth(*(each.to(device, non_blocking=True) for each in self))
 
 
 class Annotations:

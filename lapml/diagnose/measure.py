@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lapml.config import Params
+from lapml.config import Method, Params
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.data.sources import laid_out
@@ -31,6 +31,9 @@ EVENTS = 20  # such images, at least, for a ratio to that rate
 BINS = 10  # of ρ, for the figure of labels
 
 
+Known = tuple[Packed, np.ndarray | None, Annotations | None]  # what is true of a data set, see truths
+
+
 class Measured(NamedTuple):
     table: pd.DataFrame  # a row a mixer: row, and of each metric its value, low and high (shares of 1)
     maps: pd.DataFrame  # one row: the same of the metrics of localisation
@@ -39,18 +42,18 @@ class Measured(NamedTuple):
     record: dict[str, Any]  # what made them
 
 
-def measure(params: Params, paths: Paths, dataset: str) -> Measured:
+def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measured:
     """Measure all mixers of a suite on one data set.
 
+    Args:
+        known: of :func:`truths`.
+
     Raises:
-        LapmlError: the data set or its runs of ``diagnose.row`` are not there, or do not fit the settings.
+        LapmlError: the runs of ``diagnose.row`` are not there, or do not fit the settings.
     """
-    if dataset not in params.data:
-        raise LapmlError(f"unknown data set {dataset!r}: expected one of {', '.join(params.data)}")
     made = dict(zip(("commit", "dirty"), commit(), strict=True))
-    packed, masks, annotations = known = truths(params, paths, dataset)
-    rows = distinct(params.of(dataset), annotations is not None)
-    rows |= control(rows)
+    packed, masks, annotations = known
+    rows = mixers(params, dataset, known)
     sums: dict[str, np.ndarray] = {}
     bins = {name: np.zeros((BINS, 3)) for name in rows}
     models = {}
@@ -114,19 +117,24 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
     }
 
 
-Known = tuple[Packed, np.ndarray | None, Annotations | None]
+def mixers(params: Params, dataset: str, known: Known) -> dict[str, Method]:
+    """The rows that are measured and shown: each way of mixing, and the control."""
+    rows = distinct(params.of(dataset), known[2] is not None)
+    return rows | control(rows)
 
 
 def truths(params: Params, paths: Paths, dataset: str) -> Known:
     """A packed data set, and the masks (of its training images) and boxes that it has, or None.
 
     Raises:
-        LapmlError: it is not prepared, where it lay is gone, or a mask is missing.
+        LapmlError: unknown data set, it is not prepared, where it lay is gone, or a mask is missing.
     """
+    if dataset not in params.data:
+        raise LapmlError(f"unknown data set {dataset!r}: expected one of {', '.join(params.data)}")
     packed = Packed.open(paths.pack(dataset), params.data[dataset])
     boxed = all(box is not None for box in packed.index["box"])
     _, root = laid_out(dataset, paths)
-    fit = ["train"] if params.read == "val" else ["train", "val"]
+    fit = resolved(params, paths, dataset, params.diagnose.row, params.seeds[0]).fit
     return packed, read_masks(root, packed, rows_of(packed.index, fit)), Annotations(packed.index) if boxed else None
 
 
@@ -163,11 +171,11 @@ def _tables(
     draws, table = {}, []
     for name, (above, below) in sums.items():
         draws[name] = intervals.replicates(above, below, count, BOOTSTRAP_SEED)
+        values = intervals.whole(above, below)
         low, high = intervals.percentiles(draws[name], confidence)
         row: dict[str, Any] = {"row": name}
         for column, metric in enumerate(LOCALISATION if name == MAPS else MIXING):
-            value = intervals.whole(above, below)[column]
-            row |= {metric: value, f"{metric}_low": low[column], f"{metric}_high": high[column]}
+            row |= {metric: values[column], f"{metric}_low": low[column], f"{metric}_high": high[column]}
         table.append(row)
     frame = pd.DataFrame(table, columns=None if table else ["row"])
     columns = ["row", *(f"{metric}{end}" for metric in MIXING for end in ("", "_low", "_high"))]

@@ -77,30 +77,25 @@ def mixing(mixed: Mixed, scene: Scene) -> dict[str, tuple[Tensor, Tensor]]:
     Values are shares; one that does not apply is 0.
     """
     count, own = len(mixed.donors), shares(mixed)
-    reference, donor = scene.objects[:count], scene.objects[mixed.donors]
+    donor, seen = scene.objects[mixed.donors], _seen(mixed, scene, own)
     parts, theirs = scene.truth.parts[:count], scene.truth.parts[mixed.donors]
-    kept_parts, seen_parts = (1 - _at(own.hidden, parts)) * parts[..., 2], parts[..., 2].sum(1)
-    shown_parts, their_seen = _at(own.shown, theirs) * theirs[..., 2], theirs[..., 2].sum(1)
+    seen_parts, their_seen = parts[..., 2].sum(1), theirs[..., 2].sum(1)
     blended = mixed.mask is not None and mixed.mask.shape[1:] == (1, 1)
     whole = (own.hidden == own.hidden.round()).all((1, 2)) & (not blended)
     pasted = whole & own.shown.any((1, 2))
     both = (seen_parts > 0) & (their_seen > 0)
-    kept, shown = kept_parts.sum(1), shown_parts.sum(1)
+    kept, shown = seen["parts"]
 
     covered = 1 - kept / seen_parts.clamp_min(1)
     obscured = (covered > COVERED + 1e-6) & (shown / their_seen.clamp_min(1) <= SHOWN + 1e-6)
-    pixels = {
-        "masks": (((1 - own.hidden) * reference).sum((1, 2)), (own.shown * donor).sum((1, 2)) * own.scale),
-        "parts": (kept, shown),
-    }
     errors = {}
-    for kind, (left, added) in pixels.items():
-        applies = (left + added > 1e-6) & (scene.masked if kind == "masks" else True)
-        errors[f"label_error_{kind}"] = (mixed.rho - added / (left + added).clamp_min(1e-6)).abs(), applies
+    for kind, (left, added) in seen.items():
+        share, applies = _share(left, added)
+        errors[f"label_error_{kind}"] = (mixed.rho - share).abs(), applies & (scene.masked if kind == "masks" else True)
     same = scene.labels[:count] == scene.labels[mixed.donors]
     neither = (kept <= 1e-6) & (shown <= 1e-6)
     unseen = (1 - mixed.rho > GHOST) & (kept <= 1e-6) | (mixed.rho > GHOST) & (shown <= 1e-6)
-    common = shown_parts * parts[..., 2]
+    common = _at(own.shown, theirs) * theirs[..., 2] * parts[..., 2]
     agreeing = (common * _at(own.hidden, parts)).sum(1) / common.sum(1).clamp_min(1)
     found = {
         "area": (own.hidden.mean((1, 2)), torch.ones_like(pasted)),
@@ -115,15 +110,7 @@ def mixing(mixed: Mixed, scene: Scene) -> dict[str, tuple[Tensor, Tensor]]:
 
 def true_share(mixed: Mixed, scene: Scene) -> tuple[Tensor, Tensor]:
     """The donor's share of the object that is seen, by the primary of the two counts, (B,), and whether there is any."""
-    count, own = len(mixed.donors), shares(mixed)
-    if scene.masked:
-        left = ((1 - own.hidden) * scene.objects[:count]).sum((1, 2))
-        added = (own.shown * scene.objects[mixed.donors]).sum((1, 2)) * own.scale
-    else:
-        parts, theirs = scene.truth.parts[:count], scene.truth.parts[mixed.donors]
-        left = ((1 - _at(own.hidden, parts)) * parts[..., 2]).sum(1)
-        added = (_at(own.shown, theirs) * theirs[..., 2]).sum(1)
-    return added / (left + added).clamp_min(1e-6), left + added > 1e-6
+    return _share(*_seen(mixed, scene, shares(mixed))["masks" if scene.masked else "parts"])
 
 
 def localisation(maps: Tensor, truth: Truth, side: int, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
@@ -156,6 +143,22 @@ def localisation(maps: Tensor, truth: Truth, side: int, generator: torch.Generat
         "iou_chance": (pixels.float().mean((1, 2)), there),
     }
     return {name: (value.float() * applies, applies) for name, (value, applies) in found.items()}
+
+
+def _seen(mixed: Mixed, scene: Scene, own: Shares) -> dict[str, tuple[Tensor, Tensor]]:
+    """{count: what is seen (of the reference's object, of the donor's)}, (B,) each: pixels of objects, and parts."""
+    count = len(mixed.donors)
+    parts, theirs = scene.truth.parts[:count], scene.truth.parts[mixed.donors]
+    left = ((1 - own.hidden) * scene.objects[:count]).sum((1, 2))
+    added = (own.shown * scene.objects[mixed.donors]).sum((1, 2)) * own.scale
+    kept = ((1 - _at(own.hidden, parts)) * parts[..., 2]).sum(1)
+    shown = (_at(own.shown, theirs) * theirs[..., 2]).sum(1)
+    return {"masks": (left, added), "parts": (kept, shown)}
+
+
+def _share(left: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+    """The donor's share of what is seen, and whether anything is."""
+    return added / (left + added).clamp_min(1e-6), left + added > 1e-6
 
 
 def _at(pixels: Tensor, parts: Tensor) -> Tensor:

@@ -27,6 +27,14 @@ from lapml.rows import AttentiveCutMix, Localized
 RANDOM = "random places"  # the control: squares of localized CutMix's sizes anywhere
 MASKS = "segmentations"  # folder of the masks, beside images
 EPOCH = 10**6  # of the random draws: no epoch of training uses them
+# Gives views and class maps, whichever rows there are.
+DRIVER = Method.model_validate(
+    {
+        "mix": {"prob": 1.0, "warmup_epochs": 0},
+        "mixer": {"name": "cutmix", "beta": 1.0, "maps": "fresh"},
+        "label": "semantic",
+    }
+)
 
 
 def distinct(params: Params, annotated: bool = True) -> dict[str, Method]:
@@ -110,14 +118,13 @@ class Mixes:
         Yields:
             (clean batch, what is true of it, {row: what was made of it}, (B, h, w) class maps of its images' own classes).
         """
-        driver = {"": Method.model_validate(LOCALISING)}  # gives views and class maps whichever rows there are
         for number in range(-(-images // (self.size * self.batches.steps(self.size)))):
             epochs = [
                 self.batches.training(self.config.seed, EPOCH + number, self.size, method)
-                for method in (driver | self.rows).values()
+                for method in (DRIVER, *self.rows.values())
             ]
             for clean, *each in zip(*epochs, strict=True):
-                known = {"fresh": methods.reference(self.net, driver[""], clean, self.net)[0]}
+                known = {"fresh": methods.reference(self.net, DRIVER, clean, self.net)[0]}
                 made: dict[str, Made] = {}
                 for (name, method), batch in zip(self.rows.items(), each, strict=True):
                     seen, needs = None, method.mixer.needs()
@@ -143,20 +150,12 @@ class Mixes:
         if self.annotations is None:
             return None
         side = batch.images.shape[-1]
-        truth = self.annotations.seen(batch.rows, batch.windows.double().cpu().numpy(), side)
-        truth = type(truth)(*(each.to(self.device) for each in truth))
+        truth = self.annotations.seen(batch.rows, batch.windows.double().cpu().numpy(), side).to(self.device)
         objects = box_pixels(truth.boxes, side)
         if self.masks is not None:
             stored = torch.from_numpy(self.masks[batch.rows]).to(self.device)
             objects = views.cut(stored[..., None], batch.windows, side)[:, 0] > 127.5
         return Scene(truth, objects, self.masks is not None, batch.labels)
-
-
-LOCALISING = {
-    "mix": {"prob": 1.0, "warmup_epochs": 0},
-    "mixer": {"name": "cutmix", "beta": 1.0, "maps": "fresh"},
-    "label": "semantic",
-}
 
 
 def read_masks(root: Path, packed: Packed, rows: np.ndarray) -> np.ndarray | None:

@@ -8,8 +8,8 @@ import pandas as pd
 
 from lapml.config import Params
 from lapml.data.sources import laid_out
-from lapml.diagnose.measure import Measured, measure, opened, settings, truths
-from lapml.diagnose.mixes import MASKS, control, distinct
+from lapml.diagnose.measure import Known, Measured, measure, mixers, opened, settings, truths
+from lapml.diagnose.mixes import MASKS
 from lapml.errors import LapmlError
 from lapml.files import open_run, scratch, write_json
 from lapml.paths import DIAGNOSIS_FILES, Paths
@@ -25,7 +25,8 @@ def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
     Raises:
         LapmlError: see :func:`~lapml.diagnose.measure.measure`.
     """
-    found = measure(params, paths, dataset)
+    known = truths(params, paths, dataset)
+    found = measure(params, paths, dataset, known)
     folder = paths.diagnosis(dataset)
     folder.mkdir(parents=True, exist_ok=True)
     with scratch(folder / ".partial") as partial:
@@ -34,7 +35,7 @@ def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
         write_json(partial / "diagnosis.json", tables.record(found))
         (partial / "quality.svg").write_bytes(figures.quality(found))
         (partial / "labels.svg").write_bytes(figures.labels(found))
-        (partial / "gallery.html").write_text(_gallery(params, paths, dataset), encoding="utf-8")
+        (partial / "gallery.html").write_text(_gallery(params, paths, dataset, known), encoding="utf-8")
         for name in DIAGNOSIS_FILES:
             (partial / name).replace(folder / name)
     return folder
@@ -85,10 +86,8 @@ def _objects(paths: Paths, dataset: str, recorded: str) -> str:
     return "boxes" if recorded == "masks" else recorded
 
 
-def _gallery(params: Params, paths: Paths, dataset: str) -> str:
-    known = packed, _, annotations = truths(params, paths, dataset)
-    rows = distinct(params.of(dataset), annotations is not None)
-    rows |= control(rows)
+def _gallery(params: Params, paths: Paths, dataset: str, known: Known) -> str:
+    packed, rows = known[0], mixers(params, dataset, known)
     mixes, weights, _ = opened(params, paths, dataset, params.seeds[0], rows, known)
     shown = pairs(mixes, weights, packed.class_names, params.diagnose.pairs)
     subtitle = (

@@ -98,7 +98,6 @@ def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
                 axes.axhline(margins.iloc[0], color=colour, linestyle=":", linewidth=1.4)
         axes.plot([], [], color="#5f5f5f", linestyle=":", linewidth=1.4, label="margin m")
         axes.set_ylim(bottom=0)
-        legend(axes)
 
     return _chart(draw)
 
@@ -135,7 +134,6 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
         axes.set_xlabel("cost of training (1,000 forward passes; a backward pass = 2)")
         axes.set_ylabel("top-1 accuracy (%)")
         axes.set_title("Accuracy against cost")
-        legend(axes)
 
     return _chart(draw)
 
@@ -215,7 +213,14 @@ def growth(points: dict[str, dict[str, list[list[float]]]], panels: dict[str, tu
 def _chart(draw: Callable[[Axes], None], height: float = HEIGHT) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure.add_subplot())
+        axes = figure.add_subplot()
+        draw(axes)
+        lines = len(axes.get_legend_handles_labels()[0])
+        if lines > CROWD:  # within the chart they would hide what they explain
+            figure.set_figheight(height + 0.17 * -(-lines // 3))
+            figure.legend(loc="outside lower center", ncols=3, fontsize=7.5)
+        elif lines:
+            axes.legend(fontsize=8)
         return svg(figure)
 
 
@@ -237,19 +242,6 @@ def _bands(axes: Axes, epochs: pd.DataFrame, order: list[str], column: str, titl
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.set_title(title)
-    legend(axes)
-
-
-def legend(axes: Axes) -> None:
-    """Within the chart, or below it where that would hide lines."""
-    figure, count = axes.figure, len(axes.get_legend_handles_labels()[0])
-    if count <= CROWD:
-        axes.legend(fontsize=8)
-        return
-    for old in figure.legends:
-        old.remove()
-    figure.set_figheight(figure.get_figheight() + 0.17 * -(-count // 3))
-    figure.legend(loc="outside lower center", ncols=3, fontsize=7.5)
 
 
 def _order(frame: pd.DataFrame) -> list[str]:

@@ -108,6 +108,10 @@ def opened(params: Params, paths: Paths, seed: int = 0, rows: dict | None = None
     return measuring.opened(params, paths, "birds", seed, rows, measuring.truths(params, paths, "birds"))[0]
 
 
+def measured(params: Params, paths: Paths, dataset: str) -> measuring.Measured:
+    return measuring.measure(params, paths, dataset, measuring.truths(params, paths, dataset))
+
+
 def drawn_root(paths: Paths) -> Path:
     return sources.laid_out("birds", paths)[1]
 
@@ -252,7 +256,7 @@ def test_an_image_whose_object_is_in_none_of_its_views_counts_all_the_same(param
         (root / "bounding_boxes.txt").write_text("\n".join(lines) + "\n")
 
     paths = trained(params, tmp_path, spoil)
-    found = measuring.measure(params, paths, "birds")
+    found = measured(params, paths, "birds")
     sums, used = counted(params, paths)
     assert len(used) == 18
     assert found.record["object"] == "boxes"
@@ -583,7 +587,7 @@ def test_a_retrained_net_is_refused_and_measured_anew(small_params, params, copy
     with pytest.raises(LapmlError, match="other nets"):
         build.read(longer, copy, "birds")
     with pytest.raises(LapmlError, match="other settings"):  # runs that these settings do not describe
-        measuring.measure(params, copy, "birds")
+        measured(params, copy, "birds")
 
 
 def test_a_damaged_diagnosis_is_refused(params, copy):
@@ -604,9 +608,9 @@ def test_a_diagnosis_whose_nets_are_gone_is_refused(params, copy):
 def test_measuring_needs_the_runs_and_a_known_data_set(params, copy):
     (copy.run("birds", "baseline", 1) / "model.safetensors").unlink()
     with pytest.raises(LapmlError, match="model.safetensors"):
-        measuring.measure(params, copy, "birds")
+        measured(params, copy, "birds")
     with pytest.raises(LapmlError, match="unknown data set 'cats'"):
-        measuring.measure(params, copy, "cats")
+        measured(params, copy, "cats")
 
 
 # --- the command ---
@@ -634,7 +638,7 @@ def test_the_command_has_help_with_an_example(command):
 def test_a_suite_in_which_nothing_mixes_has_its_maps_diagnosed(params, made):
     """The stage belongs to every suite, so it must come to an end in any."""
     plain = params.model_copy(update={"methods": {"baseline": params.methods["baseline"]}, "rows": ["baseline"]})
-    found = measuring.measure(plain, made, "birds")
+    found = measured(plain, made, "birds")
     assert found.table.empty and found.ratios.empty and found.maps["pointing"].notna().all()
     text = tables.markdown(found, plain)
     assert "pointing game" in text and "Hypothesis" not in text
@@ -647,7 +651,7 @@ def test_a_mask_of_another_size_than_its_image_is_refused(params, copy):
             turned = image.resize((image.width + 1, image.height))
         turned.save(each)
     with pytest.raises(LapmlError, match="expected its image's"):
-        measuring.measure(params, copy, "birds")
+        measured(params, copy, "birds")
 
 
 def test_a_diagnosis_by_boxes_is_refused_once_there_are_masks(params, copy):
