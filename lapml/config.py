@@ -83,7 +83,7 @@ def resolve(
     for key, name, known in (("data set", dataset, params.data), ("method", method, params.methods)):
         if name not in known:
             raise LapmlError(f"unknown {key} {name!r}: expected one of {', '.join(known)}")
-    params = params.of(dataset)
+    params = params.of(dataset, method)
     development = development or params.read == "val"
     settings = params.methods[method].model_dump()
     for key in params.methods[method].unresolved():
@@ -139,7 +139,7 @@ def study_identity(
         frozen: what an earlier study found, see :func:`frozen_margins`.
         data_sha256: of the packed data.
     """
-    params = params.of(dataset)
+    params = params.of(dataset, method)
     space = getattr(params.tune, method)
     placeholder = {**frozen, **{name: each.low for name, each in space}}
     run = resolve(params, dataset, method, params.tune.seeds[0], placeholder, development=True)

@@ -171,8 +171,16 @@ class Adaptive(Section):
     quantile: Annotated[float, Field(ge=0, lt=1)] | TUNED
 
 
+class RowOverrides(Section):
+    """Keys of other sections that differ for one row, at any depth; they come after those of the data set."""
+
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    view: dict[str, Any] = {}
+
+
 class Method(Section):
-    """A row of the ablation: what it mixes, how it labels, which loss it adds."""
+    """A row of the ablation: what it mixes, how it labels, which loss it adds, and in what its recipe differs."""
 
     mix: Mix | None = None
     mixer: AnyMixer | None = None
@@ -180,6 +188,7 @@ class Method(Section):
     margin: Margin | None = None
     adaptive: Adaptive | None = None
     loss: OwnLoss | None = None
+    overrides: RowOverrides | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from lapml.rows import AttentiveCutMix, Method
 from lapml.sections import SQRT2, Count, Name, NonNegative, OpenShare, Positive, Section, Seed, Share, Text
 
+JOB = ("device", "threads", "gpus")  # of ``train``: what a job runs on
 OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has (or may have) a val split of its own
 
 
@@ -255,41 +256,50 @@ class Params(Section):
             _known("report.beside", number.dataset, self.data)
         for dataset in self.data:
             params = self.of(dataset)
+            for row in self.methods:
+                params.of(dataset, row)
             if dataset in self.datasets:
-                self._runnable(params, "" if params is self else f" for {dataset}")
+                self._runnable(dataset, params, "" if params is self else f" for {dataset}")
         return self
 
-    def of(self, dataset: str) -> Self:
-        """The params with the overrides of one data set in place.
+    def of(self, dataset: str, row: str | None = None) -> Self:
+        """The params with the overrides of one data set in place, and those of one of its rows.
 
         Raises:
             ValueError: an override is unknown or not allowed.
         """
-        changed = {}
-        for part, section in self.data[dataset].overrides:
-            if section:
-                own = getattr(self, part)
-                try:
-                    changed[part] = type(own).model_validate(_merged(own.model_dump(), section))
-                except ValidationError as error:
-                    first = error.errors()[0]
-                    key = ".".join([f"data.{dataset}.overrides.{part}", *map(str, first["loc"])])
-                    message = first["msg"].removeprefix("Value error, ")
-                    if first["type"] == "extra_forbidden":
-                        message = "unknown key; remove it or mend its spelling"
-                    elif first["type"] != "value_error":  # ours already say what was found
-                        message = f"found {first['input']!r}, expected: {message}"
-                    raise ValueError(f"{key}: {message}") from None
-        return self.model_copy(update=changed) if changed else self
+        changed = {
+            part: _changed(getattr(self, part), section, f"data.{dataset}.overrides.{part}")
+            for part, section in self.data[dataset].overrides
+            if section
+        }
+        own = self.model_copy(update=changed) if changed else self
+        overrides = self.methods[row].overrides if row else None
+        if overrides is None:
+            return own
+        key = f"methods.{row}.overrides"
+        for name in JOB:
+            if name in overrides.train:
+                raise ValueError(f"{key}.train.{name}: unknown key; what a job runs on is the same for all rows")
+        changed = {
+            part: _changed(getattr(own, part), getattr(overrides, part), f"{key}.{part}")
+            for part in ("model", "train")
+            if getattr(overrides, part)
+        }
+        if overrides.view:
+            view = _changed(own.data[dataset].view, overrides.view, f"{key}.view")
+            data = _changed(own.data[dataset], {"view": view.model_dump()}, f"{key}.view: {dataset}")
+            changed["data"] = {**own.data, dataset: data}
+        return own.model_copy(update=changed)
 
-    def _runnable(self, params: Self, where: str) -> None:
+    def _runnable(self, dataset: str, params: Self, where: str) -> None:
         """Warm-ups are shorter than the runs."""
         for name in self.all_rows():
-            mix = self.methods[name].mix
-            if mix and mix.warmup_epochs >= params.train.epochs:
+            mix, epochs = self.methods[name].mix, params.of(dataset, name).train.epochs
+            if mix and mix.warmup_epochs >= epochs:
                 raise ValueError(
                     f"methods.{name}.mix.warmup_epochs: found {mix.warmup_epochs}, expected less than train.epochs{where} "
-                    f"({params.train.epochs}): the row would never mix"
+                    f"({epochs}): the row would never mix"
                 )
         if self.tuned_rows:
             warmups = [self.methods[name].mix.warmup_epochs for name in self.tuned_rows]
@@ -343,8 +353,24 @@ class Run(Section):
         """As JSON, without ``data.source``: where the files lie on one machine is not a setting of the experiment
         (what they hold is recorded by checksum in provenance.json)."""
         record = self.model_dump(mode="json")
-        del record["data"]["source"], record["data"]["overrides"]  # the latter are in place already
+        del record["data"]["source"], record["data"]["overrides"]  # overrides are in place already
+        del record["settings"]["overrides"]
         return record
+
+
+def _changed(own: Section, changes: dict[str, Any], where: str) -> Section:
+    """A section with ``changes`` in place; ValueError, with the key, where they are not allowed."""
+    try:
+        return type(own).model_validate(_merged(own.model_dump(), changes))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([where, *map(str, first["loc"])])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "unknown key; remove it or mend its spelling"
+        elif first["type"] != "value_error":  # ours already say what was found
+            message = f"found {first['input']!r}, expected: {message}"
+        raise ValueError(f"{key}: {message}") from None
 
 
 def _merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

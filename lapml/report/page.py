@@ -240,13 +240,15 @@ def _heading(params: Params, runs: pd.DataFrame) -> str:
         for name, n in runs.groupby("dataset", sort=False)["n"].first().items()
     ]
     trained = dict.fromkeys(
-        f"{_count(range(own.train.epochs), 'epoch')} of {own.model.name}" for own in map(params.of, params.datasets)
+        f"{_count(range(own.train.epochs), 'epoch')} of {own.model.name}"
+        for own in (params.of(dataset, row) for dataset in params.datasets for row in params.all_rows())
     )
     plan = f"{_count(params.all_rows(), 'row')} × {_count(params.seeds, 'seed')}"
     return f"{plan}, {' or '.join(trained)}; {_list(images)}."
 
 
 def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
+    differing = [name for name in params.all_rows() if params.methods[name].overrides]
     lines = [
         "The method is our reading of an abstract. Where the abstract leaves a choice open, the choice is a setting, "
         "and another choice may do better or worse.",
@@ -256,11 +258,14 @@ def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
         "Rows that mix see other images and labels than the baseline in the same number of epochs; what they cost more "
         "is in the cost column, and accuracy at equal cost is not shown unless the suite has rows for it.",
         "The optimiser’s settings are the same for every row and were not tuned for each; only margins are tuned, on "
-        "validation data.",
+        "validation data."
+        if not differing
+        else f"Rows that differ in their recipe too (their overrides in the settings below): {_list(differing)}. The "
+        "others share theirs.",
     ]
     if any(params.data[name].source == "drawn" for name in params.datasets):
         lines.append("Drawn birds show that the pipeline works; they say little about photographs.")
-    if any(params.of(name).model.weights != "none" for name in params.datasets):
+    if any(params.of(name, row).model.weights != "none" for name in params.datasets for row in params.all_rows()):
         lines.append(
             "The weights were trained on ImageNet; its training set holds some test photographs of CUB-200-2011."
         )
