@@ -30,6 +30,7 @@ from lapml.commands.common import (
 )
 from lapml.commands.compare import compare
 from lapml.commands.diagnose import diagnose
+from lapml.commands.published import publish, restore
 from lapml.commands.settings import config_app, suite_app
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(suite_app, name="suite")
 app.add_typer(data_commands.app, name="data")
-for command in (diagnose, compare, predict, explain, export):
+for command in (publish, restore, diagnose, compare, predict, explain, export):
     app.command()(command)
 
 
@@ -168,19 +169,6 @@ def report(
     images = images and settings.report.images
     page = build(settings, params, paths, images, galleries(settings, paths) if images else None)
     typer.echo(f"{page}")
-
-
-@app.command()
-@plain
-def publish(params: ParamsFile = DEFAULT) -> None:
-    """Copy a suite's report, metrics and provenance to results/published/SUITE, which is committed.
-
-    Example: lapml publish --params suites/sparrows.yaml
-    """
-    settings, paths = load(params, [])
-    from lapml.report.build import publish as copy
-
-    typer.echo(f"{copy(settings, paths)}")
 
 
 @app.command()

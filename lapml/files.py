@@ -12,6 +12,8 @@ from typing import Any
 from lapml.errors import LapmlError
 from lapml.paths import RUN_FILES
 
+NOT_KEPT = "The run was taken over from results/published, where no weights are kept.\n"  # in place of them
+
 
 def sha256(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
@@ -78,9 +80,19 @@ def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, An
             f"{folder}: config.json or provenance.json is damaged ({error}); train the run again"
         ) from None
     for name, expected in files.items():
-        absent = name in optional and not (folder / name).exists()
-        if not absent and sha256(folder / name) != expected:
+        if name in optional and (not (folder / name).exists() or _not_kept(folder / name)):
+            continue
+        if sha256(folder / name) != expected:
+            if _not_kept(folder / name):
+                raise LapmlError(
+                    f"{folder / name}: holds no weights: the run was taken over from results/published, which keeps none; "
+                    "delete its folder and train the run again to have them"
+                )
             raise LapmlError(
                 f"{folder / name}: is not the file that this run wrote (checksum differs); train the run again"
             )
     return config, provenance
+
+
+def _not_kept(path: Path) -> bool:
+    return path.stat().st_size == len(NOT_KEPT) and path.read_text(encoding="utf-8", errors="replace") == NOT_KEPT

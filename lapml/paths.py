@@ -5,6 +5,7 @@ rules name their files.
 """
 
 from pathlib import Path
+from typing import Self
 
 RUN_FILES = (
     "config.json",
@@ -29,8 +30,15 @@ class Paths:
         self.root = Path(root)
         self.suite = suite
         self.base = self.root / "results" / suite
+        self.data = self.base / "data"
         self.report = self.base / "report"
         self.published = self.root / "results" / "published" / suite
+
+    def as_published(self) -> Self:
+        """The same suite's tuned files, runs and diagnoses where `lapml publish` copies them; its packed data stay."""
+        there = type(self)(self.suite, self.root)
+        there.base = self.published
+        return there
 
     def raw(self, name: str) -> Path:
         """Where ``data fetch`` lays out what it draws, unpacks or downloads (shared by all suites)."""
@@ -38,11 +46,11 @@ class Paths:
 
     def source(self, dataset: str) -> Path:
         """``source.json``: where the laid-out data set lies, and what it is."""
-        return self.base / "data" / str(dataset) / "source.json"
+        return self.data / str(dataset) / "source.json"
 
     def pack(self, dataset: str) -> Path:
         """The folder of :data:`PACK_FILES`."""
-        return self.base / "data" / str(dataset) / "packed"
+        return self.data / str(dataset) / "packed"
 
     def tuned(self, dataset: str, method: str) -> Path:
         """The best margins of one tuned row."""

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from lapml import config
 from lapml.config import Method, Params, Range
 from lapml.errors import LapmlError
+from lapml.rows import RowOverrides
 from lapml.schema import Overrides, Section
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +60,7 @@ def test_suites_load_and_are_complete(path):
     def walk(value: Any, key: str) -> None:
         if isinstance(value, Section):
             if not isinstance(
-                value, Method | Range | Overrides
+                value, Method | Range | Overrides | RowOverrides
             ):  # a row leaves out what it does not do; log is off unless asked for; an override names what differs
                 assert value.model_fields_set == set(type(value).model_fields), key
             for name, part in value:
@@ -75,7 +76,7 @@ def test_suites_load_and_are_complete(path):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in SUITES if "localisation" not in path.name], ids=lambda path: path.name
+    "path", [path for path in SUITES if config.load(path).read == "test"], ids=lambda path: path.name
 )
 def test_the_rows_are_the_ablation(path):
     """A row differs from the one before it in what the table of method.md says, and in nothing else."""
@@ -377,6 +378,40 @@ def test_an_override_may_go_deep():
     assert (
         own.margin.m == Range(low=0.5, high=params.tune.margin.m.high) and own.margin.alpha == params.tune.margin.alpha
     )
+
+
+def test_overrides_of_a_row():
+    raw = copy.deepcopy(RAW)
+    raw["methods"]["long"] = {"overrides": {"train": {"epochs": 99, "lr": 0.5}, "view": {"scale": [0.2, 0.9]}}}
+    raw["methods"]["projected"] = {"overrides": {"model": {"embedding_dim": 16}}}
+    raw["data"]["birds"]["overrides"] = {"train": {"lr": 0.25, "batch": 8}}
+    raw["rows"] += ["long", "projected"]
+    params = Params.model_validate(raw)
+    long, projected, base = (
+        config.resolve(params, "birds", row, 0).record() for row in ("long", "projected", "baseline")
+    )
+    assert (long["train"]["epochs"], long["train"]["lr"], long["train"]["batch"]) == (99, 0.5, 8)  # the row's come last
+    assert long["data"]["view"] == {**base["data"]["view"], "scale": [0.2, 0.9]}
+    assert projected == {**base, "method": "projected", "model": {**base["model"], "embedding_dim": 16}}
+    assert base["train"]["lr"] == 0.25 and "overrides" not in base["settings"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train": {"rate": 1}}, "methods.cutmix.overrides.train.rate: unknown key; remove it or mend its spelling"),
+        ({"train": {"threads": 2}}, "methods.cutmix.overrides.train.threads: unknown key; what a job runs on"),
+        ({"train": {"gpus": 2}}, "methods.cutmix.overrides.train.gpus: unknown key"),
+        ({"train": {"lr": -1.0}}, "methods.cutmix.overrides.train.lr: found -1.0, expected"),
+        ({"view": {"scale": [0.9, 0.1]}}, "methods.cutmix.overrides.view: scale: found [0.9, 0.1]"),
+        ({"view": {"side": 16}}, "methods.cutmix.overrides.view: birds: stored_side: found"),
+        ({"model": {"truncate": 12}}, "methods.cutmix.overrides.model.truncate: found 12, expected"),
+        ({"tune": {"trials": 1}}, "methods.cutmix.overrides.tune: unknown key"),
+        ({"train": {"epochs": 2}}, "methods.cutmix.mix.warmup_epochs: found"),
+    ],
+)
+def test_bad_overrides_of_a_row(tmp_path, overrides, message):
+    assert message in mistake(written(tmp_path, changed("methods.cutmix.overrides", overrides)))
 
 
 def test_overrides_of_a_data_set_that_is_not_run_are_checked_too(tmp_path):

@@ -139,6 +139,8 @@ def test_snakemake_takes_all_five_data_sets_to_the_report_and_only_what_changed_
     run(folder, "snakemake", "--report", "workflow.html")
     assert (folder / "workflow.html").stat().st_size > 10_000
 
+    what_is_published_is_not_run_again(folder, tmp_path / "elsewhere")
+
     edit(folder, "positive: 0.0 ", "positive: 0.1 ")
     commands = " ".join(command for command, _ in snakemake_jobs(folder))
     assert "tune cars --method margin" in commands
@@ -166,6 +168,29 @@ def test_snakemake_takes_all_five_data_sets_to_the_report_and_only_what_changed_
     edit(folder, "overrides: {train: {batch: 6}}", "overrides: {train: {batch: 5}}")  # of one data set
     commands = " ".join(command for command, _ in snakemake_jobs(folder))
     assert "train folder baseline 0" in commands and "train cars" not in commands and "prepare" not in commands
+
+
+def what_is_published_is_not_run_again(folder: Path, other: Path) -> None:
+    """Publish what is finished in one folder; take it over in another, where data are prepared and nothing else is."""
+    report = (folder / "results/fixtures/report/accuracy.csv").read_bytes()
+    shutil.move(folder / "results/fixtures/runs/cars/baseline/0/metrics.json", folder / "kept")  # as if unfinished
+    assert "9 runs added, 9 of 10 are there; not finished: cars/baseline/0" in run(
+        folder, "lapml", "publish", "--finished"
+    )
+    shutil.move(folder / "kept", folder / "results/fixtures/runs/cars/baseline/0/metrics.json")
+    shutil.copytree(folder / "results/published", copy_project(other, "fixtures") / "results/published")
+    shutil.copytree(folder / "results/fixtures/data", other / "results/fixtures/data")
+    shutil.copytree(folder / "data", other / "data")
+    assert "9 runs taken over" in run(other, "lapml", "restore")
+    commands = {command for command, _ in snakemake_jobs(other)}
+    left = ("train cars baseline 0", "diagnose cars", "report")
+    assert commands == {f"lapml {command} --params params.yaml" for command in left}
+    run(other, "snakemake", "--cores", "2")
+    assert (other / "results/fixtures/report/accuracy.csv").read_bytes().splitlines()[0] == report.splitlines()[0]
+    assert "1 runs added, 10 of 10 are there" in run(other, "lapml", "publish", "--finished")
+    assert "delete its folder and train the run again" in run(
+        other, "lapml", "evaluate", "results/fixtures/runs/folder/baseline/0", ok=False
+    )
 
 
 def check_predictions(folder: Path, name: str, row: str) -> None:

@@ -6,6 +6,7 @@ the fact), so no table is made of a run that does not say itself that it belongs
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +41,52 @@ def collect(params: Params, paths: Paths) -> pd.DataFrame:
         LapmlError: lists every run that is missing, half written, made with other settings, other data or other
             weights, or read on other images than its neighbours, and the keys in which it differs.
     """
-    rows, faults = [], []
+    rows: dict[str, list[dict[str, Any]]] = {dataset: [] for dataset in params.datasets}
+    faults: dict[str, list[str]] = {dataset: [] for dataset in params.datasets}
+    for (dataset, method, seed), found in examined(params, paths):
+        if isinstance(found, Untuned):
+            faults[dataset] += [str(found)] if str(found) not in faults[dataset] else []
+        elif isinstance(found, LapmlError):
+            faults[dataset] += [f"{dataset}/{method}/{seed}: {line}" for line in str(found).splitlines()]
+        else:
+            rows[dataset].append({"dataset": dataset, "method": method, "seed": seed, **found})
     for dataset in params.datasets:
-        of_dataset = []
+        faults[dataset] += _one_origin(rows[dataset], paths.pack(dataset) / "meta.json")
+    _refuse([line for lines in faults.values() for line in lines], params)
+    predictions(params, paths)
+    return pd.DataFrame([row for of_dataset in rows.values() for row in of_dataset])
+
+
+class Untuned(LapmlError):
+    """A row has no margins to be checked with."""
+
+
+def examined(
+    params: Params, paths: Paths, optional: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, str, int], dict[str, Any] | LapmlError]]:
+    """Each run of a suite, in its order: (dataset, method, seed), and what :func:`collect` says of it, or why it cannot.
+
+    Args:
+        optional: files that may be missing.
+    """
+    for dataset in params.datasets:
         for method in params.all_rows():
+            failed = values = None
             try:
-                tuned = tuned_record(params, paths, dataset, method)
-                values = tuned["values"] if tuned else None
+                if tuned := tuned_record(params, paths, dataset, method):
+                    values = tuned["values"]
                 config.resolve(params, dataset, method, params.seeds[0], tuned=values)
             except LapmlError as error:
-                faults.append(str(error))
-                continue
+                failed = Untuned(str(error))
             for seed in params.seeds:
+                run = (dataset, method, seed)
+                if failed:
+                    yield run, failed
+                    continue
                 try:
-                    expected = config.resolve(params, dataset, method, seed, tuned=values).record()
-                    row = _run(paths.run(dataset, method, seed), expected)
-                    of_dataset.append({"dataset": dataset, "method": method, "seed": seed, **row})
+                    yield run, _run(paths.run(*run), config.resolve(params, *run, tuned=values).record(), optional)
                 except LapmlError as error:
-                    faults += [f"{dataset}/{method}/{seed}: {line}" for line in str(error).splitlines()]
-        faults += _one_origin(of_dataset, paths.pack(dataset) / "meta.json")
-        rows += of_dataset
-    _refuse(faults, params)
-    predictions(params, paths)
-    return pd.DataFrame(rows)
+                    yield run, error
 
 
 def predictions(params: Params, paths: Paths) -> dict[tuple[str, str], np.ndarray]:
@@ -110,7 +134,7 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     if method not in params.tuned_rows:
         return None
     path = paths.tuned(dataset, method)
-    record = _json(path)
+    record = read_json(path)
     if not isinstance(record.get("values"), dict):
         raise LapmlError(f"{path}: values: found {record.get('values')!r}, expected a mapping such as {{'m': 0.8}}")
     if (found := (record.get("dataset"), record.get("method"))) != (dataset, method):
@@ -120,10 +144,10 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     if faults := differences({key: record.get(key) for key in asked}, asked):
         raise LapmlError(f"{path}: {'; '.join(faults)} (tune)")
     meta = paths.pack(dataset) / "meta.json"
-    if meta.exists() and (packed := _json(meta).get("sha256")) != record.get("data_sha256"):
+    if meta.exists() and (packed := read_json(meta).get("sha256")) != record.get("data_sha256"):
         raise LapmlError(f"{path}: data_sha256: found {record.get('data_sha256')}, expected {packed} ({meta})")
     tuned_after = method == "adaptive_margin" and params.methods["margin"].unresolved()
-    earlier = _json(paths.tuned(dataset, "margin")).get("values") if tuned_after else None
+    earlier = read_json(paths.tuned(dataset, "margin")).get("values") if tuned_after else None
     frozen = config.frozen_margins(params.methods[method], earlier)
     study = config.study_identity(params, dataset, method, frozen, record.get("data_sha256"))
     if record.get("study") != (expected := config.digest(study)):
@@ -151,9 +175,9 @@ def differences(found: Any, expected: Any, key: str = "") -> list[str]:
     return [] if found == expected else [f"{key}: found {found!r}, expected {expected!r}"]
 
 
-def _run(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
+def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
     """One run as a row; raises LapmlError with a line for each fault."""
-    faults = [f"{name}: missing" for name in RUN_FILES if not (folder / name).is_file()]
+    faults = [f"{name}: missing" for name in RUN_FILES if name not in optional and not (folder / name).is_file()]
     faults += [
         f"{name}: empty (half written?)" for name in RUN_FILES
         if (folder / name).is_file() and not (folder / name).stat().st_size
@@ -161,7 +185,7 @@ def _run(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     if faults:
         raise LapmlError("\n".join(faults))
     record, metrics, origin = (
-        _json(folder / name, name) for name in ("config.json", "metrics.json", "provenance.json")
+        read_json(folder / name, name) for name in ("config.json", "metrics.json", "provenance.json")
     )
     faults += [f"config.json: {line}" for line in differences(record, json.loads(json.dumps(expected)))]
     faults += [
@@ -217,7 +241,7 @@ def _tables(folder: Path, metrics: dict[str, Any], epochs: int) -> list[str]:
 def _one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
     """Faults of runs that were made from other data than the packed, or from other data or weights than their like."""
     faults = []
-    packed = _json(meta).get("sha256") if meta.exists() else None
+    packed = read_json(meta).get("sha256") if meta.exists() else None
     for key, expected, source in (("data_sha256", packed, meta), ("weights_sha256", None, None)):
         for row in rows:
             name = f"{row['dataset']}/{row['method']}/{row['seed']}"
@@ -235,7 +259,7 @@ def mismatch(truth: tuple[list, list], name: str, first: tuple[list, list]) -> s
     return f"found {len(truth[0])} images, expected {len(first[0])} (as in {name})"
 
 
-def _json(path: Path, shown: str | None = None) -> dict[str, Any]:
+def read_json(path: Path, shown: str | None = None) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

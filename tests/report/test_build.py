@@ -5,7 +5,7 @@ import pytest
 from lapml import config
 from lapml.errors import LapmlError
 from lapml.paths import REPORT_FILES
-from lapml.report import build
+from lapml.report import build, published
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -59,7 +59,7 @@ def test_report_is_the_same_each_time(suite, params_file):
 def test_publish_copies_without_weights(suite, galleries, params_file):
     params, paths = suite
     build.report(params, params_file, paths, True, galleries)
-    target = build.publish(params, paths)
+    target = published.publish(params, paths)
     assert target == paths.published
     found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
     runs = {
@@ -80,7 +80,7 @@ def test_publish_replaces_what_was_there(suite, params_file):
     paths.published.mkdir(parents=True)
     (paths.published / "stale.txt").write_text("old")
     build.report(params, params_file, paths, False)
-    build.publish(params, paths)
+    published.publish(params, paths)
     assert not (paths.published / "stale.txt").exists()
     assert [path.name for path in paths.published.parent.iterdir()] == [params.suite]
 
@@ -89,15 +89,15 @@ def test_publish_replaces_what_was_there(suite, params_file):
 def test_a_failed_publish_loses_nothing(suite, params_file, monkeypatch, moment):
     params, paths = suite
     build.report(params, params_file, paths, False)
-    build.publish(params, paths)
+    published.publish(params, paths)
     (paths.published / "mark.txt").write_text("kept")
     if moment == "copy":
-        monkeypatch.setattr(build.shutil, "copyfile", _fail)
+        monkeypatch.setattr(published.shutil, "copyfile", _fail)
     else:
         rename = Path.rename
         monkeypatch.setattr(Path, "rename", lambda self, to: _fail() if self.name == "new" else rename(self, to))
     with pytest.raises(OSError, match="disk full"):
-        build.publish(params, paths)
+        published.publish(params, paths)
     assert (paths.published / "mark.txt").read_text() == "kept"
     assert [path.name for path in paths.published.parent.iterdir()] == [params.suite]
 
@@ -109,11 +109,11 @@ def _fail(*args):
 def test_publish_refuses_no_or_half_a_report(suite, params_file):
     params, paths = suite
     with pytest.raises(LapmlError, match="run `lapml report` first"):
-        build.publish(params, paths)
+        published.publish(params, paths)
     build.report(params, params_file, paths, False)
     (paths.report / "curves.csv").unlink()
     with pytest.raises(LapmlError, match="curves.csv: missing"):
-        build.publish(params, paths)
+        published.publish(params, paths)
 
 
 def test_publish_refuses_a_report_of_other_runs(suite, params_file, edit):
@@ -121,17 +121,17 @@ def test_publish_refuses_a_report_of_other_runs(suite, params_file, edit):
     build.report(params, params_file, paths, False)
     edit(paths.run("birds", "margin", 0) / "metrics.json", top5=96.0)
     with pytest.raises(LapmlError, match="run `lapml report` again"):
-        build.publish(params, paths)
+        published.publish(params, paths)
 
 
 def test_publish_refuses_pictures_of_others_data(make, galleries, params_file):
     params, paths = make("data.birds.source=/somewhere/CUB_200_2011", "data.birds.drawn=null")
     build.report(params, params_file, paths, True, galleries)
     with pytest.raises(LapmlError, match="pictures of birds.*run `lapml report --no-images` first"):
-        build.publish(params, paths)
+        published.publish(params, paths)
     assert not paths.published.exists()
     build.report(params, params_file, paths, False)
-    assert (build.publish(params, paths) / "report.html").exists()
+    assert (published.publish(params, paths) / "report.html").exists()
 
 
 def test_publish_refuses_a_page_that_does_not_say(suite, params_file):
@@ -139,4 +139,4 @@ def test_publish_refuses_a_page_that_does_not_say(suite, params_file):
     page = build.report(params, params_file, paths, False)
     page.write_text("<html></html>")
     with pytest.raises(LapmlError, match="does not say whether"):
-        build.publish(params, paths)
+        published.publish(params, paths)
