@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-real lint dvc bench gpu-cub200 gpu-paper gpu-bench gpu-test lock clean
+.PHONY: help setup reproduce test test-real lint dvc bench gpu-suites gpu-bench gpu-test lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,15 +55,27 @@ bench: $(VENV)/.main  ## measure costs on this machine (after `make reproduce`),
 	@$(BIN)/lapml bench growth --repeats 5 --steps 8 --output $(BENCH)
 	@$(BIN)/lapml data bench --output $(BENCH)
 
-gpu-cub200: $(VENV)/.main  ## the whole of CUB-200-2011 on one GPU (set LAPML_CUB200), and publish its report
-	@$(BIN)/snakemake --cores $(CORES) --resources gpu=1 --configfile suites/cub200.yaml
-	@$(BIN)/lapml report --no-images --params suites/cub200.yaml
-	@$(BIN)/lapml publish --params suites/cub200.yaml
+# gpu-SUITE makes the table of suites/SUITE.yaml on GPUs, over as many occasions as it takes: what is published is taken
+# over, JOBS runs at a time share the GPUs, and within a minute of its end every run is published, even where others fail or
+# LIMIT seconds (0: none) are over. Give the same command again to go on.
+GPU_SUITES = recipe-cub200 choices-cub200 cub200 cub200-448 cub200-scratch paper
+JOBS    ?= 1
+LIMIT   ?= 0
+gpu-suites:  ## gpu-SUITE for a SUITE named here: make its table on GPUs (set LAPML_CUB200), and publish it
+	@printf 'make gpu-%s\n' $(GPU_SUITES)
 
-gpu-paper: $(VENV)/.main  ## the paper's four data sets on GPUs (see suites/paper.yaml for where the data come from)
-	@$(BIN)/snakemake --cores $(CORES) --resources gpu=1 --configfile suites/paper.yaml
-	@$(BIN)/lapml report --no-images --params suites/paper.yaml
-	@$(BIN)/lapml publish --params suites/paper.yaml
+.PHONY: $(GPU_SUITES:%=gpu-%)
+$(GPU_SUITES:%=gpu-%): gpu-%: suites/%.yaml $(VENV)/.main
+	@set -e; params="--params $<"; \
+	$(BIN)/snakemake --quiet all --cores $(CORES) --configfile $< --until prepare; \
+	$(BIN)/lapml restore $$params; \
+	(while sleep 60; do $(BIN)/lapml publish --finished $$params > /dev/null; done) & publishing=$$!; \
+	trap "kill $$publishing" EXIT; status=0; \
+	timeout --signal=INT $(LIMIT) $(BIN)/snakemake --keep-going --cores $(CORES) --resources gpu=$(JOBS) --configfile $< \
+	  || status=$$?; \
+	$(BIN)/lapml publish --finished $$params; \
+	test $$status = 0 || exit $$status; \
+	$(BIN)/lapml report --no-images $$params; $(BIN)/lapml publish $$params
 
 # net, side of the input, stored side; pack and results lie in results/NET-SIDE
 GPU_BENCHES = resnet50-224-256 resnet50-448-512 resnet18-224-256 tf_efficientnet_lite0-224-256
