@@ -12,7 +12,7 @@ from lapml.errors import LapmlError
 from lapml.files import NOT_KEPT, scratch
 from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, RUN_FILES, Paths
 from lapml.report import diagnosis, page, tables
-from lapml.report.runs import UNREAD, examined, read_json
+from lapml.report.runs import UNREAD, examined, read_json, tuned_files
 
 GALLERY = "gallery.html"  # large, and full of pictures of the data: it is not published
 PUBLISHED_RUN_FILES = tuple(name for name in RUN_FILES if name not in UNREAD)
@@ -76,7 +76,7 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
                 (target / "figures" / f"{dataset}-{name}.svg").write_bytes(chart)
         if diagnosis.read(params, paths, dataset):
             _copy_folder(paths.diagnosis(dataset), target / "diagnosis" / dataset, PUBLISHED_DIAGNOSIS_FILES)
-        for method in params.tuned_rows:
+        for method in tuned_files(params):
             _copy_file(paths.tuned(dataset, method), target / "tuned" / dataset / f"{method}.json")
 
 
@@ -113,11 +113,7 @@ def publish_finished(params: Params, paths: Paths) -> str:
     _refuse_unfit(params, paths, there)
     added, missing = [], []
     paths.published.mkdir(parents=True, exist_ok=True)
-    for dataset in params.datasets:
-        for method in params.tuned_rows:
-            if paths.tuned(dataset, method).is_file() and not there.tuned(dataset, method).exists():
-                tables.tuned_record(params, paths, dataset, method)  # whole, and of these settings
-                _copy_file(paths.tuned(dataset, method), there.tuned(dataset, method))
+    _copy_tuned(params, paths, there)
     for (dataset, method, seed), found in examined(params, paths, UNREAD):
         if there.run(dataset, method, seed).exists():
             continue
@@ -157,6 +153,7 @@ def restore(params: Params, paths: Paths) -> str:
                 f"{paths.pack(dataset)}: not prepared yet; run `lapml data fetch {dataset} && lapml data prepare {dataset}` first"
             ) from None
         diagnosed[dataset] = there.base.is_dir() and _fits(params, there, dataset)
+    _copy_tuned(params, there, paths)
     taken, left = [], []
     for (dataset, method, seed), found in examined(params, there, UNREAD):
         name, own = f"{dataset}/{method}/{seed}", paths.run(dataset, method, seed)
@@ -173,8 +170,6 @@ def restore(params: Params, paths: Paths) -> str:
         elif method in params.tuned_rows and not _same_tuned(paths, there, dataset, method):
             left.append(f"{name}: {paths.tuned(dataset, method)} has other values than the published run")
         else:
-            if method in params.tuned_rows and not paths.tuned(dataset, method).exists():
-                _copy_file(there.tuned(dataset, method), paths.tuned(dataset, method))
             _copy_run(there.run(dataset, method, seed), own)
             (own / UNREAD[0]).write_text(NOT_KEPT, encoding="utf-8")
             taken.append(name)
@@ -195,7 +190,7 @@ def _refuse_unfit(params: Params, paths: Paths, there: Paths) -> None:
         for line in str(found).splitlines()
     ]
     for dataset in params.datasets:
-        for method in params.tuned_rows:
+        for method in tuned_files(params):
             if not _same_tuned(paths, there, dataset, method):
                 faults.append(f"{paths.tuned(dataset, method)}: has other values than {there.tuned(dataset, method)}")
     if faults:
@@ -219,17 +214,33 @@ def _fits(params: Params, paths: Paths, dataset: str) -> bool:
         return False
 
 
+def _copy_tuned(params: Params, source: Paths, target: Paths) -> None:
+    """Copy the tuned files that fit the settings, each with the one that it started from, if they are not there."""
+    for dataset in params.datasets:
+        for method in params.tuned_rows:
+            try:
+                tables.tuned_record(params, source, dataset, method)
+            except LapmlError:
+                continue
+            for name in [method] if method == "margin" else tuned_files(params):
+                if not target.tuned(dataset, name).exists():
+                    _copy_file(source.tuned(dataset, name), target.tuned(dataset, name))
+
+
 def _copy_run(run: Path, target: Path) -> None:
     _copy_folder(run, target, PUBLISHED_RUN_FILES, optional=READS)
 
 
 def _copy_folder(source: Path, target: Path, names: tuple[str, ...], optional: str = "") -> None:
-    """Copy files into ``target``, where they appear together; other files there stay."""
-    target.mkdir(parents=True, exist_ok=True)
-    with scratch(target / ".partial") as partial:
+    """Copy files into ``target``; a new one appears whole, in one that is there already other files stay."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(target.with_name(f".{target.name}.partial")) as partial:
         copied = [name for name in (*names, optional) if name in names or name and (source / name).is_file()]
         for name in copied:
             shutil.copyfile(source / name, partial / name)
+        if not target.exists():
+            partial.rename(target)
+            return
         for name in copied:
             (partial / name).replace(target / name)
 

@@ -158,6 +158,12 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     return record
 
 
+def tuned_files(params: Params) -> list[str]:
+    """Rows whose tuned files a suite's runs depend on: its tuned ones, and ``margin`` where adaptive_margin starts there."""
+    later = "adaptive_margin" in params.tuned_rows and params.methods["margin"].unresolved()
+    return ["margin", *(row for row in params.tuned_rows if row != "margin")] if later else list(params.tuned_rows)
+
+
 def differences(found: Any, expected: Any, key: str = "") -> list[str]:
     """Where two JSON records differ: a line a key, as ``train.lr: found 0.1, expected 0.01``."""
     if isinstance(found, dict) and isinstance(expected, dict):

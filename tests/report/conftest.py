@@ -166,6 +166,12 @@ def edit() -> Callable[..., None]:
 
 
 @pytest.fixture
+def tune() -> Callable[..., None]:
+    """tune(paths, params, dataset, method) writes the tuned file of a row."""
+    return write_tuned
+
+
+@pytest.fixture
 def galleries() -> Callable[[str], tuple[list[dict], list[dict]]]:
     return fake_galleries
 

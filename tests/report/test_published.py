@@ -151,3 +151,25 @@ def test_a_report_can_be_made_where_no_weights_are(elsewhere, diagnosed, params_
         assert json.loads((build.report(params, params_file, paths, False).parent / "summary.json").read_text())
     finally:
         diagnosis.read = diagnosis_read
+
+
+def test_margins_that_a_row_started_from_go_along(make, tune):
+    """adaptive_margin is tuned with the margins of a row that the suite does not run."""
+    params, paths = make("tuned_rows=[adaptive_margin]")
+    tune(paths, params, "birds", "margin")
+    published.publish_finished(params, paths)
+    assert (paths.published / "tuned/birds/margin.json").is_file()
+    shutil.rmtree(paths.base / "runs")
+    shutil.rmtree(paths.base / "tuned")
+    assert "6 runs taken over" in published.restore(params, paths)
+    assert paths.tuned("birds", "margin").is_file() and paths.tuned("birds", "adaptive_margin").is_file()
+
+
+def test_margins_are_published_and_taken_over_before_any_run_of_theirs(suite):
+    params, paths = suite
+    shutil.rmtree(paths.base / "runs")
+    assert "0 runs added, 0 of 10 are there" in published.publish_finished(params, paths)
+    tuned = files(paths.base / "tuned")
+    shutil.rmtree(paths.base / "tuned")
+    assert "0 runs taken over" in published.restore(params, paths)
+    assert files(paths.base / "tuned") == tuned == files(paths.published / "tuned")
