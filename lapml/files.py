@@ -80,10 +80,10 @@ def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, An
             f"{folder}: config.json or provenance.json is damaged ({error}); train the run again"
         ) from None
     for name, expected in files.items():
-        if name in optional and (not (folder / name).exists() or _not_kept(folder / name)):
+        if name in optional and not ((folder / name).exists() and kept(folder / name)):
             continue
         if sha256(folder / name) != expected:
-            if _not_kept(folder / name):
+            if not kept(folder / name):
                 raise LapmlError(
                     f"{folder / name}: holds no weights: the run was taken over from results/published, which keeps none; "
                     "delete its folder and train the run again to have them"
@@ -94,5 +94,6 @@ def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, An
     return config, provenance
 
 
-def _not_kept(path: Path) -> bool:
-    return path.stat().st_size == len(NOT_KEPT) and path.read_text(encoding="utf-8", errors="replace") == NOT_KEPT
+def kept(path: Path) -> bool:
+    """Whether a file that is not published holds what it should, and not the note in its place."""
+    return path.stat().st_size != len(NOT_KEPT) or path.read_bytes() != NOT_KEPT.encode()

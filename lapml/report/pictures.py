@@ -12,6 +12,7 @@ from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.diagnose.mixes import Mixes, freshly
+from lapml.files import kept
 from lapml.localize import class_maps
 from lapml.model import Net
 from lapml.paths import Paths
@@ -23,7 +24,8 @@ MIXED_SHOWN, CAMS_SHOWN = 3, 6  # pictures a row
 def galleries(params: Params, paths: Paths) -> Callable[[str], tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     """A function of a data set's name that gives (gallery items, CAM items) of the first seed's runs.
 
-    Every mixing row mixes the same references with the same donors, by its own net's maps.
+    Every mixing row mixes the same references with the same donors, by its own net's maps. Rows whose runs were taken over
+    without weights have no picture.
     """
 
     def of(dataset: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -31,6 +33,8 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], tuple[list[dict[s
         mixed, cams = [], []
         for method in params.all_rows():
             folder = paths.run(dataset, method, params.seeds[0])
+            if not kept(folder / "model.safetensors"):
+                continue
             open_run(folder)
             config = resolved(params, paths, dataset, method, params.seeds[0])
             net, weights = load_net(folder, config, len(packed.class_names))
