@@ -1,5 +1,7 @@
-"""Shared: the committed params made small, one run of them, and a tiny packed set of separable classes."""
+"""Shared: the committed params made small, one run of them, a tiny packed set of separable classes, made-up run folders."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from lapml import config
 from lapml.config import Params, Run
 from lapml.data.index import COLUMNS
 from lapml.data.pack import Packed
+from lapml.paths import RUN_FILES
 
 settings.register_profile("lapml", deadline=None, derandomize=True)
 settings.load_profile("lapml")
@@ -104,3 +107,58 @@ def annotated(packed) -> Packed:
 def pack_of() -> Callable[..., Packed]:
     """A pack of given images (N, S, S, 3), labels, splits and sizes."""
     return make_packed
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write("cutmix/0", skill=0.6, **{"train.lr": 0.02}) → a whole run folder, its settings with these changes.
+
+    The name says method and seed. ``skill``: the share of right answers; images are easy or hard for all runs alike.
+    """
+
+    def made(name, skill=0.5, origin=None, images=120, labels=7, **changes):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        method, seed = folder.parts[-2:]
+        config = {
+            "suite": "one", "dataset": "birds", "method": method, "seed": int(seed), "evaluate": "test",
+            "data": {"view": {"side": 64}}, "train": {"epochs": 20, "lr": 0.01}, "settings": {"mix": None},
+        }  # fmt: skip
+        for key, value in changes.items():
+            *parents, last = key.split(".")
+            where = config
+            for part in parents:
+                where = where[part]
+            where[last] = value
+        label = np.arange(images) % labels
+        ease, luck = (np.random.default_rng(each).random(images) for each in (0, [int(seed), *method.encode()]))
+        right = 0.7 * ease + 0.3 * luck < skill
+        second = ~right & (luck < 0.5)  # where the label is the second answer
+        table = pd.DataFrame({"image": [f"{k:03}.jpg" for k in range(images)], "label": label})
+        table["top1"] = np.where(right, label, label + 1)
+        table["top2"] = np.where(second, label, label + 2)
+        for rank in range(3, 6):
+            table[f"top{rank}"] = label + rank
+        table.to_parquet(folder / "predictions.parquet", index=False)
+        (folder / "config.json").write_text(json.dumps(config))
+        for name in ("history.csv", "metrics.json", "model.safetensors"):
+            (folder / name).write_text("{}")
+        provenance = {"data_sha256": "d" * 64, "device": "CPU", "precision": "fp32", "commit": "c" * 40, "dirty": False}
+        _seal(folder, provenance | {"weights": {"sha256": "e" * 64}} | (origin or {}))
+        return folder
+
+    return made
+
+
+@pytest.fixture
+def seal():
+    """seal(folder) writes provenance.json anew with the checksums of the files as they are."""
+    return _seal
+
+
+def _seal(folder, provenance=None):
+    """Write provenance.json with the checksums of the files as they are."""
+    provenance = provenance or json.loads((folder / "provenance.json").read_text())
+    names = [name for name in RUN_FILES if name != "provenance.json" and (folder / name).exists()]
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    (folder / "provenance.json").write_text(json.dumps({**provenance, "files": files}))

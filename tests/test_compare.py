@@ -1,7 +1,6 @@
 """`lapml compare`: on the published runs against the published tables, and on small made-up run folders."""
 
 import csv
-import hashlib
 import json
 import math
 import shutil
@@ -27,56 +26,6 @@ from lapml.report.compare import as_json, compare, markdown
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results/published"
 BIRDS = PUBLISHED / "demo/runs/birds"
-IMAGES = 120
-
-
-@pytest.fixture
-def write(tmp_path):
-    """write("cutmix/0", skill=0.6, **{"train.lr": 0.02}) → a whole run folder, its settings with these changes.
-
-    The name says method and seed. ``skill``: the share of right answers; images are easy or hard for all runs alike.
-    """
-
-    def made(name, skill=0.5, origin=None, images=IMAGES, labels=7, **changes):
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        method, seed = folder.parts[-2:]
-        config = {
-            "suite": "one", "dataset": "birds", "method": method, "seed": int(seed), "evaluate": "test",
-            "data": {"view": {"side": 64}}, "train": {"epochs": 20, "lr": 0.01}, "settings": {"mix": None},
-        }  # fmt: skip
-        for key, value in changes.items():
-            *parents, last = key.split(".")
-            where = config
-            for part in parents:
-                where = where[part]
-            where[last] = value
-        label = np.arange(images) % labels
-        ease, luck = (np.random.default_rng(each).random(images) for each in (0, [int(seed), *method.encode()]))
-        right = 0.7 * ease + 0.3 * luck < skill
-        second = ~right & (luck < 0.5)  # where the label is the second answer
-        table = pd.DataFrame({"image": [f"{k:03}.jpg" for k in range(images)], "label": label})
-        table["top1"] = np.where(right, label, label + 1)
-        table["top2"] = np.where(second, label, label + 2)
-        for rank in range(3, 6):
-            table[f"top{rank}"] = label + rank
-        table.to_parquet(folder / "predictions.parquet", index=False)
-        (folder / "config.json").write_text(json.dumps(config))
-        for name in ("history.csv", "metrics.json", "model.safetensors"):
-            (folder / name).write_text("{}")
-        provenance = {"data_sha256": "d" * 64, "device": "CPU", "precision": "fp32", "commit": "c" * 40, "dirty": False}
-        seal(folder, provenance | {"weights": {"sha256": "e" * 64}} | (origin or {}))
-        return folder
-
-    return made
-
-
-def seal(folder, provenance=None):
-    """Write provenance.json with the checksums of the files as they are."""
-    provenance = provenance or json.loads((folder / "provenance.json").read_text())
-    names = [name for name in RUN_FILES if name != "provenance.json" and (folder / name).exists()]
-    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    (folder / "provenance.json").write_text(json.dumps({**provenance, "files": files}))
 
 
 def right(folder, top=1):
@@ -427,7 +376,7 @@ def test_a_run_that_is_not_done_is_refused(write, tmp_path):
         ),
     ],
 )
-def test_files_of_another_shape_are_refused(write, name, text, message):
+def test_files_of_another_shape_are_refused(write, name, text, message, seal):
     other, run = write("baseline/0"), write("cutmix/0")
     (run / name).write_text(text)
     seal(run)
@@ -443,7 +392,7 @@ def test_a_damaged_provenance_is_refused(write, text):
         compare([other, run])
 
 
-def test_predictions_without_enough_answers_are_refused(write):
+def test_predictions_without_enough_answers_are_refused(write, seal):
     other, run = write("baseline/0"), write("cutmix/0")
     pd.read_parquet(run / "predictions.parquet").drop(columns="top5").to_parquet(run / "predictions.parquet")
     seal(run)
@@ -494,7 +443,7 @@ def test_markdown_of_single_runs():
     ) in text
 
 
-def test_without_a_difference_there_is_no_number_of_seeds(write):
+def test_without_a_difference_there_is_no_number_of_seeds(write, seal):
     runs = [write(f"a/{seed}") for seed in (0, 1)]
     for seed, run in enumerate(runs):
         copy = shutil.copytree(run, run.parents[1] / f"b/{seed}")

@@ -38,7 +38,7 @@ DRIVER = Method.model_validate(
 
 
 def distinct(params: Params, annotated: bool = True) -> dict[str, Method]:
-    """The rows that mix, each way of mixing once, mixing every batch by maps of a pass of their own.
+    """The rows that mix, each way of mixing once, mixing every batch by maps of a pass of their own, in the recipe of all.
 
     Args:
         params: of one data set.
@@ -53,7 +53,9 @@ def distinct(params: Params, annotated: bool = True) -> dict[str, Method]:
     for name, method in plainly:
         if method.mixer is None or lacking.get(method.mixer.needs()):
             continue
-        plain = method.always_mixing().model_copy(update={"margin": None, "adaptive": None, "loss": None})
+        plain = method.always_mixing().model_copy(
+            update={"margin": None, "adaptive": None, "loss": None, "overrides": None}
+        )
         plain = freshly(plain)
         if plain not in rows.values():
             rows[name] = plain

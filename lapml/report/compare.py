@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from lapml import stats
-from lapml.errors import LapmlError
 from lapml.report import gather
 from lapml.report.gather import listed
-from lapml.report.tables import BASELINE, BOOTSTRAP_SEED, chance, interval, points
+from lapml.report.tables import BOOTSTRAP_SEED, chance, interval, points
 
 
 def compare(
@@ -49,19 +48,11 @@ def compare(
         LapmlError: no run, a damaged one, the same seed of a row twice, other data or images than the first run's, fewer
             than two rows, no such baseline, no seed in common with it, or a setting out of range.
     """
-    found = [gather.find(folder) for folder in folders]
-    runs = [gather.read(folder, top) for several in found for folder in several]
-    gather.refuse_other_images(runs)
-    rows = gather.group(runs)
-    first = [label for label, row in rows.items() if any(run.folder in found[0] for run in row.values())]
-    reference = baseline or (BASELINE if BASELINE in first else first[0])
-    if reference not in rows:
-        raise LapmlError(f"--baseline: found {reference!r}, expected one of {listed(map(repr, rows))}")
-    base = rows.pop(reference)
-    pairs = {label: gather.paired(label, row, reference, base) for label, row in rows.items()}
+    rows = gather.rows(folders, baseline, top)
+    reference, base = next(iter(rows.items()))
+    pairs = {label: gather.paired(label, row, reference, base) for label, row in rows.items() if label != reference}
     answers = [tuple(np.stack([run.right for run in side]) for side in pair) for pair in pairs.values()]
     compared = stats.compare_rows([None, *answers], replicates, confidence, BOOTSTRAP_SEED)
-    rows = {reference: base, **rows}
     table = []
     for (label, row), (difference, p_holm, significant, seeds) in zip(rows.items(), compared, strict=True):
         accuracy, half = stats.t_interval([100 * float(run.right.mean()) for run in row.values()], confidence)
@@ -73,12 +64,12 @@ def compare(
             "seeds_needed": seeds.needed, "seeds_needed_low": seeds.low, "seeds_needed_high": seeds.high,
         })  # fmt: skip
     mcnemar = None
-    if len(runs) == 2:
+    if len(rows) == 2 and all(len(row) == 1 for row in rows.values()):
         [(ours, theirs)] = answers
         mcnemar = dict(zip(("only_row", "only_reference", "p"), stats.mcnemar(ours[0], theirs[0]), strict=True))
-    config = runs[0].config
+    run = next(iter(base.values()))
     return {
-        "dataset": config["dataset"], "split": config["evaluate"], "images": len(runs[0].right), "top": top,
+        "dataset": run.config["dataset"], "split": run.config["evaluate"], "images": len(run.right), "top": top,
         "confidence": confidence, "replicates": replicates, "reference": reference, "rows": table, "mcnemar": mcnemar,
         "notes": _seed_notes(table) + gather.caveats(rows),
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """Find run folders anywhere, and group them into rows that can be compared."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from lapml.errors import LapmlError
 from lapml.files import open_run
 from lapml.paths import RUN_FILES
 from lapml.report.runs import UNREAD, mismatch, parquet
+from lapml.report.tables import BASELINE
 
 MARKS = {*RUN_FILES, "last.pt"}  # a folder with any of them is a run, if perhaps not a whole one
 CONFIG = ("suite", "dataset", "method", "seed", "evaluate", "settings")
@@ -24,6 +26,7 @@ class Run(NamedTuple):
     origin: dict[str, Any]  # provenance.json
     truth: tuple[list, list]  # image names and labels
     right: np.ndarray  # (N,) 1 where the label is among the first answers, else 0
+    first: np.ndarray  # (N,) the first answers
 
 
 Row = dict[int, Run]  # by seed
@@ -66,7 +69,29 @@ def read(folder: Path, top: int) -> Run:
     label = table["label"].to_numpy()
     answers = table[[f"top{rank + 1}" for rank in range(top)]].to_numpy()
     right = (answers == label[:, None]).any(axis=1).astype(np.uint8)
-    return Run(folder, config, origin, (table["image"].tolist(), label.tolist()), right)
+    return Run(folder, config, origin, (table["image"].tolist(), label.tolist()), right, answers[:, 0])
+
+
+def rows(folders: Sequence[Path], baseline: str | None = None, top: int = 1) -> dict[str, Row]:
+    """The rows of the runs at and below some folders, by label; the one to compare with comes first.
+
+    Args:
+        baseline: its label; without it the first row given, but of a first folder that holds several the one called
+            ``baseline``, if there is one.
+
+    Raises:
+        LapmlError: no run, a damaged one, the same seed of a row twice, other data or images than the first run's, fewer
+            than two rows, or no such baseline.
+    """
+    found = [find(folder) for folder in folders]
+    runs = [read(folder, top) for several in found for folder in several]
+    refuse_other_images(runs)
+    grouped = group(runs)
+    first = [label for label, row in grouped.items() if any(run.folder in found[0] for run in row.values())]
+    reference = baseline or (BASELINE if BASELINE in first else first[0])
+    if reference not in grouped:
+        raise LapmlError(f"--baseline: found {reference!r}, expected one of {listed(map(repr, grouped))}")
+    return {reference: grouped.pop(reference), **grouped}
 
 
 def refuse_other_images(runs: list[Run]) -> None:
