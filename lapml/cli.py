@@ -29,7 +29,7 @@ from lapml.commands.common import (
     quiet,
 )
 from lapml.commands.compare import compare, confusions
-from lapml.commands.diagnose import diagnose
+from lapml.commands.diagnose import diagnose, distances
 from lapml.commands.published import publish, restore
 from lapml.commands.settings import config_app, suite_app
 
@@ -41,7 +41,7 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(suite_app, name="suite")
 app.add_typer(data_commands.app, name="data")
-for command in (publish, restore, diagnose, compare, confusions, predict, explain, export):
+for command in (publish, restore, diagnose, distances, compare, confusions, predict, explain, export):
     app.command()(command)
 
 

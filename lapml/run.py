@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +26,7 @@ from lapml.files import open_run, sha256, write_json
 from lapml.model import Net, build
 from lapml.optim import DTYPES, pick_device
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
-from lapml.provenance import code_sha256, commit, device_name, versions
+from lapml.provenance import code_sha256, command, commit, device_name, versions
 from lapml.train import Fitted, fit
 
 PLACEHOLDER = {"m": 0.8, "alpha": 0.1, "delta": 0.4, "quantile": 0.5}  # where no tuned margin is needed
@@ -250,7 +249,7 @@ def _provenance(
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     reads = (folder / READS).read_text().splitlines() if (folder / READS).exists() else []
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         **code,
         "data_sha256": packed.meta["sha256"],
         "source": packed.meta["source"],

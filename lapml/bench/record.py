@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lapml.files import write_json, write_text
-from lapml.provenance import commit, versions
+from lapml.provenance import command, commit, versions
 from lapml.stats import t_interval
 
 
@@ -34,7 +33,7 @@ def circumstances(device: str) -> dict[str, Any]:
     """When, where and by which code something was measured."""
     revision, dirty = commit()
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "commit": revision,
         "dirty": dirty,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,8 +1,6 @@
 """`lapml diagnose`: measure every mixer of a suite, and write the table, the figures and the gallery."""
 
 import hashlib
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +19,7 @@ from lapml.errors import LapmlError
 from lapml.files import open_run
 from lapml.optim import DTYPES, pick_device
 from lapml.paths import Paths
-from lapml.provenance import commit, device_name, versions
+from lapml.provenance import command, commit, device_name, versions
 from lapml.run import load_net, resolved
 
 BOOTSTRAP_SEED = 0
@@ -87,7 +85,7 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
     sums = {name: total[:, :, used] for name, total in sums.items()}
     table, maps, ratios = _tables(sums, list(rows), params)
     record = {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         **made,
         "dataset": dataset,
         "settings": settings(params, dataset),

@@ -1,0 +1,211 @@
+"""Where generated images lie in the embedding space of finished nets: their distance d from their references, against the
+similarity s of the parts that were exchanged.
+
+All nets are shown the same training views, donors and draws, mixed by one row's localized CutMix, each net by its own class
+maps. In evaluation mode, so that an image which mixing did not change lies at d = 0. Donors of the reference's class are
+left out, as the margin losses leave them out of the pairs that they push.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from lapml.config import Method
+from lapml.diagnose.mixes import Mixes, freshly
+from lapml.errors import LapmlError
+from lapml.files import open_run, write_json, write_text
+from lapml.losses import band, distance
+from lapml.provenance import command, commit, device_name, versions
+from lapml.report import gather
+from lapml.report.figures import STYLE, look, svg
+from lapml.rows import Localized
+from lapml.run import own_data, ready, settings_of
+from lapml.stats import t_interval
+
+BINS = 8  # of s in the figure, with as many images each
+
+
+class Edges(NamedTuple):
+    """The band that distances are compared with, and the row whose it is."""
+
+    row: str
+    m: float
+    delta: float | None
+
+
+class Measured(NamedTuple):
+    table: pd.DataFrame  # a row a row, see :func:`measure`
+    pairs: pd.DataFrame  # a row a generated image: row, seed, d, s, rho
+    mixed_by: str  # the row whose localized CutMix it is
+    edges: Edges | None
+    dataset: str
+    images: int  # generated for each net, those with donors of another class
+    record: dict[str, Any]  # what made them
+
+
+def measure(
+    folders: Sequence[Path], baseline: str | None, images: int, confidence: float, root: Path = Path(".")
+) -> Measured:
+    """Distances of the rows of finished runs.
+
+    Args:
+        folders, baseline: as of :func:`lapml.report.gather.rows`; at least one row mixes by localized CutMix.
+        images: generated for each net, at least.
+
+    Returns:
+        ``table`` with columns row, seeds, d and d_half (mean over seeds and its Student-t half-width), d_low and d_high
+        (10th and 90th percentile), beyond_m, beyond_band (shares of the images), s_d and rho_d (Spearman's rank correlations
+        of d with s and with ρ), means over seeds; NaN where no row has such an edge.
+
+    Raises:
+        LapmlError: as of ``gather.rows``; no row mixes by localized CutMix; a run holds no weights, or its packed data are
+            gone.
+    """
+    rows = gather.rows(folders, baseline)
+    settings = {
+        label: settings_of(run.folder, run.config).settings
+        for label, row in rows.items()
+        for run in [*row.values()][:1]
+    }
+    mixed_by = next((label for label, method in settings.items() if isinstance(method.mixer, Localized)), None)
+    if mixed_by is None:
+        raise LapmlError(f"none of {gather.listed(rows)} mixes by localized CutMix; give a run of such a row too")
+    edges, made = _edges(settings), dict(zip(("commit", "dirty"), commit(), strict=True))
+    mixer = (
+        freshly(settings[mixed_by]).always_mixing().model_copy(update={"margin": None, "adaptive": None, "loss": None})
+    )
+    frames, table = [], []
+    for label, row in rows.items():
+        found = [_of_run(run.folder, mixer, images, root).assign(row=label, seed=seed) for seed, run in row.items()]
+        frames += found
+        table.append({"row": label, "seeds": list(row), **_summary(found, edges, confidence)})
+    runs = [run for row in rows.values() for run in row.values()]
+    record = {
+        "command": command(),
+        **made,
+        "data_sha256": runs[0].origin["data_sha256"],
+        "models_sha256": {str(run.folder): run.origin["files"]["model.safetensors"] for run in runs},
+        "devices": sorted({frame.attrs["device"] for frame in frames}),
+        "versions": versions(),
+    }
+    pairs, dataset = pd.concat(frames, ignore_index=True), runs[0].config["dataset"]
+    return Measured(pd.DataFrame(table), pairs, mixed_by, edges, dataset, len(frames[0]), record)
+
+
+def _edges(settings: dict[str, Method]) -> Edges | None:
+    """Those of the last row that has a band, else of the last that has a margin."""
+    with_margin = {label: method for label, method in settings.items() if method.margin}
+    banded = {label: method for label, method in with_margin.items() if method.adaptive}
+    for label, method in reversed((banded or with_margin).items()):
+        return Edges(label, method.margin.m, method.adaptive.delta if method.adaptive else None)
+    return None
+
+
+@torch.no_grad()
+def _of_run(folder: Path, mixer: Method, images: int, root: Path) -> pd.DataFrame:
+    record, provenance = open_run(folder)
+    packed = own_data(record, provenance, root)
+    run = ready(folder, record, len(packed.class_names))
+    run.net.eval()
+    config = run.config.model_copy(update={"settings": mixer, "seed": 0})  # the same views and draws for every net
+    columns: dict[str, list[np.ndarray]] = {"d": [], "s": [], "rho": []}
+    mixes = Mixes(config, run.net, run.weights, packed, {"mixed": mixer}, precision=run.precision)
+    for batch, _, made, _ in mixes.generate(images):
+        mixed = made["mixed"].mixed
+        clean = run.net(batch.images[: batch.count]).embedding
+        d = distance(run.net(mixed.images).embedding, clean)
+        other = batch.labels[: batch.count] != batch.labels[mixed.donors]
+        for name, values in (("d", d), ("s", mixed.similarity), ("rho", mixed.rho)):
+            columns[name].append(values[other].float().cpu().numpy())
+    frame = pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
+    frame.attrs["device"] = device_name(run.device)
+    return frame
+
+
+def _summary(found: list[pd.DataFrame], edges: Edges | None, confidence: float) -> dict[str, float]:
+    d, half = t_interval([float(each["d"].mean()) for each in found], confidence)
+    rows = []
+    for each in found:
+        row = {"d_low": each["d"].quantile(0.1), "d_high": each["d"].quantile(0.9)}
+        row["beyond_m"] = row["beyond_band"] = math.nan
+        if edges:
+            row["beyond_m"] = (each["d"] > edges.m).mean()
+            if edges.delta is not None:
+                row["beyond_band"] = (each["d"] > band(edges.m, edges.delta, each["s"])).mean()
+        row |= {f"{name}_d": spearmanr(each[name], each["d"]).statistic for name in ("s", "rho")}
+        rows.append(row)
+    return {"d": d, "d_half": half, **pd.DataFrame(rows).mean().to_dict()}
+
+
+def markdown(found: Measured, confidence: float) -> str:
+    """The table, and below it what its numbers are."""
+    level, edges = f"{100 * confidence:g} %", found.edges
+    heads = ["row", "seeds", f"d (± {level})", "10th, 90th percentile"]
+    if edges:
+        heads.append(f"beyond m = {edges.m:.2f} %")
+    if edges and edges.delta is not None:
+        heads.append(f"beyond m + {edges.delta:.2f}·(1 − s) %")
+    heads += ["rank correlation of d with s", "with ρ"]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for row in found.table.to_dict("records"):
+        cells = [
+            row["row"],
+            str(len(row["seeds"])),
+            _spread(row["d"], row["d_half"]),
+            f"{row['d_low']:.2f}, {row['d_high']:.2f}",
+        ]
+        cells += [f"{100 * row[name]:.1f}" for name in ("beyond_m", "beyond_band") if not np.isnan(row[name])]
+        lines.append([*cells, *(f"{row[name]:+.2f}".replace("-", "−") for name in ("s_d", "rho_d"))])
+    text = (
+        f"{found.dataset}: {found.images:,} generated images for each net, the same views, donors and draws, mixed as "
+        f"{found.mixed_by} does, each net by its own class maps; donors of another class. d: distance of a generated image's "
+        "embedding from its reference's, in evaluation mode; ±: Student-t interval over seeds; s: similarity of the parts; ρ: "
+        "the donor's share of the label."
+    )
+    if edges:
+        text += f" m{' and δ are' if edges.delta is not None else ' is'} those of {edges.row}."
+    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", text])
+
+
+def figure(found: Measured) -> bytes:
+    """d against s: the mean of each row's images in bins of s with as many images each, and the band. SVG."""
+    with matplotlib.rc_context(STYLE):
+        drawing = Figure(figsize=(5.0, 3.6), layout="constrained")
+        axes = drawing.add_subplot()
+        for place, label in enumerate(found.table["row"]):
+            pairs = found.pairs[found.pairs["row"] == label]
+            bins = pd.qcut(pairs["s"], BINS, duplicates="drop")
+            means = pairs.groupby(bins, observed=True)[["s", "d"]].mean()
+            colour, dash = look(place)
+            axes.plot(means["s"], means["d"], color=colour, linestyle=dash, marker="o", markersize=3.5, label=label)
+        if found.edges:
+            s = np.linspace(*axes.get_xlim(), 2)
+            axes.plot(s, [found.edges.m] * 2, color="#5f5f5f", linestyle=":", linewidth=1.2, label="m")
+            if found.edges.delta is not None:
+                edge = found.edges.m + found.edges.delta * (1 - s)
+                axes.plot(s, edge, color="#5f5f5f", linestyle="--", linewidth=1.2, label="m + δ(1 − s)")
+        axes.set_ylim(bottom=0)
+        axes.set(xlabel="similarity s of the exchanged parts", ylabel="distance d from the reference")
+        axes.set_title("Generated images: distance against similarity")
+        axes.legend(fontsize=8)
+        return svg(drawing)
+
+
+def write(folder: Path, found: Measured, confidence: float) -> None:
+    """distances.md, .svg, .json (what made them) and .csv (a row a generated image) in a folder that is made."""
+    write_text(folder / "distances.md", markdown(found, confidence) + "\n")
+    write_text(folder / "distances.csv", found.pairs.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
+    write_text(folder / "distances.svg", figure(found).decode())
+    write_json(folder / "distances.json", found.record)
+
+
+def _spread(mean: float, half: float) -> str:
+    return f"{mean:.3f} (one seed)" if np.isnan(half) else f"{mean:.3f} ± {half:.3f}"
