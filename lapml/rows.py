@@ -197,12 +197,14 @@ class Method(Section):
         allowed = self.mixer.labels() if self.mixer else ()
         if self.label not in (allowed or (None,)):
             raise ValueError(f"label: found {self.label!r}, {self._labelled_by(allowed)}")
-        if self.margin and not isinstance(self.mixer, Localized | Oracle | Own):
-            raise ValueError(
-                "margin: needs mixer.name 'localized' (or oracle, or a mixer of your own), which finds the parts"
-            )
+        if self.margin and not self.mixer:
+            raise ValueError("margin: needs a mixer: it is a loss on generated images")
         if self.adaptive and not self.margin:
             raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
+        if self.adaptive and not isinstance(self.mixer, Localized | Oracle | Own):
+            raise ValueError(
+                "adaptive: needs mixer.name 'localized' (or oracle, or a mixer of your own), which finds similar parts"
+            )
         if self.margin and self.margin.reference == "joint":
             if self.mixer.needs() != "fresh":
                 raise ValueError(

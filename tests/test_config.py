@@ -396,6 +396,16 @@ def test_overrides_of_a_row():
     assert base["train"]["lr"] == 0.25 and "overrides" not in base["settings"]
 
 
+def test_any_mixing_row_may_have_a_margin_and_one_that_finds_parts_a_band(tmp_path):
+    margin = copy.deepcopy(RAW["methods"]["margin"]["margin"]) | {"m": 0.5, "alpha": 0.1}
+    raw = changed("methods.cutmix.margin", margin)
+    assert config.load(written(tmp_path, raw)).methods["cutmix"].margin.m == 0.5
+    raw["methods"]["cutmix"]["adaptive"] = {"delta": 0.1, "quantile": 0.5}
+    assert "methods.cutmix: adaptive: needs mixer.name 'localized'" in mistake(written(tmp_path, raw))
+    raw = changed("methods.baseline.margin", margin)
+    assert "methods.baseline: margin: needs a mixer" in mistake(written(tmp_path, raw))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

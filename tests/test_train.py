@@ -12,6 +12,7 @@ from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError
 from lapml.model import Net, build, running_statistics, training_mode
+from lapml.rows import Margin
 
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
 FRESH = "methods.{}.mixer.maps=fresh"
@@ -237,6 +238,20 @@ def test_an_image_that_mixing_did_not_change_is_at_no_distance(small_run, packed
     assert all(torch.equal(after[key], value) for key, value in buffers_of(it.net).items())
     if batch_norm == "local":
         assert (output.embedding - lagging).norm(dim=1)[:4].min() > 2 * limit  # what evaluation mode alone would add
+
+
+@pytest.mark.parametrize("row", ["cutmix", "snapmix", "mixup", "loc_cutmix"])
+def test_a_margin_of_no_weight_records_distances_and_changes_nothing(small_run, packed, row):
+    config = small_run(row)
+    margin = Margin(m=0.5, alpha=0.0, positive=0.0, scale="constant", reference="detached", every=2)
+    settings = config.settings.model_copy(update={"margin": margin})
+    plain, watched = (
+        train.fit(run, packed, log=quietly) for run in (config, config.model_copy(update={"settings": settings}))
+    )
+    assert_same_state(plain.net, watched.net)
+    for one, other in zip(plain.history, watched.history, strict=True):
+        assert one["d_mean"] is None and 0 < other["d_mean"] < 1.5 and 0 <= other["beyond"] <= 1
+        assert other["loss"] == pytest.approx(one["loss"], abs=1e-6)
 
 
 def test_margins_are_taken_of_every_nth_mixed_batch(small_run, packed):
