@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-real lint dvc bench gpu-suites gpu-bench gpu-test lock clean
+.PHONY: help setup reproduce test test-real lint dvc bench gpu-suites gpu-why gpu-bench gpu-test lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,14 @@ $(GPU_SUITES:%=gpu-%): gpu-%: suites/%.yaml $(VENV)/.main
 	$(BIN)/lapml publish --finished $$params; \
 	test $$status = 0 || exit $$status; \
 	$(BIN)/lapml report --no-images $$params; $(BIN)/lapml publish $$params
+
+STAGES = baseline cutmix loc_cutmix margin adaptive_margin
+WHY := results/published/cub200-why
+gpu-why: $(VENV)/.main  ## after gpu-cub200: which mistakes each stage removes, and where generated images lie
+	@mkdir -p $(WHY)
+	@$(BIN)/lapml confusions $(addprefix results/published/cub200/runs/cub200/,$(STAGES)) \
+	  --group Sparrow --group Gull --group Tern --group Warbler | tee $(WHY)/confusions.md
+	@$(BIN)/lapml distances $(addprefix results/cub200/runs/cub200/,$(STAGES) snapmix) --images 2000 --output $(WHY)
 
 # net, side of the input, stored side; pack and results lie in results/NET-SIDE
 GPU_BENCHES = resnet50-224-256 resnet50-448-512 resnet18-224-256 tf_efficientnet_lite0-224-256

@@ -1,5 +1,6 @@
 """Files: checksums, text that is written whole or not at all, folders to work in, and what a finished run left."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -41,6 +42,15 @@ def scratch(path: Path) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system frees when its process dies; another that wants it waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lapml.config import Params
 from lapml.errors import LapmlError
-from lapml.files import NOT_KEPT, scratch
+from lapml.files import NOT_KEPT, locked, scratch
 from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, RUN_FILES, Paths
 from lapml.report import diagnosis, page, tables
 from lapml.report.runs import UNREAD, examined, read_json, tuned_files
@@ -17,6 +17,7 @@ from lapml.report.runs import UNREAD, examined, read_json, tuned_files
 GALLERY = "gallery.html"  # large, and full of pictures of the data: it is not published
 PUBLISHED_RUN_FILES = tuple(name for name in RUN_FILES if name not in UNREAD)
 PUBLISHED_DIAGNOSIS_FILES = tuple(name for name in DIAGNOSIS_FILES if name != GALLERY)
+LOCK = "publishing.lock"  # one publishes at a time
 IMAGES = re.compile(r'<meta name="lapml-images" content="(none|data)">')
 
 
@@ -45,7 +46,7 @@ def publish(params: Params, paths: Paths) -> Path:
     new, old = folder / "new", folder / "old"
     if old.exists() and not paths.published.exists():  # killed between the two renames below
         old.rename(paths.published)
-    with scratch(folder):
+    with locked(paths.base / LOCK), scratch(folder):
         _copy(params, paths, runs, new)
         if paths.published.exists():
             paths.published.rename(old)
@@ -109,22 +110,22 @@ def publish_finished(params: Params, paths: Paths) -> str:
     Raises:
         LapmlError: what is published does not fit the settings as they are now, or the margins tuned since.
     """
-    there = paths.as_published()
-    _refuse_unfit(params, paths, there)
-    added, missing = [], []
-    paths.published.mkdir(parents=True, exist_ok=True)
-    _copy_tuned(params, paths, there)
-    for (dataset, method, seed), found in examined(params, paths, UNREAD):
-        if there.run(dataset, method, seed).exists():
-            continue
-        if isinstance(found, LapmlError):
-            missing.append(f"{dataset}/{method}/{seed}")
-            continue
-        _copy_run(paths.run(dataset, method, seed), there.run(dataset, method, seed))
-        added.append(f"{dataset}/{method}/{seed}")
-    for dataset in params.datasets:
-        if not there.diagnosis(dataset).exists() and _fits(params, paths, dataset):
-            _copy_folder(paths.diagnosis(dataset), there.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
+    there, added, missing = paths.as_published(), [], []
+    with locked(paths.base / LOCK):
+        _refuse_unfit(params, paths, there)
+        paths.published.mkdir(parents=True, exist_ok=True)
+        _copy_tuned(params, paths, there)
+        for (dataset, method, seed), found in examined(params, paths, UNREAD):
+            if there.run(dataset, method, seed).exists():
+                continue
+            if isinstance(found, LapmlError):
+                missing.append(f"{dataset}/{method}/{seed}")
+                continue
+            _copy_run(paths.run(dataset, method, seed), there.run(dataset, method, seed))
+            added.append(f"{dataset}/{method}/{seed}")
+        for dataset in params.datasets:
+            if not there.diagnosis(dataset).exists() and _fits(params, paths, dataset):
+                _copy_folder(paths.diagnosis(dataset), there.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
     count = len(params.datasets) * len(params.all_rows()) * len(params.seeds)
     text = f"{paths.published}: {len(added)} runs added, {count - len(missing)} of {count} are there"
     return text + (f"; not finished: {', '.join(missing)}" if missing else "")
