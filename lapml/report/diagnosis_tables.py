@@ -83,7 +83,10 @@ def markdown(found: Measured, params: Params) -> str:
     """The tables, the hypothesis and the note."""
     heads = columns(found)
     lines = [f"### {found.record['dataset']}: mixed images and labels", ""]
-    lines += ["| row | " + " | ".join(heads.values()) + " |", "|" + " --- |" + " ---: |" * len(heads)]
+    if found.table.empty:
+        lines.append("No row mixes.")
+    else:
+        lines += ["| row | " + " | ".join(heads.values()) + " |", "|" + " --- |" + " ---: |" * len(heads)]
     for row in found.table.to_dict("records"):
         lines.append(f"| {row['row']} | " + " | ".join(cell(row, metric) for metric in heads) + " |")
     if maps := of_maps(found):
