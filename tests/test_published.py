@@ -48,19 +48,34 @@ def test_there_are_published_diagnoses():
     assert {f"{path.parts[-4]}/{path.parent.name}" for path in DIAGNOSES} >= {"demo/birds", "sparrows/cub200"}
 
 
-@pytest.mark.parametrize("diagnosis", DIAGNOSES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("diagnosis", DIAGNOSES, ids=lambda path: "/".join(path.parts[-4:-1]))
 def test_docs_quote_the_diagnoses(diagnosis):
-    text, record = (ROOT / "docs/diagnosis.md").read_text(), json.loads(diagnosis.with_suffix(".json").read_text())
-    assert diagnosis.read_text().strip() in text
+    record = json.loads(diagnosis.with_suffix(".json").read_text())
+    runs = diagnosis.parents[2] / "runs" / record["dataset"] / record["settings"]["diagnose"]["row"]
+    chooses = json.loads(next(runs.glob("*/metrics.json")).read_text())["split"] == "val"  # settings, in an exploration
+    assert diagnosis.read_text().strip() in (ROOT / f"docs/{'experiments' if chooses else 'diagnosis'}.md").read_text()
     readme = (ROOT / "README.md").read_text()
     verdicts = [line for line in diagnosis.read_text().splitlines() if line.startswith("- ")]
-    assert len(verdicts) >= 4 and all(line in readme for line in verdicts)
+    assert chooses or (len(verdicts) >= 4 and all(line in readme for line in verdicts))
     assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["device"]
     assert record["command"].startswith("lapml diagnose") and record["seeds"] and record["data_sha256"]
-    runs = diagnosis.parents[2] / "runs" / record["dataset"] / record["settings"]["diagnose"]["row"]
     for seed, checksum in record["models_sha256"].items():  # of the nets whose runs are published beside it
         assert json.loads((runs / seed / "provenance.json").read_text())["files"]["model.safetensors"] == checksum
     assert not (diagnosis.parent / "gallery.html").exists()
+
+
+def test_docs_quote_the_distances():
+    text = (ROOT / "docs/experiments.md").read_text()
+    found = sorted(PUBLISHED.glob("*/distances.md"))
+    assert found
+    for table in found:
+        record = json.loads(table.with_suffix(".json").read_text())
+        assert table.read_text().strip() in text and f"{table.parent.name}/distances.svg" in text
+        assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["devices"]
+        assert record["command"].startswith("lapml distances") and len(record["models_sha256"]) >= 2
+        for folder, checksum in record["models_sha256"].items():  # nets whose runs are published
+            run = ROOT / folder.replace("results/", "results/published/", 1)
+            assert json.loads((run / "provenance.json").read_text())["files"]["model.safetensors"] == checksum
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: "/".join(path.parts[-5:]))
