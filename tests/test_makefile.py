@@ -1,5 +1,6 @@
 """The Makefile's GPU tables: every one has a suite, and README names targets that there are."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -14,8 +15,9 @@ SUITES = re.search(r"^GPU_SUITES = (.*)$", (ROOT / "Makefile").read_text(), re.M
 
 def dry(target: str, *variables: str) -> str:
     """The commands of a target, which are not run."""
-    command = ["make", "-n", "-o", ".venv/.main", "-o", ".venv/.test", target, *variables]
-    return subprocess.run(command, cwd=ROOT, check=True, text=True, capture_output=True).stdout
+    command = ["make", "-n", "-o", ".venv/.main", "-o", ".venv/.test", "VENV=.venv", target, *variables]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(command, cwd=ROOT, env=environment, check=True, text=True, capture_output=True).stdout
 
 
 @pytest.mark.parametrize("suite", SUITES)

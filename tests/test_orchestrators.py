@@ -178,6 +178,7 @@ def what_is_published_is_not_run_again(folder: Path, other: Path) -> None:
         folder, "lapml", "publish", "--finished"
     )
     shutil.move(folder / "kept", folder / "results/fixtures/runs/cars/baseline/0/metrics.json")
+    other.mkdir()
     shutil.copytree(folder / "results/published", copy_project(other, "fixtures") / "results/published")
     shutil.copytree(folder / "results/fixtures/data", other / "results/fixtures/data")
     shutil.copytree(folder / "data", other / "data")
