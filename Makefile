@@ -57,7 +57,8 @@ bench: $(VENV)/.main  ## measure costs on this machine (after `make reproduce`),
 
 # gpu-SUITE makes the table of suites/SUITE.yaml on GPUs, over as many occasions as it takes: what is published is taken
 # over, JOBS runs at a time share the GPUs, and within a minute of its end every run is published, even where others fail or
-# LIMIT seconds (0: none) are over. Give the same command again to go on.
+# LIMIT seconds (0: none) are over; those of the row that is diagnosed wait for its diagnosis. Give the same command again
+# to go on. (Ctrl-C ends it where there is no LIMIT; else `pkill -INT snakemake` does.)
 GPU_SUITES = recipe-cub200 choices-cub200 cub200 cub200-448 cub200-scratch paper
 JOBS    ?= 1
 LIMIT   ?= 0
@@ -68,11 +69,11 @@ gpu-suites:  ## gpu-SUITE for a SUITE named here: make its table on GPUs (set LA
 $(GPU_SUITES:%=gpu-%): gpu-%: suites/%.yaml $(VENV)/.main
 	@set -e; params="--params $<"; \
 	$(BIN)/snakemake --quiet all --cores $(CORES) --configfile $< --until prepare; \
-	$(BIN)/lapml restore $$params; \
-	(while sleep 60; do $(BIN)/lapml publish --finished $$params > /dev/null; done) & publishing=$$!; \
-	trap "kill $$publishing" EXIT; status=0; \
-	timeout --signal=INT $(LIMIT) $(BIN)/snakemake --keep-going --cores $(CORES) --resources gpu=$(JOBS) --configfile $< \
-	  || status=$$?; \
+	$(BIN)/lapml publish --finished $$params; $(BIN)/lapml restore $$params; \
+	(while sleep 60; do $(BIN)/lapml publish --finished $$params > /dev/null || true; done) & publishing=$$!; \
+	trap "kill $$publishing 2> /dev/null || true" EXIT; status=0; \
+	$(if $(filter-out 0,$(LIMIT)),timeout --signal=INT $(LIMIT)) \
+	  $(BIN)/snakemake --keep-going --cores $(CORES) --resources gpu=$(JOBS) --configfile $< || status=$$?; \
 	$(BIN)/lapml publish --finished $$params; \
 	test $$status = 0 || exit $$status; \
 	$(BIN)/lapml report --no-images $$params; $(BIN)/lapml publish $$params
@@ -82,7 +83,8 @@ WHY := results/published/cub200-why
 gpu-why: $(VENV)/.main  ## after gpu-cub200: which mistakes each stage removes, and where generated images lie
 	@mkdir -p $(WHY)
 	@$(BIN)/lapml confusions $(addprefix results/published/cub200/runs/cub200/,$(STAGES)) \
-	  --group Sparrow --group Gull --group Tern --group Warbler | tee $(WHY)/confusions.md
+	  --group Sparrow --group Gull --group Tern --group Warbler > $(WHY)/.confusions.tmp
+	@mv $(WHY)/.confusions.tmp $(WHY)/confusions.md; cat $(WHY)/confusions.md
 	@$(BIN)/lapml distances $(addprefix results/cub200/runs/cub200/,$(STAGES) snapmix) --images 2000 --output $(WHY)
 
 # net, side of the input, stored side; pack and results lie in results/NET-SIDE

@@ -197,8 +197,8 @@ class Method(Section):
         allowed = self.mixer.labels() if self.mixer else ()
         if self.label not in (allowed or (None,)):
             raise ValueError(f"label: found {self.label!r}, {self._labelled_by(allowed)}")
-        if self.margin and not self.mixer:
-            raise ValueError("margin: needs a mixer: it is a loss on generated images")
+        if self.margin and (self.mixer is None or isinstance(self.mixer, Cutout)):
+            raise ValueError("margin: needs a mixer that shows something of a donor")
         if self.adaptive and not self.margin:
             raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
         if self.adaptive and not isinstance(self.mixer, Localized | Oracle | Own):

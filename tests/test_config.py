@@ -403,7 +403,8 @@ def test_any_mixing_row_may_have_a_margin_and_one_that_finds_parts_a_band(tmp_pa
     raw["methods"]["cutmix"]["adaptive"] = {"delta": 0.1, "quantile": 0.5}
     assert "methods.cutmix: adaptive: needs mixer.name 'localized'" in mistake(written(tmp_path, raw))
     raw = changed("methods.baseline.margin", margin)
-    assert "methods.baseline: margin: needs a mixer" in mistake(written(tmp_path, raw))
+    assert "methods.baseline: margin: needs a mixer that shows something of a donor" in mistake(written(tmp_path, raw))
+    assert "methods.cutout: margin: needs" in mistake(written(tmp_path, changed("methods.cutout.margin", margin)))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lapml.cli import app
 from lapml.errors import LapmlError
 from lapml.report.compare import compare
-from lapml.report.confusions import confusions, markdown
+from lapml.report.confusions import _group, confusions, markdown
 
 SPARROWS = Path(__file__).resolve().parent.parent / "results/published/sparrows/runs/cub200"
 NAMES = ["001.Baird_Sparrow", "002.Song_Sparrow", "003.Least_Tern", "004.Common_Tern", "005.Ovenbird", "006.Fox_Sparrow",
@@ -122,3 +122,16 @@ def test_command(runs):
     assert done.exit_code == 0 and "Tern (2)" in done.stdout and "Sparrow" not in done.stdout
     assert CliRunner().invoke(app, ["confusions", *folders, "--word", "middle"]).exit_code == 2
     assert json.loads((runs[0] / "provenance.json").read_text())["class_names"] == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("113.Baird_Sparrow", "Baird", "Sparrow"),
+        ("Bentley Continental Supersports Conv. Convertible 2012", "Bentley", "2012"),
+        ("737-300", "737-300", "737-300"),
+        ("Ovenbird", "Ovenbird", "Ovenbird"),
+    ],
+)
+def test_words_of_class_names(name, first, last):
+    assert (_group(name, "first"), _group(name, "last")) == (first, last)

@@ -19,9 +19,10 @@ def publish(
     Example: lapml publish --params suites/sparrows.yaml
     """
     settings, paths = load(params, [])
-    from lapml.report import published
+    from lapml.report.accumulate import publish_finished
+    from lapml.report.published import publish as publish_whole
 
-    typer.echo(f"{(published.publish_finished if finished else published.publish)(settings, paths)}")
+    typer.echo(f"{(publish_finished if finished else publish_whole)(settings, paths)}")
 
 
 @plain
@@ -32,6 +33,6 @@ def restore(params: ParamsFile = DEFAULT) -> None:
     Example: lapml restore --params suites/sparrows.yaml
     """
     settings, paths = load(params, [])
-    from lapml.report import published
+    from lapml.report import accumulate
 
-    typer.echo(published.restore(settings, paths))
+    typer.echo(accumulate.restore(settings, paths))

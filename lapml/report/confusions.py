@@ -5,6 +5,7 @@ an image whose first answer is another class. Shares and differences are in perc
 group in percent of its images.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -163,5 +164,5 @@ def _class_names(run: gather.Run) -> list[str]:
 
 def _group(name: str, word: str) -> str:
     """The word by which a class has sisters: Sparrow of 113.Baird_Sparrow."""
-    words = name.split(".", 1)[-1].replace("_", " ").split()
+    words = re.sub(r"^\d+\.", "", name).replace("_", " ").split()
     return words[-1 if word == "last" else 0] if words else name

@@ -78,6 +78,7 @@ def measure(
     mixed_by = next((label for label, method in settings.items() if isinstance(method.mixer, Localized)), None)
     if mixed_by is None:
         raise LapmlError(f"none of {gather.listed(rows)} mixes by localized CutMix; give a run of such a row too")
+    _refuse_other_views([run for row in rows.values() for run in row.values()])
     edges, made = _edges(settings), dict(zip(("commit", "dirty"), commit(), strict=True))
     mixer = (
         freshly(settings[mixed_by]).always_mixing().model_copy(update={"margin": None, "adaptive": None, "loss": None})
@@ -100,9 +101,26 @@ def measure(
     return Measured(pd.DataFrame(table), pairs, mixed_by, edges, dataset, len(frames[0]), record)
 
 
+def _refuse_other_views(runs: list[gather.Run]) -> None:
+    """All nets are shown the same views: LapmlError where a run's would be others."""
+    first = runs[0]
+    for run in runs[1:]:
+        for keys in (("data", "view"), ("train", "batch"), ("fit",)):
+            found, expected = run.config, first.config
+            for key in keys:
+                found, expected = found[key], expected[key]
+            if found != expected:
+                raise LapmlError(
+                    f"{run.folder / 'config.json'}: {'.'.join(keys)}: found {found}, expected {expected} (as in "
+                    f"{first.folder}): only nets that can be shown the same images are compared; leave it out"
+                )
+
+
 def _edges(settings: dict[str, Method]) -> Edges | None:
-    """Those of the last row that has a band, else of the last that has a margin."""
-    with_margin = {label: method for label, method in settings.items() if method.margin}
+    """Those of the last row that has a band, else of the last that has a margin; of a constant one."""
+    with_margin = {
+        label: method for label, method in settings.items() if method.margin and method.margin.scale == "constant"
+    }
     banded = {label: method for label, method in with_margin.items() if method.adaptive}
     for label, method in reversed((banded or with_margin).items()):
         return Edges(label, method.margin.m, method.adaptive.delta if method.adaptive else None)

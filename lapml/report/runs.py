@@ -51,7 +51,7 @@ def collect(params: Params, paths: Paths) -> pd.DataFrame:
         else:
             rows[dataset].append({"dataset": dataset, "method": method, "seed": seed, **found})
     for dataset in params.datasets:
-        faults[dataset] += _one_origin(rows[dataset], paths.pack(dataset) / "meta.json")
+        faults[dataset] += one_origin(rows[dataset], paths.pack(dataset) / "meta.json")
     _refuse([line for lines in faults.values() for line in lines], params)
     predictions(params, paths)
     return pd.DataFrame([row for of_dataset in rows.values() for row in of_dataset])
@@ -244,7 +244,7 @@ def _tables(folder: Path, metrics: dict[str, Any], epochs: int) -> list[str]:
     return faults
 
 
-def _one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
+def one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
     """Faults of runs that were made from other data than the packed, or from other data or weights than their like."""
     faults = []
     packed = read_json(meta).get("sha256") if meta.exists() else None

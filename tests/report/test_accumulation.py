@@ -7,28 +7,32 @@ import pytest
 
 from lapml.errors import LapmlError
 from lapml.files import NOT_KEPT
-from lapml.paths import READS, RUN_FILES, Paths
-from lapml.report import build, diagnosis, published, tables
+from lapml.paths import DIAGNOSIS_FILES, READS, RUN_FILES, Paths
+from lapml.report import accumulate, build, diagnosis, tables
 
 LIKE = ("config.json", "history.csv", "metrics.json", "predictions.parquet", "provenance.json")
+
+
+@pytest.fixture(autouse=True)
+def diagnosed(suite, monkeypatch):
+    """A diagnosis that fits wherever its files are."""
+    _, paths = suite
+    paths.diagnosis("birds").mkdir(parents=True)
+    for name in DIAGNOSIS_FILES:
+        (paths.diagnosis("birds") / name).write_text(name)
+    there = lambda params, paths, dataset: (paths.diagnosis(dataset) / "diagnosis.json").is_file() or None  # noqa: E731
+    monkeypatch.setattr(diagnosis, "read", there)
 
 
 @pytest.fixture
 def elsewhere(suite, tmp_path_factory):
     """(params, paths) of a suite that is wholly published, in a folder where nothing but its data are."""
     params, paths = suite
-    published.publish_finished(params, paths)
+    accumulate.publish_finished(params, paths)
     other = Paths(params.suite, tmp_path_factory.mktemp("elsewhere"))
     shutil.copytree(paths.data, other.data)
     shutil.copytree(paths.published, other.published)
     return params, other
-
-
-@pytest.fixture
-def diagnosed(monkeypatch):
-    """As if each data set had a diagnosis that fits."""
-    monkeypatch.setattr(diagnosis, "read", lambda params, paths, dataset: True)
-    monkeypatch.setattr(published, "PUBLISHED_DIAGNOSIS_FILES", ())
 
 
 def files(folder):
@@ -39,12 +43,12 @@ def test_finished_runs_are_published_without_a_report(suite):
     params, paths = suite
     (paths.run("birds", "cutmix", 1) / "metrics.json").unlink()
     (paths.run("birds", "baseline", 0) / READS).write_text("{}\n")
-    text = published.publish_finished(params, paths)
+    text = accumulate.publish_finished(params, paths)
     assert text == f"{paths.published}: 9 runs added, 9 of 10 are there; not finished: birds/cutmix/1"
     there = files(paths.published)
-    assert set(there) == {"tuned/birds/margin.json", "tuned/birds/adaptive_margin.json"} | {
-        f"runs/birds/baseline/0/{READS}"
-    } | {
+    once = {f"tuned/birds/{name}.json" for name in ("margin", "adaptive_margin")} | {f"runs/birds/baseline/0/{READS}"}
+    once |= {f"diagnosis/birds/{name}" for name in DIAGNOSIS_FILES if name != "gallery.html"}
+    assert set(there) == once | {
         f"runs/birds/{row}/{seed}/{name}"
         for row in params.all_rows()
         for seed in params.seeds
@@ -60,40 +64,38 @@ def test_later_ones_are_added_and_earlier_ones_stay(suite, edit):
     run = paths.run("birds", "cutmix", 1)
     metrics = (run / "metrics.json").read_bytes()
     (run / "metrics.json").unlink()
-    published.publish_finished(params, paths)
+    accumulate.publish_finished(params, paths)
     before = files(paths.published)
     (run / "metrics.json").write_bytes(metrics)
     edit(paths.run("birds", "baseline", 0) / "metrics.json", top5=1.0)  # trained once more: the first one stands
-    assert "1 runs added, 10 of 10 are there" in published.publish_finished(params, paths)
+    assert "1 runs added, 10 of 10 are there" in accumulate.publish_finished(params, paths)
     after = files(paths.published)
     assert {name: after[name] for name in before} == before and len(after) == len(before) + len(LIKE)
-    assert "0 runs added, 10 of 10 are there" in published.publish_finished(params, paths)
+    assert "0 runs added, 10 of 10 are there" in accumulate.publish_finished(params, paths)
 
 
 def test_runs_of_other_settings_do_not_come_together(suite, make, tmp_path):
     params, paths = suite
-    published.publish_finished(params, paths)
+    accumulate.publish_finished(params, paths)
     before = files(paths.published)
     other, _ = make("suite=other", "train.lr=0.5")
     other = other.model_copy(update={"suite": params.suite})
-    with pytest.raises(
-        LapmlError, match=r"(?s)holds what does not fit these settings; give the suite.*baseline/0: .*train.lr: found"
-    ):
-        published.publish_finished(other, paths)
+    with pytest.raises(LapmlError, match=r"(?s)holds what does not fit; give the suite.*baseline/0: .*train.lr: found"):
+        accumulate.publish_finished(other, paths)
     assert files(paths.published) == before
 
 
 def test_nor_do_margins_tuned_since(suite, edit):
     params, paths = suite
-    published.publish_finished(params, paths)
+    accumulate.publish_finished(params, paths)
     edit(paths.tuned("birds", "margin"), values={"m": 0.1, "alpha": 0.05})
-    with pytest.raises(LapmlError, match="tuned/birds/margin.json: has other values than .*published"):
-        published.publish_finished(params, paths)
+    with pytest.raises(LapmlError, match="tuned/birds: has other values than .*published"):
+        accumulate.publish_finished(params, paths)
 
 
-def test_what_is_published_is_taken_over(elsewhere, diagnosed):
+def test_what_is_published_is_taken_over(elsewhere):
     params, paths = elsewhere
-    assert published.restore(params, paths) == f"{paths.published}: 10 runs taken over"
+    assert accumulate.restore(params, paths) == f"{paths.published}: 10 runs taken over"
     for row in params.all_rows():
         for seed in params.seeds:
             assert {path.name for path in paths.run("birds", row, seed).iterdir()} == set(RUN_FILES)
@@ -101,23 +103,107 @@ def test_what_is_published_is_taken_over(elsewhere, diagnosed):
     there = files(paths.published)
     assert all(content == there.get(name, content) for name, content in files(paths.base / "runs").items())
     assert len(tables.collect(params, paths)) == 10  # and a table can be made of them
-    assert published.restore(params, paths) == f"{paths.published}: 0 runs taken over"
+    assert accumulate.restore(params, paths) == f"{paths.published}: 0 runs taken over"
 
 
 def test_the_diagnosis_row_comes_with_its_diagnosis_or_not_at_all(elsewhere):
     params, paths = elsewhere
-    text = published.restore(params, paths).splitlines()
+    shutil.rmtree(paths.as_published().diagnosis("birds"))
+    text = accumulate.restore(params, paths).splitlines()
     assert text[0].endswith("8 runs taken over") and len(text) == 3
     assert "birds/baseline/0: the diagnosis needs its weights" in text[1]
     assert not paths.run("birds", "baseline", 0).exists()
 
 
-def test_runs_that_do_not_fit_are_left(elsewhere, diagnosed, edit):
+def test_and_is_published_with_it_or_not_at_all(suite):
+    params, paths = suite
+    (paths.diagnosis("birds") / "diagnosis.json").unlink()
+    text = accumulate.publish_finished(params, paths)
+    assert "8 runs added, 8 of 10 are there; waiting for their diagnosis: birds/baseline/0, birds/baseline/1" in text
+    assert not paths.as_published().run("birds", "baseline", 0).exists()
+    (paths.diagnosis("birds") / "diagnosis.json").write_text("{}")
+    assert "2 runs added, 10 of 10 are there" in accumulate.publish_finished(params, paths)
+    assert (paths.as_published().diagnosis("birds") / "diagnosis.json").is_file()
+
+
+def test_nets_of_two_machines_do_not_come_under_one_diagnosis(elsewhere, suite, edit):
+    """A baseline of other weights than the published one is here: neither the others nor the diagnosis are taken over."""
+    params, paths = elsewhere
+    own = paths.run("birds", "baseline", 0)
+    shutil.copytree(suite[1].run("birds", "baseline", 0), own)
+    edit(own / "provenance.json", files={"model.safetensors": "1" * 64})
+    assert accumulate.restore(params, paths).splitlines()[0].endswith("8 runs taken over")
+    assert not paths.run("birds", "baseline", 1).exists() and not paths.diagnosis("birds").exists()
+    shutil.rmtree(
+        paths.as_published().diagnosis("birds")
+    )  # a diagnosis that was made here is not that of the published
+    paths.diagnosis("birds").mkdir(parents=True)
+    for name in DIAGNOSIS_FILES:
+        (paths.diagnosis("birds") / name).write_text(name)
+    accumulate.publish_finished(params, paths)
+    assert not paths.as_published().diagnosis("birds").exists()
+
+
+@pytest.mark.parametrize("change", [{"data_sha256": "f" * 64}, {"weights": {"name": "other", "sha256": "f" * 64}}])
+def test_runs_of_other_data_or_weights_do_not_come_together(suite, edit, change):
+    params, paths = suite
+    kept = paths.run("birds", "cutmix", 1).rename(paths.root / "kept")
+    accumulate.publish_finished(params, paths)
+    kept.rename(paths.run("birds", "cutmix", 1))
+    edit(paths.run("birds", "cutmix", 1) / "provenance.json", **change)
+    with pytest.raises(LapmlError, match="birds/cutmix/1: provenance.json: .*sha256: found f"):
+        accumulate.publish_finished(params, paths)
+    assert not paths.as_published().run("birds", "cutmix", 1).exists()
+
+
+def test_data_packed_otherwise_since_are_noticed_before_anything_is_run(suite, edit):
+    params, paths = suite
+    accumulate.publish_finished(params, paths)
+    shutil.rmtree(paths.base / "runs")
+    edit(paths.pack("birds") / "meta.json", sha256="a" * 64)
+    with pytest.raises(LapmlError, match=r"(?s)holds what does not fit.*data_sha256: found d.*expected a"):
+        accumulate.publish_finished(params, paths)
+
+
+def test_a_band_is_not_taken_over_beside_other_margins(elsewhere, suite, edit):
+    params, paths = elsewhere
+    own = paths.tuned("birds", "margin")
+    own.parent.mkdir(parents=True)
+    shutil.copy(suite[1].tuned("birds", "margin"), own)
+    edit(own, values={"m": 0.1, "alpha": 0.05})
+    text = accumulate.restore(params, paths)
+    assert "6 runs taken over" in text and "birds/adaptive_margin/0: was trained with other tuned values" in text
+    assert not paths.tuned("birds", "adaptive_margin").exists()
+
+
+def test_an_interrupted_run_is_replaced_and_its_readings_stay(elsewhere):
+    params, paths = elsewhere
+    own = paths.run("birds", "cutmix", 0)
+    own.mkdir(parents=True)
+    (own / "last.pt").write_bytes(b"state")
+    (own / READS).write_text("mine\n")
+    (paths.as_published().run("birds", "cutmix", 0) / READS).write_text("theirs\n")
+    accumulate.restore(params, paths)
+    assert (own / READS).read_text() == "mine\ntheirs\n" and not (own / "last.pt").exists()
+
+
+def test_a_publishing_that_was_killed_is_put_back(suite):
+    params, paths = suite
+    accumulate.publish_finished(params, paths)
+    before = files(paths.published)
+    hidden = paths.published.with_name(f".{params.suite}.tmp")
+    hidden.mkdir()
+    paths.published.rename(hidden / "old")  # killed between the two renames of lapml publish
+    assert "0 runs added, 10 of 10 are there" in accumulate.publish_finished(params, paths)
+    assert files(paths.published) == before
+
+
+def test_runs_that_do_not_fit_are_left(elsewhere, edit):
     params, paths = elsewhere
     edit(paths.as_published().run("birds", "cutmix", 0) / "provenance.json", data_sha256="f" * 64)
     (paths.as_published().run("birds", "cutmix", 1) / "metrics.json").unlink()
     shutil.rmtree(paths.as_published().run("birds", "loc_cutmix", 0))
-    lines = published.restore(params, paths).splitlines()
+    lines = accumulate.restore(params, paths).splitlines()
     assert lines[0].endswith("7 runs taken over") and len(lines) == 3
     assert "birds/cutmix/0: was made with other data (ffffffffffff) than the packed" in lines[1]
     assert "birds/cutmix/1: metrics.json: missing" in lines[2]
@@ -125,51 +211,48 @@ def test_runs_that_do_not_fit_are_left(elsewhere, diagnosed, edit):
 
 def test_what_was_made_here_is_left_alone(suite, edit):
     params, paths = suite
-    published.publish_finished(params, paths)
+    accumulate.publish_finished(params, paths)
     edit(paths.run("birds", "cutmix", 0) / "metrics.json", top5=1.0)
     edit(paths.tuned("birds", "margin"), values={"m": 0.1, "alpha": 0.05})
     shutil.rmtree(paths.run("birds", "margin", 0))
     before = files(paths.base)
-    text = published.restore(params, paths)
-    assert "0 runs taken over" in text and "birds/margin/0: " in text and "has other values than the published" in text
+    text = accumulate.restore(params, paths)
+    assert "0 runs taken over" in text and "birds/margin/0: was trained with other tuned values" in text
     assert files(paths.base) == before
 
 
 def test_nothing_published_and_nothing_prepared(suite):
     params, paths = suite
-    assert published.restore(params, paths) == f"{paths.published}: 0 runs taken over"
+    assert accumulate.restore(params, paths) == f"{paths.published}: 0 runs taken over"
     (paths.pack("birds") / "meta.json").unlink()
     with pytest.raises(LapmlError, match="not prepared yet; run `lapml data fetch birds && lapml data prepare birds`"):
-        published.restore(params, paths)
+        accumulate.restore(params, paths)
 
 
-def test_a_report_can_be_made_where_no_weights_are(elsewhere, diagnosed, params_file):
+def test_a_report_can_be_made_where_no_weights_are(elsewhere, params_file, monkeypatch):
     params, paths = elsewhere
-    published.restore(params, paths)
-    diagnosis_read, diagnosis.read = diagnosis.read, lambda *_: None
-    try:
-        assert json.loads((build.report(params, params_file, paths, False).parent / "summary.json").read_text())
-    finally:
-        diagnosis.read = diagnosis_read
+    accumulate.restore(params, paths)
+    monkeypatch.setattr(diagnosis, "read", lambda *_: None)
+    assert json.loads((build.report(params, params_file, paths, False).parent / "summary.json").read_text())
 
 
-def test_margins_that_a_row_started_from_go_along(make, tune):
+def test_margins_that_a_row_started_from_go_along(suite):
     """adaptive_margin is tuned with the margins of a row that the suite does not run."""
-    params, paths = make("tuned_rows=[adaptive_margin]")
-    tune(paths, params, "birds", "margin")
-    published.publish_finished(params, paths)
+    params, paths = suite
+    params = params.model_copy(update={"tuned_rows": ["adaptive_margin"]})
+    accumulate.publish_finished(params, paths)
     assert (paths.published / "tuned/birds/margin.json").is_file()
-    shutil.rmtree(paths.base / "runs")
-    shutil.rmtree(paths.base / "tuned")
-    assert "6 runs taken over" in published.restore(params, paths)
+    for folder in ("runs", "tuned"):
+        shutil.rmtree(paths.base / folder)
+    assert "8 runs taken over" in accumulate.restore(params, paths)
     assert paths.tuned("birds", "margin").is_file() and paths.tuned("birds", "adaptive_margin").is_file()
 
 
 def test_margins_are_published_and_taken_over_before_any_run_of_theirs(suite):
     params, paths = suite
     shutil.rmtree(paths.base / "runs")
-    assert "0 runs added, 0 of 10 are there" in published.publish_finished(params, paths)
+    assert "0 runs added, 0 of 10 are there" in accumulate.publish_finished(params, paths)
     tuned = files(paths.base / "tuned")
     shutil.rmtree(paths.base / "tuned")
-    assert "0 runs taken over" in published.restore(params, paths)
+    assert "0 runs taken over" in accumulate.restore(params, paths)
     assert files(paths.base / "tuned") == tuned == files(paths.published / "tuned")

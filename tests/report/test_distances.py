@@ -123,3 +123,13 @@ def test_some_row_has_to_mix_by_localisation(made, small_run):
     runs.execute(config, made.packed, folder, log=lambda line: None)
     with pytest.raises(LapmlError, match="none of baseline, cutmix mixes by localized CutMix"):
         measure([*made.folders[:2], folder], None, 20, 0.95, made.root)
+
+
+def test_nets_that_saw_other_views_are_refused(made, small_run):
+    config = small_run("loc_cutmix", *BIRDS, "data.birds.view.crop=fixed")
+    folder = made.paths.run("birds", "loc_fixed", 0)
+    runs.execute(config, made.packed, folder, log=lambda line: None)
+    with pytest.raises(
+        LapmlError, match="loc_fixed/0/config.json: data.view: found .*only nets that can be shown the same"
+    ):
+        measure([*made.folders[:2], folder], None, 20, 0.95, made.root)

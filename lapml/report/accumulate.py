@@ -1,0 +1,212 @@
+"""A suite over several occasions: publish what is finished of it, and take published runs over, so that none is repeated."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lapml.config import Params
+from lapml.errors import LapmlError
+from lapml.files import NOT_KEPT, locked
+from lapml.paths import READS, RUN_FILES, Paths
+from lapml.report import diagnosis, tables
+from lapml.report.published import GALLERY, LOCK, PUBLISHED_DIAGNOSIS_FILES, copy_file, copy_folder, copy_run, recover
+from lapml.report.runs import UNREAD, examined, one_origin, read_json, tuned_files
+
+
+def publish_finished(params: Params, paths: Paths) -> str:
+    """Copy what is finished of a suite and not published yet: runs (without weights), tuned files, diagnoses. What is
+    published already stays as it is, so that a suite can be completed over several occasions, see :func:`restore`.
+
+    The runs that a diagnosis takes its nets from are published together with it: it is of these nets and of no others.
+
+    Returns:
+        How many runs were added, how many are there, and which are missing.
+
+    Raises:
+        LapmlError: what is published does not fit the settings, the packed data or the pretrained weights as they are now,
+            or the margins tuned since.
+    """
+    there, added, missing, held = paths.as_published(), [], [], []
+    with locked(paths.base / LOCK):
+        recover(paths)
+        published = _refuse_unfit(params, paths, there)
+        paths.published.mkdir(parents=True, exist_ok=True)
+        _copy_tuned(params, paths, there)
+        diagnosed = {dataset: _fits(params, paths, dataset) for dataset in params.datasets}
+        for (dataset, method, seed), found in examined(params, paths, UNREAD):
+            if there.run(dataset, method, seed).exists():
+                continue
+            name, known = f"{dataset}/{method}/{seed}", published.setdefault(dataset, [])
+            if isinstance(found, LapmlError):
+                missing.append(name)
+                continue
+            if method == params.diagnose.row and not diagnosed[dataset]:
+                held.append(name)
+                continue
+            row = {"dataset": dataset, "method": method, "seed": seed, **found}
+            if faults := one_origin([*known, row], paths.pack(dataset) / "meta.json"):
+                raise LapmlError(
+                    f"{there.base}: {faults[0]}; only runs of the same data and weights are published together"
+                )
+            copy_run(paths.run(dataset, method, seed), there.run(dataset, method, seed))
+            known.append(row)
+            added.append(name)
+        for dataset in params.datasets:
+            if diagnosed[dataset] and not _diagnosed(there, dataset) and _same_nets(params, paths, there, dataset):
+                copy_folder(paths.diagnosis(dataset), there.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
+    count = len(params.datasets) * len(params.all_rows()) * len(params.seeds)
+    text = f"{paths.published}: {len(added)} runs added, {count - len(missing + held)} of {count} are there"
+    text += f"; not finished: {', '.join(missing)}" if missing else ""
+    return text + (f"; waiting for their diagnosis: {', '.join(held)}" if held else "")
+
+
+def restore(params: Params, paths: Paths) -> str:
+    """Take the published runs of a suite over, so that neither orchestrator makes them again: each with its tuned file,
+    if they fit the settings and the packed data as they are now. What was made here already is left alone.
+
+    Of weights only their checksum was published; those who need them train the run again. The runs that the diagnosis
+    takes its nets from are therefore taken over together with a published diagnosis of them, or not at all.
+
+    Returns:
+        How many runs were taken over, and why the others were not.
+
+    Raises:
+        LapmlError: a data set is not prepared: only of packed data can be told whether a run is theirs.
+    """
+    there = paths.as_published()
+    packed, diagnosed = {}, {}
+    for dataset in params.datasets:
+        try:
+            packed[dataset] = json.loads((paths.pack(dataset) / "meta.json").read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, KeyError):
+            raise LapmlError(
+                f"{paths.pack(dataset)}: not prepared yet; run `lapml data fetch {dataset} && lapml data prepare {dataset}` first"
+            ) from None
+        # taken over with all of its nets' runs, of which those that are here are the same ones, or not at all
+        diagnosed[dataset] = _fits(params, there, dataset) and _same_nets(params, there, paths, dataset, absent=True)
+    _copy_tuned(params, there, paths)
+    taken, left = [], []
+    for (dataset, method, seed), found in examined(params, there, UNREAD):
+        name, own = f"{dataset}/{method}/{seed}", paths.run(dataset, method, seed)
+        if not there.run(dataset, method, seed).exists() or all((own / file).is_file() for file in RUN_FILES):
+            continue
+        if isinstance(found, LapmlError):
+            left.append(f"{name}: {found}")
+        elif found["data_sha256"] != packed[dataset]:
+            left.append(f"{name}: was made with other data ({found['data_sha256'][:12]}) than the packed")
+        elif method == params.diagnose.row and not diagnosed[dataset]:
+            left.append(f"{name}: the diagnosis needs its weights, which are not published")
+        elif method in params.tuned_rows and not _same_tuned(params, paths, there, dataset, method):
+            left.append(
+                f"{name}: was trained with other tuned values than lie in {paths.tuned(dataset, method).parent}"
+            )
+        else:
+            _take_over(there.run(dataset, method, seed), own)
+            taken.append(name)
+    for dataset, fits in diagnosed.items():
+        if fits and not _diagnosed(paths, dataset):
+            copy_folder(there.diagnosis(dataset), paths.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
+            (paths.diagnosis(dataset) / GALLERY).write_text("<p>The gallery is not published.</p>\n", encoding="utf-8")
+    return "\n  ".join([f"{paths.published}: {len(taken)} runs taken over", *left])
+
+
+def _refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[dict[str, Any]]]:
+    """The published runs by data set, as :func:`~lapml.report.runs.examined` gives them.
+
+    Raises:
+        LapmlError: they do not fit the settings, the packed data, each other, or the margins that were tuned here.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {}
+    faults = []
+    for (dataset, method, seed), found in examined(params, there, UNREAD):
+        if not there.run(dataset, method, seed).exists():
+            continue
+        if isinstance(found, LapmlError):
+            faults += [f"{dataset}/{method}/{seed}: {line}" for line in str(found).splitlines()]
+        else:
+            rows.setdefault(dataset, []).append({"dataset": dataset, "method": method, "seed": seed, **found})
+    for dataset in params.datasets:
+        faults += one_origin(rows.get(dataset, []), paths.pack(dataset) / "meta.json")
+        for method in params.tuned_rows:
+            if not _same_tuned(params, paths, there, dataset, method):
+                faults.append(
+                    f"{paths.tuned(dataset, method).parent}: has other values than {there.tuned(dataset, method).parent}"
+                )
+    if faults:
+        advice = "give the suite another name, or move what is published away"
+        raise LapmlError(f"{there.base}: holds what does not fit; {advice}:\n  " + "\n  ".join(dict.fromkeys(faults)))
+    return rows
+
+
+def _started_from(params: Params, method: str) -> list[str]:
+    """The rows whose tuned files a tuned row depends on, its own among them."""
+    return [method] if method == "margin" else tuned_files(params)
+
+
+def _same_tuned(params: Params, paths: Paths, there: Paths, dataset: str, method: str) -> bool:
+    """Whether the tuned files that a row depends on do not contradict the published ones."""
+    for name in _started_from(params, method):
+        files = [each.tuned(dataset, name) for each in (paths, there)]
+        if all(file.exists() for file in files):
+            mine, published = (read_json(file).get("values") for file in files)
+            if mine != published:
+                return False
+    return True
+
+
+def _same_nets(params: Params, one: Paths, other: Paths, dataset: str, absent: bool = False) -> bool:
+    """Whether the runs that the diagnosis takes its nets from are the same in both places.
+
+    Args:
+        absent: those of ``other`` may be missing.
+    """
+    for seed in params.seeds:
+        files = [each.run(dataset, params.diagnose.row, seed) / "provenance.json" for each in (one, other)]
+        if absent and not files[1].is_file():
+            continue
+        if not all(file.is_file() for file in files):
+            return False
+        nets = [(read_json(file).get("files") or {}).get(UNREAD[0]) for file in files]
+        if nets[0] != nets[1]:
+            return False
+    return True
+
+
+def _diagnosed(paths: Paths, dataset: str) -> bool:
+    """Whether there is a diagnosis, whatever of."""
+    return (paths.diagnosis(dataset) / "diagnosis.json").is_file()
+
+
+def _fits(params: Params, paths: Paths, dataset: str) -> bool:
+    """Whether there is a diagnosis of these settings and runs."""
+    try:
+        return diagnosis.read(params, paths, dataset) is not None
+    except LapmlError:
+        return False
+
+
+def _copy_tuned(params: Params, source: Paths, target: Paths) -> None:
+    """Copy the tuned files that fit the settings, each with the one that it started from, if they are not there."""
+    for dataset in params.datasets:
+        for method in params.tuned_rows:
+            try:
+                tables.tuned_record(params, source, dataset, method)
+            except LapmlError:
+                continue
+            if not _same_tuned(params, source, target, dataset, method):
+                continue
+            for name in _started_from(params, method):
+                if not target.tuned(dataset, name).exists():
+                    copy_file(source.tuned(dataset, name), target.tuned(dataset, name))
+
+
+def _take_over(published: Path, own: Path) -> None:
+    """Copy a published run, in place of what is unfinished there; readings of the test split that are recorded stay."""
+    reads = own / READS
+    earlier = reads.read_text(encoding="utf-8") if reads.is_file() else ""
+    copy_run(published, own)
+    if earlier:
+        later = reads.read_text(encoding="utf-8") if (published / READS).is_file() else ""
+        reads.write_text(earlier + later, encoding="utf-8")
+    (own / "last.pt").unlink(missing_ok=True)
+    (own / UNREAD[0]).write_text(NOT_KEPT, encoding="utf-8")
