@@ -64,18 +64,15 @@ def test_docs_quote_the_diagnoses(diagnosis):
     assert not (diagnosis.parent / "gallery.html").exists()
 
 
-def test_docs_quote_the_distances():
-    text = (ROOT / "docs/experiments.md").read_text()
-    found = sorted(PUBLISHED.glob("*/distances.md"))
-    assert found
-    for table in found:
-        record = json.loads(table.with_suffix(".json").read_text())
-        assert table.read_text().strip() in text and f"{table.parent.name}/distances.svg" in text
-        assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["devices"]
-        assert record["command"].startswith("lapml distances") and len(record["models_sha256"]) >= 2
-        for folder, checksum in record["models_sha256"].items():  # nets whose runs are published
-            run = ROOT / folder.replace("results/", "results/published/", 1)
-            assert json.loads((run / "provenance.json").read_text())["files"]["model.safetensors"] == checksum
+@pytest.mark.parametrize("table", sorted(PUBLISHED.glob("*/distances.md")), ids=lambda path: path.parent.name)
+def test_docs_quote_the_distances(table):
+    text, record = (ROOT / "docs/experiments.md").read_text(), json.loads(table.with_suffix(".json").read_text())
+    assert table.read_text().strip() in text and f"{table.parent.name}/distances.svg" in text
+    assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["devices"]
+    assert record["command"].startswith("lapml distances") and len(record["models_sha256"]) >= 2
+    for folder, checksum in record["models_sha256"].items():  # nets whose runs are published
+        run = ROOT / folder.replace("results/", "results/published/", 1)
+        assert json.loads((run / "provenance.json").read_text())["files"]["model.safetensors"] == checksum
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: "/".join(path.parts[-5:]))
