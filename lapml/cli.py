@@ -140,15 +140,20 @@ def tune(
     _shared(settings, dataset)
     from lapml import ranks
     from lapml.run import pick_device
-    from lapml.tune import ORDER
+    from lapml.schema import ADAPTIVE, MARGIN
     from lapml.tune import tune as search
 
-    if method and method not in ORDER:
-        raise typer.BadParameter(f"found {method!r}, expected one of {', '.join(ORDER)}", param_hint="--method")
+    if method and method not in (MARGIN, ADAPTIVE):
+        raise typer.BadParameter(f"found {method!r}, expected {MARGIN} or {ADAPTIVE}", param_hint="--method")
+    if not (method or settings.studies()):
+        _log("tuned_rows is empty: there is nothing to tune")
     with ranks.joined(pick_device(settings.of(dataset).train)[0].type):
-        for name in [method] if method else ORDER:
+        for name in [method] if method else settings.studies():
             result = search(settings, paths, dataset, name, _log)
-            _log(f"{paths.tuned(dataset, name)}: {result['values']}, validation top-1 {result['score']:.2f} %")
+            found = (
+                f"{result['values']}, validation top-1 {result['score']:.2f} %" if result["trials"] else "is not tuned"
+            )
+            _log(f"{paths.tuned(dataset, name)}: {found}")
 
 
 @app.command()

@@ -52,6 +52,10 @@ class Paths:
         """The folder of :data:`PACK_FILES`."""
         return self.data / str(dataset) / "packed"
 
+    def settings(self, dataset: str) -> Path:
+        """The folder of what each stage depends on, resolved (stages.py)."""
+        return self.base / "settings" / str(dataset)
+
     def tuned(self, dataset: str, method: str) -> Path:
         """The best margins of one tuned row."""
         return self.base / "tuned" / str(dataset) / f"{method}.json"

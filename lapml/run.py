@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lapml import evaluate, ranks
-from lapml.config import Params, Run, resolve, tuned_values
+from lapml.config import Params, Run, resolve, settings_of, tuned_values
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import open_run, sha256, write_json
@@ -100,30 +99,15 @@ class Ready(NamedTuple):
 
 
 def ready(folder: Path, record: dict[str, Any], classes: int) -> Ready:
-    """A finished run, given its config.json and K, on the device and in the precision that its settings mean here.
+    """A finished run, given its config.json and K, on the GPU if there is one, in the precision that its settings mean there.
 
     Raises:
         LapmlError: another version made the run, its net does not fit its settings, or its device is not here.
     """
-    config = settings_of(folder, record)
+    config = settings_of(folder / "config.json", record)
     net, weights = load_net(folder, config, classes)
     device, precision = pick_device(config.train)
-    torch.set_num_threads(config.train.threads)
     return Ready(config, net.to(device, DTYPES[precision]), weights, device, precision)
-
-
-def settings_of(folder: Path, record: dict[str, Any]) -> Run:
-    """A finished run's config.json as settings; where its data lay is not among them, and no longer matters. LapmlError
-    if another version made the run."""
-    data = {**record["data"], "source": "packed", "drawn": None, "overrides": {}}
-    try:
-        return Run.model_validate({**record, "data": data})
-    except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise LapmlError(
-            f"{folder / 'config.json'}: {key}: this version has other settings than the one that made the run; "
-            "evaluate it with that version (provenance.json names its commit), or train it again"
-        ) from None
 
 
 def own_data(record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:

@@ -11,10 +11,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lapml.rows import AttentiveCutMix, Method
+from lapml.rows import BUILT_IN, Adaptive, AttentiveCutMix, Margin, Method, Mix
 from lapml.sections import SQRT2, Count, Name, NonNegative, OpenShare, Positive, Section, Seed, Share, Text
 
-JOB = ("device", "threads", "gpus")  # of ``train``: what a job runs on
+FORMAT = 2  # of a run's record (config.json); those without a number are of format 1
+WHERE = ("device", "threads")  # of ``train``: where and how a run is computed, which is not what it is
+JOB = (*WHERE, "gpus")  # of ``train``: what a job runs on
+MARGIN, ADAPTIVE = "margin", "adaptive_margin"  # the methods whose margins are tuned, in this order
 OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has (or may have) a val split of its own
 
 
@@ -204,6 +207,16 @@ class Report(Section):
     beside: list[Published]
 
 
+class Defaults(Section):
+    """What data sets and methods share; each refines it. It is in place in ``data`` and ``methods`` already."""
+
+    data: dict[str, Any]
+    mix: Mix
+    mixers: dict[str, dict[str, Any]]  # by name
+    margin: Margin
+    adaptive: Adaptive
+
+
 class Params(Section):
     """A whole suite: params.yaml."""
 
@@ -213,6 +226,7 @@ class Params(Section):
     tuned_rows: list[Literal["margin", "adaptive_margin"]]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     read: Literal["test", "val"]  # the split that runs are read on; val: they train on train alone
+    defaults: Defaults | None = None
     data: dict[Name, Data]
     model: Model
     train: Train
@@ -232,6 +246,11 @@ class Params(Section):
     def _consistent(self) -> Self:
         for name in self.datasets:
             _known("datasets", name, self.data)
+        used = {method.mixer.name for method in self.methods.values() if method.mixer}
+        for name, keys in self.defaults.mixers.items() if self.defaults else ():
+            _known("defaults.mixers", name, BUILT_IN, "a mixer of your own has its keys below methods: ")
+            if name not in used:
+                _validated(BUILT_IN[name], {"name": name, **keys}, f"defaults.mixers.{name}")
         if not self.rows + self.tuned_rows:
             raise ValueError("rows: found no row in rows and tuned_rows, expected at least one")
         for key, rows in (("rows", self.rows), ("tuned_rows", self.tuned_rows)):
@@ -320,13 +339,23 @@ class Params(Section):
                     f"tuned_rows: {name} has no key that says 'tuned' among {' and '.join(own)}; list it under rows"
                 )
 
+    def studies(self) -> list[str]:
+        """The methods whose margins are searched: the tuned ones, after ``margin`` where adaptive_margin starts from it."""
+        needed = {*self.tuned_rows, *([MARGIN] if ADAPTIVE in self.tuned_rows and self.starts_from_margin() else [])}
+        return [method for method in (MARGIN, ADAPTIVE) if method in needed]
+
+    def starts_from_margin(self) -> bool:
+        """Whether adaptive_margin takes over what ``margin`` was tuned to."""
+        taken = {"m", "alpha"}.intersection(self.methods[ADAPTIVE].open_names())
+        return bool(taken.intersection(self.methods[MARGIN].open_names()))
+
     def split_name(self) -> str:
         """Of the split that runs are read on, in words."""
         return {"test": "test", "val": "validation"}[self.read]
 
     def all_rows(self) -> list[str]:
-        """The rows of every table, in the order of ``methods``."""
-        return [name for name in self.methods if name in self.rows or name in self.tuned_rows]
+        """The rows of every table, in the order of ``rows``; those that are tuned come last."""
+        return [*self.rows, *self.tuned_rows]
 
 
 class Run(Section):
@@ -350,18 +379,25 @@ class Run(Section):
         return self
 
     def record(self) -> dict[str, Any]:
-        """As JSON, without ``data.source``: where the files lie on one machine is not a setting of the experiment
-        (what they hold is recorded by checksum in provenance.json)."""
-        record = self.model_dump(mode="json")
+        """As JSON, without what does not say what the run is: where the files lie (what they hold is recorded by checksum in
+        provenance.json), and the device and threads that it is computed by. :func:`lapml.config.settings_of` reads it."""
+        record = {"format": FORMAT, **self.recorded()}
         del record["data"]["source"], record["data"]["overrides"]  # overrides are in place already
         del record["settings"]["overrides"]
+        for name in WHERE:
+            del record["train"][name]
         return record
 
 
 def _changed(own: Section, changes: dict[str, Any], where: str) -> Section:
     """A section with ``changes`` in place; ValueError, with the key, where they are not allowed."""
+    return _validated(type(own), merged(own.model_dump(), changes), where)
+
+
+def _validated(kind: type[Section], keys: dict[str, Any], where: str) -> Section:
+    """A section of these keys; ValueError, with the key, where they are not allowed."""
     try:
-        return type(own).model_validate(_merged(own.model_dump(), changes))
+        return kind.model_validate(keys)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join([where, *map(str, first["loc"])])
@@ -373,10 +409,10 @@ def _changed(own: Section, changes: dict[str, Any], where: str) -> Section:
         raise ValueError(f"{key}: {message}") from None
 
 
-def _merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``whole`` with ``changes`` in place, section by section."""
     both = {
-        key: _merged(whole[key], value) if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
+        key: merged(whole[key], value) if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
         for key, value in changes.items()
     }
     return {**whole, **both}

@@ -1,7 +1,7 @@
 """What every section of params.yaml is made of."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,5 +20,29 @@ Text = Annotated[str, Field(min_length=1)]
 TUNED = Literal["tuned"]
 
 
+# Marks a key that joined after runs had been published, as in `cooldown: Annotated[int, LATER] = 0`: its default means "as
+# before", and records name it only where it says something else, so that old and new records of one thing are the same.
+LATER = "later"
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    def recorded(self, **options: Any) -> dict[str, Any]:
+        """As JSON for a record, without the :data:`LATER` keys that say what was so before they were there.
+
+        Args:
+            options: of pydantic's ``model_dump``.
+        """
+        record = self.model_dump(mode="json", **options)
+        _leave_out(self, record)
+        return record
+
+
+def _leave_out(section: Section, record: dict[str, Any]) -> None:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if LATER in field.metadata and value == field.get_default(call_default_factory=True):
+            record.pop(name, None)
+        elif isinstance(value, Section) and name in record:
+            _leave_out(value, record[name])

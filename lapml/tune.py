@@ -25,9 +25,9 @@ from lapml.errors import DivergedError, LapmlError
 from lapml.files import write_json
 from lapml.paths import Paths
 from lapml.provenance import commit, versions
+from lapml.schema import ADAPTIVE, MARGIN
 from lapml.train import fit
 
-ORDER = ("margin", "adaptive_margin")
 DIVERGED = "diverged"  # attribute of a trial, with the message
 
 
@@ -38,10 +38,14 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
         method: ``margin``, or ``adaptive_margin``, which takes m and α from the tuned file of ``margin``.
 
     Returns:
-        the tuned file's content; ``values`` holds the best margins, those of ``margin`` included.
+        the tuned file's content; ``values`` holds the best margins, those of ``margin`` included. Of a method that is not
+        tuned they are none: DVC has the stage all the same.
     """
+    if method not in params.studies():
+        return _nothing(paths, dataset, method)
     params = params.of(dataset)
-    earlier = tuned_values(params, paths, dataset, "margin") if method == "adaptive_margin" else None
+    follows = method == ADAPTIVE and params.starts_from_margin()
+    earlier = tuned_values(params, paths, dataset, MARGIN) if follows else None
     revision, dirty = commit()
     searched = params.methods[method].open_names()
     frozen = frozen_margins(params.methods[method], earlier)
@@ -105,6 +109,13 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
         "versions": versions(),
     }
     if study:
+        write_json(paths.tuned(dataset, method), result)
+    return result
+
+
+def _nothing(paths: Paths, dataset: str, method: str) -> dict[str, Any]:
+    result = {"dataset": dataset, "method": method, "values": {}, "score": None, "trials": []}
+    if ranks.rank() == 0:
         write_json(paths.tuned(dataset, method), result)
     return result
 

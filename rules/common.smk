@@ -4,17 +4,21 @@ import os
 import shlex
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
+from lapml import stages
 from lapml.config import load
 from lapml.errors import LapmlError
 from lapml.paths import DIAGNOSIS_FILES, PACK_FILES, REPORT_FILES, RUN_FILES, Paths
 
-# The one params file: a suite is complete, so that --configfile replaces params.yaml instead of overlaying it. (The
-# first: a process that Snakemake spawns gets `--configfiles` of both.)
-PARAMS_FILE = shlex.quote(os.path.relpath([*workflow.overwrite_configfiles, "params.yaml"][0]))
+# Only the path of --configfile is taken: lapml itself puts an overlay over its base. Snakemake could not clear a section.
+FILES = list(dict.fromkeys(workflow.overwrite_configfiles))
+if len(FILES) > 1:
+    raise WorkflowError(f"--configfile: found {' '.join(map(str, FILES))}, expected one; let the second begin with `base: {FILES[0]}`")
 if workflow.config_settings.config:
-    raise WorkflowError("--config: settings live in params.yaml; edit it, or name a complete file with --configfile")
+    raise WorkflowError("--config: settings live in params.yaml; edit it, or give --configfile an overlay of your own (`base: …`)")
+PARAMS_FILE = shlex.quote(os.path.relpath([*FILES, "params.yaml"][0]))
 try:
     PARAMS = load(*shlex.split(PARAMS_FILE))
 except LapmlError as error:
@@ -23,6 +27,12 @@ PATHS = Paths(PARAMS.suite)
 # The `lapml` beside this Python, whether or not its environment is activated.
 shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
 LOGS = f"results/{PARAMS.suite}/logs"
+
+
+def params_file(wildcards, threads):
+    """The path for --params. It asks for `threads`, by which Snakemake takes it for how a job runs and not for what it makes:
+    the same settings by another path run nothing again."""
+    return PARAMS_FILE
 
 
 def run_files(dataset, method, seed):
@@ -52,14 +62,14 @@ def all_runs():
 
 
 def diagnosed_runs(dataset):
-    """Files of the runs whose nets give a diagnosis its class maps."""
+    """Files of the runs whose models give a diagnosis its class maps."""
     return [path for seed in PARAMS.seeds for path in run_files(dataset, PARAMS.diagnose.row, seed)]
 
 
-def data_settings(dataset, *keys):
-    """Settings of a data set that a stage depends on."""
-    record = PARAMS.data[dataset].model_dump(mode="json")
-    return {key: record[key] for key in keys}
+@cache
+def settings_of(dataset):
+    """What each stage of a data set depends on, resolved. It is the `params` of its job, which runs again where they change."""
+    return stages.settings(PARAMS, dataset)
 
 
 def train_params(dataset):
@@ -77,33 +87,6 @@ def train_threads(wildcards):
     """Cores of a training job: torch's threads, in each of its processes."""
     train = train_params(wildcards.dataset)
     return train.threads * train.gpus
-
-
-def run_settings(dataset, *methods):
-    """Settings that a run of these rows depends on, beside its data."""
-    own = PARAMS.of(dataset)
-    return {
-        "view": data_settings(dataset, "view"),
-        "model": own.model.model_dump(mode="json"),
-        "train": own.train.model_dump(mode="json"),
-        "methods": {name: own.methods[name].model_dump(mode="json") for name in methods},
-    }
-
-
-def tune_settings(dataset, method):
-    """Settings that a study depends on: those of its runs, its own search space, and the trials."""
-    tune = PARAMS.of(dataset).tune
-    shared = tune.model_dump(mode="json", include={"trials", "seeds", "epochs"})
-    return run_settings(dataset, method) | {"tune": shared, "space": getattr(tune, method).model_dump(mode="json")}
-
-
-def diagnosis_settings(dataset):
-    """Settings that a diagnosis depends on: those of its runs, how every row mixes, and its own."""
-    return run_settings(dataset, *PARAMS.methods) | {
-        "diagnose": PARAMS.diagnose.model_dump(mode="json"),
-        "report": PARAMS.report.model_dump(mode="json", include={"confidence", "bootstrap"}),
-        "seeds": PARAMS.seeds,
-    }
 
 
 def row_pattern(rows):

@@ -4,9 +4,10 @@ rule fetch:
     log:
         f"{LOGS}/fetch/{{dataset}}.log",
     params:
-        settings=lambda w: data_settings(w.dataset, "reader", "source", "drawn", "labels", "classes"),
+        file=params_file,
+        settings=lambda w: settings_of(w.dataset)["fetch"],
     shell:
-        f"lapml data fetch {{wildcards.dataset}} --params {PARAMS_FILE} > {{log}} 2>&1"
+        "lapml data fetch {wildcards.dataset} --params {params.file} > {log} 2>&1"
 
 
 rule prepare:
@@ -17,7 +18,8 @@ rule prepare:
     log:
         f"{LOGS}/prepare/{{dataset}}.log",
     params:
-        settings=lambda w: PARAMS.data[w.dataset].packing(),
+        file=params_file,
+        settings=lambda w: settings_of(w.dataset)["prepare"],
     threads: workflow.cores
     shell:
-        f"lapml data prepare {{wildcards.dataset}} --params {PARAMS_FILE} > {{log}} 2>&1"
+        "lapml data prepare {wildcards.dataset} --params {params.file} > {log} 2>&1"

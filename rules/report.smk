@@ -8,12 +8,13 @@ rule diagnose:
     log:
         f"{LOGS}/diagnose/{{dataset}}.log",
     params:
-        settings=lambda w: diagnosis_settings(w.dataset),
+        file=params_file,
+        settings=lambda w: settings_of(w.dataset)["diagnosis"],
     threads: lambda w: train_params(w.dataset).threads
     resources:
         gpu=lambda w: min(1, gpus(w)),  # one process, whatever training takes
     shell:
-        f"lapml diagnose {{wildcards.dataset}} --params {PARAMS_FILE} > {{log}} 2>&1"
+        "lapml diagnose {wildcards.dataset} --params {params.file} > {log} 2>&1"
 
 
 rule report:
@@ -28,6 +29,7 @@ rule report:
     log:
         f"{LOGS}/report.log",
     params:
+        file=params_file,
         settings=PARAMS.model_dump(mode="json", include={"datasets", "rows", "tuned_rows", "seeds", "read", "report"}),
     shell:
-        f"lapml report --params {PARAMS_FILE} > {{log}} 2>&1"
+        "lapml report --params {params.file} > {log} 2>&1"

@@ -8,12 +8,13 @@ rule train:
     wildcard_constraints:
         method=row_pattern(PARAMS.rows),
     params:
-        settings=lambda w: run_settings(w.dataset, w.method) | {"read": PARAMS.read},
+        file=params_file,
+        settings=lambda w: settings_of(w.dataset)[f"runs/{w.method}"],
     threads: train_threads
     resources:
         gpu=gpus,
     shell:
-        f"lapml train {{wildcards.dataset}} {{wildcards.method}} {{wildcards.seed}} --params {PARAMS_FILE} > {{log}} 2>&1"
+        "lapml train {wildcards.dataset} {wildcards.method} {wildcards.seed} --params {params.file} > {log} 2>&1"
 
 
 use rule train as train_tuned with:

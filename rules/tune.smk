@@ -7,28 +7,30 @@ rule tune_margin:
     log:
         f"{LOGS}/tune/{{dataset}}-margin.log",
     params:
-        settings=lambda w: tune_settings(w.dataset, "margin"),
+        file=params_file,
+        settings=lambda w: settings_of(w.dataset)["studies/margin"],
     threads: train_threads
     priority: 10  # the longest chain of the suite starts first
     resources:
         gpu=gpus,
     shell:
-        f"lapml tune {{wildcards.dataset}} --method margin --params {PARAMS_FILE} > {{log}} 2>&1"
+        "lapml tune {wildcards.dataset} --method margin --params {params.file} > {log} 2>&1"
 
 
 rule tune_adaptive:
     input:
         pack_files("{dataset}"),
-        PATHS.tuned("{dataset}", "margin"),
+        [PATHS.tuned("{dataset}", "margin")] if "margin" in PARAMS.studies() else [],
     output:
         PATHS.tuned("{dataset}", "adaptive_margin"),
     log:
         f"{LOGS}/tune/{{dataset}}-adaptive_margin.log",
     params:
-        settings=lambda w: tune_settings(w.dataset, "adaptive_margin"),
+        file=params_file,
+        settings=lambda w: settings_of(w.dataset)["studies/adaptive_margin"],
     threads: train_threads
     priority: 10
     resources:
         gpu=gpus,
     shell:
-        f"lapml tune {{wildcards.dataset}} --method adaptive_margin --params {PARAMS_FILE} > {{log}} 2>&1"
+        "lapml tune {wildcards.dataset} --method adaptive_margin --params {params.file} > {log} 2>&1"

@@ -27,6 +27,7 @@ MIXING = (
     "mixup", "cutout", "attentive_cutmix", "snapmix", "cutmix", "cutmix_semantic", "loc_cutmix_oracle", "loc_cutmix_area",
     "loc_cutmix", "margin", "adaptive_margin",
 )  # fmt: skip
+RECORDS = ROOT / "tests/fixtures/records"  # real ones, of before records had a format number
 TUNED = {"m": 0.3, "alpha": 0.5, "delta": 0.1, "quantile": 0.25}
 SMALL = [
     "model.name=test_resnet",  # a tiny net of timm whose stride-8 stage ends in a ReLU
@@ -120,10 +121,8 @@ def write(tmp_path):
         folder = tmp_path / name
         folder.mkdir(parents=True)
         method, seed = folder.parts[-2:]
-        config = {
-            "suite": "one", "dataset": "birds", "method": method, "seed": int(seed), "evaluate": "test",
-            "data": {"view": {"side": 64}}, "train": {"epochs": 20, "lr": 0.01}, "settings": {"mix": None},
-        }  # fmt: skip
+        config = json.loads((RECORDS / "demo-baseline/config.json").read_text())
+        config |= {"suite": "one", "method": method, "seed": int(seed)}
         for key, value in changes.items():
             *parents, last = key.split(".")
             where = config

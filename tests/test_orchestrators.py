@@ -14,6 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lapml import overlays
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 PARTS = ("Snakefile", "rules", "dvc.yaml", "params.yaml", "suites", "profiles")
@@ -26,7 +28,7 @@ def copy_project(target: Path, suite: str | None) -> Path:
         source = ROOT / part
         (shutil.copytree if source.is_dir() else shutil.copy2)(source, target / part)
     if suite:
-        shutil.copy2(ROOT / "suites" / f"{suite}.yaml", target / "params.yaml")
+        (target / "params.yaml").write_text(overlays.composed(ROOT / "suites" / f"{suite}.yaml"))
     return target
 
 
@@ -73,13 +75,27 @@ def dvc_stages(folder: Path) -> set[tuple[str, frozenset[str]]]:
     return {(command, frozenset(outputs)) for command, outputs in json.loads(text.split("STAGES")[1])}
 
 
-@pytest.mark.parametrize("suite", [None, "tiny", "sparrows", "cub200", "fixtures", "paper"])
+@pytest.mark.parametrize("suite", [None, "tiny", "sparrows", "cub200", "fixtures", "paper", "recipe-cub200"])
 def test_both_run_the_same_commands_on_the_same_paths(tmp_path: Path, suite: str | None) -> None:
     folder = copy_project(tmp_path, suite)
     dvc_init(folder)
     jobs, stages = snakemake_jobs(folder), dvc_stages(folder)
-    assert jobs
-    assert jobs == stages
+    assert jobs <= stages
+    own = {command.split(" --params")[0] for command, _ in stages - jobs}  # of DVC
+    resolve = {command for command in own if command.startswith("lapml config resolve ")}
+    assert len(resolve) == len({command for command, _ in jobs if "data fetch" in command})
+    # It has stages for studies that nothing asks for, which then write that there is nothing to tune.
+    assert all(command.startswith("lapml tune ") for command in own - resolve)
+    assert not own - resolve or suite in ("recipe-cub200",)
+
+
+def test_where_nothing_is_tuned_dvc_tunes_nothing(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, "recipe-cub200")
+    run(folder, "lapml", "config", "resolve", "cub200")  # what the stages depend on is there
+    assert json.loads((folder / "results/recipe-cub200/settings/cub200/studies/margin.json").read_text()) is None
+    for method in ("margin", "adaptive_margin"):  # without any data
+        run(folder, "lapml", "tune", "cub200", "--method", method)
+        assert json.loads((folder / f"results/recipe-cub200/tuned/cub200/{method}.json").read_text())["trials"] == []
 
 
 def test_a_configfile_replaces_params_yaml(tmp_path: Path) -> None:
@@ -89,6 +105,26 @@ def test_a_configfile_replaces_params_yaml(tmp_path: Path) -> None:
         len(jobs) == 8
     )  # fetch, prepare, two studies, two runs, diagnosis, report: no row or seed of params.yaml is left
     assert all("--params suites/tiny.yaml" in command for command, _ in jobs)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--configfile", "suites/tiny.yaml", "suites/demo.yaml"), "--configfile: found"),
+        (("--config", "suite=other"), "--config: settings live in params.yaml"),
+        (("--configfile", "suites/none.yaml"), "suites/none.yaml"),
+    ],
+)
+def test_what_snakemake_would_merge_by_itself_is_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    folder = copy_project(tmp_path, None)
+    assert said in run(folder, "snakemake", "-n", *options, ok=False)
+
+
+def test_an_overlay_of_ones_own_is_a_configfile(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, None)
+    (folder / "mine.yaml").write_text("base: suites/tiny.yaml\nsuite: mine\nseeds: [4]\ntuned_rows: []\n")
+    jobs = {command for command, _ in snakemake_jobs(folder, "--configfile", "mine.yaml")}
+    assert "lapml train birds baseline 4 --params mine.yaml" in jobs and len(jobs) == 5
 
 
 def test_lint(tmp_path: Path) -> None:
@@ -114,7 +150,8 @@ def test_a_run_on_several_gpus_asks_snakemake_for_as_many_and_for_its_threads(tm
 
 
 def changed_stages(folder: Path) -> set[str]:
-    """Stages that DVC would run again, for their own settings or files."""
+    """Stages that DVC would run again once it has resolved the settings: in those files lies what each depends on."""
+    run(folder, "dvc", "repro", *(f"settings@{name}" for name in SETS))
     return set(json.loads(run(folder, "dvc", "status", "--json")))
 
 
@@ -140,6 +177,18 @@ def test_snakemake_takes_all_five_data_sets_to_the_report_and_only_what_changed_
     assert (folder / "workflow.html").stat().st_size > 10_000
 
     what_is_published_is_not_run_again(folder, tmp_path / "elsewhere")
+
+    # Where and how a run is computed is not what it is.
+    edit(folder, "device: auto ", "device: cpu ")
+    edit(folder, "threads: 1 ", "threads: 2 ")
+    assert snakemake_jobs(folder) == set()
+    edit(folder, "device: cpu ", "device: auto ")
+    edit(folder, "threads: 2 ", "threads: 1 ")
+    assert snakemake_jobs(folder, "--configfile", "suites/fixtures.yaml") == set()
+    edit(folder, "prob: 1.0 ", "prob: 0.9 ")
+    commands = " ".join(command for command, _ in snakemake_jobs(folder))
+    assert "train cars adaptive_margin 0" in commands and "baseline 0" not in commands and "diagnose" not in commands
+    edit(folder, "prob: 0.9 ", "prob: 1.0 ")
 
     edit(folder, "positive: 0.0 ", "positive: 0.1 ")
     commands = " ".join(command for command, _ in snakemake_jobs(folder))
@@ -234,8 +283,13 @@ def test_dvc_takes_all_five_data_sets_to_the_report_and_only_what_changed_again(
     edit(folder, "positive: 0.0 ", "positive: 0.1 ")
     assert changed_stages(folder) == {stage for name in SETS for stage in training(name)}
     edit(folder, "positive: 0.1 ", "positive: 0.0 ")
+    edit(folder, "device: auto ", "device: cpu ")
+    edit(folder, "threads: 1 ", "threads: 2 ")
+    assert changed_stages(folder) == set()
+    edit(folder, "device: cpu ", "device: auto ")
+    edit(folder, "threads: 2 ", "threads: 1 ")
     edit(folder, "labels: variant", "labels: manufacturer")
-    assert changed_stages(folder) == {"fetch@aircraft", "prepare@aircraft"}
+    assert changed_stages(folder) == {"fetch@aircraft", "prepare@aircraft"} | training("aircraft")
     edit(folder, "labels: manufacturer", "labels: variant")
     edit(folder, "overrides: {train: {batch: 6}}", "overrides: {train: {batch: 5}}")  # of one data set
     assert changed_stages(folder) == training("folder")

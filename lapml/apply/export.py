@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lapml.apply.images import BATCH, class_names
-from lapml.config import Run
+from lapml.config import Run, settings_of
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
@@ -27,7 +27,7 @@ from lapml.files import atomic, open_run, sha256, write_json
 from lapml.model import Net
 from lapml.paths import RUN_FILES
 from lapml.provenance import versions
-from lapml.run import load_net, own_data, settings_of
+from lapml.run import load_net, own_data
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}  # format: its file beside the run's
 TOLERANCE = 1e-4  # of logits relative to the largest, and of the unit embedding
@@ -78,7 +78,7 @@ def export(folder: Path, form: str, output: Path | None = None, root: Path = Pat
             raise LapmlError(f"{file}: is one of the run's own files, expected a new one: name another with --output")
     record, provenance = open_run(folder)
     names = class_names(folder, provenance)
-    config = settings_of(folder, record)
+    config = settings_of(folder / "config.json", record)
     net, weights = load_net(folder, config, len(names))
     try:
         packed = own_data(record, provenance, root)

@@ -13,7 +13,9 @@ import typer
 from lapml.errors import LapmlError, Stopped
 
 RAW = {"rich_markup_mode": None, "no_args_is_help": True, "pretty_exceptions_enable": False}
-ParamsFile = Annotated[Path, typer.Option("--params", help="A complete params file.")]
+ParamsFile = Annotated[
+    Path, typer.Option("--params", help="A params file: complete, or an overlay such as suites/tiny.yaml.")
+]
 Set = Annotated[list[str], typer.Option("--set", help="Override a key, as train.lr=0.01; repeatable.")]
 Dataset = Annotated[str, typer.Argument(help="A section of `data` in the params file.")]
 MethodName = Annotated[str, typer.Argument(help="A row: a section of `methods`.")]

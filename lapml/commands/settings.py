@@ -1,11 +1,10 @@
 """`lapml config` and `lapml suite`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lapml.commands.common import DEFAULT, RAW, ParamsFile, Set, load, plain
+from lapml.commands.common import DEFAULT, RAW, Dataset, ParamsFile, Set, known, load, plain
 from lapml.errors import LapmlError
 
 config_app = typer.Typer(help="Show and check settings.", **RAW)
@@ -38,6 +37,20 @@ def config_show(
     typer.echo(json.dumps(resolve(settings, dataset, method, seed, values).record(), indent=2))
 
 
+@config_app.command("resolve")
+@plain
+def config_resolve(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
+    """Write what each stage of a data set depends on, resolved, to results/SUITE/settings: the orchestrators compare it.
+
+    Example: lapml config resolve birds
+    """
+    settings, paths = load(params, overrides)
+    known(settings, dataset)
+    from lapml.stages import write
+
+    typer.echo(f"{write(settings, paths, dataset)}")
+
+
 @suite_app.command("list")
 @plain
 def suite_list() -> None:
@@ -45,18 +58,18 @@ def suite_list() -> None:
 
     Example: lapml suite list
     """
-    from lapml.config import load
+    from lapml.suites import FOLDER, names
 
-    for path in sorted(Path("suites").glob("*.yaml")):
-        settings = load(path)
+    for name in names():
+        settings, _ = load(FOLDER / f"{name}.yaml", [])
         runs = len(settings.datasets) * len(settings.all_rows()) * len(settings.seeds)
-        typer.echo(f"{path.stem:12} {', '.join(settings.datasets)}: {', '.join(settings.all_rows())}; {runs} runs")
+        typer.echo(f"{name:15} {', '.join(settings.datasets)}: {', '.join(settings.all_rows())}; {runs} runs")
 
 
 @suite_app.command("use")
 @plain
 def suite_use(name: Annotated[str, typer.Argument(help="A file of suites/, without .yaml.")]) -> None:
-    """Put a suite into params.yaml; an edited params.yaml is kept as params.yaml.old.
+    """Write a suite as one complete file to params.yaml; an edited params.yaml is kept as params.yaml.old.
 
     Example: lapml suite use sparrows
     """

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lapml.config import Method, Params
+from lapml.config import Method, Params, settings_of
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.data.sources import laid_out
@@ -106,10 +106,10 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
     """Everything of the params that a diagnosis depends on, beside the runs that it names by checksum."""
     rows = distinct(params.of(dataset))
     return {
-        "view": params.data[dataset].view.model_dump(mode="json"),
+        "view": params.data[dataset].view.recorded(),
         "batch": params.of(dataset).train.batch,
-        "diagnose": params.diagnose.model_dump(mode="json"),
-        "methods": {name: method.model_dump(mode="json", exclude_none=True) for name, method in rows.items()},
+        "diagnose": params.diagnose.recorded(),
+        "methods": {name: method.recorded(exclude_none=True) for name, method in rows.items()},
         "confidence": params.report.confidence,
         "bootstrap": params.report.bootstrap,
     }
@@ -149,7 +149,8 @@ def opened(
     folder = paths.run(dataset, params.diagnose.row, seed)
     config = resolved(params, paths, dataset, params.diagnose.row, seed)
     record, provenance = open_run(folder)
-    if record != config.record() or provenance["data_sha256"] != packed.meta["sha256"]:
+    made = settings_of(folder / "config.json", record)
+    if made.record() != config.record() or provenance["data_sha256"] != packed.meta["sha256"]:
         raise LapmlError(
             f"{folder}: was made with other settings or data than params.yaml has now; train it again "
             f"(`lapml train {dataset} {params.diagnose.row} {seed}`)"

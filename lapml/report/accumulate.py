@@ -10,7 +10,8 @@ from lapml.files import NOT_KEPT, locked
 from lapml.paths import READS, RUN_FILES, Paths
 from lapml.report import diagnosis, tables
 from lapml.report.published import GALLERY, LOCK, PUBLISHED_DIAGNOSIS_FILES, copy_file, copy_folder, copy_run, recover
-from lapml.report.runs import UNREAD, examined, one_origin, read_json, tuned_files
+from lapml.report.runs import UNREAD, examined, one_origin, read_json
+from lapml.schema import ADAPTIVE
 
 
 def publish_finished(params: Params, paths: Paths) -> str:
@@ -140,7 +141,7 @@ def _refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[
 
 def _started_from(params: Params, method: str) -> list[str]:
     """The rows whose tuned files a tuned row depends on, its own among them."""
-    return [method] if method == "margin" else tuned_files(params)
+    return [name for name in params.studies() if name == method or method == ADAPTIVE]
 
 
 def _same_tuned(params: Params, paths: Paths, there: Paths, dataset: str, method: str) -> bool:

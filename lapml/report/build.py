@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lapml import config
+from lapml import config, overlays
 from lapml.config import Params
-from lapml.errors import LapmlError
 from lapml.files import scratch
 from lapml.paths import REPORT_FILES, Paths
 from lapml.report import diagnosis, diagnosis_tables, page, tables
@@ -82,11 +81,8 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
 
 
 def _settings(params: Params, path: Path) -> tuple[str, list[str]]:
-    """The params file's text, and where ``params`` differs from it (``--set``)."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise LapmlError(f"{path}: cannot be read ({error.strerror}); name the suite's file with --params") from None
+    """The params file's text (an overlay's over its base), and where ``params`` differs from it (``--set``)."""
     used, written = (each.model_dump(mode="json") for each in (params, config.load(path)))
+    text = path.read_text(encoding="utf-8") if len(overlays.layers(path)) == 1 else overlays.composed(path)
     lines = differences(used, written)
     return text, [line.replace(": found", ": used", 1).replace("expected", "the file says", 1) for line in lines]

@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from lapml.config import Method
+from lapml.config import Method, settings_of
 from lapml.diagnose.mixes import Mixes, freshly
 from lapml.errors import LapmlError
 from lapml.files import open_run, write_json, write_text
@@ -27,7 +27,7 @@ from lapml.provenance import command, commit, device_name, versions
 from lapml.report import gather
 from lapml.report.figures import STYLE, look, svg
 from lapml.rows import Localized
-from lapml.run import own_data, ready, settings_of
+from lapml.run import own_data, ready
 from lapml.stats import t_interval
 
 BINS = 8  # of s in the figure, with as many images each
@@ -71,7 +71,7 @@ def measure(
     """
     rows = gather.rows(folders, baseline)
     settings = {
-        label: settings_of(run.folder, run.config).settings
+        label: settings_of(run.folder / "config.json", run.config).settings
         for label, row in rows.items()
         for run in [*row.values()][:1]
     }

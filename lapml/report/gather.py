@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lapml.config import settings_of
 from lapml.errors import LapmlError
 from lapml.files import open_run
 from lapml.paths import RUN_FILES
@@ -14,7 +15,6 @@ from lapml.report.runs import UNREAD, mismatch, parquet
 from lapml.report.tables import BASELINE
 
 MARKS = {*RUN_FILES, "last.pt"}  # a folder with any of them is a run, if perhaps not a whole one
-CONFIG = ("suite", "dataset", "method", "seed", "evaluate", "settings")
 ORIGIN = ("device", "precision", "commit")  # of provenance.json: what may explain a difference
 
 
@@ -59,9 +59,8 @@ def read(folder: Path, top: int) -> Run:
     """
     if not 1 <= top <= 5:
         raise LapmlError(f"--top: found {top}, expected 1 to 5: predictions.parquet holds no more answers an image")
-    config, origin = open_run(folder, optional=UNREAD)
-    if absent := [key for key in CONFIG if key not in config]:
-        raise LapmlError(f"{folder / 'config.json'}: {absent[0]}: missing; train the run again")
+    record, origin = open_run(folder, optional=UNREAD)
+    config = settings_of(folder / "config.json", record).record()
     try:
         table = parquet(folder / "predictions.parquet", top)
     except LapmlError as error:

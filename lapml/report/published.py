@@ -12,7 +12,7 @@ from lapml.errors import LapmlError
 from lapml.files import locked, scratch
 from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, RUN_FILES, Paths
 from lapml.report import diagnosis, page, tables
-from lapml.report.runs import UNREAD, tuned_files
+from lapml.report.runs import UNREAD
 
 GALLERY = "gallery.html"  # large, and full of pictures of the data: it is not published
 PUBLISHED_RUN_FILES = tuple(name for name in RUN_FILES if name not in UNREAD)
@@ -88,7 +88,7 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
                 (target / "figures" / f"{dataset}-{name}.svg").write_bytes(chart)
         if diagnosis.read(params, paths, dataset):
             copy_folder(paths.diagnosis(dataset), target / "diagnosis" / dataset, PUBLISHED_DIAGNOSIS_FILES)
-        for method in tuned_files(params):
+        for method in params.studies():
             copy_file(paths.tuned(dataset, method), target / "tuned" / dataset / f"{method}.json")
 
 

@@ -1,0 +1,134 @@
+"""A params file is complete, or an overlay: `base:` names the file that it changes, and it holds only what differs.
+
+Sections merge key by key; any other value, a list too, replaces what was there. ``null`` clears: a named entry (of data,
+methods, defaults.mixers, report.steps) is then gone, and any other key is null. A mixer or loss of another ``name`` replaces
+the whole section, for its keys are those of that name.
+"""
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
+
+from lapml.errors import LapmlError
+
+BASE = "base"  # key of an overlay: the file that it changes, relative to its own folder
+NAMED = (("data",), ("methods",), ("defaults", "mixers"), ("report", "steps"))  # sections whose keys are names
+KINDS = ("mixer", "loss")  # sections whose other keys depend on their name
+WIDTH = 100  # characters that a section or list may take on one line
+NOTE = """#
+# Every setting of the suite, written by `lapml suite use {name}`. Edit it, then run `snakemake` or `dvc repro`: only what depends
+# on the change is made anew. `lapml config show --method NAME` prints what a run resolves to, `lapml suite list` the other suites.
+"""
+
+
+def layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A params file and those below it, each as plain values without `base`; the complete one comes last.
+
+    Raises:
+        LapmlError: one is missing or not YAML, or `base` names no file or one that is above it.
+    """
+    found: list[tuple[Path, dict[str, Any]]] = []
+    while True:
+        raw = _read(path, found[-1][0] if found else None)
+        base = raw.pop(BASE, None)
+        found.append((path, raw))
+        if base is None:
+            return found
+        if not isinstance(base, str):
+            raise LapmlError(f"{path}: {BASE}: found {base!r}, expected a file such as base.yaml")
+        known = [each.resolve() for each, _ in found]
+        path = path.parent / base
+        if path.resolve() in known:
+            raise LapmlError(f"{found[-1][0]}: {BASE}: found {base!r}, which is a file that it is the base of")
+
+
+def merged(found: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """The plain settings of some :func:`layers`."""
+    whole: dict[str, Any] = {}
+    for _, raw in reversed(found):
+        merge(whole, raw)
+    return whole
+
+
+def merge(whole: Any, changes: dict[str, Any], where: tuple[str, ...] = ()) -> None:
+    """Put an overlay's changes in place, see the module; ``whole`` may be a CommentedMap, whose comments stay."""
+    for key, value in changes.items():
+        own = whole.get(key)
+        if value is None and where in NAMED:
+            whole.pop(key, None)
+        elif isinstance(value, dict) and isinstance(own, dict) and not _another(key, own, value):
+            merge(own, value, (*where, key))
+        else:
+            whole[key] = _styled(value) if isinstance(whole, CommentedMap) else value
+
+
+def _another(key: str, own: dict[str, Any], value: dict[str, Any]) -> bool:
+    """Whether a section is of another kind than the one that it changes."""
+    return key in KINDS and "name" in value and value["name"] != own.get("name")
+
+
+def composed(path: Path) -> str:
+    """A params file as one complete text: the base's keys, order and comments, no anchor; on top, the overlay's own heading.
+
+    Raises:
+        LapmlError: see :func:`layers`.
+    """
+    found = layers(path)
+    yaml = YAML()  # keeps comments
+    yaml.width = 10**6  # folding would lose a space after some commas
+    yaml.representer.add_representer(type(None), lambda own, _: own.represent_scalar("tag:yaml.org,2002:null", "null"))
+    whole = yaml.load(found[-1][0].read_text(encoding="utf-8"))
+    for _, raw in reversed(found[:-1]):
+        merge(whole, raw)
+    stream = StringIO()
+    yaml.dump(whole, stream)
+    body = stream.getvalue().splitlines()
+    start = next((number for number, line in enumerate(body) if line and not line.startswith("#")), 0)
+    text = ""
+    for line in body[start:]:
+        section = line[:1].isalpha() and (line.partition("#")[0].rstrip().endswith(":"))
+        text += ("\n" if section and not text.endswith("\n\n") else "") + line.rstrip() + "\n"
+    return f"{heading(path)}{NOTE.format(name=path.stem)}\n{text}"
+
+
+def heading(path: Path) -> str:
+    """The comment that a params file begins with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    count = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return "".join(f"{line}\n" for line in lines[:count])
+
+
+def _styled(value: Any) -> Any:
+    """For the round-trip dumper: what is short stands on one line, what is not below its key."""
+    if not isinstance(value, dict | list):
+        return value
+    if isinstance(value, dict):
+        made = CommentedMap((key, _styled(each)) for key, each in value.items())
+    else:
+        made = CommentedSeq(_styled(each) for each in value)
+    if len(str(value)) < WIDTH:
+        made.fa.set_flow_style()
+    return made
+
+
+def _read(path: Path, above: Path | None) -> dict[str, Any]:
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if above:
+            raise LapmlError(f"{above}: {BASE}: found no file {path}; name one relative to {above.parent}") from None
+        raise LapmlError(f"{path}: no such file; run from the project's folder, or name one with --params") from None
+    except (YAMLError, ValueError, IsADirectoryError) as error:
+        # ValueError: bad UTF-8, impossible dates, endless integers
+        raise LapmlError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise LapmlError(f"{path}: found {type(raw).__name__}, expected a mapping of sections (suite, datasets, …)")
+    try:
+        return json.loads(json.dumps(raw, default=str))  # anchors become copies: an override changes one place only
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LapmlError(f"{path}: expected plain YAML with text keys and no anchor inside itself ({error})") from None
