@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from lapml import config, overlays, stages, suites
 from lapml.errors import LapmlError
 from lapml.paths import Paths
+from lapml.reading import override_in
 
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "suites/base.yaml"
@@ -246,7 +247,7 @@ def test_dvc_sets_every_key_as_lapml_does(name, tmp_path):
     assert len(changes) > 80
     expected = copy.deepcopy(raw)
     for change in changes:
-        config._override(expected, change)
+        override_in(expected, change)
     for number, (key, value) in enumerate(keys):  # and --set itself changes that key, and only that one
         where = expected
         for part in key:
@@ -356,3 +357,21 @@ def test_the_rows_of_a_table_are_in_the_order_given():
     assert config.load(ROOT / "params.yaml", ["rows=[loc_cutmix, baseline]"]).all_rows() == [
         "loc_cutmix", "baseline", "margin", "adaptive_margin",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("document", "folder"), [("README.md", "."), ("docs/data.md", "suites")])
+def test_the_overlays_that_are_documented_load(document, folder, tmp_path):
+    (tmp_path / "suites").mkdir()
+    for path in (ROOT / "suites").glob("*.yaml"):
+        (tmp_path / "suites" / path.name).write_bytes(path.read_bytes())
+    blocks = (ROOT / document).read_text(encoding="utf-8").split("```yaml\n")[1:]
+    shown = [block.partition("```")[0] for block in blocks if block.startswith("base:")]
+    assert shown
+    for text in shown:
+        path = tmp_path / folder / "mine.yaml"
+        path.write_text(text, encoding="utf-8")
+        params = config.load(path)
+        assert params.suite == "mine"
+        for dataset in params.datasets:
+            for method in params.all_rows():
+                config.unseeded(params, dataset, method)
