@@ -4,8 +4,7 @@ Our reading of "part localization-aware CutMix" (method.md, stage 1). Maps are (
 cells are flat indices into h·w. Nothing here waits for the device.
 """
 
-import torch
-from torch import Tensor
+from lapml.lazy import Tensor, torch
 
 
 def class_maps(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

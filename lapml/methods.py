@@ -1,28 +1,33 @@
 """A row's settings → how it mixes a batch, and which loss it takes of it."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from lapml import losses, own
-from lapml.bank import Bank
+from lapml import losses, mixing, own
 from lapml.config import Method
 from lapml.data.batches import Batch
 from lapml.errors import LapmlError
 from lapml.localize import class_maps
-from lapml.mixing import attentive, cutmix, cutout, localized, mixup, oracle, snapmix
-from lapml.mixing.boxes import Mixed
+from lapml.mixing import FIELDS, Draws, Evidence, Mixed, snapmix
 from lapml.model import Net, Output, frozen_statistics, normalised_alike
-from lapml.rows import AttentiveCutMix, CutMix, Cutout, Localized, Mixup, Oracle, Own, SnapMix
+
+
+class Stored(Protocol):
+    """Evidence that is made before a batch's step, held by image (such as :class:`~lapml.bank.Bank`)."""
+
+    def recall(self, rows: Tensor, windows: Tensor) -> tuple[Tensor, ...]:
+        """The fields of Evidence that it gives, in order, of (N,) rows of the index as views of (N, 5) ``windows`` show them."""
+        ...
 
 
 class Reference(NamedTuple):
-    """What is known of the clean images of a batch before they are mixed."""
+    """What a pass of the clean images of a batch gives, before they are mixed."""
 
-    maps: Tensor  # (N, h, w) class maps, of the references and of those that are donors only
-    parts: Tensor  # (N, P, h, w) features by which parts are compared
+    evidence: Evidence
     embedding: Tensor | None = None  # (B, D) of the references, with gradient (``margin.reference: joint``)
     logits: Tensor | None = None  # (B, K) likewise
 
@@ -38,53 +43,73 @@ class Seen(NamedTuple):
 
 
 def reference(
-    net: Net, settings: Method, batch: Batch, forward: Callable[[Tensor], Output], frozen: Net | None = None
+    net: Net,
+    settings: Method,
+    batch: Batch,
+    forward: Callable[[Tensor], Output],
+    frozen: Net | None = None,
+    stored: Mapping[str, Stored] = MappingProxyType({}),
 ) -> tuple[Reference, int, int]:
-    """Localise the clean images by a pass of their own.
+    """The evidence that a mixer asks for, by passes of the clean images where it takes any.
 
     Args:
         forward: the net as it trains, for ``margin.reference: joint``.
-        frozen: the net as it was before training, in evaluation mode, for Attentive CutMix.
+        frozen: the net as it was before training, in evaluation mode, for mixers that attend by it.
+        stored: as of :func:`ahead`.
 
     Returns:
         (the reference, images forwarded for it, images that will go backward for it).
     """
     images, labels, weight, needs = batch.images, batch.labels, net.head.weight.detach(), settings.mixer.needs()
-    if settings.margin and settings.margin.reference == "joint":
+    evidence, embedding, logits, features = _known(needs, batch, stored), None, None, None
+    joint = settings.margin is not None and settings.margin.reference == "joint"
+    if joint:
         output = forward(images)
         features = output.features.detach()
-        seen = Reference(
-            class_maps(features, weight, labels),
-            features,
-            output.embedding[: batch.count],
-            output.logits[: batch.count],
-        )
-        return seen, len(images), len(images)
-    if needs == "attention":
+        embedding, logits = output.embedding[: batch.count], output.logits[: batch.count]
+    elif {"fresh", "scores"} & set(needs):
+        features = _clean_features(net, images)
+    if "fresh" in needs:
+        evidence |= {"maps": class_maps(features, weight, labels), "features": features}
+    if "scores" in needs:
+        evidence["scores"] = snapmix.maps(features, weight, labels, images.shape[-1])
+    if "attention" in needs:
         with torch.no_grad():
-            features = frozen.features(images)
-        return Reference(features.float().mean(1), features), len(images), 0
+            evidence["attention"] = frozen.features(images).float().mean(1)
+    passes = (features is not None) + ("attention" in needs)
+    return Reference(Evidence(**evidence), embedding, logits), passes * len(images), joint * len(images)
+
+
+def _clean_features(net: Net, images: Tensor) -> Tensor:
+    """(N, C, h, w) by the net as it is now, whose running statistics it leaves alone."""
     kind = images.device.type
     uncached = torch.autocast(
         kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
     )
     with torch.no_grad(), frozen_statistics(net), uncached:  # the step must not take over weights cast without gradient
-        features = net(images).features
-    if needs == "scores":
-        maps = snapmix.maps(features, weight, labels, images.shape[-1])
-    else:
-        maps = class_maps(features, weight, labels)
-    return Reference(maps, features), len(images), 0
+        return net(images).features
 
 
-def ahead(settings: Method, batch: Batch, bank: Bank | None) -> Mixed | None:
+def _known(needs: Collection[str], batch: Batch, stored: Mapping[str, Stored]) -> dict[str, Any]:
+    """The fields of evidence that take no pass."""
+    known: dict[str, Any] = {"truth": batch.truth} if "truth" in needs else {}
+    for need in needs:
+        if need in stored:
+            known |= zip(FIELDS[need], stored[need].recall(batch.index, batch.windows), strict=True)
+    return known
+
+
+def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed | None:
     """The generated batch, where that needs nothing of the net as it is now: it can be made before its step.
 
-    (Within an epoch no two batches share an image, so what the steps before it add to the bank does not matter.)
+    (Within an epoch no two batches share an image, so what the steps before it add to a bank does not matter.)
+
+    Args:
+        stored: {evidence that mixers ask for: what gives it}, a key of :data:`~lapml.mixing.FIELDS` each.
     """
-    if not batch.mixed or not (bank or settings.mixer.needs() in (None, "truth")):
+    if not batch.mixed or not set(settings.mixer.needs()) <= {"truth", *stored}:
         return None
-    return mix(settings, batch, Reference(*bank.recall(batch.index, batch.windows)) if bank else None)
+    return mix(settings, batch, Evidence(**_known(settings.mixer.needs(), batch, stored)))
 
 
 @torch.no_grad()
@@ -99,48 +124,10 @@ def embedded(net: Net, images: Tensor, before: list[Tensor]) -> Tensor:
         return net(images).embedding
 
 
-def mix(settings: Method, batch: Batch, seen: Reference | None) -> Mixed:
-    """Generate a batch.
-
-    Args:
-        seen: maps and parts, for the mixers that need them.
-    """
-    images, donors, lam, uniform = batch.images, batch.donors, batch.lam, batch.uniform
-    match settings.mixer:
-        case Mixup():
-            return mixup.mix(images, donors, lam)
-        case Cutout(side=side):
-            return cutout.mix(images, donors, uniform, side)
-        case CutMix():
-            return cutmix.mix(images, donors, lam, uniform, settings.label, seen.maps if seen else None)
-        case SnapMix(same_class=same_class):
-            same = batch.labels[: batch.count] == batch.labels[donors]
-            return snapmix.mix(images, donors, seen.maps, lam, uniform, batch.second, same, same_class)
-        case AttentiveCutMix(cells=cells):
-            return attentive.mix(images, donors, seen.maps, cells)
-        case Localized():
-            return localized.mix(images, donors, seen.maps, seen.parts, lam, uniform, settings.mixer, settings.label)
-        case Oracle(area=area):
-            return oracle.mix(images, donors, batch.truth, lam, uniform, area, settings.label)
-        case Own():
-            function = own.bound(settings.mixer.name, settings.mixer.sha256, "lapml.mixers")
-            mixed = function(batch, seen, **settings.mixer.model_extra)
-            _check_own(settings.mixer.name, mixed, batch)
-            return mixed
-    raise TypeError(f"no mixer for {settings.mixer!r}")
-
-
-def _check_own(name: str, mixed: Mixed, batch: Batch) -> None:
-    """A user's own mixer returns what the steps after it need."""
-    if not isinstance(mixed, Mixed):
-        raise LapmlError(f"{name}: found {type(mixed).__name__}, expected a Mixed to be returned")
-    if mixed.images.shape != batch.images[: batch.count].shape:
-        found, expected = tuple(mixed.images.shape), tuple(batch.images[: batch.count].shape)
-        raise LapmlError(f"{name}: its Mixed has images of shape {found}, expected {expected}")
-    for part in ("kept", "pasted", "rho"):
-        if (shape := tuple(getattr(mixed, part).shape)) != (batch.count,):
-            raise LapmlError(f"{name}: its Mixed has {part} of shape {shape}, expected ({batch.count},)")
-    mixed.hidden(1)  # says what was replaced
+def mix(settings: Method, batch: Batch, evidence: Evidence) -> Mixed:
+    """Generate a batch by the row's mixer and label rule."""
+    draws = Draws(batch.images, batch.labels, batch.donors, batch.lam, batch.uniform, batch.second)
+    return mixing.mix(draws, evidence, settings.mixer.labelled(settings.label))
 
 
 def loss(

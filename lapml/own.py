@@ -17,11 +17,6 @@ from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.sections import Section
 
-GIVEN = {
-    "lapml.mixers": ("batch", "seen"),
-    "lapml.losses": ("seen",),
-}  # group of entry points: what a function is given
-
 
 def function(name: str, group: str, known: tuple[str, ...] = ()) -> tuple[Callable, Path]:
     """A user's function and the file that holds it.
@@ -60,17 +55,28 @@ def function(name: str, group: str, known: tuple[str, ...] = ()) -> tuple[Callab
     return found, Path(file)
 
 
-def looked_up(keys: Any, group: str, ours: tuple[str, ...], reading: bool, known: tuple[str, ...] = ()) -> Any:
-    """A section of params.yaml that names a user's function: its keys checked against the function's arguments, with the
-    defaults of those that are not given, and the checksum of its file, so that a run says which code made it.
+def looked_up(
+    keys: Any,
+    group: str,
+    model_of: Callable[[Callable, Path], type[Section]],
+    ours: tuple[str, ...],
+    reading: bool,
+    known: tuple[str, ...] = (),
+    filled: tuple[str, ...] = (),
+) -> Any:
+    """A section of params.yaml that names a user's function: its keys checked against the function's, with the defaults of
+    those that are not given, and the checksum of its file, so that a run says which code made it.
 
     Args:
+        model_of: the model of the keys of a function, which its file holds.
         ours: keys that are not the function's.
         reading: a params file is being read; else, a section that has a checksum is the record of a run and is taken as
             it is.
+        known: as of :func:`function`.
+        filled: keys of ours that no user gives.
 
     Raises:
-        ValueError: see :func:`function`; or a key is no argument of it, is missing, or has a wrong value.
+        ValueError: see :func:`function`; or a key is none of the function's, is missing, or has a wrong value.
     """
     if not isinstance(keys, dict):
         return keys
@@ -82,30 +88,39 @@ def looked_up(keys: Any, group: str, ours: tuple[str, ...], reading: bool, known
         others = f"one of {', '.join(known)}, or " if known else ""
         raise ValueError(f"name: found {keys.get('name')!r}, expected {others}a name such as my_methods.stripes")
     found, file = function(keys["name"], group, known)
-    wanted = _arguments(found, file, group)
-    if clash := set(wanted) & {*ours, "sha256"}:
-        raise ValueError(f"{file}: {found.__name__}: its argument {min(clash)!r} is a key of lapml's own; rename it")
+    model = model_of(found, file)
+    wanted = model.model_fields
+    if clash := set(wanted) & {*ours, *filled, "sha256"}:
+        raise ValueError(f"{file}: {found.__name__}: its key {min(clash)!r} is one of lapml's own; rename it")
     theirs = {key: value for key, value in keys.items() if key not in ours}
     try:
-        values = create_model("Keys", __base__=Section, **wanted).model_validate(theirs).model_dump()
+        values = model.model_validate(theirs).model_dump()
         json.dumps(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        says = {"missing": "missing; add it", "extra_forbidden": "unknown key; remove it or mend its spelling"}
-        message = says.get(first["type"]) or f"found {first['input']!r}, expected: {first['msg']}"
-        raise ValueError(
-            f"{key}: {message} (the arguments of {keys['name']} are: {', '.join(wanted) or 'none'})"
-        ) from None
+        raise ValueError(f"{_first(error)} (the keys of {keys['name']} are: {', '.join(wanted) or 'none'})") from None
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{file}: {found.__name__}: its arguments must be numbers, text, lists or the like ({error})"
+            f"{file}: {found.__name__}: its keys must be numbers, text, lists or the like ({error})"
         ) from None
     return {**{key: keys[key] for key in ours if key in keys}, **values, "sha256": sha256(file)}
 
 
-def _arguments(found: Callable, file: Path, group: str) -> dict[str, tuple[Any, Any]]:
-    """{name: (type, default)} of a function's keyword arguments."""
+def _first(error: ValidationError) -> str:
+    """The first mistake of a user's keys: key, found, expected."""
+    first = error.errors()[0]
+    says = {"missing": "missing; add it", "extra_forbidden": "unknown key; remove it or mend its spelling"}
+    message = says.get(first["type"]) or f"found {first['input']!r}, expected: {first['msg']}"
+    if first["type"] == "value_error":  # theirs: says what was found
+        message = first["msg"].removeprefix("Value error, ")
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), message)))
+
+
+def arguments_of(found: Callable, file: Path) -> type[Section]:
+    """The model of a user's loss's keys: its keyword arguments, with their types and defaults.
+
+    Raises:
+        ValueError: it is not given one positional argument, or its annotations cannot be read.
+    """
     wanted, placed = {}, []
     try:
         hints = get_type_hints(found)
@@ -117,13 +132,20 @@ def _arguments(found: Callable, file: Path, group: str) -> dict[str, tuple[Any, 
             wanted[argument.name] = (hints.get(argument.name, Any), default)
         else:
             placed.append(argument.name)
-    if len(placed) != len(GIVEN[group]):
-        given = ", ".join((*GIVEN[group], "*", "your keys"))
+    if len(placed) != 1:
         raise ValueError(
-            f"{file}: {found.__name__}: found the positional arguments {', '.join(placed) or 'none'}, expected ({given}): write "
-            "a * before those that are keys of params.yaml"
+            f"{file}: {found.__name__}: found the positional arguments {', '.join(placed) or 'none'}, expected (seen, *, your "
+            "keys): write a * before those that are keys of params.yaml"
         )
-    return wanted
+    return create_model("Keys", __base__=Section, **wanted)
+
+
+def named(name: str, group: str) -> tuple[Callable, Path]:
+    """As :func:`function`, of a name that was found when the settings were read: LapmlError where it is gone."""
+    try:
+        return function(name, group)
+    except ValueError as error:
+        raise LapmlError(str(error)) from None
 
 
 @lru_cache
@@ -136,10 +158,7 @@ def bound(name: str, checksum: str, group: str) -> Callable:
     Raises:
         LapmlError: it is gone, or its file has changed since.
     """
-    try:
-        found, file = function(name, group)
-    except ValueError as error:
-        raise LapmlError(str(error)) from None
+    found, file = named(name, group)
     if sha256(file) != checksum:
         raise LapmlError(f"{file}: has changed since the settings were read ({checksum[:12]}); give the command again")
     return found

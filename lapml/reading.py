@@ -105,9 +105,6 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "value_error":  # ours: already says what was found
             line = message
-        elif item["type"] == "union_tag_invalid":
-            tag = item["ctx"]
-            line = f"{tag['discriminator']}: found {tag['tag']!r}, expected one of {tag['expected_tags']}"
         elif item["type"] == "missing":
             line = "missing; add it"
             if len(key) == 1 and not isinstance(where, str) and len(where) == 1:

@@ -1,115 +1,20 @@
 """A row of the ablation in params.yaml: what it mixes, how it labels, which loss it adds."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny, ValidationInfo, model_validator
 
-from lapml import own
-from lapml.sections import TUNED, Count, Distance, NonNegative, OpenShare, Positive, Section, Share, Text
+from lapml import mixing, own
+from lapml.mixing import Mixer
+from lapml.mixing.own import Own
+from lapml.sections import TUNED, Count, Distance, NonNegative, Section, Share, Text
 
-Maps = Literal["recent", "fresh"]  # of the image's last visits (bank.py) | of a forward pass of their own
 READING = "a params file"  # validation context: keys are a user's, not the record of a run
-LABELS = ("area", "semantic", "snapmix")
 
 
 class Mix(Section):
     prob: Share  # of a batch being mixed
     warmup_epochs: Annotated[int, Field(ge=0)]  # epochs without mixing: a fresh head localises nothing
-
-
-class Mixer(Section):
-    """What training asks of a mixer's settings; each mixer has a file of its own in lapml/mixing/."""
-
-    second: ClassVar[bool] = False  # it takes the draws of a second box
-
-    def needs(self) -> str | None:
-        """What of the clean images it mixes by: ``recent`` or ``fresh`` class maps, ``scores``, ``attention``, ``truth``."""
-        return getattr(self, "maps", None)
-
-    def labels(self) -> tuple[str, ...]:
-        """Rules that it may be labelled by; none where it has its own."""
-        return ()
-
-
-class Mixup(Mixer):
-    name: Literal["mixup"]
-    beta: Positive
-
-
-class Cutout(Mixer):
-    name: Literal["cutout"]
-    side: OpenShare  # of the square, share of the image's side
-
-
-class CutMix(Mixer):
-    name: Literal["cutmix"]
-    beta: Positive
-    maps: Maps | None  # for a label by what is seen
-
-    def labels(self) -> tuple[str, ...]:
-        return LABELS[1:] if self.maps else LABELS[:1]
-
-
-class SnapMix(Mixer):
-    name: Literal["snapmix"]
-    beta: Positive
-    same_class: Literal["official", "single"]  # weights of a pair of one class: twice their sum | once
-    second: ClassVar[bool] = True
-
-    def needs(self) -> str:
-        return "scores"
-
-
-class AttentiveCutMix(Mixer):
-    name: Literal["attentive_cutmix"]
-    cells: OpenShare  # share of the map's cells that is pasted
-
-    def needs(self) -> str:
-        return "attention"
-
-
-class _Patch(Mixer):
-    beta: Positive
-    area: Annotated[list[OpenShare], Field(min_length=2, max_length=2)]
-
-    def labels(self) -> tuple[str, ...]:
-        return LABELS
-
-    @model_validator(mode="after")
-    def _area(self) -> Self:
-        if self.area[0] > self.area[1]:
-            raise ValueError(f"area: found {self.area}, expected [a_min, a_max] with a_min <= a_max")
-        return self
-
-
-class Localized(_Patch):
-    name: Literal["localized"]
-    temperature: Positive
-    support: Share
-    maps: Maps
-
-
-class Oracle(_Patch):
-    name: Literal["oracle"]
-
-    def needs(self) -> str:
-        return "truth"
-
-
-class Own(Mixer):
-    """A user's own mixer: every key beyond these is an argument of its function, see docs/methods.md."""
-
-    model_config = ConfigDict(extra="allow")
-    name: Text  # dotted path of the function, or an entry point of group lapml.mixers
-    beta: Positive = 1.0
-    maps: Literal["recent", "fresh", "truth"] | None = None
-    sha256: str  # of the file that holds the function; filled in when params are read
-    second: ClassVar[bool] = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _looked_up(cls, keys: Any, info: ValidationInfo) -> Any:
-        return own.looked_up(keys, "lapml.mixers", ("name", "beta", "maps"), info.context == READING, tuple(BUILT_IN))
 
 
 class OwnLoss(Section):
@@ -119,42 +24,20 @@ class OwnLoss(Section):
     name: Text  # dotted path of the function, or an entry point of group lapml.losses
     alpha: NonNegative  # its weight
     reference: bool = False  # it takes the clean images' embeddings: another forward pass where a batch is mixed
-    sha256: str  # as above
+    sha256: str  # of the file that holds the function; filled in when params are read
 
     @model_validator(mode="before")
     @classmethod
     def _looked_up(cls, keys: Any, info: ValidationInfo) -> Any:
-        return own.looked_up(keys, "lapml.losses", ("name", "alpha", "reference"), info.context == READING)
+        ours = ("name", "alpha", "reference")
+        return own.looked_up(keys, "lapml.losses", own.arguments_of, ours, info.context == READING)
 
 
-BUILT_IN = {
-    "mixup": Mixup,
-    "cutout": Cutout,
-    "cutmix": CutMix,
-    "snapmix": SnapMix,
-    "attentive_cutmix": AttentiveCutMix,
-    "localized": Localized,
-    "oracle": Oracle,
-}
+def _by_name(keys: Any, info: ValidationInfo) -> Mixer:
+    return mixing.settings_of(keys, reading=info.context == READING)
 
 
-def _kind(keys: Any) -> str:
-    """By a mixer's name: the model that its keys are checked against."""
-    name = keys.get("name") if isinstance(keys, dict) else getattr(keys, "name", None)
-    return name if isinstance(name, str) and name in BUILT_IN else "own"
-
-
-AnyMixer = Annotated[
-    Annotated[Mixup, Tag("mixup")]
-    | Annotated[Cutout, Tag("cutout")]
-    | Annotated[CutMix, Tag("cutmix")]
-    | Annotated[SnapMix, Tag("snapmix")]
-    | Annotated[AttentiveCutMix, Tag("attentive_cutmix")]
-    | Annotated[Localized, Tag("localized")]
-    | Annotated[Oracle, Tag("oracle")]
-    | Annotated[Own, Tag("own")],
-    Discriminator(_kind),
-]
+AnyMixer = Annotated[SerializeAsAny[Mixer], PlainValidator(_by_name)]  # the settings of the mixer that ``name`` says
 
 
 class Margin(Section):
@@ -191,25 +74,20 @@ class Method(Section):
     overrides: RowOverrides | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self, info: ValidationInfo) -> Self:
         if (self.mix is None) != (self.mixer is None):
             raise ValueError("mix and mixer go together: give both, or none for a row that does not mix")
-        allowed = self.mixer.labels() if self.mixer else ()
-        if self.label not in (allowed or (None,)):
-            raise ValueError(f"label: found {self.label!r}, {self._labelled_by(allowed)}")
-        if self.margin and (self.mixer is None or isinstance(self.mixer, Cutout)):
-            raise ValueError("margin: needs a mixer that shows something of a donor")
+        if not isinstance(self.mixer, Own) or info.context == READING:  # a record was checked when it was read
+            self._labelled()
+            self._paired()
         if self.adaptive and not self.margin:
             raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
-        if self.adaptive and not isinstance(self.mixer, Localized | Oracle | Own):
-            raise ValueError(
-                "adaptive: needs mixer.name 'localized' (or oracle, or a mixer of your own), which finds similar parts"
-            )
         if self.margin and self.margin.reference == "joint":
-            if self.mixer.needs() != "fresh":
+            needs = self.mixer.needs()
+            if "fresh" not in needs:
                 raise ValueError(
-                    f"mixer.maps: found {self.mixer.needs()!r}, expected 'fresh' with margin.reference 'joint', whose pass "
-                    "localises"
+                    f"mixer.maps: found {' and '.join(needs) or None!r}, expected 'fresh' with margin.reference 'joint', whose "
+                    "pass localises"
                 )
             if self.margin.every != 1:
                 raise ValueError(
@@ -217,15 +95,21 @@ class Method(Section):
                 )
         return self
 
-    def _labelled_by(self, allowed: tuple[str, ...]) -> str:
-        if not allowed:
-            return "expected no label: " + (
-                "this mixer has its own rule" if self.mixer else "a row without a mixer has none"
+    def _labelled(self) -> None:
+        """The label is one that the mixer takes."""
+        allowed = self.mixer.labels() if self.mixer else ()
+        if self.label not in (allowed or (None,)):
+            expected = self.mixer.allowed() if self.mixer else "no label: a row without a mixer has none"
+            raise ValueError(f"label: found {self.label!r}, expected {expected}")
+
+    def _paired(self) -> None:
+        """The margin losses are taken of images that have something of a pair."""
+        if self.margin and not (self.mixer and self.mixer.shows_donor):
+            raise ValueError("margin: needs a mixer that shows something of a donor")
+        if self.adaptive and self.margin and not self.mixer.finds_similar:
+            raise ValueError(
+                f"adaptive: needs mixer.name {mixing.names('finds_similar')} (or a mixer of your own), which finds similar parts"
             )
-        expected = "expected " + (allowed[0] if len(allowed) == 1 else f"one of {', '.join(allowed)}")
-        if isinstance(self.mixer, CutMix):
-            expected += f" with mixer.maps {self.mixer.maps or 'null'}"
-        return expected
 
     def unresolved(self) -> list[str]:
         """Keys that still say 'tuned', as ``margin.m``."""

@@ -6,12 +6,13 @@ sections that a data set overrides nothing of.
 
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lapml.rows import BUILT_IN, Adaptive, AttentiveCutMix, Margin, Method, Mix
+from lapml import mixing
+from lapml.rows import Adaptive, Margin, Method, Mix
 from lapml.sections import SQRT2, Count, Name, NonNegative, OpenShare, Positive, Section, Seed, Share, Text
 
 FORMAT = 2  # of a run's record (config.json); those without a number are of format 1
@@ -248,9 +249,9 @@ class Params(Section):
             _known("datasets", name, self.data)
         used = {method.mixer.name for method in self.methods.values() if method.mixer}
         for name, keys in self.defaults.mixers.items() if self.defaults else ():
-            _known("defaults.mixers", name, BUILT_IN, "a mixer of your own has its keys below methods: ")
+            _known("defaults.mixers", name, mixing.MIXERS, "a mixer of your own has its keys below methods: ")
             if name not in used:
-                _validated(BUILT_IN[name], {"name": name, **keys}, f"defaults.mixers.{name}")
+                _validated(mixing.settings_of, {"name": name, **keys}, f"defaults.mixers.{name}")
         if not self.rows + self.tuned_rows:
             raise ValueError("rows: found no row in rows and tuned_rows, expected at least one")
         for key, rows in (("rows", self.rows), ("tuned_rows", self.tuned_rows)):
@@ -374,8 +375,9 @@ class Run(Section):
 
     @model_validator(mode="after")
     def _pretrained(self) -> Self:
-        if isinstance(self.settings.mixer, AttentiveCutMix) and self.model.weights == "none":
-            raise ValueError("model.weights: found 'none', expected pretrained ones: attentive_cutmix attends by them")
+        mixer = self.settings.mixer
+        if mixer and "attention" in mixer.needs() and self.model.weights == "none":
+            raise ValueError(f"model.weights: found 'none', expected pretrained ones: {mixer.name} attends by them")
         return self
 
     def record(self) -> dict[str, Any]:
@@ -391,13 +393,13 @@ class Run(Section):
 
 def _changed(own: Section, changes: dict[str, Any], where: str) -> Section:
     """A section with ``changes`` in place; ValueError, with the key, where they are not allowed."""
-    return _validated(type(own), merged(own.model_dump(), changes), where)
+    return _validated(type(own).model_validate, merged(own.model_dump(), changes), where)
 
 
-def _validated(kind: type[Section], keys: dict[str, Any], where: str) -> Section:
+def _validated(read: Callable[[Any], Section], keys: dict[str, Any], where: str) -> Section:
     """A section of these keys; ValueError, with the key, where they are not allowed."""
     try:
-        return kind.model_validate(keys)
+        return read(keys)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join([where, *map(str, first["loc"])])

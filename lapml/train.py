@@ -58,12 +58,17 @@ class Learner:
     settings: Method
     batch_norm: str
     bank: Bank | None
-    frozen: Net | None  # as it was before training, for Attentive CutMix
+    frozen: Net | None  # as it was before training, for mixers that attend by it
     cast: Callable[[], AbstractContextManager]
+
+    @property
+    def stored(self) -> dict[str, methods.Stored]:
+        """The evidence that is at hand before a batch's step, and what gives it."""
+        return {"recent": self.bank} if self.bank else {}
 
     def ahead(self, batch: Batch) -> Mixed | None:
         """What can be mixed before a batch's step."""
-        return methods.ahead(self.settings, batch, self.bank)
+        return methods.ahead(self.settings, batch, self.stored)
 
 
 def learner(config: Run, net: Net, images: int, device: torch.device, precision: str) -> Learner:
@@ -81,11 +86,11 @@ def learner(config: Run, net: Net, images: int, device: torch.device, precision:
             )
         net = convert_sync_batchnorm(net)  # timm's: torch's own drops the activations that timm fuses into batch norm
     net.to(device, DTYPES[precision], memory_format=torch.channels_last)
-    needs = settings.mixer.needs() if settings.mixer else None
+    needs = settings.mixer.needs() if settings.mixer else ()
     bank = frozen = None
-    if needs == "recent":
+    if "recent" in needs:
         bank = Bank(images, net.head.in_features, config.data.view.side // net.stride, device)
-    if needs == "attention":
+    if "attention" in needs:
         frozen = copy.deepcopy(net).eval().requires_grad_(False)
     forward = net if ranks.size() == 1 else ranks.shared(net)
     optimizer = make_optimizer(net, train)
@@ -261,11 +266,11 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
     with it.cast():
         if batch.mixed and mixed is None:
             with record_function("localise"):
-                seen, more, back = methods.reference(it.net, settings, batch, it.forward, it.frozen)
+                seen, more, back = methods.reference(it.net, settings, batch, it.forward, it.frozen, it.stored)
             forwards, backwards = forwards + more, backwards + back
             clean, clean_logits = seen.embedding, seen.logits
             with record_function("mix"):
-                mixed = methods.mix(settings, batch, seen)
+                mixed = methods.mix(settings, batch, seen.evidence)
         asked = batch.mixed and settings.loss is not None and settings.loss.reference
         detached = asked or batch.margins and margin.reference == "detached"
         before = running_statistics(it.net) if detached else None

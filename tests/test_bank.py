@@ -16,6 +16,7 @@ from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.views import cut
 from lapml.localize import class_maps
+from lapml.mixing import Evidence
 from lapml.mixing.boxes import covered
 from lapml.model import build
 
@@ -283,9 +284,9 @@ def test_images_never_visited_can_be_mixed_and_trained_on(small_run, packed, row
     batches = Batches(packed, rows_of(packed.index, ["train"]), run.data.view, weights["mean"], weights["std"], CPU)
     batch = next(iter(batches.training(0, 0, 8, run.settings)))
     it = train.learner(run, net, len(packed.index), CPU, "fp32")
-    seen = methods.Reference(*it.bank.recall(batch.index, batch.windows))
+    evidence = Evidence(*it.bank.recall(batch.index, batch.windows))
     assert not it.bank.cells.any()
-    mixed = methods.mix(run.settings, batch, seen)
+    mixed = methods.mix(run.settings, batch, evidence)
     assert mixed.images.isfinite().all() and not torch.equal(mixed.images, batch.images)
     share = (mixed.box_reference[:, 2:] - mixed.box_reference[:, :2]).prod(1) / SIDE**2
     torch.testing.assert_close(mixed.rho, share.float())  # what is seen of a uniform map is its area

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from lapml import config, methods, own, train
+from lapml.diagnose.mixes import freshly
 from lapml.errors import LapmlError
+from lapml.mixing import Evidence
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
@@ -75,7 +77,7 @@ def test_the_examples_mixer_does_what_it_says(project, packed, small):
         packed, rows_of(packed.index, ["train"]), run.data.view, [0.5] * 3, [0.5] * 3, torch.device("cpu")
     )
     batch = next(iter(batches.training(0, 0, 6, run.settings)))
-    mixed = methods.mix(run.settings, batch, None)
+    mixed = methods.mix(run.settings, batch, Evidence())
     for i in range(6):
         for row in range(48):
             theirs = (row * 6 // 48 + int(batch.uniform[i, 0] < 0.5)) % 2 == 1
@@ -105,7 +107,7 @@ def test_an_own_loss_is_added_and_costs_a_pass_where_it_asks_for_the_reference(p
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("methods.bands.mixer.number=many", "number: found 'many', expected: .*valid integer.*of my_methods.bands are: number"),
+        ("methods.bands.mixer.number=many", "number: found 'many', expected: .*integer.*keys of my_methods.bands are: number"),
         ("methods.bands.mixer={name: my_methods.bands, stripes: 3}", "stripes: unknown key"),
         ("methods.bands.mixer.name=my_methods.stripes", "has no attribute 'stripes'"),
         ("methods.bands.mixer.name=mine.bands", "No module named 'mine'"),
@@ -136,11 +138,31 @@ def test_a_file_that_cannot_be_imported_shows_its_own_error(project):
         (("import torch\n", "import torch\n\nx = (\n"), "SyntaxError"),
         (("import torch\n", "import torch\n\n1 / 0\n"), "ZeroDivisionError: division by zero"),
         (
-            ("batch, seen, *, number", "batch, seen, number"),
-            r"positional arguments batch, seen, number, expected \(batch, seen, \*",
+            ("batch: Draws, evidence", "batch: Draws, *, evidence"),
+            r"arguments batch, evidence, settings, expected \(batch,",
+        ),
+        (
+            ("settings: Bands", "number: int = 4"),
+            "found number: <class 'int'>, expected a class that is a lapml.mixing.Mixer",
+        ),
+        (
+            ("evidence: Evidence, settings: Bands", "seen"),
+            r"found the arguments batch, seen, expected \(batch, evidence, set",
         ),
         (("number: int = 4", "number: Number = 4"), "annotations cannot be read"),
-        (("number: int = 4", "number: int = 4, kind=torch.float32"), "must be numbers, text, lists or the like"),
+        (
+            ("number: int = 4", "number: int = 4\n    kind: object = torch.float32"),
+            "must be numbers, text, lists or the",
+        ),
+        (("summary =", "asks = ('recent',)\n    summary ="), "asks: found 'recent', .* by a field `maps: Maps`"),
+        (
+            ("summary =", "asks = ('depth',)\n    summary ="),
+            "Bands.asks: found 'depth', expected some of scores, attention",
+        ),
+        (
+            ("summary =", "rules = ('volume',)\n    summary ="),
+            "Bands.rules: found 'volume', expected some of area, sem",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line_too(project, change, said):
@@ -164,9 +186,16 @@ def test_a_file_does_not_take_the_place_of_a_library(project):
     assert sys.path.index(str(project)) == len(sys.path) - 1
 
 
-def test_an_argument_may_not_be_called_as_a_key_of_ours(project):
-    (project / "my_methods.py").write_text(EXAMPLE.replace("number: int = 4", "number: int = 4, beta: float = 1.0"))
-    with pytest.raises(LapmlError, match="its argument 'beta' is a key of lapml's own"):
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (("number: int = 4", "number: int = 4\n    evidence: int = 1"), "evidence"),
+        (("power: float = 1.0", "power: float = 1.0, alpha: float = 1.0"), "alpha"),
+    ],
+)
+def test_a_key_may_not_be_called_as_one_of_ours(project, change, key):
+    (project / "my_methods.py").write_text(EXAMPLE.replace(*change))
+    with pytest.raises(LapmlError, match=f"its key '{key}' is one of lapml's own"):
         config.load("params.yaml")
 
 
@@ -206,6 +235,36 @@ def test_a_changed_file_is_another_row(project, packed, small):
         train.fit(run, packed, log=quietly)
     again = small()
     assert again.record() != run.record()
+
+
+def test_a_mixer_by_maps_with_label_rules_and_similar_parts(project, packed, small):
+    """It takes a row's label and both margin losses, and the diagnosis gives it maps of a pass of their own."""
+    text = EXAMPLE.replace("import Draws, Evidence, Mixed, Mixer", "import LABELS, Draws, Evidence, Maps, Mixed, Mixer")
+    text = text.replace(
+        "    number: int = 4", "    number: int = 4\n    maps: Maps = 'recent'\n    rules = tuple(LABELS)"
+    )
+    text = text.replace("    summary =", "    finds_similar = True\n    uniform = 3\n    summary =")
+    text = text.replace("mask=theirs", "similarity=evidence.maps[:count].amax((1, 2)), mask=theirs")
+    (project / "my_methods.py").write_text(text)
+    margin = "{m: 0.3, alpha: 0.5, positive: 0.0, scale: constant, reference: detached, every: 1}"
+    row = "{mix: {prob: 1.0, warmup_epochs: 0}, mixer: {name: my_methods.bands}, label: semantic, "
+    row += f"margin: {margin}, adaptive: {{delta: 0.1, quantile: 0.5}}}}"
+    params = config.load("params.yaml", [f"methods.bands={row}"])
+    mixer = params.methods["bands"].mixer
+    assert mixer.needs() == ("recent",) and mixer.uniform == 3 and mixer.labels() == ("area", "semantic", "snapmix")
+    assert freshly(params.methods["bands"]).mixer.needs() == ("fresh",)
+    assert (
+        mixer.describe("area")
+        == "my_methods.bands: every other band is the donor’s, labelled by area, labelled by area"
+    )
+    history = train.fit(small(f"methods.bands={row}"), packed, log=quietly).history
+    assert all(each["loss_adaptive"] is not None and 0 < each["s_mean"] <= 1 for each in history)
+    with pytest.raises(LapmlError, match="label: found None, expected one of area, semantic, snapmix"):
+        config.load("params.yaml", [f"methods.bands={row.replace('label: semantic, ', '')}"])
+    (project / "my_methods.py").write_text(text.replace("    finds_similar = True\n", ""))
+    sys.modules.pop("my_methods")
+    with pytest.raises(LapmlError, match="which finds similar parts"):
+        config.load("params.yaml", [f"methods.bands={row}"])
 
 
 def test_a_recorded_run_can_be_read_without_the_file(project, small):

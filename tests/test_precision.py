@@ -12,11 +12,9 @@ from lapml import localize, losses, methods, train
 from lapml.config import Method
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
-from lapml.mixing import boxes, localized
-from lapml.mixing.boxes import Mixed
+from lapml.mixing import Draws, Evidence, Mixed, boxes, mix, mixer
 from lapml.model import Net, build, running_statistics, training_mode
 from lapml.optim import autocast
-from lapml.rows import Localized
 
 CPU, SIDE = torch.device("cpu"), 48
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
@@ -128,18 +126,15 @@ def test_box_integrals_are_fp32_under_autocast():
 @pytest.mark.parametrize("label", ["semantic", "area", "snapmix"])
 def test_label_shares_are_fp32_under_autocast_and_those_without_it(label):
     g = generator(3)
-    settings = Localized(
-        name="localized", beta=1.0, area=[0.1, 0.5], temperature=1.0, support=0.3, maps="fresh"
-    )  # fmt: skip
+    settings = mixer("localized", label, beta=1.0, area=[0.1, 0.5], temperature=1.0, support=0.3, maps="fresh")
     maps = torch.rand(6, 6, 6, generator=g)
     maps = maps / maps.sum((1, 2), keepdim=True)
-    given = (
-        torch.rand(6, 3, SIDE, SIDE, generator=g), torch.arange(6).roll(1), maps, torch.rand(6, 8, 6, 6, generator=g),
-        torch.rand(6, generator=g), torch.rand(6, 2, generator=g), settings, label,
-    )  # fmt: skip
-    full = localized.mix(*given)
+    images, features = torch.rand(6, 3, SIDE, SIDE, generator=g), torch.rand(6, 8, 6, 6, generator=g)
+    lam, uniform, donors = torch.rand(6, generator=g), torch.rand(6, 2, generator=g), torch.arange(6).roll(1)
+    given = Draws(images, torch.arange(6), donors, lam, uniform), Evidence(maps=maps, features=features), settings
+    full = mix(*given)
     with torch.autocast("cpu", BFLOAT):
-        cast = localized.mix(*given)
+        cast = mix(*given)
     for name in ("kept", "pasted", "rho", "similarity", "box_reference", "box_donor", "images"):
         there, here = getattr(full, name), getattr(cast, name)
         assert there.dtype == here.dtype and here.dtype != BFLOAT, name
@@ -160,12 +155,12 @@ def mixed_of(run, batch, net: Net) -> Mixed | None:
     """The generated images, by maps and features in fp32."""
     if not batch.mixed:
         return None
-    seen = None
-    if isinstance(run.settings.mixer, Localized):
+    evidence = Evidence()
+    if run.settings.mixer.needs():
         with torch.no_grad():
             features = net(batch.images).features
-        seen = methods.Reference(localize.class_maps(features, net.head.weight.detach(), batch.labels), features)
-    return methods.mix(run.settings, batch, seen)
+        evidence = Evidence(localize.class_maps(features, net.head.weight.detach(), batch.labels), features)
+    return methods.mix(run.settings, batch, evidence)
 
 
 def whole_loss(run, batch, net: Net, mixed: Mixed | None, precision: str) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,6 @@ from lapml.data.pack import Packed
 from lapml.data.truth import Annotations, Truth
 from lapml.errors import LapmlError
 
-DRAWS = 2  # uniform numbers that a mixer takes an image
 CHUNK = 1024  # images that are copied to a GPU at once
 
 
@@ -59,7 +58,7 @@ class Batch:
     margins: bool = False  # mixed, and margin losses are taken of it
     donors: Tensor | None = None  # (B,) int64 positions in the batch, no image its own
     lam: Tensor | None = None  # (B,) λ ~ Beta(β, β)
-    uniform: Tensor | None = None  # (B, DRAWS)
+    uniform: Tensor | None = None  # (B, Mixer.uniform)
     second: Tensor | None = None  # (B, 3) another λ, and two uniform numbers more
     truth: Truth | None = None  # of the images, where the mixer asks for it
     made: Any = None  # what `then` of Batches.training made of it
@@ -148,11 +147,11 @@ class Batches:
                 margins = mixed & ((np.cumsum(mixed) - 1 - epoch) % settings.margin.every == 0)
             beta = getattr(settings.mixer, "beta", 1.0)
             tables["lam"] = stream(seed, epoch, Purpose.LAMBDA).beta(beta, beta, count)
-            tables["uniform"] = stream(seed, epoch, Purpose.PART).random((count, DRAWS))
+            tables["uniform"] = stream(seed, epoch, Purpose.PART).random((count, settings.mixer.uniform))
             if settings.mixer.second:
                 lam = stream(seed, epoch, Purpose.SECOND_LAMBDA).beta(beta, beta, (count, 1))
                 tables["second"] = np.concatenate([lam, stream(seed, epoch, Purpose.SECOND_BOX).random((count, 2))], 1)
-            if settings.mixer.needs() == "truth":
+            if "truth" in settings.mixer.needs():
                 annotations = self.annotations
         # The order is random, so that the one before it is a random donor: a random cycle through the whole batch.
         share = own.stop - own.start

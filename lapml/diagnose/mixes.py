@@ -18,11 +18,9 @@ from lapml.data.pack import Packed
 from lapml.data.truth import Annotations
 from lapml.diagnose.metrics import Scene, box_pixels
 from lapml.errors import LapmlError
-from lapml.methods import Reference
-from lapml.mixing.boxes import Mixed
+from lapml.mixing import Evidence, Mixed
 from lapml.model import Net, build
 from lapml.optim import DTYPES
-from lapml.rows import AttentiveCutMix, Localized
 
 RANDOM = "random places"  # the control: squares of localized CutMix's sizes anywhere
 MASKS = "segmentations"  # folder of the masks, beside images
@@ -49,9 +47,11 @@ def distinct(params: Params, annotated: bool = True) -> dict[str, Method]:
     plainly = sorted(
         params.methods.items(), key=lambda item: bool(item[1].margin or item[1].loss)
     )  # these give the name
-    lacking = {"truth": not annotated, "attention": params.model.weights == "none"}
+    lacking = {
+        need for need, missing in (("truth", not annotated), ("attention", params.model.weights == "none")) if missing
+    }
     for name, method in plainly:
-        if method.mixer is None or lacking.get(method.mixer.needs()):
+        if method.mixer is None or lacking & set(method.mixer.needs()):
             continue
         plain = method.always_mixing().model_copy(
             update={"margin": None, "adaptive": None, "loss": None, "overrides": None}
@@ -64,20 +64,20 @@ def distinct(params: Params, annotated: bool = True) -> dict[str, Method]:
 
 def freshly(method: Method) -> Method:
     """The same row by maps of a pass of their own: a finished run keeps no bank."""
-    if method.mixer is None or method.mixer.needs() != "recent":
+    if method.mixer is None or "recent" not in method.mixer.needs():
         return method
     return method.model_copy(update={"mixer": method.mixer.model_copy(update={"maps": "fresh"})})
 
 
 def control(rows: dict[str, Method]) -> dict[str, Method]:
     """The row :data:`RANDOM`, if any mixes by localisation, to stand beside it."""
-    localized = next((method for method in rows.values() if isinstance(method.mixer, Localized)), None)
+    localized = next((method for method in rows.values() if method.mixer.name == "localized"), None)
     return {RANDOM: localized.model_copy(update={"label": "area"})} if localized else {}
 
 
 class Made(NamedTuple):
     mixed: Mixed
-    seen: Reference | None  # by which it was mixed
+    evidence: Evidence  # by which it was mixed
 
 
 class Mixes:
@@ -109,7 +109,7 @@ class Mixes:
         self.batches = Batches(packed, chosen, view, mean, std, self.device, DTYPES[precision])
         self.size = min(config.train.batch, len(chosen))
         self.frozen = None
-        if any(isinstance(method.mixer, AttentiveCutMix) for method in rows.values()):
+        if any("attention" in method.mixer.needs() for method in rows.values()):
             frozen, _ = build(config.model, len(packed.class_names), view.side, config.seed)
             self.frozen = frozen.to(self.device, DTYPES[precision]).eval()
 
@@ -126,27 +126,25 @@ class Mixes:
                 for method in (DRIVER, *self.rows.values())
             ]
             for clean, *each in zip(*epochs, strict=True):
-                known = {"fresh": methods.reference(self.net, DRIVER, clean, self.net)[0]}
+                maps = methods.reference(self.net, DRIVER, clean, self.net)[0].evidence
+                known = {DRIVER.mixer.needs(): maps}
                 made: dict[str, Made] = {}
                 for (name, method), batch in zip(self.rows.items(), each, strict=True):
-                    seen, needs = None, method.mixer.needs()
-                    if name == RANDOM:
-                        seen = self._nothing(known["fresh"], number, batch.rows)
-                    elif needs in ("fresh", "scores", "attention"):
-                        if needs not in known:
-                            known[needs] = methods.reference(self.net, method, batch, self.net, self.frozen)[0]
-                        seen = known[needs]
-                    made[name] = Made(methods.mix(method, batch, seen), seen)
-                yield clean, self._scene(clean), made, known["fresh"].maps
+                    needs = method.mixer.needs()
+                    if needs not in known:
+                        known[needs] = methods.reference(self.net, method, batch, self.net, self.frozen)[0].evidence
+                    evidence = self._nothing(maps, number, batch.rows) if name == RANDOM else known[needs]
+                    made[name] = Made(methods.mix(method, batch, evidence), evidence)
+                yield clean, self._scene(clean), made, maps.maps
                 images -= self.size
                 if images <= 0:
                     return
 
-    def _nothing(self, like: Reference, number: int, rows: np.ndarray) -> Reference:
-        """Maps and parts by which every cell is as likely as any other."""
+    def _nothing(self, like: Evidence, number: int, rows: np.ndarray) -> Evidence:
+        """Maps and features by which every cell is as likely as any other."""
         generator = torch.Generator().manual_seed(int(rows[0]) + 10**6 * number)
-        parts = torch.randn(like.parts.shape, generator=generator).to(like.parts.device)
-        return Reference(torch.full_like(like.maps, 1 / like.maps[0].numel()), parts)
+        features = torch.randn(like.features.shape, generator=generator).to(like.features.device)
+        return Evidence(torch.full_like(like.maps, 1 / like.maps[0].numel()), features)
 
     def _scene(self, batch: Batch) -> Scene | None:
         if self.annotations is None:

@@ -1,26 +1,32 @@
 """Attentive CutMix (Walawalkar, Shen, Liu and Savvides, ICASSP 2020): the donor's most attended cells, each in its place."""
 
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
+from typing import Literal
 
+from lapml.lazy import torch
 from lapml.mixing.boxes import Mixed
+from lapml.mixing.protocol import Draws, Evidence, Mixer
+from lapml.sections import OpenShare
 
 
-def mix(images: Tensor, donors: Tensor, attention: Tensor, share: float) -> Mixed:
+class Settings(Mixer):
+    name: Literal["attentive_cutmix"] = "attentive_cutmix"
+    cells: OpenShare  # share of the map's cells that is pasted (the authors': 6 of 7 × 7); at least one is, and one is kept
+
+    summary = "the donor’s most attended cells, in place, labelled by area"
+    asks = ("attention",)
+
+
+def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     """Paste the donors' most attended cells at the same places; the label's share is that of the cells.
 
-    Args:
-        images: (≥ B, 3, H, H), the references first.
-        donors: (B,) int64, no image its own.
-        attention: (≥ B, h, w) mean feature maps of a frozen pretrained net; cells that are not finite come last.
-        share: of the cells that is pasted (the authors': 6 of 7 × 7); at least one is, and one is kept.
+    Cells whose attention is not finite come last.
     """
-    count, height, width = len(donors), *attention.shape[1:]
-    top = min(max(round(share * height * width), 1), height * width - 1)
-    seen = attention[donors].flatten(1)
+    images, donors, count = batch.images, batch.donors, batch.count
+    height, width = evidence.attention.shape[1:]
+    top = min(max(round(settings.cells * height * width), 1), height * width - 1)
+    seen = evidence.attention[donors].flatten(1)
     best = seen.masked_fill(~seen.isfinite(), -torch.inf).topk(top, dim=1).indices
     mask = torch.zeros_like(seen, dtype=torch.float32).scatter(1, best, 1.0).view(count, height, width)
     pasted = torch.full((count,), top / (height * width), device=images.device)
-    over = interpolate(mask[:, None], images.shape[-2:], mode="nearest") > 0
+    over = torch.nn.functional.interpolate(mask[:, None], images.shape[-2:], mode="nearest") > 0
     return Mixed(torch.where(over, images[donors], images[:count]), donors, 1 - pasted, pasted, pasted, mask=mask)

@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
-
 from lapml.errors import LapmlError
+from lapml.lazy import Tensor, torch
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Mixed:
             LapmlError: neither box_reference nor mask is given.
         """
         if self.mask is not None:
-            return adaptive_avg_pool2d(self.mask.float()[:, None], grid)[:, 0]
+            return torch.nn.functional.adaptive_avg_pool2d(self.mask.float()[:, None], grid)[:, 0]
         if self.box_reference is None:
             raise LapmlError("Mixed: found neither box_reference nor mask, expected one: it says what was replaced")
         return covered(self.box_reference, grid, self.images.shape[-1])
@@ -136,7 +133,7 @@ def paste(images: Tensor, donors: Tensor, box_reference: Tensor, box_donor: Tens
     return pixels.index_select(0, source.flatten()).view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _covered(boxes: Tensor, grid: tuple[int, int], side: int, dtype: torch.dtype) -> list[Tensor]:
+def _covered(boxes: Tensor, grid: tuple[int, int], side: int, dtype: "torch.dtype") -> list[Tensor]:
     """Shares of the h rows and of the w columns of cells that the boxes cover: (B, h) and (B, w)."""
     shares = []
     for cells, axis in ((grid[0], 1), (grid[1], 0)):

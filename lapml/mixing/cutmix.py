@@ -1,9 +1,25 @@
 """CutMix (Yun et al., ICCV 2019), a box an image."""
 
-import torch
-from torch import Tensor
+from typing import Literal
 
+from lapml.lazy import Tensor, torch
 from lapml.mixing.boxes import Mixed, area, mass, paste, weighed
+from lapml.mixing.protocol import LABELS, Draws, Evidence, Maps, Mixer
+from lapml.sections import Positive
+
+
+class Settings(Mixer):
+    name: Literal["cutmix"] = "cutmix"
+    beta: Positive
+    maps: Maps | None  # for a label by what is seen
+
+    summary = "the same box of the donor, anywhere"
+
+    def labels(self) -> tuple[str, ...]:
+        return tuple(LABELS)[1:] if self.maps else ("area",)
+
+    def allowed(self) -> str:
+        return f"{super().allowed()} with mixer.maps {self.maps or 'null'}"
 
 
 def boxes(lam: Tensor, uniform: Tensor, side: int) -> Tensor:
@@ -22,27 +38,13 @@ def boxes(lam: Tensor, uniform: Tensor, side: int) -> Tensor:
     return torch.cat([centre - half, centre + half], 1).clamp(0, side)
 
 
-def mix(
-    images: Tensor,
-    donors: Tensor,
-    lam: Tensor,
-    uniform: Tensor,
-    label: str = "area",
-    maps: Tensor | None = None,
-) -> Mixed:
-    """Mix a batch; the label's share is the clipped box's area, or what is seen of either class map.
-
-    Args:
-        images: (≥ B, 3, H, H), the references first.
-        donors: (B,) int64, no image its own.
-        lam: (B,), uniform: (B, ≥ 2) as in :func:`boxes`.
-        label: a rule of :func:`~lapml.mixing.boxes.weighed`.
-        maps: (≥ B, h, w) class maps that sum to 1, for a label other than ``area``.
-    """
-    side = images.shape[-1]
-    box = boxes(lam, uniform[:, :2], side)
+def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
+    """Mix a batch; the label's share is the clipped box's area, or what is seen of either class map."""
+    images, donors, maps, side = batch.images, batch.donors, evidence.maps, batch.images.shape[-1]
+    box = boxes(batch.lam, batch.uniform[:, :2], side)
     share = area(box, side)
     kept, pasted = 1 - share, share
-    if label != "area":
-        kept, pasted = 1 - mass(maps[: len(donors)], box, side), mass(maps[donors], box, side)
-    return Mixed(paste(images, donors, box, box), donors, *weighed(label, share, kept, pasted), box, box)
+    if settings.label != "area":
+        kept, pasted = 1 - mass(maps[: batch.count], box, side), mass(maps[donors], box, side)
+    weights = weighed(settings.label, share, kept, pasted)
+    return Mixed(paste(images, donors, box, box), donors, *weights, box, box)

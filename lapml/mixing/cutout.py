@@ -1,9 +1,19 @@
 """Cutout (DeVries and Taylor, arXiv:1708.04552, 2017), a square an image."""
 
-import torch
-from torch import Tensor
+from typing import Literal
 
+from lapml.lazy import Tensor, torch
 from lapml.mixing.boxes import Mixed, inside
+from lapml.mixing.protocol import Draws, Evidence, Mixer
+from lapml.sections import OpenShare
+
+
+class Settings(Mixer):
+    name: Literal["cutout"] = "cutout"
+    side: OpenShare  # of the square, share of the image's side
+
+    summary = "a square erased, the label stays"
+    shows_donor = False
 
 
 def boxes(share: float, uniform: Tensor, side: int) -> Tensor:
@@ -22,15 +32,10 @@ def boxes(share: float, uniform: Tensor, side: int) -> Tensor:
     return torch.cat([centre - half, centre + half], 1).clamp(0, side)
 
 
-def mix(images: Tensor, donors: Tensor, uniform: Tensor, share: float) -> Mixed:
-    """Erase a square of every reference; its label stays. Nothing comes from a donor.
-
-    Args:
-        images: (≥ B, 3, H, H) normalised, so that 0 is the mean colour.
-        donors: (B,) int64.
-        uniform: (B, ≥ 2), share: as in :func:`boxes`.
-    """
-    box = boxes(share, uniform[:, :2], images.shape[-1])
-    mixed = images[: len(donors)] * ~inside(box, images.shape[-1])[:, None]
-    ones = torch.ones(len(donors), device=images.device)
-    return Mixed(mixed, donors, ones, 0 * ones, 0 * ones, box)
+def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
+    """Erase a square of every reference, to the mean colour; its label stays. Nothing comes from a donor."""
+    side = batch.images.shape[-1]
+    box = boxes(settings.side, batch.uniform[:, :2], side)
+    mixed = batch.images[: batch.count] * ~inside(box, side)[:, None]
+    ones = torch.ones(batch.count, device=batch.images.device)
+    return Mixed(mixed, batch.donors, ones, 0 * ones, 0 * ones, box)

@@ -1,18 +1,21 @@
 """Mixup (Zhang, Cissé, Dauphin and Lopez-Paz, ICLR 2018), a share an image."""
 
-from torch import Tensor
+from typing import Literal
 
 from lapml.mixing.boxes import Mixed
+from lapml.mixing.protocol import Draws, Evidence, Mixer
+from lapml.sections import Positive
 
 
-def mix(images: Tensor, donors: Tensor, lam: Tensor) -> Mixed:
-    """Blend every reference with its donor, x̃ = λ·x_i + (1 − λ)·x_j; the label likewise.
+class Settings(Mixer):
+    name: Literal["mixup"] = "mixup"
+    beta: Positive
 
-    Args:
-        images: (≥ B, 3, H, H), the references first.
-        donors: (B,) int64, no image its own.
-        lam: (B,) λ ~ Beta(β, β).
-    """
-    share = (1 - lam)[:, None, None]
-    mixed = images[: len(donors)].lerp(images[donors], share[..., None].to(images.dtype))
-    return Mixed(mixed, donors, lam, 1 - lam, 1 - lam, mask=share)
+    summary = "both images blended, labelled by λ"
+
+
+def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
+    """Blend every reference with its donor, x̃ = λ·x_i + (1 − λ)·x_j; the label likewise."""
+    share = (1 - batch.lam)[:, None, None]
+    mixed = batch.images[: batch.count].lerp(batch.images[batch.donors], share[..., None].to(batch.images.dtype))
+    return Mixed(mixed, batch.donors, batch.lam, 1 - batch.lam, 1 - batch.lam, mask=share)

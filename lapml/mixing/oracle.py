@@ -1,39 +1,37 @@
 """Localized CutMix by the data set's own parts and boxes in place of class maps: for diagnosis, no method to train with."""
 
-import torch
-from torch import Tensor
+from typing import Literal
 
-from lapml.data.truth import Truth
+from lapml.lazy import Tensor, torch
 from lapml.localize import draw_cells
 from lapml.mixing.boxes import Mixed, area, centred, paste, square_sides, weighed
+from lapml.mixing.protocol import Draws, Evidence, Patch
 
 
-def mix(
-    images: Tensor, donors: Tensor, truth: Truth, lam: Tensor, uniform: Tensor, span: list[float], label: str
-) -> Mixed:
+class Settings(Patch):
+    name: Literal["oracle"] = "oracle"
+
+    summary = "the same true part of the donor over the reference’s"
+    asks = ("truth",)
+
+
+def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     """Replace a part of each reference by the same part of its donor.
 
     The part is drawn among those that are seen in both; where there is none, among the donor's, and put over the middle of
     the reference's object. Objects are their boxes: a box's area counts as what is seen of it.
 
-    Args:
-        images: (≥ B, 3, H, H), the references first.
-        donors: (B,) int64, no image its own.
-        truth: of all images.
-        lam: (B,) λ ~ Beta(β, β); the patch's area is clip(1 − λ, span).
-        uniform: (B, ≥ 1) in [0, 1), for the part.
-        label: a rule of :func:`~lapml.mixing.boxes.weighed`.
-
     Returns:
         Similarity is 1 where both show the part, else 0.
     """
-    side, count = images.shape[-1], len(donors)
-    extents = square_sides(lam, span, side)
+    images, donors, count, truth = batch.images, batch.donors, batch.count, evidence.truth
+    side = images.shape[-1]
+    extents = square_sides(batch.lam, settings.area, side)
     theirs, own = truth.parts[donors], truth.parts[:count]
     seen, both = theirs[..., 2] > 0, (theirs[..., 2] > 0) & (own[..., 2] > 0)
     shared, any_part = both.any(1), seen.any(1)
     choice = torch.where(shared[:, None], both, seen).float()
-    part = draw_cells(torch.where(any_part[:, None], choice, 1.0)[:, None], 1.0, uniform[:, 0])
+    part = draw_cells(torch.where(any_part[:, None], choice, 1.0)[:, None], 1.0, batch.uniform[:, 0])
     rows = torch.arange(count, device=images.device)
     middles = (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2
     source = torch.where(any_part[:, None], theirs[rows, part, :2], middles[donors])
@@ -43,7 +41,8 @@ def mix(
     kept = 1 - overlap(truth.boxes[:count], box_reference, none=share)
     pasted = overlap(truth.boxes[donors], box_donor, none=share)
     mixed = paste(images, donors, box_reference, box_donor)
-    return Mixed(mixed, donors, *weighed(label, share, kept, pasted), box_reference, box_donor, shared.float())
+    weights = weighed(settings.label, share, kept, pasted)
+    return Mixed(mixed, donors, *weights, box_reference, box_donor, shared.float())
 
 
 def overlap(objects: Tensor, boxes: Tensor, none: Tensor) -> Tensor:

@@ -1,13 +1,26 @@
 """SnapMix (Huang, Wang and Tao, AAAI 2021), two boxes an image, weights by what is seen of either class map."""
 
-import torch
-from torch import Tensor
-from torch.nn.functional import grid_sample, interpolate
+from typing import Literal
 
+from lapml.lazy import Tensor, torch
 from lapml.mixing import cutmix
 from lapml.mixing.boxes import Mixed, area, inside, mass
+from lapml.mixing.protocol import Draws, Evidence, Mixer
+from lapml.sections import Positive
 
 FLAT = 1e-5  # scores that differ by less, relative to the largest, are equal
+
+
+class Settings(Mixer):
+    name: Literal["snapmix"] = "snapmix"
+    beta: Positive
+    same_class: Literal[
+        "official", "single"
+    ]  # weights of a pair of one class: both the two's sum, as in the authors' code | once
+
+    summary = "a box of the donor, resized, over another box; weights by what is seen"
+    asks = ("scores",)
+    second = True
 
 
 def maps(features: Tensor, weight: Tensor, labels: Tensor, side: int) -> Tensor:
@@ -25,39 +38,24 @@ def maps(features: Tensor, weight: Tensor, labels: Tensor, side: int) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         scores = torch.einsum("bchw,bc->bhw", features.to(kind).relu(), weight[labels].to(kind))
         size = scores.abs().amax((1, 2), keepdim=True)
-        scores = interpolate(scores[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0]
+        scores = torch.nn.functional.interpolate(scores[:, None], (side, side), mode="bilinear", align_corners=False)[
+            :, 0
+        ]
         scores = scores - scores.amin((1, 2), keepdim=True)
         told = scores.amax((1, 2), keepdim=True) > FLAT * size  # else the rounding of equal scores
         return torch.where(told, scores / scores.sum((1, 2), keepdim=True), torch.nan)
 
 
-def mix(
-    images: Tensor,
-    donors: Tensor,
-    maps: Tensor,
-    lam: Tensor,
-    uniform: Tensor,
-    second: Tensor,
-    same: Tensor,
-    same_class: str,
-) -> Mixed:
+def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     """Put a box of every donor, resized, over another box of its reference.
-
-    Args:
-        images: (≥ B, 3, H, H), the references first.
-        donors: (B,) int64, no image its own.
-        maps: (≥ B, H, H) of :func:`maps`.
-        lam: (B,), uniform: (B, ≥ 2): of the reference's box, as in :func:`cutmix.boxes`.
-        second: (B, 3) λ, x and y of the donor's box.
-        same: (B,) bool, reference and donor are of one class.
-        same_class: how those are weighted: ``official``, both by the sum of the two weights, so twice that in all, as in
-            the authors' code; ``single``, by it once.
 
     Returns:
         Weights that need not sum to 1; by area where a map is not finite; an image whose either box is empty is not mixed.
     """
-    side, count = images.shape[-1], len(donors)
-    to, source = cutmix.boxes(lam, uniform[:, :2], side), cutmix.boxes(second[:, 0], second[:, 1:], side)
+    images, donors, count, maps = batch.images, batch.donors, batch.count, evidence.scores
+    side = images.shape[-1]
+    to = cutmix.boxes(batch.lam, batch.uniform[:, :2], side)
+    source = cutmix.boxes(batch.second[:, 0], batch.second[:, 1:], side)
     share = area(to, side)
     empty = (share == 0) | (area(source, side) == 0)
     to, share = to.masked_fill(empty[:, None], 0), share.masked_fill(empty, 0)
@@ -68,8 +66,8 @@ def mix(
     kept, pasted = kept.masked_fill(empty, 1), pasted.masked_fill(empty, 0)
     total = kept + pasted
     rho = torch.where(total > 0, pasted / total, share)
-    if same_class == "official":
-        doubled = same & ~empty
+    if settings.same_class == "official":
+        doubled = (batch.labels[:count] == batch.labels[donors]) & ~empty
         kept, pasted = total.where(doubled, kept), total.where(doubled, pasted)
     mixed = torch.where(inside(to, side)[:, None], _resized(images[donors], source, to), images[:count])
     return Mixed(mixed, donors, kept, pasted, rho, to, source)
@@ -86,4 +84,4 @@ def _resized(images: Tensor, source: Tensor, to: Tensor) -> Tensor:
         place = start + (at - first) * (extent - 1) / (length - 1).clamp_min(1)
         axes.append(2 * place / (side - 1) - 1)
     grid = torch.stack([axes[0][:, None, :].expand(-1, side, -1), axes[1][:, :, None].expand(-1, -1, side)], 3)
-    return grid_sample(images, grid.to(images.dtype), align_corners=True)
+    return torch.nn.functional.grid_sample(images, grid.to(images.dtype), align_corners=True)

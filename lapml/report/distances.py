@@ -26,7 +26,6 @@ from lapml.losses import band, distance
 from lapml.provenance import command, commit, device_name, versions
 from lapml.report import gather
 from lapml.report.figures import STYLE, look, svg
-from lapml.rows import Localized
 from lapml.run import own_data, ready
 from lapml.stats import t_interval
 
@@ -75,7 +74,9 @@ def measure(
         for label, row in rows.items()
         for run in [*row.values()][:1]
     }
-    mixed_by = next((label for label, method in settings.items() if isinstance(method.mixer, Localized)), None)
+    mixed_by = next(
+        (label for label, method in settings.items() if method.mixer and method.mixer.name == "localized"), None
+    )
     if mixed_by is None:
         raise LapmlError(f"none of {gather.listed(rows)} mixes by localized CutMix; give a run of such a row too")
     _refuse_other_views([run for row in rows.values() for run in row.values()])

@@ -6,12 +6,10 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from lapml.config import Method
 from lapml.diagnose.metrics import Scene, mixing, shares, true_share
-from lapml.diagnose.mixes import RANDOM, Mixes
-from lapml.methods import Reference
-from lapml.mixing.boxes import Mixed
+from lapml.diagnose.mixes import RANDOM, Made, Mixes
+from lapml.mixing import LABELS
 from lapml.report.gallery import Mix, Pair
 from lapml.report.pictures import glow, pixels
-from lapml.rows import AttentiveCutMix, CutMix, Cutout, Localized, Mixup, Oracle, SnapMix
 
 OUTLINED = 32  # cells a side of a mask, at most, that the gallery outlines
 FLAGS = {"meaningless": "meaningless", "obscured": "obscured", "ghost": "ghost label"}
@@ -20,10 +18,10 @@ FLAGS = {"meaningless": "meaningless", "obscured": "obscured", "ghost": "ghost l
 def pairs(mixes: Mixes, weights: dict, class_names: list[str], count: int) -> list[Pair]:
     """The first ``count`` pairs of a net's draws."""
     found: list[Pair] = []
-    for batch, scene, made, _ in mixes.generate(count):
+    for batch, scene, made, maps in mixes.generate(count):
         clean = pixels(batch.images.float().cpu(), weights)
         parts = {
-            name: _mixes(name, mixes.rows[name], mixed, seen, scene, weights) for name, (mixed, seen) in made.items()
+            name: _mixes(name, mixes.rows[name], each, maps.shape[-1], scene, weights) for name, each in made.items()
         }
         boxes = None if scene is None else [_visible(box) for box in scene.truth.boxes.tolist()]
         for i in range(min(batch.count, count - len(found))):
@@ -40,9 +38,9 @@ def pairs(mixes: Mixes, weights: dict, class_names: list[str], count: int) -> li
     return found
 
 
-def _mixes(
-    name: str, method: Method, mixed: Mixed, seen: Reference | None, scene: Scene | None, weights: dict
-) -> list[Mix]:
+def _mixes(name: str, method: Method, made: Made, grid: int, scene: Scene | None, weights: dict) -> list[Mix]:
+    """Args: grid: cells a side of the maps that are shown."""
+    mixed, shown = made.mixed, made.evidence.shown
     images = pixels(mixed.images.float().cpu(), weights)
     area = shares(mixed).hidden.mean((1, 2))
     truth = applies = None
@@ -52,7 +50,7 @@ def _mixes(
         metrics = mixing(mixed, scene)
         flags = {shown: (metrics[key][0] > 0) & metrics[key][1] for key, shown in FLAGS.items()}
     # Another grid than the maps' (SnapMix's are in pixels) would be too fine to draw cell by cell.
-    maps = None if seen is None or name == RANDOM else _cells(seen.maps, seen.parts.shape[-1])
+    maps = None if shown is None or name == RANDOM else _cells(shown, grid)
     cells = None
     if mixed.mask is not None and mixed.mask.shape[1:] != (1, 1):  # outlined cell by cell, so not by the pixel
         size = tuple(min(cells, OUTLINED) for cells in mixed.mask.shape[1:])
@@ -72,7 +70,7 @@ def _mixes(
             float(mixed.pasted[i]),
             float(area[i]),
             float(truth[i]) if truth is not None and applies[i] else None,
-            [shown for shown, flag in flags.items() if flag[i]],
+            [flag for flag, raised in flags.items() if raised[i]],
         )
         for i in range(len(mixed.donors))
     ]
@@ -80,26 +78,9 @@ def _mixes(
 
 def describe(name: str, method: Method) -> str:
     """How a row mixes and labels, in one line."""
-    rule = {"area": "labelled by area", "semantic": "labelled by what is seen", "snapmix": "weights by what is seen"}
-    label = rule.get(method.label, "")
     if name == RANDOM:
-        return f"squares of localized CutMix’s sizes, from anywhere to anywhere, {label}"
-    match method.mixer:
-        case Mixup():
-            return "both images blended, labelled by λ"
-        case Cutout():
-            return "a square erased, the label stays"
-        case AttentiveCutMix():
-            return "the donor’s most attended cells, in place, labelled by area"
-        case SnapMix():
-            return "a box of the donor, resized, over another box; weights by what is seen"
-        case CutMix():
-            return f"the same box of the donor, anywhere, {label}"
-        case Localized():
-            return f"a part of the donor over the most similar place, {label}"
-        case Oracle():
-            return f"the same true part of the donor over the reference’s, {label}"
-    return f"{method.mixer.name}: an own mixer"
+        return f"squares of localized CutMix’s sizes, from anywhere to anywhere, {LABELS[method.label]}"
+    return method.mixer.describe(method.label)
 
 
 def _cells(maps: Tensor, grid: int) -> np.ndarray:

@@ -51,8 +51,8 @@ def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> li
     row = freshly(config.settings.always_mixing())
     mixes = Mixes(config, net, weights, packed, {config.method: row})
     batch, _, made, _ = next(mixes.generate(1))
-    mixed, seen = made[config.method]
-    maps = None if seen is None else glow(seen.maps)
+    mixed, evidence = made[config.method]
+    maps = None if evidence.shown is None else glow(evidence.shown)
     clean, pictures = (pixels(images, weights) for images in (batch.images, mixed.images))
     names = [packed.class_names[label] for label in batch.labels.tolist()]
     items = []

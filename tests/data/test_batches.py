@@ -11,7 +11,7 @@ import torch
 
 from lapml.config import View
 from lapml.data import views
-from lapml.data.batches import DRAWS, Batches, Purpose, _ahead, stream
+from lapml.data.batches import Batches, Purpose, _ahead, stream
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError
 
@@ -94,7 +94,7 @@ def test_donors_are_a_derangement(make, row, size):
     for batch in make().training(1, 0, size, row()):
         assert sorted(batch.donors.tolist()) == list(range(size))
         assert all(donor != i for i, donor in enumerate(batch.donors.tolist()))
-        assert batch.lam.shape == (size,) and batch.uniform.shape == (size, DRAWS)
+        assert batch.lam.shape == (size,) and batch.uniform.shape == (size, 2)
         assert ((batch.lam >= 0) & (batch.lam <= 1)).all() and ((batch.uniform >= 0) & (batch.uniform < 1)).all()
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -190,7 +191,7 @@ def test_with_pretrained_weights_attentive_cutmix_is_a_row():
     assert [*rows] == [*ROWS[:2], "attentive_cutmix", *ROWS[2:-1]]
     for method in rows.values():
         assert method.mix.prob == 1 and method.mix.warmup_epochs == 0 and method.margin is None
-        assert method.mixer.needs() != "recent"
+        assert "recent" not in method.mixer.needs()
 
 
 def test_a_row_that_mixes_otherwise_is_one_of_its_own(small_params):
@@ -323,7 +324,7 @@ def test_all_mixers_see_the_same_views_and_donors_of_training_images(params, mad
     """Each batch, as it reaches each mixer."""
     given, real = [], mixes.methods.mix
     monkeypatch.setattr(
-        mixes.methods, "mix", lambda method, batch, seen: given.append(batch) or real(method, batch, seen)
+        mixes.methods, "mix", lambda method, batch, known: given.append(batch) or real(method, batch, known)
     )
     source, views_seen = opened(params, made), set()
     splits = source.batches.packed.index["split"].to_numpy()
@@ -382,11 +383,12 @@ def test_attentive_cutmix_attends_by_the_net_as_it_was_before_training(params, m
     source = opened(params, made, 1, rows={"attentive_cutmix": method})
     untrained, _ = model.build(source.config.model, 3, 48, 1)
     batch, _, generated, maps = next(source.generate(5))
-    mixed, seen = generated["attentive_cutmix"]
+    mixed, evidence = generated["attentive_cutmix"]
     with torch.no_grad():
         expected = untrained.eval().features(batch.images).mean(1)
         trained_features = source.net.features(batch.images).mean(1)
-    assert torch.allclose(seen.maps, expected, atol=1e-5) and not torch.allclose(seen.maps, trained_features, atol=1e-3)
+    assert torch.allclose(evidence.attention, expected, atol=1e-5)
+    assert not torch.allclose(evidence.attention, trained_features, atol=1e-3)
     for i, donor in enumerate(batch.donors.tolist()):
         inside, outside = (expected[donor][mixed.mask[i] == value] for value in (1, 0))
         assert inside.min() >= outside.max() - 1e-6
@@ -400,10 +402,10 @@ def test_random_places_are_uniform_squares_of_localized_sizes_labelled_by_area(s
     real = mixes.methods.reference
 
     def peaked(*arguments):
-        seen, *counts = real(*arguments)
-        maps = torch.zeros_like(seen.maps)
+        found, *counts = real(*arguments)
+        maps = torch.zeros_like(found.evidence.maps)
         maps[:, 0, 0] = 1
-        return seen._replace(maps=maps), *counts
+        return found._replace(evidence=replace(found.evidence, maps=maps)), *counts
 
     monkeypatch.setattr(mixes.methods, "reference", peaked)
     small = ["methods.loc_cutmix.mixer.area=[0.005, 0.02]", "methods.loc_cutmix_area.mixer.area=[0.005, 0.02]"]

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from lapml.data.truth import Truth
 from lapml.diagnose import metrics
 from lapml.diagnose.metrics import Scene
-from lapml.mixing import attentive, cutmix, cutout, localized, mixup, snapmix
-from lapml.mixing.boxes import Mixed
-from lapml.rows import Localized
+from lapml.mixing import Draws, Evidence, Mixed, mix, mixer, snapmix
 
 KINDS = ("cutmix", "localized", "snapmix", "cutout", "cells", "mixup", "empty")
 PASTES = ("cutmix", "localized", "snapmix", "cells")  # something of the donor, whole
@@ -251,17 +249,21 @@ def mixed_by(kind: str, rng: np.random.Generator, images: torch.Tensor) -> Mixed
     donors = torch.arange(count).roll(1)
     lam, uniform = (torch.from_numpy(rng.random(shape)).float() for shape in (count, (count, 2)))
     maps = torch.from_numpy(rng.dirichlet(np.ones(25), count)).float().view(count, 5, 5)
-    if kind == "cutmix":
-        return cutmix.mix(images, donors, lam, uniform, "semantic", maps)
-    if kind == "localized":
-        how = Localized(name="localized", beta=1.0, area=[0.05, 0.5], temperature=1.0, support=0.3, maps="fresh")
-        features = torch.from_numpy(rng.random((count, 4, 5, 5))).float()
-        return localized.mix(images, donors, maps, features, lam, uniform, how, "semantic")
-    if kind == "cutout":
-        return cutout.mix(images, donors, uniform, 0.5)
-    if kind == "cells":
-        return attentive.mix(images, donors, maps, 0.2)
-    return mixup.mix(images, donors, lam)
+    features = torch.from_numpy(rng.random((count, 4, 5, 5))).float() if kind == "localized" else maps[:, None]
+    name, label, keys = HOW[kind]
+    evidence = Evidence(maps=maps, features=features, attention=maps)
+    return mix(Draws(images, torch.arange(count), donors, lam, uniform), evidence, mixer(name, label, **keys))
+
+
+HOW = {
+    "cutmix": ("cutmix", "semantic", {"beta": 1.0, "maps": "fresh"}),
+    "localized": (
+        "localized", "semantic", {"beta": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh"}
+    ),
+    "cutout": ("cutout", None, {"side": 0.5}),
+    "cells": ("attentive_cutmix", None, {"cells": 0.2}),
+    "mixup": ("mixup", None, {"beta": 1.0}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("side", [12, 17, 20])

@@ -13,8 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate, one_hot
 from torchvision.transforms import v2
 
 from lapml.data.truth import Truth
-from lapml.mixing import attentive, boxes, cutmix, cutout, mixup, oracle, snapmix
-from lapml.rows import BUILT_IN
+from lapml.mixing import MIXERS, Draws, Evidence, boxes, mix, mixer, snapmix
 
 SIDE, CLASSES = 24, 5
 BEFORE_ONE = float(torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)))
@@ -36,6 +35,25 @@ def draws(seed: int, count: int = 5, side: int = SIDE) -> SimpleNamespace:
     )
 
 
+def mixed_by(
+    it: SimpleNamespace, name: str, label: str | None = None, keys: dict | None = None, **known
+) -> boxes.Mixed:
+    """What a mixer of these keys makes of a batch; ``known``: its evidence."""
+    batch = Draws(it.images, it.labels, it.donors, it.lam, it.uniform, it.second)
+    return mix(batch, Evidence(**known), mixer(name, label, **(keys or KEYS[name])))
+
+
+KEYS = {
+    "mixup": {"beta": 1.0},
+    "cutout": {"side": 0.5},
+    "cutmix": {"beta": 1.0, "maps": "fresh"},
+    "snapmix": {"beta": 5.0, "same_class": "official"},
+    "attentive_cutmix": {"cells": 0.2},
+    "oracle": {"beta": 1.0, "area": [0.05, 0.5]},
+}
+PLAIN = {"beta": 1.0, "maps": None}  # CutMix labelled by area
+
+
 # --- Mixup ---
 
 
@@ -47,7 +65,8 @@ def test_mixup_is_torchvisions(lam, count):
     transform._dist = SimpleNamespace(sample=lambda shape: torch.tensor(lam))
     expected, targets = transform(it.images.clone(), it.labels)
     before = it.images.clone()
-    mixed = mixup.mix(it.images, it.donors, torch.full((count,), lam))
+    it.lam = torch.full((count,), lam)
+    mixed = mixed_by(it, "mixup")
     torch.testing.assert_close(mixed.images, expected)
     assert torch.equal(it.images, before)
     found = (
@@ -70,13 +89,14 @@ def timm_elementwise(images: torch.Tensor, lam: torch.Tensor, **alphas: float) -
 def test_mixup_an_image_is_timms(count):
     it = draws(1, count)
     expected, lam = timm_elementwise(it.images, it.lam, mixup_alpha=1.0, cutmix_alpha=0.0)
-    mixed = mixup.mix(it.images, torch.arange(count).flip(0), it.lam)
+    it.donors = torch.arange(count).flip(0)
+    mixed = mixed_by(it, "mixup")
     torch.testing.assert_close(mixed.images, expected)
     torch.testing.assert_close(mixed.kept, lam)
 
 
 def test_mixup_says_how_much_of_each_cell_is_the_donors():
-    mixed = mixup.mix(*(vars(draws(2))[name] for name in ("images", "donors", "lam")))
+    mixed = mixed_by(draws(2), "mixup")
     torch.testing.assert_close(mixed.hidden(4), mixed.rho[:, None, None].expand(-1, 4, 4))
 
 
@@ -92,8 +112,8 @@ def test_cutmix_an_image_is_timms_where_cuts_are_even(seed):
     centres = torch.randint(SIDE, (6, 2), generator=torch.Generator().manual_seed(seed))
     with mock.patch("numpy.random.randint", side_effect=[int(c) for xy in centres.tolist() for c in reversed(xy)]):
         expected, kept = timm_elementwise(it.images, lam, mixup_alpha=0.0, cutmix_alpha=1.0)
-    uniform = (centres.double() + 0.5) / SIDE
-    mixed = cutmix.mix(it.images, torch.arange(6).flip(0), lam, uniform)
+    it.donors, it.lam, it.uniform = torch.arange(6).flip(0), lam, (centres.double() + 0.5) / SIDE
+    mixed = mixed_by(it, "cutmix", "area", PLAIN)
     assert torch.equal(mixed.images, expected)
     torch.testing.assert_close(mixed.kept, kept)
 
@@ -105,8 +125,8 @@ def test_cutmix_labelled_by_what_is_seen(seed, label):
     it = draws(seed)
     maps = it.features[:, 0].abs()
     maps = maps / maps.sum((1, 2), keepdim=True)
-    plain = cutmix.mix(it.images, it.donors, it.lam, it.uniform)
-    mixed = cutmix.mix(it.images, it.donors, it.lam, it.uniform, label, maps)
+    plain = mixed_by(it, "cutmix", "area", PLAIN)
+    mixed = mixed_by(it, "cutmix", label, maps=maps, features=it.features)
     assert torch.equal(mixed.images, plain.images) and torch.equal(mixed.box_donor, plain.box_donor)
     fine = maps.repeat_interleave(4, 1).repeat_interleave(4, 2) / 16  # by pixels
     for i in range(5):
@@ -125,8 +145,9 @@ def test_cutmix_labelled_by_what_is_seen(seed, label):
 )
 def test_cutout_as_its_authors_write_it(share, u, v, side):
     """y1 = clip(y − n // 2, 0, h) and so on; the mask is 0 there."""
-    images = torch.ones(1, 3, side, side)
-    mixed = cutout.mix(images, torch.tensor([0]), torch.tensor([[u, v]]), share)
+    it = draws(0, 1, side)
+    it.images, it.uniform = torch.ones(1, 3, side, side), torch.tensor([[u, v]])
+    mixed = mixed_by(it, "cutout", keys={"side": share})
     n, x, y = round(share * side), int(np.float64(np.float32(u)) * side), int(np.float64(np.float32(v)) * side)
     expected = np.ones((side, side), np.float32)
     expected[
@@ -188,8 +209,7 @@ def test_snapmix_by_its_formulas(seed, same_class):
     maps = snapmix.maps(it.features, it.weight, it.labels, SIDE)
     expected_maps = literal_maps(it)
     np.testing.assert_allclose(maps.numpy(), expected_maps, atol=2e-6)
-    same = it.labels == it.labels[it.donors]
-    mixed = snapmix.mix(it.images, it.donors, maps, it.lam, it.uniform, it.second, same, same_class)
+    mixed = mixed_by(it, "snapmix", keys={"beta": 5.0, "same_class": same_class}, scores=maps)
     for i in range(5):
         image, kept, pasted = literal_snapmix(it, i, same_class, expected_maps)
         torch.testing.assert_close(mixed.images[i], image, atol=2e-4, rtol=0)
@@ -198,9 +218,11 @@ def test_snapmix_by_its_formulas(seed, same_class):
 
 def test_snapmix_pairs_of_one_class_weigh_twice_the_sum_in_the_authors_code():
     it = draws(3, 2)
-    maps, same = torch.full((2, SIDE, SIDE), SIDE**-2.0), torch.tensor([True, True])
-    given_ = (it.images, it.donors, maps, torch.full((2,), 0.75), torch.full((2, 2), 0.5), torch.full((2, 3), 0.5))
-    official, single = (snapmix.mix(*given_, same, kind) for kind in ("official", "single"))
+    maps, it.labels = torch.full((2, SIDE, SIDE), SIDE**-2.0), torch.zeros(2, dtype=torch.int64)
+    it.lam, it.uniform, it.second = torch.full((2,), 0.75), torch.full((2, 2), 0.5), torch.full((2, 3), 0.5)
+    official, single = (
+        mixed_by(it, "snapmix", keys={"beta": 5.0, "same_class": kind}, scores=maps) for kind in ("official", "single")
+    )
     torch.testing.assert_close(official.kept + official.pasted, 2 * (single.kept + single.pasted))
 
 
@@ -208,11 +230,9 @@ def test_snapmix_pairs_of_one_class_weigh_twice_the_sum_in_the_authors_code():
 def test_snapmix_with_an_empty_box_is_not_mixed(lam, second):
     it = draws(4, 3)
     maps = snapmix.maps(it.features, it.weight, it.labels, SIDE)
-    second = torch.full((3, 3), second)
-    second[:, 1:] = 0.5
-    mixed = snapmix.mix(
-        it.images, it.donors, maps, torch.full((3,), lam), it.uniform, second, torch.ones(3, dtype=bool), "official"
-    )
+    it.lam, it.second, it.labels = torch.full((3,), lam), torch.full((3, 3), second), torch.zeros(3, dtype=torch.int64)
+    it.second[:, 1:] = 0.5
+    mixed = mixed_by(it, "snapmix", scores=maps)
     assert torch.equal(mixed.images, it.images)
     assert mixed.kept.tolist() == [1] * 3 and mixed.pasted.tolist() == [0] * 3 == mixed.rho.tolist()
 
@@ -223,9 +243,8 @@ def test_snapmix_weighs_by_area_where_a_map_says_nothing(bad):
     it.features[0] = bad
     maps = snapmix.maps(it.features, it.weight, it.labels, SIDE)
     assert not maps[0].isfinite().all() and maps[1:].isfinite().all()
-    mixed = snapmix.mix(
-        it.images, it.donors, maps, torch.full((3,), 0.5), it.uniform, it.second * 0.5, it.labels < 0, "official"
-    )
+    it.lam, it.second, it.labels = torch.full((3,), 0.5), it.second * 0.5, torch.arange(3)
+    mixed = mixed_by(it, "snapmix", scores=maps)
     share = boxes.area(mixed.box_reference, SIDE)
     assert float(mixed.kept[0]) == pytest.approx(1 - float(share[0]))  # its own map is lost
     assert float(mixed.pasted[1]) == pytest.approx(float(share[1]))  # its donor's is
@@ -240,7 +259,7 @@ def test_snapmix_weighs_by_area_where_a_map_says_nothing(bad):
 def test_attentive_cutmix_by_its_definition(seed, share):
     it = draws(seed)
     attention = it.features.mean(1)
-    mixed = attentive.mix(it.images, it.donors, attention, share)
+    mixed = mixed_by(it, "attentive_cutmix", keys={"cells": share}, attention=attention)
     top = min(max(round(share * 36), 1), 35)
     for i in range(5):
         j = int(it.donors[i])
@@ -255,8 +274,7 @@ def test_attentive_cutmix_by_its_definition(seed, share):
 
 
 def test_attentive_cutmix_takes_six_of_seven_times_seven():
-    images, attention = torch.randn(2, 3, 28, 28), torch.randn(2, 7, 7)
-    mixed = attentive.mix(images, torch.tensor([1, 0]), attention, 0.1224)
+    mixed = mixed_by(draws(0, 2, 28), "attentive_cutmix", keys={"cells": 0.1224}, attention=torch.randn(2, 7, 7))
     assert mixed.mask.sum((1, 2)).tolist() == [6, 6] and mixed.pasted.tolist() == pytest.approx([6 / 49] * 2)
 
 
@@ -266,7 +284,7 @@ def test_attentive_cutmix_of_attention_that_says_nothing(bad):
     attention = it.features.mean(1)
     attention[0] = bad
     attention[1, 2, 3] = float("nan")
-    mixed = attentive.mix(it.images, it.donors, attention, 0.25)
+    mixed = mixed_by(it, "attentive_cutmix", keys={"cells": 0.25}, attention=attention)
     assert mixed.mask.sum((1, 2)).tolist() == [9] * 3 and mixed.images.isfinite().all()
     assert mixed.mask[2, 2, 3] == 0  # image 2's donor is 1: a cell that is no number is not attended
 
@@ -286,7 +304,7 @@ def truth_of(seed: int, count: int = 5, parts: int = 4) -> Truth:
 @settings(max_examples=60)
 def test_oracle_by_loops(seed, label):
     it, truth, span = draws(seed), truth_of(seed), [0.05, 0.5]
-    mixed = oracle.mix(it.images, it.donors, truth, it.lam, it.uniform, span, label)
+    mixed = mixed_by(it, "oracle", label, truth=truth)
     for i in range(5):
         j = int(it.donors[i])
         side = round(min(max(1 - float(it.lam[i]), span[0]), span[1]) ** 0.5 * SIDE)
@@ -324,7 +342,7 @@ def test_oracle_by_loops(seed, label):
 def test_oracle_without_any_part_or_object():
     it = draws(7, 3)
     truth = Truth(torch.zeros(3, 4), torch.zeros(3, 1, 3))
-    mixed = oracle.mix(it.images, it.donors, truth, it.lam, it.uniform, [0.1, 0.5], "semantic")
+    mixed = mixed_by(it, "oracle", "semantic", truth=truth)
     share = boxes.area(mixed.box_reference, SIDE)
     torch.testing.assert_close(mixed.kept, (1 - share))  # by area where nothing is known
     assert mixed.images.isfinite().all() and not mixed.similarity.any()
@@ -335,25 +353,16 @@ def test_oracle_without_any_part_or_object():
 
 def made(name: str, it: SimpleNamespace) -> boxes.Mixed:
     count = len(it.images)
-    maps = torch.full((count, 6, 6), 1 / 36)
-    match name:
-        case "mixup":
-            return mixup.mix(it.images, it.donors, it.lam)
-        case "cutout":
-            return cutout.mix(it.images, it.donors, it.uniform, 0.5)
-        case "cutmix":
-            return cutmix.mix(it.images, it.donors, it.lam, it.uniform, "semantic", maps)
-        case "snapmix":
-            maps = snapmix.maps(it.features, it.weight, it.labels, it.images.shape[-1])
-            same = it.labels == it.labels[it.donors]
-            return snapmix.mix(it.images, it.donors, maps, it.lam, it.uniform, it.second, same, "official")
-        case "attentive_cutmix":
-            return attentive.mix(it.images, it.donors, it.features.mean(1), 0.2)
-        case "oracle":
-            return oracle.mix(it.images, it.donors, truth_of(0, count), it.lam, it.uniform, [0.05, 0.5], "semantic")
+    known = {
+        "cutmix": {"maps": torch.full((count, 6, 6), 1 / 36), "features": it.features},
+        "snapmix": {"scores": snapmix.maps(it.features, it.weight, it.labels, it.images.shape[-1])},
+        "attentive_cutmix": {"attention": it.features.mean(1)},
+        "oracle": {"truth": truth_of(0, count)},
+    }.get(name, {})
+    return mixed_by(it, name, "semantic" if name in ("cutmix", "oracle") else None, **known)
 
 
-NAMES = sorted(set(BUILT_IN) - {"localized"})
+NAMES = sorted(set(MIXERS) - {"localized"})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -374,12 +383,7 @@ def test_images_that_are_donors_only(name):
     it = draws(9, 5)
     whole = made(name, it)
     it.donors, it.lam, it.uniform, it.second = torch.tensor([4, 0, 1, 2]), it.lam[:4], it.uniform[:4], it.second[:4]
-    if name == "snapmix":
-        maps = snapmix.maps(it.features, it.weight, it.labels, SIDE)
-        same = it.labels[:4] == it.labels[it.donors]
-        part = snapmix.mix(it.images, it.donors, maps, it.lam, it.uniform, it.second, same, "official")
-    else:
-        part = made(name, it)
+    part = made(name, it)
     torch.testing.assert_close(part.images, whole.images[:4])
     torch.testing.assert_close(part.kept, whole.kept[:4])
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from lapml.mixing import cutmix
+from lapml.mixing import Draws, Evidence, Mixed, cutmix, mix, mixer
 
 LAMBDA = st.floats(0, 1) | st.integers(1, 60).map(lambda k: 1 - (k / 60) ** 2)  # the latter: cuts of whole pixels
 
@@ -18,6 +18,11 @@ def torchvision_cutmix(lam: float, x: int, y: int) -> tuple[v2.CutMix, mock._pat
     transform = v2.CutMix(num_classes=4)
     transform._dist = SimpleNamespace(sample=lambda shape: torch.tensor(lam, dtype=torch.float64))
     return transform, mock.patch("torch.randint", side_effect=[torch.tensor([x]), torch.tensor([y])])
+
+
+def mixed(images: torch.Tensor, donors: torch.Tensor, lam: torch.Tensor, uniform: torch.Tensor) -> Mixed:
+    settings = mixer("cutmix", "area", beta=1.0, maps=None)
+    return mix(Draws(images, torch.zeros(len(images)), donors, lam, uniform), Evidence(), settings)
 
 
 def uniform_of(x: int, y: int, side: int) -> torch.Tensor:
@@ -49,23 +54,23 @@ def test_batch_is_torchvisions(lam, x, y, batch):
         expected, targets = transform(images, labels)
 
     lams = torch.full((batch,), lam, dtype=torch.float64)
-    mixed = cutmix.mix(images, torch.arange(batch).roll(1), lams, uniform_of(x, y, side).expand(batch, 2))
-    assert torch.equal(mixed.images, expected)
+    found = mixed(images, torch.arange(batch).roll(1), lams, uniform_of(x, y, side).expand(batch, 2))
+    assert torch.equal(found.images, expected)
     assert torch.equal(images, before)
     one_hot = torch.nn.functional.one_hot(labels, 4)
-    torch.testing.assert_close(mixed.kept[:, None] * one_hot + mixed.pasted[:, None] * one_hot.roll(1, 0), targets)
-    torch.testing.assert_close(mixed.kept + mixed.pasted, torch.ones(batch))
-    assert torch.equal(mixed.rho, mixed.pasted)
-    assert torch.equal(mixed.box_reference, mixed.box_donor)
-    assert mixed.similarity is None
+    torch.testing.assert_close(found.kept[:, None] * one_hot + found.pasted[:, None] * one_hot.roll(1, 0), targets)
+    torch.testing.assert_close(found.kept + found.pasted, torch.ones(batch))
+    assert torch.equal(found.rho, found.pasted)
+    assert torch.equal(found.box_reference, found.box_donor)
+    assert found.similarity is None
 
 
 def test_share_is_of_the_clipped_box():
     """λ = 0.75 cuts half of each side; about the corner pixel, a quarter of that is inside."""
     images = torch.zeros(2, 3, 40, 40)
-    mixed = cutmix.mix(images, torch.tensor([1, 0]), torch.full((2,), 0.75), torch.tensor([[0.0, 0.0], [0.5, 0.5]]))
-    assert mixed.box_reference.tolist() == [[0, 0, 10, 10], [10, 10, 30, 30]]
-    assert mixed.pasted.tolist() == pytest.approx([100 / 1600, 400 / 1600])
+    found = mixed(images, torch.tensor([1, 0]), torch.full((2,), 0.75), torch.tensor([[0.0, 0.0], [0.5, 0.5]]))
+    assert found.box_reference.tolist() == [[0, 0, 10, 10], [10, 10, 30, 30]]
+    assert found.pasted.tolist() == pytest.approx([100 / 1600, 400 / 1600])
 
 
 def test_centre_is_uniform_over_the_pixels():
@@ -87,5 +92,5 @@ def test_boxes_stay_inside_for_the_largest_uniform_number():
 
 def test_half_precision_images_keep_their_type():
     images = torch.randn(3, 3, 16, 16).to(torch.bfloat16)
-    mixed = cutmix.mix(images, torch.tensor([2, 0, 1]), torch.rand(3), torch.rand(3, 2))
-    assert mixed.images.dtype == torch.bfloat16 and mixed.rho.dtype == torch.float32
+    found = mixed(images, torch.tensor([2, 0, 1]), torch.rand(3), torch.rand(3, 2))
+    assert found.images.dtype == torch.bfloat16 and found.rho.dtype == torch.float32

@@ -1,7 +1,6 @@
 """Localized CutMix against a slow, literal recomputation of method.md, and without a wait for the device."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,15 +8,19 @@ import torch
 
 from lapml import methods
 from lapml.config import Method
-from lapml.mixing import localized
-from lapml.mixing.boxes import Mixed
+from lapml.mixing import Draws, Evidence, Mixed, localized, mix, mixer
 from lapml.model import Output
-from lapml.rows import CutMix, Localized
 
 
-def settings_of(**changes) -> Localized:
-    given = {"name": "localized", "beta": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh"}
-    return Localized(**{**given, **changes})
+def settings_of(label: str = "semantic", **changes) -> localized.Settings:
+    given = {"beta": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh"}
+    return mixer("localized", label, **{**given, **changes})
+
+
+def mixed_by(batch: dict[str, torch.Tensor], settings: localized.Settings) -> Mixed:
+    images, donors, lam, uniform = (batch[name] for name in ("images", "donors", "lam", "uniform"))
+    known = Evidence(maps=batch["maps"], features=batch["features"])
+    return mix(Draws(images, torch.zeros(len(images)), donors, lam, uniform), known, settings)
 
 
 def make_batch(count: int, h: int, w: int, side: int, seed: int) -> dict[str, torch.Tensor]:
@@ -34,7 +37,7 @@ def make_batch(count: int, h: int, w: int, side: int, seed: int) -> dict[str, to
     }
 
 
-def literal(i: int, batch: dict[str, torch.Tensor], settings: Localized, label: str) -> dict:
+def literal(i: int, batch: dict[str, torch.Tensor], settings: localized.Settings, label: str) -> dict:
     """Image i of the generated batch, word for word."""
     images, maps, features = (batch[name].numpy() for name in ("images", "maps", "features"))
     side, (h, w), j = images.shape[-1], maps.shape[1:], int(batch["donors"][i])
@@ -96,11 +99,11 @@ def literal(i: int, batch: dict[str, torch.Tensor], settings: Localized, label: 
     ],
 )
 def test_against_the_letter(label, count, h, w, side, changes):
-    settings = settings_of(**changes)
+    settings = settings_of(label, **changes)
     for seed in range(3):
         batch = make_batch(count, h, w, side, seed)
         before = {name: value.clone() for name, value in batch.items()}
-        mixed = localized.mix(**batch, settings=settings, label=label)
+        mixed = mixed_by(batch, settings)
         for name, value in batch.items():
             assert torch.equal(value, before[name]), f"{name} was modified"
         for i in range(count):
@@ -121,7 +124,7 @@ def test_against_the_letter(label, count, h, w, side, changes):
 
 def test_any_donors():
     batch = make_batch(5, 6, 6, 36, seed=4) | {"donors": torch.tensor([3, 0, 4, 1, 2])}
-    mixed = localized.mix(**batch, settings=settings_of(), label="semantic")
+    mixed = mixed_by(batch, settings_of())
     for i in range(5):
         expected = literal(i, batch, settings_of(), "semantic")
         np.testing.assert_array_equal(mixed.images[i], expected["image"])
@@ -134,7 +137,7 @@ def test_area_share_where_nothing_is_seen(label, monkeypatch):
     masses = iter([torch.tensor([1.0, 0.25]), torch.tensor([0.0, 0.75])])
     monkeypatch.setattr(localized, "mass", lambda *_: next(masses))
     batch = make_batch(2, 6, 6, 40, seed=0) | {"lam": torch.tensor([0.75, 0.75])}  # boxes of 20 × 20 in 40 × 40
-    mixed = localized.mix(**batch, settings=settings_of(), label=label)
+    mixed = mixed_by(batch, settings_of(label))
     assert mixed.rho.tolist() == pytest.approx([0.25, 0.5])
     if label == "semantic":
         assert mixed.kept.tolist() == pytest.approx([0.75, 0.5]) and mixed.pasted.tolist() == pytest.approx([0.25, 0.5])
@@ -149,7 +152,7 @@ def test_rho_lies_between_0_and_1_for_peaked_maps():
     maps[torch.arange(count), torch.arange(count), torch.arange(count)] = 1
     batch |= {"maps": maps / maps.sum((1, 2), keepdim=True), "features": batch["features"].float()}
     for label in ("area", "semantic", "snapmix"):
-        mixed = localized.mix(**batch, settings=settings_of(), label=label)
+        mixed = mixed_by(batch, settings_of(label))
         for each in (mixed.rho, mixed.kept, mixed.pasted):
             assert each.isfinite().all() and ((0 <= each) & (each <= 1)).all()
 
@@ -169,17 +172,15 @@ def test_the_recorder_sees_waits(recorder):
 def test_mix_waits_for_nothing(label, recorder):
     batch = make_batch(6, 6, 6, 48, seed=2)
     with recorder() as seen:
-        localized.mix(**batch, settings=settings_of(), label=label)
+        mixed_by(batch, settings_of(label))
     assert seen.count > 20 and not seen.waits
 
 
 def test_cutmix_waits_for_nothing(recorder):
     batch = make_batch(6, 6, 6, 48, seed=2)
-    settings = Method(
-        mix={"prob": 1.0, "warmup_epochs": 0}, mixer=CutMix(name="cutmix", beta=1.0, maps=None), label="area"
-    )
+    drawn = Draws(*(batch[name] for name in ("images", "donors", "donors", "lam", "uniform")))
     with recorder() as seen:
-        methods.mix(settings, SimpleNamespace(**batch), None)
+        mix(drawn, Evidence(), mixer("cutmix", "area", beta=1.0, maps=None))
     assert seen.count > 10 and not seen.waits
 
 
@@ -194,7 +195,7 @@ def test_loss_works_without_values(reference, scale, adaptive):
         "adaptive": adaptive,
     })  # fmt: skip
     batch = make_batch(6, 6, 6, 48, seed=0)
-    made = vars(localized.mix(**batch, settings=settings_of(), label="semantic"))
+    made = vars(mixed_by(batch, settings_of()))
     mixed = Mixed(**{name: None if value is None else value.to("meta") for name, value in made.items()})
 
     def output() -> Output:

@@ -1,0 +1,162 @@
+"""What a mixer is: settings, and a function ``mix(batch, evidence, settings) -> Mixed``.
+
+A mixer's file holds both, by these names: the class ``Settings``, a :class:`Mixer`, and the function ``mix``.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from lapml.lazy import Tensor, torch
+from lapml.sections import OpenShare, Positive, Section
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from lapml.data.truth import Truth
+
+Maps = Literal["recent", "fresh"]  # of the image's last visits (bank.py) | of a forward pass of their own
+LABELS = {  # rules by which a mixed image may be labelled, see boxes.weighed
+    "area": "labelled by area",
+    "semantic": "labelled by what is seen",
+    "snapmix": "weights by what is seen",
+}
+FIELDS = {  # what a mixer may ask for: the fields of Evidence that it is then given
+    "recent": ("maps", "features"),
+    "fresh": ("maps", "features"),
+    "scores": ("scores",),
+    "attention": ("attention",),
+    "truth": ("truth",),
+}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A batch to be mixed, and every random number of it. B images are references; one more may be a donor only."""
+
+    images: Tensor  # (≥ B, 3, H, H) normalised, the references first
+    labels: Tensor  # (≥ B,) int64
+    donors: Tensor  # (B,) int64, the position of each reference's donor, never its own
+    lam: Tensor  # (B,) λ ~ Beta(β, β)
+    uniform: Tensor  # (B, Mixer.uniform) in [0, 1)
+    second: Tensor | None = None  # (B, 3) another λ, and two uniform numbers more, where Mixer.second
+
+    @property
+    def count(self) -> int:
+        """B."""
+        return len(self.donors)
+
+
+def draws(
+    images: Tensor,
+    labels: Tensor,
+    donors: Tensor | None = None,
+    beta: float = 1.0,
+    uniform: int = 2,
+    generator: "Generator | None" = None,
+) -> Draws:
+    """Draw whatever a mixer takes, for a batch of tensors; numbers are drawn on the host, so that no device is waited for.
+
+    Args:
+        images: (≥ B, 3, H, H) normalised.
+        labels: (≥ B,) int64.
+        donors: (B,) int64 positions of the donors; left out, a random cycle through the batch, so that no image is its own.
+        beta: of λ ~ Beta(β, β).
+        uniform: columns of uniform numbers, see :attr:`Mixer.uniform`.
+        generator: of the CPU; left out, torch's own, which ``torch.manual_seed`` seeds.
+    """
+    import numpy as np  # for its beta, which torch draws by no generator of one's own; not needed to read settings
+
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    rng, device = np.random.default_rng(seed), images.device
+    if donors is None:
+        order = rng.permutation(len(images))
+        cycle = np.empty_like(order)
+        cycle[order] = np.roll(order, 1)
+        donors = torch.from_numpy(cycle).to(device, non_blocking=True)
+    count = len(donors)
+    lam, second_lam = rng.beta(beta, beta, (2, count))
+    second = np.column_stack([second_lam, rng.random((count, 2))])
+    drawn = (
+        torch.from_numpy(each).float().to(device, non_blocking=True)
+        for each in (lam, rng.random((count, uniform)), second)
+    )
+    return Draws(images, labels, donors, *drawn)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a batch's images beside their pixels: what the mixer asks for, and nothing else."""
+
+    maps: Tensor | None = None  # (≥ B, h, w) class activation maps that sum to 1
+    features: Tensor | None = None  # (≥ B, C, h, w) by which places are compared
+    scores: Tensor | None = None  # (≥ B, H, H) SnapMix's semantic percentage maps
+    attention: Tensor | None = None  # (≥ B, h, w) mean feature maps of the net as it was before training
+    truth: "Truth | None" = None  # the data set's own boxes and parts
+
+    @property
+    def shown(self) -> Tensor | None:
+        """(≥ B, h, w) the map to show beside a picture, if there is one."""
+        return next((each for each in (self.maps, self.scores, self.attention) if each is not None), None)
+
+
+class Mixer(Section):
+    """A mixer's settings: its fields are its keys in params.yaml. What it declares of itself:"""
+
+    summary: ClassVar[str] = ""  # how it mixes, in one line for the gallery
+    asks: ClassVar[tuple[str, ...]] = ()  # keys of FIELDS; for class maps give it a field ``maps: Maps`` instead
+    rules: ClassVar[tuple[str, ...]] = ()  # keys of LABELS that it takes; none where it has a rule of its own
+    shows_donor: ClassVar[bool] = True  # in its images: the margin losses can be taken
+    finds_similar: ClassVar[bool] = False  # its Mixed has the parts' similarity: the adaptive margin can be taken
+    uniform: ClassVar[int] = 2  # numbers that it draws for each image; mixers that draw as many are given the same ones
+    second: ClassVar[bool] = False  # it takes the draws of a second box too
+
+    _label: str | None = PrivateAttr(None)
+
+    @property
+    def label(self) -> str | None:
+        """The rule that it labels by, one of :attr:`rules`; in params.yaml it stands beside the mixer."""
+        return self._label
+
+    def labelled(self, label: str | None) -> Self:
+        """The same settings with a label rule."""
+        copy = self.model_copy()
+        copy._label = label
+        return copy
+
+    def needs(self) -> tuple[str, ...]:
+        """The evidence that it asks for, keys of :data:`FIELDS`."""
+        maps = getattr(self, "maps", None)
+        return (maps, *self.asks) if maps else self.asks
+
+    def labels(self) -> tuple[str, ...]:
+        """The label rules that these settings allow."""
+        return self.rules
+
+    def allowed(self) -> str:
+        """The same in words, with the key that they depend on where they do."""
+        labels = self.labels()
+        if not labels:
+            return "no label: this mixer has its own rule"
+        return labels[0] if len(labels) == 1 else f"one of {', '.join(labels)}"
+
+    def describe(self, label: str | None) -> str:
+        """How it mixes and labels, in one line."""
+        return f"{self.summary}, {LABELS[label]}" if label else self.summary
+
+
+class Patch(Mixer):
+    """What mixers have in common that paste a square patch of a part over a similar one."""
+
+    beta: Positive
+    area: Annotated[list[OpenShare], Field(min_length=2, max_length=2)]  # of the patch: clip(1 − λ, a_min, a_max)
+
+    rules = tuple(LABELS)
+    finds_similar = True
+
+    @model_validator(mode="after")
+    def _area(self) -> Self:
+        if self.area[0] > self.area[1]:
+            raise ValueError(f"area: found {self.area}, expected [a_min, a_max] with a_min <= a_max")
+        return self
