@@ -25,16 +25,17 @@ class LostError(LapmlError):
 
 
 class OutOfMemoryError(LapmlError):
-    """A batch does not fit into a GPU's memory.
+    """Something does not fit into a GPU's memory; :func:`lapml.gpus.memory` raises it.
 
     Args:
-        batch: which one, in words.
+        what: a sentence that says what.
         error: what torch said.
         advice: what to do.
     """
 
     everywhere = False
 
-    def __init__(self, batch: str, error: Exception, advice: str):
-        why = str(error).partition(". ")[2][:150]
-        super().__init__(f"{batch} ({why}); {advice}; what was saved before is intact")
+    def __init__(self, what: str, error: Exception, advice: str):
+        said = " ".join(str(error).split())
+        why = (said.partition(". ")[2] or said)[:150]  # torch's first sentence says no more than we do
+        super().__init__(f"{what} ({why}); {advice}; what was saved before is intact")

@@ -6,17 +6,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from lapml import ranks
 from lapml.config import Run
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
-from lapml.errors import LapmlError, OutOfMemoryError
+from lapml.errors import LapmlError
+from lapml.gpus import ALONE, memory
 from lapml.model import Net
 from lapml.optim import DTYPES, autocast
 
 TOP = 5
+BLOCK = 1024  # images whose neighbours are looked for at once
 
 
 @dataclass(frozen=True)
@@ -25,41 +28,50 @@ class Predictions:
     labels: np.ndarray  # (N,)
     logits: np.ndarray  # (N, K) float32
     embeddings: np.ndarray  # (N, D) float32, unit length
+    device: torch.device = torch.device("cpu")  # that made them, and on which they are compared
 
 
-@torch.no_grad()
 def predict(
     net: Net, packed: Packed, config: Run, weights: dict[str, Any], device: torch.device, precision: str
 ) -> Predictions:
     """Logits and embeddings of the run's evaluation split, in evaluation mode and view.
 
     Several ranks take every so manieth image each, and every image counts once; all of them get the whole.
+
+    Raises:
+        LapmlError: the split is empty, or a batch does not fit into the GPU's memory.
     """
     rows = rows_of(packed.index, [config.evaluate])
     if not len(rows):
         raise LapmlError(f"{config.dataset}: its {config.evaluate} split is empty; nothing to evaluate")
-    net.eval()
-    own = rows[ranks.rank() :: ranks.size()]
-    batches = Batches(packed, own, config.data.view, weights["mean"], weights["std"], device, DTYPES[precision])
-    outputs = []
-    for batch in batches.evaluation(max(config.train.batch, 64)):
-        try:
-            with autocast(device, precision):
-                outputs.append(net(batch.images)[1:])
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(
-                f"{config.dataset}: {batch.count} images of {config.data.view.side} px do not fit into the GPU's memory when "
-                "they are evaluated",
-                error,
-                "take another GPU that nobody else uses, or a smaller data.*.view.side",
-            ) from None
-    parts = [torch.cat(part).float().cpu().numpy() for part in zip(*outputs, strict=True)] if outputs else None
+    own, size, view = rows[ranks.rank() :: ranks.size()], max(config.train.batch, 64), config.data.view
+    what = f"{config.dataset}: {size} images of {view.side} px in evaluation"
+    with memory(what, f"take {ALONE}, or a smaller data.*.view.side"):
+        batches = Batches(packed, own, view, weights["mean"], weights["std"], device, DTYPES[precision])
+        found = outputs(net, batches, size, precision) if len(own) else None
+        parts = found and [part.cpu().numpy() for part in found]
     shares = ranks.collected(parts)
     logits, embeddings = (np.empty((len(rows), part.shape[1]), np.float32) for part in shares[0])
     for rank, share in enumerate(shares):
         if share is not None:  # fewer images than ranks
             logits[rank :: ranks.size()], embeddings[rank :: ranks.size()] = share
-    return Predictions(rows, packed.index["label"].to_numpy()[rows], logits, embeddings)
+    return Predictions(rows, packed.index["label"].to_numpy()[rows], logits, embeddings, device)
+
+
+@torch.no_grad()
+def outputs(net: Net, batches: Batches, size: int, precision: str) -> tuple[Tensor, Tensor]:
+    """(N, K) logits and (N, D) embeddings of all rows of ``batches``, fp32, on the device, which is not waited for.
+
+    Args:
+        size: images that are forwarded at a time.
+    """
+    net.eval()
+    found = []
+    for batch in batches.evaluation(size):
+        with autocast(batches.device, precision):
+            found.append(net(batch.images)[1:])
+    logits, embeddings = (torch.cat(part).float() for part in zip(*found, strict=True))
+    return logits, embeddings
 
 
 def metrics(predictions: Predictions) -> dict[str, float]:
@@ -82,29 +94,39 @@ def metrics(predictions: Predictions) -> dict[str, float]:
 
 def retrieval(predictions: Predictions) -> dict[str, float]:
     """Recall@1 and @5 of the embedding, in percent, and n: all that can be said of classes the net does not know."""
-    recall = recall_at(predictions.embeddings, predictions.labels, (1, 5))
-    return {"recall1": 100 * recall[1], "recall5": 100 * recall[5], "n": len(predictions.labels)}
+    count = len(predictions.labels)
+    with memory(f"the neighbours of {count} images among each other", f"take {ALONE}"):
+        recall = recall_at(predictions.embeddings, predictions.labels, (1, 5), predictions.device)
+    return {"recall1": 100 * recall[1], "recall5": 100 * recall[5], "n": count}
 
 
-def recall_at(embeddings: np.ndarray, labels: np.ndarray, ks: tuple[int, ...]) -> dict[int, float]:
+def recall_at(
+    embeddings: np.ndarray, labels: np.ndarray, ks: tuple[int, ...], device: torch.device | str = "cpu"
+) -> dict[int, float]:
     """Recall@K: the share of images with one of their class among their K nearest others (cosine).
 
     Args:
         embeddings: (N, D) of unit length.
         labels: (N,).
+        device: that compares them.
     """
-    vectors, targets = torch.from_numpy(embeddings), torch.from_numpy(labels)
     k = min(max(ks), len(labels) - 1)
     if k < 1:
         return dict.fromkeys(ks, 0.0)
+    hit = nearest_hits(torch.from_numpy(embeddings).to(device), torch.from_numpy(labels).to(device), k)
+    shares = torch.stack([hit[:, :each].any(1).double().mean() for each in ks]).tolist()
+    return dict(zip(ks, shares, strict=True))
+
+
+def nearest_hits(vectors: Tensor, targets: Tensor, k: int) -> Tensor:
+    """(N, k) bool: whether the i-th nearest other of each of (N, D) unit vectors has its label, (N,)."""
     found = []
-    for start in range(0, len(labels), 1024):  # a block of the similarity matrix at a time
-        similarity = vectors[start : start + 1024] @ vectors.T
-        similarity[torch.arange(len(similarity)), torch.arange(start, start + len(similarity))] = -torch.inf
+    for start in range(0, len(targets), BLOCK):  # a block of the similarity matrix at a time
+        similarity = vectors[start : start + BLOCK] @ vectors.T
+        similarity.diagonal(start).fill_(-torch.inf)
         nearest = similarity.topk(k, dim=1).indices
-        found.append(targets[nearest] == targets[start : start + len(similarity), None])
-    hit = torch.cat(found)
-    return {each: float(hit[:, :each].any(1).double().mean()) for each in ks}
+        found.append(targets[nearest] == targets[start : start + BLOCK, None])
+    return torch.cat(found)
 
 
 def table(predictions: Predictions, packed: Packed) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from lapml import gpus, ranks
 from lapml.config import Train
 from lapml.errors import LapmlError
 from lapml.model import Net, groups
@@ -32,12 +33,27 @@ def schedule(train: Train, steps: int, step: int) -> float:
 
 
 def pick_device(train: Train) -> tuple[torch.device, str]:
-    """(device, precision) that ``auto`` means here; LapmlError if a GPU is asked for and none is there."""
+    """(device, precision) that ``auto`` means here, made ready: a GPU is taken (:func:`lapml.gpus.take`) and told to repeat its
+    numbers, and to compute fp32 in fp32. LapmlError if a GPU is asked for and none is there."""
     if train.device == "cuda" and not torch.cuda.is_available():
         raise LapmlError("train.device: found cuda, but torch sees no GPU here; set train.device to auto or cpu")
     name = train.device if train.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     precision = train.precision if train.precision != "auto" else "bf16" if name == "cuda" else "fp32"
+    if name == "cuda":
+        if not ranks.launched():  # else each process has one already
+            gpus.take()
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = (
+            precision == "bf16"
+        )  # torch's default, by which fp32 convolutions have 10 bits
+        torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device(name), precision
+
+
+def tf32(device: torch.device) -> bool:
+    """Whether any fp32 product of this process is taken in TF32."""
+    allowed = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return device.type == "cuda" and allowed
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

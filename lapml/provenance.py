@@ -1,15 +1,23 @@
 """What made a result: code, versions and device."""
 
 import hashlib
+import json
 import os
 import platform
+import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lapml import __version__
+from lapml.errors import LapmlError
+from lapml.files import write_json
+
 HERE = Path(__file__).resolve().parent
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pillow", "optuna")  # that numbers depend on
+COMMIT = "COMMIT"  # beside this file where the code was packed without its repository, see write_commit
 
 
 def code_sha256() -> str:
@@ -28,25 +36,89 @@ def command() -> str:
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that numbers depend on."""
-    names = ("lapml", "torch", "timm", "numpy", "pandas", "pillow", "optuna")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+def versions() -> dict[str, str | None]:
+    """Of Python, of this package and of :data:`PACKAGES` (None: not installed); where this process uses a GPU, also of its
+    driver, of CUDA and of cuDNN."""
+    found = {"python": platform.python_version(), "lapml": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    torch = sys.modules.get("torch")  # not imported for this: packing data wants none
+    if torch is not None and torch.cuda.is_initialized():
+        cudnn = torch.backends.cudnn.version()
+        found |= {"driver": _driver(), "cuda": torch.version.cuda, "cudnn": None if cudnn is None else str(cudnn)}
+    return found
+
+
+def _driver() -> str | None:
+    """Version of NVIDIA's driver, as the kernel names it, or the driver's own tool."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:  # as in some containers
+        ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            text = subprocess.run(ask, capture_output=True, text=True, timeout=20).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
+    return found.group() if found else None
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """(commit, whether any file of the package differs from it) of the project, or Nones outside git.
+    """(commit, whether any file of the package differs from it) of the project; outside git, what :func:`write_commit` left;
+    Nones where there is neither.
 
     Call it when work begins: a commit that is made meanwhile did not do the work.
+
+    Raises:
+        LapmlError: what was left cannot be read.
     """
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", ".")  # a repository around the code may be another project's
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
     except (OSError, subprocess.CalledProcessError):
+        return _left_commit(HERE / COMMIT)
+
+
+def write_commit(folder: Path) -> Path:
+    """Name the commit in a copy of this checkout that goes without its repository, for :func:`commit` there.
+
+    Args:
+        folder: of the copy; its package lies in ``folder/lapml``.
+
+    Returns:
+        The file, ``folder/lapml/COMMIT``: JSON with commit, dirty and code_sha256, by which later edits of the copy show.
+    """
+    revision, dirty = commit()
+    path = Path(folder) / HERE.name / COMMIT
+    write_json(path, {"commit": revision, "dirty": dirty, "code_sha256": code_sha256()})
+    return path
+
+
+def _left_commit(path: Path) -> tuple[str | None, bool | None]:
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
         return None, None
+    try:
+        record = json.loads(text)
+        revision, dirty, packed = record["commit"], record["dirty"], record["code_sha256"]
+    except (ValueError, KeyError, TypeError):
+        revision, dirty, packed = "", None, None
+    if revision is None and dirty is None:
+        return None, None
+    if not (isinstance(revision, str) and re.fullmatch("[0-9a-f]{40,64}", revision) and isinstance(dirty, bool)):
+        raise LapmlError(
+            f"{path}: found {text[:100]!r}, expected JSON with a commit, dirty (true or false) and code_sha256; pack the code "
+            "again, or delete the file: runs then say that their commit is unknown"
+        )
+    return revision, dirty or packed != code_sha256()
 
 
 def device_name(device: Any = None) -> str:

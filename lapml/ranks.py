@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lapml import gpus
 from lapml.errors import LapmlError, LostError, Stopped
 
 GRACE = 20.0  # seconds in which the launcher ends a process that has lost another one
@@ -97,7 +98,7 @@ def joined(device: str) -> Iterator[None]:
             raise LapmlError(
                 f"train.gpus: found {here} processes on this machine, expected at most its {torch.cuda.device_count()} GPUs"
             )
-        torch.cuda.set_device(local)
+        gpus.take(local)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield

@@ -22,8 +22,9 @@ from lapml.config import Params, Run, resolve, settings_of, tuned_values
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import open_run, sha256, write_json
+from lapml.gpus import ALONE, memory
 from lapml.model import Net, build
-from lapml.optim import DTYPES, pick_device
+from lapml.optim import DTYPES, pick_device, tf32
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.provenance import code_sha256, command, commit, device_name, versions
 from lapml.train import Fitted, fit
@@ -107,7 +108,9 @@ def ready(folder: Path, record: dict[str, Any], classes: int) -> Ready:
     config = settings_of(folder / "config.json", record)
     net, weights = load_net(folder, config, classes)
     device, precision = pick_device(config.train)
-    return Ready(config, net.to(device, DTYPES[precision]), weights, device, precision)
+    with memory(f"{folder}: its weights", f"take {ALONE}"):
+        net.to(device, DTYPES[precision])
+    return Ready(config, net, weights, device, precision)
 
 
 def own_data(record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:
@@ -242,6 +245,7 @@ def _provenance(
         "versions": versions(),
         "device": device_name(fitted.device),
         "precision": fitted.precision,
+        "tf32": tf32(fitted.device),
         "threads": config.train.threads,
         "processes": ranks.size(),
         "seed": config.seed,

@@ -2,16 +2,22 @@
 
 import signal
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lapml import ranks
+from lapml.bank import Bank
 from lapml.files import atomic
+
+SAVE_EVERY = (
+    60.0  # seconds, at least, from one saved state to the next: on a GPU an epoch takes little longer than saving
+)
 
 
 class Means:
@@ -29,10 +35,15 @@ class Means:
 
     def over_ranks(self) -> None:
         """The sums become the mean over the ranks, which counted alike."""
-        self.sums = {name: ranks.total(total) / ranks.size() for name, total in self.sums.items()}
+        if self.sums:
+            means = ranks.total(torch.stack(list(self.sums.values()))) / ranks.size()
+            self.sums = dict(zip(self.sums, means.unbind(), strict=True))
 
     def values(self) -> dict[str, float]:
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        if not self.sums:
+            return {}
+        sums = torch.stack(list(self.sums.values())).tolist()  # the device is waited for once
+        return {name: total / self.counts[name] for name, total in zip(self.sums, sums, strict=True)}
 
 
 @dataclass
@@ -46,6 +57,14 @@ class Epoch:
     )
     seconds: float = 0.0
 
+    def add(self, stats: dict[str, Tensor], forwards: int, backwards: int, mixed: bool) -> None:
+        """A step: its statistics, the images that passed over all ranks, and whether its batch was mixed."""
+        self.means.add(stats)
+        self.counts["images_forward"] += forwards
+        self.counts["images_backward"] += backwards
+        self.counts["mixed_batches"] += mixed
+        self.step += 1
+
     def state(self) -> dict[str, Any]:
         """To be saved, or sent to another process."""
         sums = {name: value.cpu() for name, value in self.means.sums.items()}
@@ -57,6 +76,65 @@ class Epoch:
         means.sums = {name: value.to(device) for name, value in state["means"]["sums"].items()}
         means.counts = state["means"]["counts"]
         return cls(**{**state, "means": means})
+
+
+class Checkpoint:
+    """``last.pt``: where a run stands, so that it goes on from there exactly. On several ranks the first one keeps it.
+
+    Args:
+        path: of the file; None: nothing is kept.
+        key: of settings, data, code, torch and kind of device: a state of others is ignored.
+    """
+
+    def __init__(
+        self, path: Path | None, key: str, net: nn.Module, optimizer: torch.optim.Optimizer, bank: Bank | None
+    ):
+        self.path, self.key, self.net, self.optimizer, self.bank = path, key, net, optimizer, bank
+        self.resumed = 0  # how often the run was taken up again
+        self.good = "the initial one"  # the last state that was kept, for messages
+        self.saved = time.monotonic()
+
+    def restored(self, device: torch.device) -> tuple[list[dict[str, Any]], Epoch]:
+        """Put a kept state in place, if there is one; returns its history, and how far its last epoch had come."""
+        found = None
+        if self.path is not None:
+            found = ranks.agreed(load(self.path, self.key) if ranks.rank() == 0 else None)
+        if not found:
+            return [], Epoch()
+        self.net.load_state_dict(found["net"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        if self.bank is not None:
+            self.bank.cells.copy_(found["bank"])
+        own = found["ranks"][ranks.rank()]  # in mid-epoch they differ
+        for buffer, value in zip(self.net.buffers(), own["buffers"], strict=True):
+            buffer.copy_(value)
+        history, now, self.resumed = found["history"], Epoch.restored(own["epoch"], device), found["resumed"] + 1
+        self._is_good(history, now)
+        return history, now
+
+    def due(self) -> bool:
+        """Whether the last state was kept :data:`SAVE_EVERY` seconds ago, by the first rank's clock."""
+        return self.path is not None and ranks.agreed(time.monotonic() - self.saved >= SAVE_EVERY)
+
+    def save(self, history: list[dict[str, Any]], now: Epoch) -> None:
+        if self.path is None:
+            return
+        each = ranks.collected({"epoch": now.state(), "buffers": [buffer.cpu() for buffer in self.net.buffers()]})
+        if ranks.rank() == 0:
+            record = {"key": self.key, "net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+            record |= {"ranks": each, "bank": self.bank.cells if self.bank else None, "history": history}
+            save(self.path, {**record, "resumed": self.resumed})
+        self.saved = time.monotonic()
+        self._is_good(history, now)
+
+    def _is_good(self, history: list[dict[str, Any]], now: Epoch) -> None:
+        self.good = f"that of epoch {len(history)}{f' and step {now.step} after it' if now.step else ''}, {self.path}"
+
+
+def all_finite(net: nn.Module) -> bool:
+    """Whether all weights and running statistics of a net are numbers, on every rank. The device is waited for once."""
+    finite = [value.isfinite().all() for value in net.state_dict().values() if value.is_floating_point()]
+    return int(ranks.total(torch.stack(finite).all().int())) == ranks.size()
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

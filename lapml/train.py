@@ -20,11 +20,12 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 
 from lapml import losses, methods, ranks, state  # noqa: E402
 from lapml.bank import Bank  # noqa: E402
-from lapml.config import Method, Run, digest  # noqa: E402
+from lapml.config import Method, Run, Train, digest  # noqa: E402
 from lapml.data.batches import Batch, Batches  # noqa: E402
 from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
-from lapml.errors import DivergedError, LapmlError, OutOfMemoryError, Stopped  # noqa: E402
+from lapml.errors import DivergedError, LapmlError, Stopped  # noqa: E402
+from lapml.gpus import ALONE, memory  # noqa: E402
 from lapml.mixing.boxes import Mixed  # noqa: E402
 from lapml.model import Net, Output, build, running_statistics, training_mode  # noqa: E402
 from lapml.optim import DTYPES, autocast, make_optimizer, pick_device, schedule  # noqa: E402
@@ -86,6 +87,7 @@ def learner(config: Run, net: Net, images: int, device: torch.device, precision:
             )
         net = convert_sync_batchnorm(net)  # timm's: torch's own drops the activations that timm fuses into batch norm
     net.to(device, DTYPES[precision], memory_format=torch.channels_last)
+    training_mode(net, train.batch_norm)
     needs = settings.mixer.needs() if settings.mixer else ()
     bank = frozen = None
     if "recent" in needs:
@@ -112,7 +114,8 @@ def fit(
         config: the resolved run; trains on its ``fit`` splits.
         packed: its data set.
         path: of ``last.pt``; an interrupted run of the same settings and data goes on from there and ends in the same
-            numbers. It is saved after every epoch, and after the step that SIGTERM or SIGINT falls into.
+            numbers. It is saved after an epoch if :data:`~lapml.state.SAVE_EVERY` seconds have passed since the last time,
+            after the last epoch, and after the step that SIGTERM or SIGINT falls into.
         quiet: a line an epoch instead of a progress bar.
         log: takes those lines.
 
@@ -125,63 +128,35 @@ def fit(
     train, settings, seed = config.train, config.settings, config.seed
     device, precision = pick_device(train)
     torch.set_num_threads(train.threads)
-    torch.backends.cudnn.deterministic = True
     if train.batch % ranks.size():
         raise LapmlError(
             f"train.batch: found {train.batch}, expected a multiple of the {ranks.size()} processes that share it"
         )
     net, weights = build(config.model, len(packed.class_names), config.data.view.side, seed)
-    rows = rows_of(packed.index, config.fit)
-    dtype = DTYPES[precision]
-    batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], device, dtype)
-    steps = batches.steps(train.batch)
-    it = learner(config, net, len(packed.index), device, precision)
-    net = it.net
-
-    what = [
-        config.record(),
-        packed.meta["sha256"],
-        weights,
-        code_sha256(),
-        torch.__version__,
-        str(device),
-        ranks.size(),
-    ]
-    key = digest(what)
-    history: list[dict[str, Any]] = []
-    now, resumed, good = state.Epoch(), 0, "the initial one"
-    if path is not None and (saved := ranks.agreed(state.load(path, key) if ranks.rank() == 0 else None)):
-        net.load_state_dict(saved["net"])
-        it.optimizer.load_state_dict(saved["optimizer"])
-        if it.bank is not None:
-            it.bank.cells.copy_(saved["bank"])
-        own = saved["ranks"][ranks.rank()]  # in mid-epoch they differ
-        history, now, resumed = saved["history"], state.Epoch.restored(own["epoch"], device), saved["resumed"] + 1
-        for buffer, value in zip(net.buffers(), own["buffers"], strict=True):
-            buffer.copy_(value)
-        good = f"that of epoch {len(history)}" + (f" and step {now.step} after it" if now.step else "") + f", {path}"
+    what = [config.record(), packed.meta["sha256"], weights, code_sha256()]
+    key = digest([*what, torch.__version__, str(device), ranks.size()])
+    with memory(f"model.name: {config.model.name} and what its training holds", f"take {ALONE}, or a smaller model"):
+        rows = rows_of(packed.index, config.fit)
+        batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], device, DTYPES[precision])
+        steps = batches.steps(train.batch)
+        it = learner(config, net, len(packed.index), device, precision)
+        saved = state.Checkpoint(path, key, it.net, it.optimizer, it.bank)
+        history, now = saved.restored(device)
+    if saved.resumed:
         log(f"resumed after epoch {len(history)} of {train.epochs}" + (f", step {now.step}" if now.step else ""))
     earlier = sum(row["seconds"] for row in history) + now.seconds
-
-    def save() -> None:
-        each = ranks.collected({"epoch": now.state(), "buffers": [buffer.cpu() for buffer in net.buffers()]})
-        if path is not None and ranks.rank() == 0:
-            record = {"key": key, "net": net.state_dict(), "optimizer": it.optimizer.state_dict(), "ranks": each}
-            record |= {"bank": it.bank.cells if it.bank else None, "history": history}
-            state.save(path, {**record, "resumed": resumed})
 
     def settle(bad: int | None, what: str = "the loss was") -> None:
         if bad is not None:
             raise DivergedError(
                 f"{config.dataset}/{config.method}/{seed}: {what} not finite in epoch {epoch + 1}, step {bad + 1} of "
-                f"{steps}, at lr {schedule(train, steps, epoch * steps + bad):.3g}; the last good state is {good}. Lower "
-                "train.lr or the row's alpha"
+                f"{steps}, at lr {schedule(train, steps, epoch * steps + bad):.3g}; the last good state is {saved.good}. "
+                "Lower train.lr or the row's alpha"
             )
 
     def settle_weights() -> None:
         """A finite loss may have had a gradient that was not: such a state is neither saved nor evaluated."""
-        if not all(value.isfinite().all() for value in net.state_dict().values()):
-            settle(now.step - 1, "the weights were")
+        settle(None if state.all_finite(it.net) else now.step - 1, "the weights were")
 
     def stopped() -> Stopped:
         where = f"epoch {epoch + 1} after step {now.step} of {steps}" if now.step else f"after epoch {epoch + 1}"
@@ -189,7 +164,10 @@ def fit(
         return Stopped(f"{config.dataset}/{config.method}/{seed}: stopped in {where}; {then}")
 
     bar = _bar(quiet, (len(history) * steps + now.step) * train.batch, train.epochs * steps * train.batch)
-    with state.Watch() as watch:
+    with (
+        state.Watch() as watch,
+        memory(f"train.batch: {train.batch} images of {config.data.view.side} px", _less(train)),
+    ):
         for epoch in range(len(history), train.epochs):
             started, last_shown = time.perf_counter() - now.seconds, 0.0
             if bar is not None:
@@ -197,21 +175,9 @@ def fit(
             for batch in batches.training(seed, epoch, train.batch, settings, now.step, it.ahead):
                 lr = schedule(train, steps, epoch * steps + now.step)
                 it.optimizer.param_groups[0]["lr"], it.optimizer.param_groups[1]["lr"] = lr, lr * train.head_lr
-                try:
-                    stats, forwards, backwards = take_step(it, batch)
-                except torch.OutOfMemoryError as error:
-                    smaller = f"train.batch={train.batch // 2}" if train.batch > 3 else "a smaller data.*.view.side"
-                    raise OutOfMemoryError(
-                        f"train.batch: {train.batch} images of {config.data.view.side} px do not fit into the GPU's memory",
-                        error,
-                        f"try {smaller}, or another GPU that nobody else uses",
-                    ) from None
-                now.means.add(stats)
-                now.counts["images_forward"] += forwards * ranks.size()
-                now.counts["images_backward"] += backwards * ranks.size()
-                now.counts["mixed_batches"] += batch.mixed
+                stats, forwards, backwards = take_step(it, batch)
                 watch.add(now.step, stats["loss"])
-                now.step += 1
+                now.add(stats, forwards * ranks.size(), backwards * ranks.size(), batch.mixed)
                 now.seconds = time.perf_counter() - started
                 bad, asked = watch.look(lag=0 if device.type == "cpu" else 1)  # a GPU is not waited for
                 settle(bad)
@@ -219,7 +185,7 @@ def fit(
                     settle(watch.look(lag=0)[0])
                     now.seconds = time.perf_counter() - started
                     settle_weights()
-                    save()
+                    saved.save(history, now)
                     raise stopped()
                 if bar is not None and time.perf_counter() - last_shown > 0.5:  # showing waits for the device
                     last_shown = time.perf_counter()
@@ -231,14 +197,14 @@ def fit(
             now.seconds = time.perf_counter() - started
             settle(bad)
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
-            ranks.average_buffers(net)
+            ranks.average_buffers(it.net)
             settle_weights()
             means, lr = now.means.values(), schedule(train, steps, (epoch + 1) * steps - 1)
             row = {"epoch": epoch + 1, "lr": lr, **means, **now.counts, "seconds": now.seconds}
             history.append({column: row.get(column) for column in COLUMNS})
             now = state.Epoch()
-            save()
-            good = f"that of epoch {epoch + 1}" + (f", {path}" if path else "")
+            if asked or epoch + 1 == train.epochs or saved.due():
+                saved.save(history, now)
             if asked:
                 raise stopped()
             if quiet:
@@ -249,7 +215,7 @@ def fit(
                 )
     if bar is not None:
         bar.close()
-    return Fitted(net, history, weights, device, precision, resumed, earlier)
+    return Fitted(it.net, history, weights, device, precision, saved.resumed, earlier)
 
 
 def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
@@ -259,7 +225,8 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
         (0-d statistics on the device, images forwarded, images gone backward).
     """
     settings, labels, margin = it.settings, batch.labels[: batch.count], it.settings.margin
-    training_mode(it.net, it.batch_norm)
+    if not it.net.training:  # as a step leaves it that took references
+        training_mode(it.net, it.batch_norm)
     forwards = backwards = batch.count
     mixed = batch.made or it.ahead(batch)
     clean = clean_logits = embedded = donor_labels = None
@@ -308,6 +275,11 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
     with record_function("update"):
         it.optimizer.step()
     return {**stats, "loss": loss.detach(), "accuracy": 100 * credit.mean()}, forwards, backwards
+
+
+def _less(train: Train) -> str:
+    """What to do where a batch is too large for a GPU."""
+    return f"try {f'train.batch={train.batch // 2}' if train.batch > 3 else 'a smaller data.*.view.side'}, or {ALONE}"
 
 
 def _bar(quiet: bool, done: int, images: int):  # noqa: ANN202

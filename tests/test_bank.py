@@ -410,7 +410,9 @@ def test_every_bank_has_the_same_projection():
 # --- in training ---
 
 
-def test_a_resumed_run_has_the_same_bank(small_run, packed, tmp_path):
+def test_a_resumed_run_has_the_same_bank(small_run, packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.state, "SAVE_EVERY", 0.0)
+
     class Interrupt(Exception):
         pass
 

@@ -89,7 +89,8 @@ def test_the_oracle_wants_boxes(small_run, packed):
 
 
 @pytest.mark.parametrize("row", ["snapmix", "attentive_cutmix", "cutmix_semantic", "loc_cutmix_oracle"])
-def test_an_interrupted_comparator_goes_on_to_the_same_numbers(small_run, annotated, tmp_path, row):
+def test_an_interrupted_comparator_goes_on_to_the_same_numbers(small_run, annotated, tmp_path, monkeypatch, row):
+    monkeypatch.setattr(train.state, "SAVE_EVERY", 0.0)
     config, state = run_of(small_run, row, "train.epochs=2"), tmp_path / "last.pt"
     whole = train.fit(config, annotated, log=quietly)
 

@@ -691,7 +691,6 @@ def test_a_dead_rank_ends_the_command_with_one_clear_error(project, rank):
     assert len(err) == 1, "\n".join(err)
     assert f"error: process {rank} of 2 was killed (SIGKILL); run the same command again" in err[0]
     assert not any(Path(f"/proc/{each}").exists() for each in alive.values())
-    assert (run_folder(project) / "last.pt").is_file()
 
 
 @pytest.mark.slow

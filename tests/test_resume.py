@@ -26,7 +26,7 @@ import pytest
 import torch
 
 from lapml import run as runs
-from lapml import train
+from lapml import state, train
 from lapml import tune as tuning  # noqa: F401, for the children
 from lapml.config import Params
 from lapml.data import pack, synthetic  # noqa: F401
@@ -68,6 +68,7 @@ def serve() -> None:
     import lapml.report.build
     import lapml.report.pictures  # noqa: F401
 
+    state.SAVE_EVERY = 0.0
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request, started = json.loads(line), time.monotonic()
@@ -216,6 +217,12 @@ NO_MOUNT = 99
 
 
 # --- what the tests work with ---
+
+
+@pytest.fixture(autouse=True)
+def saved_after_every_epoch(monkeypatch):
+    """As in the children, see :func:`serve`."""
+    monkeypatch.setattr(state, "SAVE_EVERY", 0.0)
 
 
 @dataclass

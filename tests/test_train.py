@@ -299,7 +299,8 @@ class Interrupt(Exception):
 
 @pytest.mark.parametrize("row", ["baseline", "adaptive_margin"])
 @pytest.mark.parametrize("after", [1, 2])
-def test_an_interrupted_run_goes_on_to_the_same_numbers(small_run, packed, tmp_path, row, after):
+def test_an_interrupted_run_goes_on_to_the_same_numbers(small_run, packed, tmp_path, monkeypatch, row, after):
+    monkeypatch.setattr(train.state, "SAVE_EVERY", 0.0)
     overrides = [] if row == "baseline" else [f"methods.{row}.mix.prob=0.5"]
     config, state = small_run(row, *overrides), tmp_path / "run" / "last.pt"
     whole = train.fit(config, packed, log=quietly)
@@ -317,6 +318,71 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(small_run, packed, tmp_p
     assert lines[0] == f"resumed after epoch {after} of 3" and resumed.resumed == 1
     assert without_seconds(resumed.history) == without_seconds(whole.history)
     assert_same_state(resumed.net, whole.net)
+
+
+def test_a_state_is_saved_once_a_minute_and_at_the_end(small_run, packed, tmp_path, monkeypatch):
+    """A run that is killed goes on from the last one, in the same numbers."""
+    config, path, kept, now = small_run("adaptive_margin", "train.epochs=6"), tmp_path / "last.pt", [], 0.0
+    original = train.state.save
+    monkeypatch.setattr(
+        train.state, "save", lambda path, record: kept.append(len(record["history"])) or original(path, record)
+    )
+    monkeypatch.setattr(train.state.time, "monotonic", lambda: now)
+
+    def epoch_takes(seconds: float, last: int = 6):
+        def log(line: str) -> None:
+            nonlocal now
+            now += seconds
+            if line.startswith(f"epoch {last}/") and last < 6:
+                raise Interrupt
+
+        return log
+
+    whole = train.fit(config, packed, path, log=epoch_takes(25.0))
+    assert kept == [4, 6]  # 75 seconds after the beginning, and the last one
+    path.unlink()
+    kept.clear()
+    with pytest.raises(Interrupt):
+        train.fit(config, packed, path, log=epoch_takes(25.0, last=5))
+    lines: list[str] = []
+    again = train.fit(config, packed, path, log=lines.append)
+    assert kept == [4, 6] and lines[0] == "resumed after epoch 4 of 6"
+    assert without_seconds(again.history) == without_seconds(whole.history)
+    assert_same_state(again.net, whole.net)
+    kept.clear()
+    train.fit(config, packed, tmp_path / "slow.pt", log=epoch_takes(60.0))
+    assert kept == [2, 3, 4, 5, 6]
+
+
+def test_a_run_that_keeps_no_state_asks_for_none(small_run, packed, monkeypatch):
+    monkeypatch.setattr(train.state, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(train.state.ranks, "collected", None)  # what saving begins with
+    assert len(train.fit(small_run("baseline"), packed, log=quietly).history) == 3
+
+
+@pytest.mark.parametrize(
+    "row, batch_norm", [("baseline", "local"), ("loc_cutmix", "frozen"), ("margin", "local"), ("margin", "frozen")]
+)
+def test_modes_are_set_where_something_changed_them(small_run, packed, monkeypatch, row, batch_norm):
+    """Once, and after each step that took a margin's references in evaluation mode; every step begins in the right ones."""
+    step, original, margins, calls = train.take_step, train.training_mode, [], []
+
+    def counted(net, how):
+        calls.append(how)
+        original(net, how)
+
+    def watched(it, batch):
+        margins.append(batch.margins)
+        outcome = step(it, batch)
+        norms = [each.training for each in it.net.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+        assert batch.margins or it.net.training and set(norms) == {batch_norm == "local"}
+        return outcome
+
+    monkeypatch.setattr(train, "training_mode", counted)
+    monkeypatch.setattr(train, "take_step", watched)
+    train.fit(small_run(row, f"train.batch_norm={batch_norm}"), packed, log=quietly)
+    assert len(margins) == 18 and any(margins) == (row == "margin")
+    assert calls == [batch_norm] * (1 + sum(margins[:-1]))
 
 
 def test_a_finished_state_trains_nothing_more(small_run, packed, tmp_path):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.errors import LapmlError, Stopped
+from lapml.errors import LapmlError, OutOfMemoryError, Stopped
 
 RAW = {"rich_markup_mode": None, "no_args_is_help": True, "pretty_exceptions_enable": False}
 ParamsFile = Annotated[
@@ -35,6 +35,16 @@ def plain(function):
             message, everywhere, status = str(error), error.everywhere, error.status
         except OSError as error:  # a full disk, a folder that may not be written
             message = f"{error.filename or 'the system'}: {error.strerror or error}; what was finished before is intact"
+        except RuntimeError as error:
+            if (
+                type(error).__name__ != "OutOfMemoryError"
+            ):  # torch's, of work that does not say more (lapml.gpus.memory)
+                raise
+            what, advice = (
+                "this command's nets and images do not fit into the GPU's memory",
+                "take a GPU that nobody else uses",
+            )
+            message = str(OutOfMemoryError(what, error, advice))
         except KeyboardInterrupt:
             message, everywhere, status = "stopped; run the same command again to go on", True, Stopped.status
         first = is_first()

@@ -6,6 +6,7 @@ cores nor batch order, and a resumed run draws what an uninterrupted one draws.
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -24,6 +25,7 @@ from lapml.data.truth import Annotations, Truth
 from lapml.errors import LapmlError
 
 CHUNK = 1024  # images that are copied to a GPU at once
+_held: tuple[weakref.ref, Tensor] | None = None  # the array that lies on the GPU, and where, see _resident
 
 
 class Purpose(IntEnum):
@@ -72,10 +74,10 @@ class Batches:
         rows: which rows of its index.
         view: how images are cut.
         mean, std: of the network's input, for channels in 0..1.
-        device: where batches lie. On a GPU the array lies there too if it fits into half the free memory; else it stays
-            on the disk, and a thread reads ahead, through pinned memory. On a CPU it stays on the disk, in the system's
-            cache, and a thread makes batches ahead, so that a core that is free takes them off the step's time. Batches
-            are the same either way.
+        device: where batches lie. On a GPU the array lies there too (once, for all batches of it) if it fits into half
+            the free memory; else it stays on the disk, and a thread reads ahead, through pinned memory. On a CPU it stays
+            on the disk, in the system's cache, and a thread makes batches ahead, so that a core that is free takes them
+            off the step's time. Batches are the same either way.
         dtype: of the images.
     """
 
@@ -95,12 +97,7 @@ class Batches:
         self.labels = packed.index["label"].to_numpy(np.int64)
         self.mean = torch.tensor(mean, device=device)[:, None, None] * 255
         self.std = torch.tensor(std, device=device)[:, None, None] * 255
-        self.array = None
-        if device.type == "cuda" and packed.images.nbytes < _free_memory(device) / 2:
-            self.array = torch.empty(packed.images.shape, dtype=torch.uint8, device=device)
-            # Piece by piece: a copy of the whole might not fit into the host's memory.
-            for at in range(0, len(packed.images), CHUNK):
-                self.array[at : at + CHUNK] = torch.from_numpy(np.array(packed.images[at : at + CHUNK]))
+        self.array = _resident(packed.images, device) if device.type == "cuda" else None
 
     @cached_property
     def annotations(self) -> Annotations:
@@ -213,6 +210,26 @@ class Batches:
         tensor = torch.from_numpy(array)
         tensor = tensor.float() if tensor.is_floating_point() else tensor
         return tensor.to(self.device, non_blocking=True)
+
+
+def _resident(images: np.ndarray, device: torch.device) -> Tensor | None:
+    """The array on a GPU, where it stays for the next that wants it (evaluation, the next run of a study); None where it would
+    take more than half of what is free."""
+    global _held
+    if _held is not None and _held[0]() is images:
+        return _held[1]
+    _held = None  # before there is another: its memory is needed
+    if images.nbytes >= _free_memory(device) / 2:
+        return None
+    try:
+        array = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError:  # another process was quicker
+        return None
+    # Piece by piece: a copy of the whole might not fit into the host's memory.
+    for at in range(0, len(images), CHUNK):
+        array[at : at + CHUNK] = torch.from_numpy(np.array(images[at : at + CHUNK]))
+    _held = weakref.ref(images), array
+    return array
 
 
 def _free_memory(device: torch.device) -> int:

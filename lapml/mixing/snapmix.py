@@ -84,4 +84,5 @@ def _resized(images: Tensor, source: Tensor, to: Tensor) -> Tensor:
         place = start + (at - first) * (extent - 1) / (length - 1).clamp_min(1)
         axes.append(2 * place / (side - 1) - 1)
     grid = torch.stack([axes[0][:, None, :].expand(-1, side, -1), axes[1][:, :, None].expand(-1, -1, side)], 3)
-    return torch.nn.functional.grid_sample(images, grid.to(images.dtype), align_corners=True)
+    # Not functional.grid_sample: on a GPU that hands aligned corners to cuDNN, whose numbers are others than the CPU's.
+    return torch.grid_sampler_2d(images, grid.to(images.dtype), 0, 0, True)  # bilinear, zeros outside, corners aligned

@@ -13,10 +13,7 @@ from lapml.diagnose.mixes import MASKS
 from lapml.errors import LapmlError
 from lapml.files import open_run, scratch, write_json
 from lapml.paths import DIAGNOSIS_FILES, Paths
-from lapml.report import diagnosis_figures as figures
 from lapml.report import diagnosis_tables as tables
-from lapml.report import gallery
-from lapml.report.pairs import pairs
 
 
 def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
@@ -25,6 +22,8 @@ def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
     Raises:
         LapmlError: see :func:`~lapml.diagnose.measure.measure`.
     """
+    from lapml.report import diagnosis_figures as figures  # matplotlib, which `publish --finished` does without
+
     known = truths(params, paths, dataset)
     found = measure(params, paths, dataset, known)
     folder = paths.diagnosis(dataset)
@@ -87,6 +86,9 @@ def _objects(paths: Paths, dataset: str, recorded: str) -> str:
 
 
 def _gallery(params: Params, paths: Paths, dataset: str, known: Known) -> str:
+    from lapml.report import gallery
+    from lapml.report.pairs import pairs
+
     packed, rows = known[0], mixers(params, dataset, known)
     mixes, weights, _ = opened(params, paths, dataset, params.seeds[0], rows, known)
     shown = pairs(mixes, weights, packed.class_names, params.diagnose.pairs)

@@ -187,8 +187,8 @@ def _ran(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
     for text in runs["versions"]:
         for package, version in json.loads(text).items():
             known = versions.setdefault(package, [])
-            if str(version) not in known:
-                known.append(str(version))
+            if (shown := "not installed" if version is None else str(version)) not in known:
+                known.append(shown)
     data = [f"{name}: {', '.join(_values(rows['data_sha256']))}" for name, rows in runs.groupby("dataset", sort=False)]
     weights = [
         " ".join(pair) for pair in zip(_values(runs["weights_name"]), _values(runs["weights_sha256"]), strict=False)

@@ -11,7 +11,7 @@ from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.files import locked, scratch
 from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, RUN_FILES, Paths
-from lapml.report import diagnosis, page, tables
+from lapml.report import diagnosis, tables
 from lapml.report.runs import UNREAD
 
 GALLERY = "gallery.html"  # large, and full of pictures of the data: it is not published
@@ -71,6 +71,8 @@ def recover(paths: Paths) -> None:
 
 
 def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> None:
+    from lapml.report import page  # matplotlib, which `publish --finished` does without
+
     target.mkdir()
     for name in REPORT_FILES:
         shutil.copyfile(paths.report / name, target / name)

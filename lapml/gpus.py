@@ -1,0 +1,88 @@
+"""GPUs: which one a process takes of several, and what is said where its memory does not suffice."""
+
+import fcntl
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from lapml.errors import OutOfMemoryError
+from lapml.files import locked
+
+SHORT = ("out of memory", "ALLOC_FAILED")  # in what CUDA, cuBLAS and cuDNN say where torch itself did not notice
+ALONE = "another GPU that nobody else uses"  # advice
+_taken: tuple[int, IO] | None = None  # this process's GPU, and its open slot
+
+
+def take(device: int | None = None) -> int:
+    """Make one of the visible GPUs this process's own, until it ends: torch's ``cuda`` is that one from now on.
+
+    Of several it is the one that the fewest others of this user's processes hold, whatever suite or checkout they are of, so
+    that jobs spread over a machine by themselves, and evenly where there are more jobs than GPUs.
+
+    Args:
+        device: its number among those that CUDA_VISIBLE_DEVICES leaves visible, where that is settled already.
+
+    Returns:
+        That number; at a later call the same.
+    """
+    global _taken
+    if _taken is None:
+        visible = range(torch.cuda.device_count())
+        names = [str(torch.cuda.get_device_properties(each).uuid) for each in visible]  # the same for every process
+        _taken = slot(names, Path(tempfile.gettempdir()) / f"lapml-gpus-{os.getuid()}", device)
+        torch.cuda.set_device(_taken[0])
+    return _taken[0]
+
+
+def slot(names: list[str], folder: Path, number: int | None = None) -> tuple[int, IO]:
+    """Take a slot of one of several things that processes share.
+
+    A slot is a locked file, ``NAME.xxxx`` in ``folder``. The system frees the lock when its holder dies, however it does.
+
+    Args:
+        names: what is shared.
+        number: which of them; by default the one with the fewest slots taken, the first of equals.
+
+    Returns:
+        (its number, the slot, which is held until it is closed).
+    """
+    with locked(folder / "lock"):
+        held = Counter(path.name.partition(".")[0] for path in folder.glob("*.*") if _is_held(path))
+        if number is None:
+            number = min(range(len(names)), key=lambda each: held[names[each]])
+        handle, _ = tempfile.mkstemp(prefix=f"{names[number]}.", dir=folder)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        return number, os.fdopen(handle, "w")
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a slot's holder lives; the slot of a dead one is removed."""
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        path.unlink()
+        return False
+
+
+@contextmanager
+def memory(what: str, advice: str) -> Iterator[None]:
+    """Within, a GPU's memory that does not suffice is a :class:`~lapml.errors.OutOfMemoryError`.
+
+    Args:
+        what: does not fit, in the plural.
+        advice: what to do.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in SHORT)):
+            raise
+        raise OutOfMemoryError(f"{what} do not fit into the GPU's memory", error, advice) from None
