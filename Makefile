@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-real lint dvc bench gpu-suites gpu-why gpu-bench gpu-test lock clean
+.PHONY: help setup reproduce test test-real lint dvc bench gpu-suites gpu-why gpu-bench gpu-test kit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -98,6 +98,15 @@ gpu-bench-%: $(VENV)/.main
 	$(BIN)/lapml data fetch cub200 $$common; $(BIN)/lapml data prepare cub200 $$common; \
 	$(BIN)/lapml bench $$measure; $(BIN)/lapml bench loaders $$measure --repeats 5; \
 	$(BIN)/lapml bench options $$measure --repeats 10; $(BIN)/lapml bench --profile $$measure
+
+# A suite for a machine that reaches nothing (docs/offline.md): wheels for its Python, weights, and IMAGES, in pieces that
+# take at most MIB MiB together with the checkout.
+PY  ?= 312
+OUT ?= kit/out
+MIB ?= 60
+kit: $(VENV)/.main  ## pack SUITE=suites/….yaml and IMAGES=DIR for PY=312 into kit/out, for kit/run.sh elsewhere
+	@test -n "$(SUITE)" || { echo "error: make kit: SUITE: found nothing, expected a file such as suites/cub200-first.yaml" >&2; exit 1; }
+	@$(BIN)/python -m lapml.kit make $(SUITE) $(if $(IMAGES),--images "$(IMAGES)") --py $(PY) --out "$(OUT)" --mib $(MIB)
 
 gpu-test: $(VENV)/.test  ## run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu

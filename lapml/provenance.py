@@ -24,7 +24,7 @@ def code_sha256() -> str:
     """Checksum of the package's source files: an interrupted run goes on only with the code that began it."""
     digest = hashlib.sha256()
     for path in sorted(HERE.rglob("*.py")):
-        if not {"report", "bench", "commands", "diagnose", "apply"} & set(
+        if not {"report", "bench", "commands", "diagnose", "apply", "kit"} & set(
             path.relative_to(HERE).parts
         ):  # these do not change what a run is
             digest.update(path.relative_to(HERE).as_posix().encode() + b"\0" + path.read_bytes())

@@ -1,10 +1,11 @@
 """`lapml publish` and `lapml restore`: what is committed of a suite, there and back."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lapml.commands.common import DEFAULT, ParamsFile, load, plain
+from lapml.commands.common import DEFAULT, ParamsFile, Set, load, plain
 
 
 @plain
@@ -13,15 +14,22 @@ def publish(
     finished: Annotated[
         bool, typer.Option("--finished", help="Add the runs that are finished, whether or not there is a report yet.")
     ] = False,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Add the finished runs of a tar that kit/run.sh wrote elsewhere.")
+    ] = None,
+    overrides: Set = [],  # noqa: B006
 ) -> None:
     """Copy a suite's report, metrics, predictions and provenance to results/published/SUITE, which is committed.
 
     Example: lapml publish --params suites/sparrows.yaml
     """
-    settings, paths = load(params, [])
-    from lapml.report.accumulate import publish_finished
+    settings, paths = load(params, overrides)
+    from lapml.report.accumulate import publish_finished, publish_from
     from lapml.report.published import publish as publish_whole
 
+    if source is not None:
+        typer.echo(publish_from(settings, paths, source))
+        return
     typer.echo(f"{(publish_finished if finished else publish_whole)(settings, paths)}")
 
 

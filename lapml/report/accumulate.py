@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.files import NOT_KEPT, locked
+from lapml.kit import results
 from lapml.paths import READS, RUN_FILES, Paths
 from lapml.report import diagnosis, tables
 from lapml.report.published import GALLERY, LOCK, PUBLISHED_DIAGNOSIS_FILES, copy_file, copy_folder, copy_run, recover
@@ -59,6 +61,55 @@ def publish_finished(params: Params, paths: Paths) -> str:
     text = f"{paths.published}: {len(added)} runs added, {count - len(missing + held)} of {count} are there"
     text += f"; not finished: {', '.join(missing)}" if missing else ""
     return text + (f"; waiting for their diagnosis: {', '.join(held)}" if held else "")
+
+
+def publish_from(params: Params, paths: Paths, tar: Path) -> str:
+    """Add the runs in a tar that kit/run.sh wrote on another machine to what is published; given twice, it changes nothing.
+
+    They come without weights, so no diagnosis can be made of them: those of ``diagnose.row`` are published like the others.
+
+    Returns:
+        How many runs were added, and how many are there.
+
+    Raises:
+        LapmlError: the tar is cut off, damaged or unsafe, or what is published does not fit (then nothing is added); or
+            some of its runs are not whole, not of this suite's settings, or not made with the same data and weights (the
+            others are added).
+    """
+    there, added, faults = paths.as_published(), 0, []
+    with locked(paths.base / LOCK), TemporaryDirectory(prefix="lapml-") as folder:
+        recover(paths)
+        record, jobs = results.unpack(tar, Path(folder))
+        given = type(paths)(params.suite, paths.root)
+        given.base = Path(folder)
+        if record["suite"] != params.suite:
+            raise LapmlError(
+                f"{tar}: holds runs of suite {record['suite']!r}, expected {params.suite!r}; give its --params"
+            )
+        published = _refuse_unfit(params, paths, there)
+        suite = dict(examined(params, given, UNREAD))
+        known = {run: found for run, found in suite.items() if given.run(*run).exists()}
+        faults += [f"{job}: no run of this suite" for job in jobs if job not in known]
+        for run, found in known.items():
+            name, rows = "/".join(map(str, run)), published.setdefault(run[0], [])
+            if isinstance(found, LapmlError):
+                faults += [f"{name}: {line}" for line in str(found).splitlines()]
+            elif there.run(*run).exists():
+                if not _same_run(given.run(*run), there.run(*run)):
+                    faults.append(f"{name}: another run of that name is published, and stays")
+            else:
+                row = {**dict(zip(("dataset", "method", "seed"), run, strict=True)), **found}
+                if origin := one_origin([*rows, row], paths.pack(run[0]) / "meta.json"):
+                    faults += origin
+                    continue
+                copy_run(given.run(*run), there.run(*run))
+                rows.append(row)
+                added += 1
+    text = f"{paths.published}: {added} runs added, {sum(there.run(*run).exists() for run in suite)} of {len(suite)} are there"
+    if faults:
+        made = f"; they were made with --set {' --set '.join(record['overrides'])}" if record.get("overrides") else ""
+        raise LapmlError(f"{text}; {tar}: holds what is not taken{made}:\n  " + "\n  ".join(faults))
+    return text
 
 
 def restore(params: Params, paths: Paths) -> str:
@@ -171,6 +222,11 @@ def _same_nets(params: Params, one: Paths, other: Paths, dataset: str, absent: b
         if nets[0] != nets[1]:
             return False
     return True
+
+
+def _same_run(one: Path, other: Path) -> bool:
+    """Whether two run folders hold the same run: provenance.json has the checksums of its other files."""
+    return (one / "provenance.json").read_bytes() == (other / "provenance.json").read_bytes()
 
 
 def _diagnosed(paths: Paths, dataset: str) -> bool:

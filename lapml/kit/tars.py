@@ -1,0 +1,121 @@
+"""A tar that vouches for itself: its first member lists every other one with its sha256.
+
+So one that is cut off, even between two members, or holds anything else than plain files in their place, is refused.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lapml.errors import LapmlError
+from lapml.files import atomic, sha256
+
+MANIFEST = "kit.json"
+BLOCK = tarfile.BLOCKSIZE
+EMPTY = tarfile.RECORDSIZE  # bytes of a tar are a multiple of it
+SLICE = 2**20
+
+
+def room(size: int) -> int:
+    """Bytes that a member of ``size`` bytes takes at most: header, content in whole blocks, its line in the manifest."""
+    return size + 3 * BLOCK
+
+
+def write(path: Path, record: dict[str, Any], members: Mapping[str, Path]) -> None:
+    """Write ``path`` whole or not at all; the same content gives the same bytes.
+
+    Args:
+        record: what the manifest says beside its ``members``.
+        members: file of each name.
+    """
+    listed = {name: sha256(file) for name, file in members.items()}
+    text = json.dumps({**record, "members": listed}, indent=1).encode()
+    with atomic(path) as temporary, tarfile.open(temporary, "w:", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(_info(MANIFEST, len(text)), io.BytesIO(text))
+        for name, file in members.items():
+            with open(file, "rb") as content:
+                tar.addfile(_info(name, file.stat().st_size), content)
+
+
+def _info(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """What the first member says.
+
+    Raises:
+        LapmlError: no file, no tar, or none of ours.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            first = tar.next()
+            if first is None or first.name != MANIFEST or not first.isreg():
+                found = "nothing" if first is None else first.name
+                raise LapmlError(f"{path}: its first member is {found}, expected {MANIFEST}: not made by lapml")
+            record = json.load(tar.extractfile(first))
+        if not isinstance(record["members"], dict):
+            raise TypeError("members is no mapping")
+    except FileNotFoundError:
+        raise LapmlError(f"{path}: no such file") from None
+    except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise LapmlError(f"{path}: cut off or damaged, or no tar ({_short(error)}); get it again") from None
+    return record
+
+
+def extract(path: Path, folder: Path) -> dict[str, Any]:
+    """Write every member but the manifest below ``folder``, and return the manifest. What is wrong is found before it is
+    relied on, but only after some members may be written: give a folder that is thrown away then.
+
+    Raises:
+        LapmlError: cut off, damaged, a member that is no plain file inside ``folder``, or that the manifest does not list.
+    """
+    record = manifest(path)
+    left: dict[str, str] = dict(record["members"])
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for at, member in enumerate(tar):
+                if at == 0:
+                    continue
+                _refuse_unsafe(path, member)
+                if member.name not in left:
+                    raise LapmlError(f"{path}: {member.name}: not in its manifest, or twice in the tar; get it again")
+                if _copied(tar, member, folder / member.name) != left.pop(member.name):
+                    raise LapmlError(
+                        f"{path}: {member.name}: damaged (checksum differs from the manifest); get it again"
+                    )
+    except (tarfile.TarError, EOFError) as error:
+        raise LapmlError(f"{path}: cut off or damaged ({_short(error)}); get it again") from None
+    if left:
+        raise LapmlError(f"{path}: cut off: {next(iter(left))} and {len(left) - 1} more are missing; get it again")
+    return record
+
+
+def _refuse_unsafe(path: Path, member: tarfile.TarInfo) -> None:
+    name = PurePosixPath(member.name)
+    if not member.isreg():
+        kind = "a link" if member.issym() or member.islnk() else "a folder" if member.isdir() else "a device"
+        raise LapmlError(f"{path}: {member.name}: is {kind}, expected plain files only; nothing of it is used")
+    if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
+        raise LapmlError(f"{path}: {member.name}: leads outside of its folder; nothing of it is used")
+
+
+def _copied(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> str:
+    """The checksum of what was written."""
+    digest, source = hashlib.sha256(), tar.extractfile(member)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target, "wb") as file:
+        while part := source.read(SLICE):
+            digest.update(part)
+            file.write(part)
+    return digest.hexdigest()
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

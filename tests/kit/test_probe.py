@@ -1,0 +1,68 @@
+"""What is tried before the runs: how far a run came, and CUDA's multi-process service where it is."""
+
+import os
+import re
+import signal
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lapml.errors import Stopped
+from lapml.kit import probe
+from lapml.run import execute
+from lapml.train import fit
+
+
+def test_images_and_seconds_of_a_run_that_was_stopped_and_of_one_that_finished(small_run, packed, tmp_path):
+    run = small_run("cutmix")
+    with pytest.raises(Stopped) as stopped:
+        fit(run, packed, tmp_path / "last.pt", log=lambda line: os.kill(os.getpid(), signal.SIGTERM))
+    epoch, step, steps = map(int, re.search(r"epoch (\d+) after step (\d+) of (\d+)", str(stopped.value)).groups())
+    images, seconds = probe.progress(tmp_path)
+    assert images == ((epoch - 1) * steps + step) * run.train.batch and seconds > 0
+    metrics = execute(run, packed, tmp_path, log=lambda line: None)
+    images, seconds = probe.progress(tmp_path)
+    assert images == metrics["images_backward"] == run.train.epochs * steps * run.train.batch
+    assert seconds == pytest.approx(metrics["seconds"])
+    assert probe.progress(tmp_path / "nothing") == (0, 0.0)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    work = SimpleNamespace(folder=tmp_path / "work", env=dict(os.environ))
+    return SimpleNamespace(work=work, env={"OWN": "1"})
+
+
+def control(folder, monkeypatch, works):
+    """A stand-in for the service's control program, which notes how it was called, and a Python that sees a GPU or none."""
+    folder.mkdir()
+    (folder / probe.MPS).write_text(
+        f'#!/bin/sh\necho "$@" $CUDA_MPS_PIPE_DIRECTORY >> {folder}/calls\n[ "$1" ] || cat >> {folder}/calls\n'
+    )
+    (folder / "python").write_text(f"#!/bin/sh\nexit {0 if works else 1}\n")
+    for name in (probe.MPS, "python"):
+        (folder / name).chmod(0o755)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_the_service_is_started_for_the_runs_and_ended_after_them(bench, tmp_path, monkeypatch, works):
+    control(tmp_path / "bin", monkeypatch, works)
+    bench.work.env["PATH"] = os.environ["PATH"]
+    pipe = str(bench.work.folder / "mps")
+    with pytest.raises(RuntimeError, match="in a run"), probe.mps(bench) as on:
+        assert on == works
+        assert bench.env.get("CUDA_MPS_PIPE_DIRECTORY") == (pipe if works else None)
+        raise RuntimeError("in a run")
+    assert bench.env == {"OWN": "1"}
+    assert (tmp_path / "bin/calls").read_text().split("\n")[:-1] == [pipe, "quit", f"-d {pipe}", pipe, "quit"]
+
+
+def test_without_it_the_runs_share_the_gpu_as_they_are(bench, monkeypatch):
+    monkeypatch.setattr(probe.shutil, "which", lambda name: None)
+    with probe.mps(bench) as on:
+        assert not on and bench.env == {"OWN": "1"}
