@@ -33,7 +33,8 @@ def code_sha256() -> str:
 
 def command() -> str:
     """As it was given."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    return " ".join(["python -m lapml" if name == "__main__.py" else name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str | None]:

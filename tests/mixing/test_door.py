@@ -56,7 +56,6 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
 """
 ROW = """
   stripes:
-    mix: *mix
     mixer: {name: stripes, width: 0.25, maps: recent}
     label: semantic
 """
