@@ -105,7 +105,8 @@ def _child(argv: list[str], root: str, log: str, before: str, kill_at: int | Non
         except SystemExit as end:
             status = end.code or 0
         little_room(resource.RLIM_INFINITY)
-        Path(log, "operations").write_text(json.dumps(operations))
+        Path(log, "part").write_text(json.dumps(operations))
+        os.rename(f"{log}/part", f"{log}/operations")  # whole or not at all: a kill may fall while it is written
     except BaseException:
         traceback.print_exc()
     finally:
