@@ -6,6 +6,7 @@ container: "docker://python:3.11"
 
 include: "rules/common.smk"
 include: "rules/data.smk"
+include: "rules/localise.smk"
 include: "rules/tune.smk"
 include: "rules/train.smk"
 include: "rules/report.smk"

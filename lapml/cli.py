@@ -30,6 +30,7 @@ from lapml.commands.common import (
 )
 from lapml.commands.compare import compare, confusions
 from lapml.commands.diagnose import diagnose, distances
+from lapml.commands.localise import localise
 from lapml.commands.published import publish, restore
 from lapml.commands.settings import config_app, suite_app
 
@@ -41,7 +42,7 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(suite_app, name="suite")
 app.add_typer(data_commands.app, name="data")
-for command in (publish, restore, diagnose, distances, compare, confusions, predict, explain, export):
+for command in (localise, publish, restore, diagnose, distances, compare, confusions, predict, explain, export):
     app.command()(command)
 
 
@@ -77,6 +78,7 @@ def train(
     settings, paths = load(params, overrides)
     _shared(settings, dataset)
     from lapml import ranks
+    from lapml.localise.evidence import opened
     from lapml.run import Packed, execute, pick_device, resolved, smoked
 
     config = (
@@ -85,10 +87,11 @@ def train(
         else resolved(settings, paths, dataset, method, seed, development)
     )
     packed = Packed.open(paths.pack(dataset), config.data)
+    maps = opened(config, paths, packed)
     with tempfile.TemporaryDirectory() if smoke else nullcontext() as temporary:
         folder = (paths.development if development else paths.run)(dataset, method, seed)
         with ranks.joined(pick_device(config.train)[0].type):
-            metrics = execute(config, packed, Path(temporary) if smoke else folder, quiet=quiet(), log=_log)
+            metrics = execute(config, packed, Path(temporary) if smoke else folder, quiet(), _log, maps)
     _log(f"{config.evaluate} top-1 {metrics['top1']:.2f} %  ({'smoke' if smoke else folder})")
 
 

@@ -15,10 +15,10 @@ from lapml.files import sha256
 from lapml.paths import Paths
 from lapml.reading import expanded, explained, load
 from lapml.rows import Method
-from lapml.schema import FORMAT, WHERE, Data, Drawn, Model, Params, Range, Run, Train, View
+from lapml.schema import FORMAT, WHERE, Data, Drawn, Localise, Model, Params, Range, Run, Train, View
 
 __all__ = [
-    "Data", "Drawn", "Method", "Model", "Params", "Range", "Run", "Train", "View",
+    "Data", "Drawn", "Localise", "Method", "Model", "Params", "Range", "Run", "Train", "View",
     "digest", "expanded", "frozen_margins", "load", "resolve", "settings_of", "study_identity", "study_names", "tuned_values",
     "unseeded", "weights_file",
 ]  # fmt: skip
@@ -88,6 +88,8 @@ def unseeded(params: Params, dataset: str, method: str, development: bool = Fals
         "train": params.train.model_dump(),
         "settings": params.methods[method].model_dump(),
     }
+    if params.localise and params.methods[method].localised():
+        record["localise"] = params.localise.model_dump()
     try:
         return Run.model_validate(record)
     except ValidationError as error:
@@ -138,13 +140,19 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
 
 
 def study_identity(
-    params: Params, dataset: str, method: str, frozen: dict[str, float], data_sha256: str
+    params: Params,
+    dataset: str,
+    method: str,
+    frozen: dict[str, float],
+    data_sha256: str,
+    localised_sha256: str | None = None,
 ) -> dict[str, Any]:
     """Everything that a tuning study's scores depend on; the study's name is its :func:`digest`.
 
     Args:
         frozen: what an earlier study found, see :func:`frozen_margins`.
         data_sha256: of the packed data.
+        localised_sha256: of the maps that its runs mix by, if they do.
     """
     params = params.of(dataset, method)
     space = getattr(params.tune, method)
@@ -158,6 +166,7 @@ def study_identity(
         "trials": params.tune.trials,
         "seeds": params.tune.seeds,
         "data_sha256": data_sha256,
+        **({"localised_sha256": localised_sha256} if localised_sha256 else {}),
         **weights_file(params.model.weights),
     }
 

@@ -6,6 +6,8 @@ cells are flat indices into h·w. Nothing here waits for the device.
 
 from lapml.lazy import Tensor, torch
 
+SPREAD = 0.25  # standard deviation of the centred Gaussian, share of the view's side
+
 
 def class_maps(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """The class activation map of each image's own class (Zhou et al., CVPR 2016), ReLU, normalised to sum 1.
@@ -28,6 +30,20 @@ def normalised(maps: Tensor) -> Tensor:
     maps = maps / maps.amax((1, 2), keepdim=True)  # 0/0 and inf/inf give NaN, which the last line replaces
     total = maps.sum((1, 2), keepdim=True)
     return torch.where(total.isfinite(), maps / total, 1.0 / maps[0].numel())
+
+
+def centred_gaussian(like: Tensor) -> Tensor:
+    """(B, h, w) fp32 maps of one Gaussian around the middle of the view, normalised to sum 1: an object map that knows nothing.
+
+    Args:
+        like: (B, C, h, w).
+    """
+    axes = []
+    for cells in like.shape[2:]:
+        at = (torch.arange(cells, device=like.device) + 0.5) / cells - 0.5
+        axes.append((-0.5 * (at / SPREAD) ** 2).exp())
+    bell = axes[0][:, None] * axes[1]
+    return (bell / bell.sum()).expand(len(like), -1, -1)
 
 
 def draw_cells(maps: Tensor, temperature: float, uniform: Tensor) -> Tensor:

@@ -12,15 +12,23 @@ from torch.nn.functional import cross_entropy
 from lapml import ranks
 
 
-def mixed_cross_entropy(logits: Tensor, labels: Tensor, donor_labels: Tensor, kept: Tensor, pasted: Tensor) -> Tensor:
+def mixed_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    donor_labels: Tensor,
+    kept: Tensor,
+    pasted: Tensor,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """mean_i [kept_i · CE(z_i, y_i) + pasted_i · CE(z_i, y_j)].
 
     Args:
         logits: (B, K); labels, donor_labels: (B,) int64; kept, pasted: (B,) weights.
+        label_smoothing: ε; both labels are then (1 − ε) · one-hot + ε/K (Szegedy et al., CVPR 2016).
     """
     logits = full(logits)
-    own = cross_entropy(logits, labels, reduction="none")
-    other = cross_entropy(logits, donor_labels, reduction="none")
+    own = cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    other = cross_entropy(logits, donor_labels, reduction="none", label_smoothing=label_smoothing)
     return (kept * own + pasted * other).mean()
 
 

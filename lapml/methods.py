@@ -137,6 +137,7 @@ def loss(
     mixed: Mixed,
     clean: Tensor | None = None,
     clean_logits: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The row's whole loss on a generated batch, and what history.csv records of it (0-d tensors on the device).
 
@@ -146,9 +147,10 @@ def loss(
         labels: (≥ B,) of the references, then of those that are donors only.
         clean: (B, D) embeddings of the references; without them, no margin loss is taken.
         clean_logits: (B, K) of the references, where their cross-entropy is added too (``margin.reference: joint``).
+        label_smoothing: of every cross-entropy.
     """
     donor_labels, labels = labels[mixed.donors], labels[: len(mixed.donors)]
-    ce = losses.mixed_cross_entropy(output.logits, labels, donor_labels, mixed.kept, mixed.pasted)
+    ce = losses.mixed_cross_entropy(output.logits, labels, donor_labels, mixed.kept, mixed.pasted, label_smoothing)
     total, stats = ce, {"rho_mean": mixed.rho.mean()}
     if mixed.similarity is not None:
         stats["s_mean"] = mixed.similarity.mean()
@@ -158,7 +160,7 @@ def loss(
     if adaptive and mixed.similarity is None:
         raise LapmlError(f"{settings.mixer.name}: its Mixed has no similarity, expected one for the adaptive margin")
     if clean_logits is not None:
-        ce = ce + losses.cross_entropy(losses.full(clean_logits), labels)
+        ce = ce + losses.cross_entropy(losses.full(clean_logits), labels, label_smoothing=label_smoothing)
     d = losses.distance(output.embedding, clean)
     same, alpha = labels == donor_labels, margin.alpha * margin.every
     m = 2 * margin.m * mixed.rho if margin.scale == "share" else torch.full_like(d, margin.m)

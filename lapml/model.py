@@ -6,7 +6,7 @@ that do more after pooling are refused.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import timm
 import torch
@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from lapml import weights
 from lapml.config import Model
 from lapml.errors import LapmlError
+from lapml.frozen import Frozen, freeze
 
 GRID = 6  # cells a side, at least: a coarser map localises nothing
 
@@ -37,8 +38,15 @@ class Net(nn.Module):
         self.head = nn.Linear(channels, classes)
         self.projects = embedding_dim is not None
         self.projection = nn.Linear(channels, embedding_dim, bias=False) if embedding_dim else nn.Identity()
+        self.frozen: Frozen | None = None  # the stages that stay as they are; `build` sets it
 
     def features(self, images: Tensor) -> Tensor:
+        if self.frozen is None or torch.compiler.is_compiling():  # compilers and exporters fold for themselves
+            return self._features(images)
+        with self.frozen.folded(self.backbone):
+            return self._features(images)
+
+    def _features(self, images: Tensor) -> Tensor:
         if self.tap is None:
             return self.backbone.forward_features(images)
         return self.backbone.forward_intermediates(
@@ -53,6 +61,29 @@ class Net(nn.Module):
         return Output(
             features, self.head(pooled), normalize(embedding.to(torch.promote_types(embedding.dtype, torch.float32)))
         )
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but that frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen.modules(self.backbone) if self.frozen else ():
+            module.eval()
+        return self
+
+    def moving_buffers(self) -> list[Tensor]:
+        """Those that training changes: not the statistics of frozen stages."""
+        still = self.frozen.modules(self.backbone) if self.frozen else ()
+        known = {id(buffer) for module in still for buffer in module.buffers()}
+        return [buffer for buffer in self.buffers() if id(buffer) not in known]
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        if self.frozen:
+            self.frozen.forget()
+        return super().load_state_dict(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:  # what `to` and its like do
+        if self.frozen:
+            self.frozen.forget()
+        return super()._apply(*args, **kwargs)
 
 
 def build(config: Model, classes: int, side: int, seed: int, initial: bool = True) -> tuple[Net, dict[str, Any]]:
@@ -69,8 +100,8 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
         (net in training mode, record of the weights and of the input's mean, std and map: for provenance.json).
 
     Raises:
-        LapmlError: unknown model, wrong weights, an unsuitable head, a map under 6×6, or a side that the stride does
-            not divide.
+        LapmlError: unknown model, wrong weights, an unsuitable head, a map under 6×6, a side that the stride does not
+            divide, or stages to freeze that are not there.
     """
     torch.manual_seed(seed)
     state, record = weights.load(config.weights, config.name) if initial else (None, {})
@@ -109,13 +140,16 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
             f"view.side: {side} px gives a map of {grid[0]}×{grid[1]} cells, which the stride does not divide: padding would "
             "shift the cells; expected a multiple of the net's stride"
         )
+    if config.freeze:
+        freeze(net, config.freeze, config.name, side)
     net.stride = side // grid[0]
     cfg = backbone.pretrained_cfg
     return net, {**record, "mean": list(cfg["mean"]), "std": list(cfg["std"]), "grid": list(grid)}
 
 
 def training_mode(net: nn.Module, batch_norm: str) -> None:
-    """Training mode, in which frozen batch norm keeps its running statistics (its scale and shift still train)."""
+    """Training mode, in which frozen batch norm keeps its running statistics (its scale and shift still train, but for those
+    of frozen stages)."""
     net.train()
     if batch_norm == "frozen":
         for module in net.modules():
@@ -168,9 +202,10 @@ def _norms(net: nn.Module) -> list[nn.Module]:
 
 
 def groups(net: Net, lr: float, head_lr: float) -> list[dict[str, Any]]:
-    """Parameter groups for the optimizer: the backbone at ``lr``, the new layers at ``lr·head_lr``."""
+    """Parameter groups for the optimizer: what learns of the backbone at ``lr``, the new layers at ``lr·head_lr``."""
     new = [*net.head.parameters(), *net.projection.parameters()]
-    return [{"params": list(net.backbone.parameters()), "lr": lr}, {"params": new, "lr": lr * head_lr}]
+    old = [parameter for parameter in net.backbone.parameters() if parameter.requires_grad]
+    return [{"params": old, "lr": lr}, {"params": new, "lr": lr * head_lr}]
 
 
 def _truncate(backbone: nn.Module, config: Model) -> tuple[int, int]:

@@ -20,6 +20,16 @@ TRANSFERS = "transfers.jsonl"  # likewise: a line for each evaluation on another
 EMBEDDINGS = "embeddings.npz"  # likewise: of the training images, which `lapml explain` compares with
 PACK_FILES = ("index.parquet", "images.u8", "meta.json")
 DIAGNOSIS_FILES = ("diagnosis.csv", "diagnosis.md", "quality.svg", "labels.svg", "gallery.html", "diagnosis.json")
+LOCALISED_FILES = (
+    "rows.npy",
+    "objects.npy",
+    "parts.npy",
+    "activation.npy",
+    "descriptors.npy",
+    "strengths.npy",
+    "fitted.safetensors",
+    "meta.json",
+)
 REPORT_FILES = ("accuracy.csv", "accuracy.md", "accuracy.tex", "runs.csv", "curves.csv", "summary.json", "report.html")
 
 
@@ -51,6 +61,10 @@ class Paths:
     def pack(self, dataset: str) -> Path:
         """The folder of :data:`PACK_FILES`."""
         return self.data / str(dataset) / "packed"
+
+    def localised(self, dataset: str) -> Path:
+        """The folder of :data:`LOCALISED_FILES`, and of what says which runs use them (lapml/localise/evidence.py)."""
+        return self.base / "localised" / str(dataset)
 
     def settings(self, dataset: str) -> Path:
         """The folder of what each stage depends on, resolved (stages.py)."""

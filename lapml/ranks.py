@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -164,10 +164,10 @@ def agreed(value: Any) -> Any:
     return values[0]
 
 
-def average_buffers(net: nn.Module) -> None:
+def average_buffers(buffers: Iterable[Tensor]) -> None:
     """The running statistics of batch norm become the mean over the ranks."""
     if size() > 1:
-        for buffer in net.buffers():
+        for buffer in buffers:
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer /= size()

@@ -7,14 +7,20 @@ from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny, Validati
 from lapml import mixing, own
 from lapml.mixing import Mixer
 from lapml.mixing.own import Own
-from lapml.sections import TUNED, Count, Distance, NonNegative, Section, Share, Text
+from lapml.sections import LATER, TUNED, Count, Distance, NonNegative, Section, Share, Text
 
+LOCALISED = ("objects", "parts", "activation")  # evidence that the stage `localise` finds
 READING = "a params file"  # validation context: keys are a user's, not the record of a run
 
 
 class Mix(Section):
     prob: Share  # of a batch being mixed
     warmup_epochs: Annotated[int, Field(ge=0)]  # epochs without mixing: a fresh head localises nothing
+    cooldown_epochs: Annotated[int, Field(ge=0), LATER] = 0  # the last epochs, without mixing
+
+    def at_work(self, epoch: int, epochs: int | None) -> bool:
+        """Whether batches of an epoch, counted from 0, are mixed in a run of ``epochs`` (None: without end)."""
+        return self.warmup_epochs <= epoch and (epochs is None or epoch < epochs - self.cooldown_epochs)
 
 
 class OwnLoss(Section):
@@ -111,6 +117,10 @@ class Method(Section):
                 f"adaptive: needs mixer.name {mixing.names('finds_similar')} (or a mixer of your own), which finds similar parts"
             )
 
+    def localised(self) -> list[str]:
+        """What it asks for of :data:`LOCALISED`."""
+        return [need for need in LOCALISED if self.mixer and need in self.mixer.needs()]
+
     def unresolved(self) -> list[str]:
         """Keys that still say 'tuned', as ``margin.m``."""
         parts = {"margin": self.margin, "adaptive": self.adaptive}
@@ -123,7 +133,8 @@ class Method(Section):
         return [key.partition(".")[2] for key in self.unresolved()]
 
     def always_mixing(self, after: int = 0) -> Self:
-        """The same row, mixing every batch once ``after`` epochs are over: for benchmarks, pictures and smoke runs."""
+        """The same row, mixing every batch once ``after`` epochs are over, to the end: for benchmarks, pictures, smoke runs."""
         if not self.mix:
             return self
-        return self.model_copy(update={"mix": self.mix.model_copy(update={"prob": 1.0, "warmup_epochs": after})})
+        always = {"prob": 1.0, "warmup_epochs": after, "cooldown_epochs": 0}
+        return self.model_copy(update={"mix": self.mix.model_copy(update=always)})

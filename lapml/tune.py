@@ -10,7 +10,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -19,14 +19,18 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lapml import evaluate, ranks
-from lapml.config import Params, Range, digest, frozen_margins, resolve, study_identity, tuned_values
+from lapml.config import Params, Range, digest, frozen_margins, resolve, study_identity, tuned_values, unseeded
 from lapml.data.pack import Packed
 from lapml.errors import DivergedError, LapmlError
 from lapml.files import write_json
+from lapml.localise.evidence import opened
 from lapml.paths import Paths
 from lapml.provenance import commit, versions
 from lapml.schema import ADAPTIVE, MARGIN
 from lapml.train import fit
+
+if TYPE_CHECKING:
+    from lapml.localise.store import Localised
 
 DIVERGED = "diverged"  # attribute of a trial, with the message
 
@@ -50,7 +54,9 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     searched = params.methods[method].open_names()
     frozen = frozen_margins(params.methods[method], earlier)
     packed = Packed.open(paths.pack(dataset), params.data[dataset])
-    what = study_identity(params, dataset, method, frozen, packed.meta["sha256"])
+    maps = opened(unseeded(params, dataset, method, development=True), paths, packed)
+    maps_sha256 = maps.meta["sha256"] if maps else None
+    what = study_identity(params, dataset, method, frozen, packed.meta["sha256"], maps_sha256)
     name = digest(what)
     study = _open(paths, dataset, name) if ranks.rank() == 0 else None  # of several ranks, the first one keeps it
     space = getattr(params.tune, method)
@@ -71,7 +77,9 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
         done, values = proposed
         log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: {_show(values)}")
         try:
-            scores = [_score(params, packed, dataset, method, seed, {**frozen, **values}) for seed in params.tune.seeds]
+            scores = [
+                _score(params, packed, dataset, method, seed, {**frozen, **values}, maps) for seed in params.tune.seeds
+            ]
         except DivergedError as error:
             if study:
                 trial.set_user_attr(DIVERGED, str(error))
@@ -104,6 +112,7 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
         "epochs": params.tune.epochs,
         "study": name,
         "data_sha256": packed.meta["sha256"],
+        **({"localised_sha256": maps_sha256} if maps else {}),
         "commit": revision,
         "dirty": dirty,
         "versions": versions(),
@@ -120,11 +129,19 @@ def _nothing(paths: Paths, dataset: str, method: str) -> dict[str, Any]:
     return result
 
 
-def _score(params: Params, packed: Packed, dataset: str, method: str, seed: int, values: dict[str, float]) -> float:
+def _score(
+    params: Params,
+    packed: Packed,
+    dataset: str,
+    method: str,
+    seed: int,
+    values: dict[str, float],
+    maps: "Localised | None",
+) -> float:
     """Validation top-1 in percent of one development run."""
     config = resolve(params, dataset, method, seed, values, development=True)
     config = config.model_copy(update={"train": config.train.shortened(params.tune.epochs)})
-    fitted = fit(config, packed, log=lambda line: None)
+    fitted = fit(config, packed, log=lambda line: None, maps=maps)
     seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
     return evaluate.metrics(seen)["top1"]
 

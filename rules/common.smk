@@ -43,6 +43,11 @@ def pack_files(dataset):
     return [str(PATHS.pack(dataset) / name) for name in PACK_FILES]
 
 
+def maps_of(dataset, *methods):
+    """The maps of a data set, if one of these methods mixes by them (of none: if any of the suite does)."""
+    return [PATHS.localised(dataset)] if set(methods or PARAMS.localising()) & set(PARAMS.localising()) else []
+
+
 def diagnosis_files(dataset):
     return [str(PATHS.diagnosis(dataset) / name) for name in DIAGNOSIS_FILES]
 

@@ -3,6 +3,7 @@ rule diagnose:
         PATHS.source("{dataset}"),
         pack_files("{dataset}"),
         lambda w: diagnosed_runs(w.dataset),
+        lambda w: maps_of(w.dataset),
     output:
         diagnosis_files("{dataset}"),
     log:

@@ -1,6 +1,7 @@
 rule train:
     input:
         pack_files("{dataset}"),
+        lambda w: maps_of(w.dataset, w.method),
     output:
         run_files("{dataset}", "{method}", "{seed}"),
     log:
@@ -21,5 +22,6 @@ use rule train as train_tuned with:
     input:
         pack_files("{dataset}"),
         PATHS.tuned("{dataset}", "{method}"),
+        lambda w: maps_of(w.dataset, w.method),
     wildcard_constraints:
         method=row_pattern(PARAMS.tuned_rows),

@@ -2,6 +2,7 @@
 rule tune_margin:
     input:
         pack_files("{dataset}"),
+        lambda w: maps_of(w.dataset, "margin"),
     output:
         PATHS.tuned("{dataset}", "margin"),
     log:
@@ -21,6 +22,7 @@ rule tune_adaptive:
     input:
         pack_files("{dataset}"),
         [PATHS.tuned("{dataset}", "margin")] if "margin" in PARAMS.studies() else [],
+        lambda w: maps_of(w.dataset, "adaptive_margin"),
     output:
         PATHS.tuned("{dataset}", "adaptive_margin"),
     log:

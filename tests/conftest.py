@@ -14,8 +14,11 @@ from hypothesis import settings
 
 from lapml import config
 from lapml.config import Params, Run
-from lapml.data.index import COLUMNS
+from lapml.data.index import COLUMNS, rows_of
 from lapml.data.pack import Packed
+from lapml.localise.objects import Axis
+from lapml.localise.parts import Parts
+from lapml.localise.store import Localised
 from lapml.paths import RUN_FILES
 
 settings.register_profile("lapml", deadline=None, derandomize=True)
@@ -108,6 +111,32 @@ def annotated(packed) -> Packed:
 def pack_of() -> Callable[..., Packed]:
     """A pack of given images (N, S, S, 3), labels, splits and sizes."""
     return make_packed
+
+
+@pytest.fixture(scope="session")
+def maps_of():
+    """maps_of(packed, splits, seed): random maps of the images of some splits."""
+
+    def made(packed, splits=("train", "val"), seed=0, **meta):
+        rng, rows = np.random.default_rng(seed), rows_of(packed.index, list(splits))
+        count = len(rows)
+        descriptors = rng.standard_normal((count, 3, 5))
+        descriptors /= np.linalg.norm(descriptors, axis=2, keepdims=True)
+        arrays = [rng.random((count, *shape)) for shape in ((6, 6), (3, 6, 6), (6, 6))]
+        half = [each.astype(np.float16) for each in (*arrays, descriptors)]
+        strengths = half[1].max((2, 3)).astype(np.float32)
+        axis, parts = Axis(torch.zeros(1), torch.zeros(1), 1.0, 0.1), Parts(*torch.zeros(3, 1, 1), 1)
+        about = {
+            "sha256": f"{seed:064}",
+            "grid": 6,
+            "parts": 3,
+            "classes": 7,
+            "splits": list(splits),
+            "count": count,
+        }
+        return Localised(rows, *half, strengths, axis, parts, about | meta)
+
+    return made
 
 
 @pytest.fixture

@@ -128,13 +128,28 @@ def test_numbers_in_place_of_tuned(tmp_path):
     [
         ("methods.cutmix.mix.warmup_epochs=99", "methods.cutmix.mix.warmup_epochs: found 99"),
         ("tune.epochs=2", "tune.epochs: found 2, expected more than the warm-up"),
+        (
+            "methods.cutmix.mix.cooldown_epochs=18",
+            "methods.cutmix.mix.cooldown_epochs: found 18, expected less than the 18 epochs that train.epochs (20) leaves after "
+            "warmup_epochs (2): the row would never mix",
+        ),
+        (
+            "methods.margin.mix.cooldown_epochs=17",
+            "tune.epochs: found 10, expected more than the epochs that its runs do not mix "
+            "(mix.warmup_epochs + mix.cooldown_epochs: 19)",
+        ),
         ("tune.margin.m={low: 0.5, high: 9.0}", "m: found 0.5..9.0"),
         ("tune.adaptive_margin.quantile={low: 0.5, high: 1.0}", "quantile: found 0.5..1.0"),
     ],
 )
 def test_settings_that_contradict_each_other(override, message):
     with pytest.raises(LapmlError, match=re.escape(message)):
-        config.load(PARAMS, [override])
+        config.load(PARAMS, ["tune.epochs=10", override])
+
+
+@pytest.mark.parametrize("override", ["methods.cutmix.mix.cooldown_epochs=17", "methods.margin.mix.cooldown_epochs=7"])
+def test_a_cool_down_may_leave_one_epoch(override):
+    config.load(PARAMS, ["tune.epochs=10", override])
 
 
 # --- bad values ---
@@ -158,7 +173,10 @@ BAD = [
     ("train.lr", NAN), ("train.lr", INF), ("train.lr", True), ("train.lr", None), ("train.momentum", 1.0),
     ("train.weight_decay", -1e-4), ("train.warmup_epochs", 10_000), ("train.device", "gpu"),
     ("train.precision", "fp16"), ("train.threads", 0), ("methods.cutmix.mix.prob", 1.1),
-    ("methods.cutmix.mix.warmup_epochs", -1), ("methods.cutmix.mix", None), ("methods.cutmix.mixer.beta", 0),
+    ("model.freeze", -1), ("model.freeze", 2.0), ("model.freeze", None), ("train.label_smoothing", 1.0),
+    ("train.label_smoothing", -0.1), ("train.label_smoothing", NAN), ("methods.cutmix.mix.cooldown_epochs", -1),
+    ("methods.cutmix.mix.cooldown_epochs", 1.5), ("methods.cutmix.mix.warmup_epochs", -1),
+    ("methods.cutmix.mix", None), ("methods.cutmix.mixer.beta", 0),
     ("methods.cutmix.mixer.name", "cutmx"), ("report.steps", {"cutmix": "nomix"}), ("methods.cutmix.mixer", {"beta": 1.0}),
     ("methods.cutmix.label", "semantic"), ("methods.cutmix.label", "mass"),
     ("methods.loc_cutmix.mixer.area", [0.5, 0.1]), ("methods.loc_cutmix.mixer.area", [0.0, 0.5]),
@@ -224,7 +242,7 @@ def test_a_missing_key(tmp_path, key):
 
 
 @pytest.mark.parametrize("key", ["trian", "train.learning_rate", "data.birds.view.rotate", "methods.margin.margin.n",
-                                 "methods.cutmix.mixer.area"])  # fmt: skip
+                                 "methods.cutmix.mixer.support"])  # fmt: skip
 def test_an_unknown_key(tmp_path, key):
     path = written(tmp_path, changed(key, 1))
     assert mistake(path) == f"{path}: {key}: unknown key; remove it or mend its spelling"
@@ -421,6 +439,7 @@ def test_any_mixing_row_may_have_a_margin_and_one_that_finds_parts_a_band(tmp_pa
         ({"model": {"truncate": 12}}, "methods.cutmix.overrides.model.truncate: found 12, expected"),
         ({"tune": {"trials": 1}}, "methods.cutmix.overrides.tune: unknown key"),
         ({"train": {"epochs": 2}}, "methods.cutmix.mix.warmup_epochs: found"),
+        ({"train": {"label_smoothing": 2}}, "methods.cutmix.overrides.train.label_smoothing: found 2, expected"),
     ],
 )
 def test_bad_overrides_of_a_row(tmp_path, overrides, message):
@@ -529,3 +548,21 @@ def test_the_schema_knows_what_the_readers_have():
         assert set(module.PUBLISHED) <= set(module.LEVELS or (None,))
     levels = get_args(get_args(schema.Data.model_fields["labels"].annotation)[0])
     assert levels == reader("aircraft").LEVELS
+
+
+def test_what_always_mixes_has_no_cool_down():
+    """Benchmarks, pictures and smoke runs mix to their end."""
+    params = config.load(PARAMS, ["methods.cutmix.mix.cooldown_epochs=3"])
+    mix = params.methods["cutmix"].always_mixing(after=1).mix
+    assert (mix.prob, mix.warmup_epochs, mix.cooldown_epochs) == (1.0, 1, 0)
+    assert [mix.at_work(epoch, 2) for epoch in range(2)] == [False, True]
+
+
+def test_keys_at_their_defaults_are_not_in_a_record():
+    """So records of before they were there are of the same runs."""
+    record = config.resolve(config.load(PARAMS), "birds", "cutmix", 0).record()
+    changed = ["model.freeze=2", "train.label_smoothing=0.1", "methods.cutmix.mix.cooldown_epochs=3"]
+    new = config.resolve(config.load(PARAMS, changed), "birds", "cutmix", 0).record()
+    assert new["model"].pop("freeze") == 2 and new["train"].pop("label_smoothing") == 0.1
+    assert new["settings"]["mix"].pop("cooldown_epochs") == 3
+    assert new == record

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_metric_learning.losses import ContrastiveLoss
 from pytorch_metric_learning.reducers import MeanReducer
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from lapml import losses, methods
 from lapml.config import Method
@@ -73,6 +73,34 @@ def test_mixed_cross_entropy(dtype, tolerance):
     )
     found = losses.mixed_cross_entropy(logits.to(dtype), y, other, kept.to(dtype), pasted.to(dtype))
     assert float(found) == pytest.approx(expected / 7, rel=tolerance)
+
+
+def loop_smoothed(logits: list[float], label: int, smoothing: float) -> float:
+    """Cross-entropy with (1 − ε) · one-hot + ε/K."""
+    count = len(logits)
+    return sum(
+        (smoothing / count + (1 - smoothing) * (k == label)) * loop_cross_entropy(logits, k) for k in range(count)
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_mixed_cross_entropy_of_smoothed_labels(dtype, tolerance, smoothing):
+    """By the formula, and by torch's cross-entropy of one smoothed label at a time."""
+    g = torch.Generator().manual_seed(3)
+    logits = 4 * torch.randn(7, CLASSES, generator=g, dtype=torch.float64)
+    y, other = torch.randint(CLASSES, (2, 7), generator=g)
+    kept, pasted = 2 * torch.rand(2, 7, generator=g, dtype=torch.float64)
+    rows, expected, torchs = logits.tolist(), 0.0, 0.0
+    for i in range(7):
+        for weight, label in ((kept[i], y[i]), (pasted[i], other[i])):
+            expected += float(weight) * loop_smoothed(rows[i], int(label), smoothing) / 7
+            torchs += weight / 7 * cross_entropy(logits[i : i + 1], label[None], label_smoothing=smoothing)
+    found = losses.mixed_cross_entropy(logits.to(dtype), y, other, kept.to(dtype), pasted.to(dtype), smoothing)
+    assert float(found) == pytest.approx(expected, rel=tolerance)
+    assert float(found) == pytest.approx(float(torchs), rel=tolerance)
+    if not smoothing:
+        assert found == losses.mixed_cross_entropy(logits.to(dtype), y, other, kept.to(dtype), pasted.to(dtype))
 
 
 # --- distance ---
@@ -279,24 +307,26 @@ def settings_of(scale: str, reference: str, adaptive: dict | None, every: int = 
 @pytest.mark.parametrize("scale", ["constant", "share"])
 @pytest.mark.parametrize("reference", ["detached", "joint"])
 @pytest.mark.parametrize("adaptive", [None, {"delta": 0.2, "quantile": 0.3}])
-def test_total(scale, reference, adaptive):
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_total(scale, reference, adaptive, smoothing):
     """L = CE(x̃) + α·(L_m [+ L_a]), and the clean images' cross-entropy too where they carry gradient."""
     labels, donors, rho, s, output, mixed, embedding, logits = make_batch()
     clean_logits = logits if reference == "joint" else None
-    total, stats = methods.loss(settings_of(scale, reference, adaptive), output, labels, mixed, embedding, clean_logits)
+    settings = settings_of(scale, reference, adaptive)
+    total, stats = methods.loss(settings, output, labels, mixed, embedding, clean_logits, smoothing)
 
     y, z, clean = labels.tolist(), output.logits.double().tolist(), logits.double().tolist()
     count = len(y)
     expected = (
         sum(
-            (1 - float(rho[i])) * loop_cross_entropy(z[i], y[i])
-            + float(rho[i]) * loop_cross_entropy(z[i], y[int(donors[i])])
+            (1 - float(rho[i])) * loop_smoothed(z[i], y[i], smoothing)
+            + float(rho[i]) * loop_smoothed(z[i], y[int(donors[i])], smoothing)
             for i in range(count)
         )
         / count
     )
     if reference == "joint":
-        expected += sum(loop_cross_entropy(clean[i], y[i]) for i in range(count)) / count
+        expected += sum(loop_smoothed(clean[i], y[i], smoothing) for i in range(count)) / count
     d = (output.embedding.double() - embedding.double()).norm(dim=1).tolist()
     same = [y[i] == y[int(donors[i])] for i in range(count)]
     assert sum(same) == 2

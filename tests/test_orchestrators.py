@@ -20,6 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 PARTS = ("Snakefile", "rules", "dvc.yaml", "params.yaml", "suites", "profiles")
 SETS = ("cub200", "aircraft", "cars", "deepfashion", "folder")
+MAPPED = """base: tiny.yaml
+suite: mapped
+rows: [baseline, by_parts]
+tuned_rows: [margin]
+localise: {side: 192}
+methods:
+  by_parts: {mixer: {name: parts, beta: 1.0, area: [0.1, 0.9], threshold: 0.5}, label: semantic}
+"""
 REPORT = ("accuracy.csv", "accuracy.md", "accuracy.tex", "runs.csv", "curves.csv", "summary.json", "report.html")
 
 
@@ -84,9 +92,82 @@ def test_both_run_the_same_commands_on_the_same_paths(tmp_path: Path, suite: str
     own = {command.split(" --params")[0] for command, _ in stages - jobs}  # of DVC
     resolve = {command for command in own if command.startswith("lapml config resolve ")}
     assert len(resolve) == len({command for command, _ in jobs if "data fetch" in command})
-    # It has stages for studies that nothing asks for, which then write that there is nothing to tune.
-    assert all(command.startswith("lapml tune ") for command in own - resolve)
-    assert not own - resolve or suite in ("recipe-cub200",)
+    # It has stages for maps and studies that nothing asks for, which then write that there is nothing to find or to tune.
+    localise = {command for command in own if command.startswith("lapml localise ")}
+    assert len(localise) == len(resolve)  # no suite mixes by maps yet
+    tune = own - resolve - localise
+    assert all(command.startswith("lapml tune ") for command in tune)
+    assert not tune or suite in ("recipe-cub200",)
+
+
+def mapped(target: Path) -> Path:
+    """A copy of the project whose params.yaml has one method that mixes by maps."""
+    folder = copy_project(target, None)
+    (folder / "suites/mapped.yaml").write_text(MAPPED)
+    (folder / "params.yaml").write_text(overlays.composed(folder / "suites/mapped.yaml"))
+    return folder
+
+
+def test_only_methods_that_mix_by_maps_wait_for_them(tmp_path: Path) -> None:
+    folder = mapped(tmp_path)
+    dvc_init(folder)
+    maps = "results/mapped/localised/birds"
+    jobs, stages = snakemake_jobs(folder), dvc_stages(folder)
+    assert jobs <= stages
+    assert ("lapml localise birds --params params.yaml", frozenset([maps])) in jobs
+    waiting = set()
+    for block in run(folder, "snakemake", "-n", "-p", "--cores", "2").split("\n\n"):
+        given = re.search(r"^    input: (.*)$", block, re.M)
+        if given and maps in given[1].split(", "):
+            waiting.add(re.search(r"^Shell command: lapml (.*?) --params", block, re.M)[1])
+    assert waiting == {"train birds by_parts 0", "diagnose birds"}
+
+
+def test_where_nothing_mixes_by_maps_none_are_made(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, "tiny")
+    said = run(folder, "lapml", "localise", "birds")  # without any data
+    assert "no method of suite tiny mixes by objects or parts: nothing to find" in said
+    where = folder / "results/tiny/localised/birds"
+    made = {path.relative_to(where).as_posix(): json.loads(path.read_text()) for path in where.rglob("*.json")}
+    names = ("runs/baseline", "runs/margin", "runs/adaptive_margin", "diagnosis")
+    assert made == {f"{name}.json": {"localised_sha256": None} for name in names}
+    run(folder, "lapml", "config", "resolve", "birds")
+    assert json.loads((folder / "results/tiny/settings/birds/localise.json").read_text()) is None
+
+
+@pytest.mark.slow
+def test_dvc_makes_again_what_mixes_by_maps_where_these_have_changed(tmp_path: Path) -> None:
+    folder = mapped(tmp_path)
+    dvc_init(folder)
+    run(folder, "dvc", "repro", "diagnose@birds", "train@birds-by_parts-0")
+    made = {
+        method: json.loads((folder / f"results/mapped/runs/birds/{method}/0/provenance.json").read_text())
+        for method in ("baseline", "by_parts")
+    }
+    meta = json.loads((folder / "results/mapped/localised/birds/meta.json").read_text())
+    assert made["baseline"]["localised_sha256"] is None
+    assert made["by_parts"]["localised_sha256"] == meta["sha256"]
+    assert "| object maps |" in (folder / "results/mapped/diagnosis/birds/diagnosis.md").read_text()
+    run(folder, "lapml", "data", "show", "birds", "--objects", "--count", "3", "--output", "sheet.png")
+    assert (folder / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+    before = changed_of_maps(folder)
+    concerned = {"localise@birds", "train@birds-by_parts-0", "diagnose@birds"}
+    assert not concerned & before
+    edit(folder, "  side: 192 ", "  side: 224 ")
+    assert changed_of_maps(folder) - before == concerned
+    edit(folder, "  side: 224 ", "  side: 192 ")
+    assert changed_of_maps(folder) == before
+    # Other maps of the same settings, as other weights would give: only their checksum says so.
+    for name in ("runs/by_parts", "diagnosis"):
+        (folder / f"results/mapped/localised/birds/{name}.json").write_text('{"localised_sha256": "other"}')
+    assert changed_of_maps(folder) - before == concerned
+
+
+def changed_of_maps(folder: Path) -> set[str]:
+    """Stages that DVC would run again once it has resolved the settings."""
+    run(folder, "dvc", "repro", "settings@birds")
+    return set(json.loads(run(folder, "dvc", "status", "--json")))
 
 
 def test_where_nothing_is_tuned_dvc_tunes_nothing(tmp_path: Path) -> None:

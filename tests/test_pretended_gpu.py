@@ -18,7 +18,9 @@ from lapml import config, evaluate
 from lapml.data import batches as batches_module
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
+from lapml.localise.evidence import stored
 from lapml.model import build
+from lapml.rows import LOCALISED
 from lapml.state import Means, Watch
 from lapml.train import learner, take_step
 
@@ -30,6 +32,8 @@ CASES = [
     *((row, [FRESH]) for row in ("loc_cutmix", "adaptive_margin")),
     ("margin", [FRESH, *JOINT]),
     ("margin", ["model.embedding_dim=16", "train.batch_norm=frozen"]),
+    *((row, ["model.freeze=1", "train.label_smoothing=0.1"]) for row in ("baseline", "loc_cutmix", "adaptive_margin")),
+    ("attentive_cutmix", [*PRETRAINED, "model.freeze=2"]),
 ]
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"}
 DEVICE = torch.device("cuda")
@@ -131,7 +135,8 @@ def trained(run, it, batches: Batches, waits: Waits) -> None:
         means.add(stats)
         watch.add(step, stats["loss"])
         assert all(value.is_cuda and not value.ndim for value in stats.values())
-        assert all(parameter.grad is not None for parameter in it.net.parameters())
+        assert all((parameter.grad is not None) == parameter.requires_grad for parameter in it.net.parameters())
+        assert all(parameter.is_cuda for parameter in it.net.parameters())
     means.over_ranks()
     assert step == 1 and waits.found == []
 
@@ -151,10 +156,23 @@ def test_a_step_on_images_that_stay_on_the_disk(made, monkeypatch, row):
     trained(run, it, streamed, waits)
 
 
-@pytest.mark.parametrize("precision, resident", [("bf16", True), ("fp32", True), ("fp32", False)])
-def test_an_evaluation(made, monkeypatch, precision, resident):
+@pytest.mark.parametrize("need", LOCALISED)
+def test_maps_that_were_found_before_are_carried_on_the_device(pretended, annotated, maps_of, need):
+    found = stored(maps_of(annotated), (need,), len(annotated.index), DEVICE)[need]
+    rows, windows = torch.arange(4, device=DEVICE), torch.rand(4, 5, device=DEVICE)
+    pretended.found.clear()
+    for each in found.recall(rows, windows):
+        assert each.is_cuda and each.dtype == torch.float32 and len(each) == 4
+    assert pretended.found == []
+
+
+@pytest.mark.parametrize(
+    "precision, resident, frozen",
+    [("bf16", True, 0), ("fp32", True, 0), ("fp32", False, 0), ("bf16", True, 1), ("fp32", True, 1)],
+)
+def test_an_evaluation(made, monkeypatch, precision, resident, frozen):
     """Up to the one transfer of its outputs, and the search for neighbours up to that of the hits."""
-    run, it, batches, waits = made("baseline", ["model.embedding_dim=16"])
+    run, it, batches, waits = made("baseline", ["model.embedding_dim=16", f"model.freeze={frozen}"])
     if not resident:
         monkeypatch.setattr(batches_module, "_free_memory", lambda device: 1)
     pool = batches()

@@ -57,6 +57,7 @@ CASES = {
         [FRESH.format("margin"), EVERY.format("margin", 1), "methods.margin.margin.reference=joint"],
     ),
     "margin, projected, every 3": ("margin", [EVERY.format("margin", 3), "model.embedding_dim=16"]),
+    "loc_cutmix, frozen stage": ("loc_cutmix", ["model.freeze=1", "train.label_smoothing=0.1"]),
     "margin, every 3": ("margin", [EVERY.format("margin", 3)]),
     **{row: (row, []) for row in ("mixup", "snapmix", "cutmix_semantic")},
     "adaptive_margin, fresh maps, every 3": (
@@ -201,7 +202,7 @@ def study(params, packed: Packed, folder: Path) -> dict:
     """A study of the margins, whose scores are a smooth function of them; and what a rank was asked for and told."""
     asked, lines, kept = [], [], (tuning._score, Packed.open)
 
-    def score(params, packed, dataset, method, seed, values):
+    def score(params, packed, dataset, method, seed, values, maps):
         asked.append((seed, values))
         if len(asked) == 3:  # counts as a trial
             raise DivergedError("diverged")

@@ -278,8 +278,8 @@ def test_mixing_ahead_changes_nothing(small_run, packed, row, monkeypatch):
     made = []
     original = Batches.training
 
-    def without(self, *arguments):
-        for batch in original(self, *arguments[:-1]):
+    def without(self, *arguments, **named):
+        for batch in original(self, *arguments[:-1], **named):
             made.append(batch.made)
             yield batch
 
@@ -288,6 +288,42 @@ def test_mixing_ahead_changes_nothing(small_run, packed, row, monkeypatch):
     assert made and not any(made)
     assert_same_state(ahead.net, in_step.net)
     assert without_seconds(ahead.history) == without_seconds(in_step.history)
+
+
+@pytest.mark.parametrize("row", ["baseline", "cutmix", "snapmix", "margin"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_labels_are_smoothed_in_every_cross_entropy(small_run, packed, row, smoothing):
+    """Clean or mixed: recomputed as torch's loss of probabilities, which is other code than that of labels."""
+    run = small_run(row, f"train.label_smoothing={smoothing}")
+    batch, it = batch_and_learner(run, packed)
+    weights = {key: value.clone() for key, value in it.net.state_dict().items()}
+    made, mix = [], methods.mix
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "mix", lambda *arguments: made.append(mix(*arguments)) or made[-1])
+        stats, *_ = train.take_step(it, batch)
+    assert len(made) == batch.mixed == (row != "baseline")
+    hot = torch.eye(3) * (1 - smoothing) + smoothing / 3
+    target, images = hot[batch.labels], batch.images
+    for mixed in made:
+        target = mixed.kept[:, None] * target + mixed.pasted[:, None] * hot[batch.labels[mixed.donors]]
+        images = mixed.images
+    it.net.load_state_dict(weights)
+    training_mode(it.net, "local")
+    expected = torch.nn.functional.cross_entropy(it.net(images).logits.detach(), target)
+    assert float(stats["ce"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("row", ["cutmix", "adaptive_margin"])
+def test_the_last_epochs_are_clean(small_run, packed, row):
+    plain, cooled = (
+        train.fit(small_run(row, f"methods.{row}.mix.cooldown_epochs={count}"), packed, log=quietly).history
+        for count in (0, 2)
+    )
+    assert [each["mixed_batches"] for each in plain] == [6, 6, 6]
+    assert [each["mixed_batches"] for each in cooled] == [6, 0, 0]
+    assert without_seconds(plain)[0] == without_seconds(cooled)[0]
+    assert all(each["rho_mean"] is None and each["d_mean"] is None for each in cooled[1:])
+    assert all(each["images_forward"] == 36 for each in cooled[1:])
 
 
 # --- interruption ---

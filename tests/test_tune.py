@@ -38,7 +38,7 @@ def asked(monkeypatch, packed) -> list[tuple]:
     """Replaces training by a smooth function of the margins; records (method, seed, values) of every call."""
     calls = []
 
-    def score(params, packed, dataset, method, seed, values):
+    def score(params, packed, dataset, method, seed, values, maps):
         calls.append((method, seed, dict(values)))
         optimum = {"m": 0.9, "alpha": 0.1, "delta": 0.3, "quantile": 0.5}
         return 90.0 - 20 * sum((values[name] - optimum[name]) ** 2 for name in values) + 0.5 * (seed - 100)
@@ -205,7 +205,7 @@ def test_only_val_is_read(params, packed, monkeypatch):
     monkeypatch.setattr(module.evaluate, "predict", predict)
     monkeypatch.setattr(module.evaluate, "metrics", lambda seen: {"top1": 12.5})
     values = {"m": 0.5, "alpha": 0.1}
-    assert module._score(params("tune.epochs=2"), packed, "birds", "margin", 100, values) == 12.5
+    assert module._score(params("tune.epochs=2"), packed, "birds", "margin", 100, values, None) == 12.5
     assert [name for name, _ in seen] == ["fit", "predict"]
     for _, config in seen:
         assert config.fit == ["train"] and config.evaluate == "val"

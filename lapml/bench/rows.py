@@ -4,6 +4,7 @@
 The rows are timed with their data path, at ``mix.prob = 1`` after warm-up, so that a row's whole price shows.
 """
 
+import copy
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from lapml.config import Method, Params, Run, resolve
 from lapml.data.batches import Batch, Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
+from lapml.localise.evidence import opened
 from lapml.model import build
 from lapml.optim import DTYPES, pick_device
 from lapml.paths import Paths
@@ -38,7 +40,7 @@ class Bench:
     """
 
     def __init__(self, params: Params, paths: Paths, dataset: str):
-        self.params, self.dataset = params, dataset
+        self.params, self.paths, self.dataset = params, paths, dataset
         self.packed = Packed.open(paths.pack(dataset), params.data[dataset])
         self.device, self.precision = pick_device(params.train)
         torch.set_num_threads(params.train.threads)
@@ -49,12 +51,15 @@ class Bench:
         bare = method == "bare"
         name = self.params.all_rows()[0] if bare else method
         config = resolve(self.params, self.dataset, name, 0, PLACEHOLDER)  # a margin's value does not change its cost
-        return config.model_copy(update={"settings": Method() if bare else config.settings.always_mixing()})
+        if bare:
+            return config.model_copy(update={"settings": Method(), "localise": None})
+        return config.model_copy(update={"settings": config.settings.always_mixing()})
 
     def learner(self, config: Run) -> tuple[Learner, dict[str, Any]]:
         """A fresh net of a run, and the record of its input."""
         net, weights = build(config.model, len(self.packed.class_names), config.data.view.side, 0)
-        return learner(config, net, len(self.packed.index), self.device, self.precision), weights
+        maps = opened(config, self.paths, self.packed)
+        return learner(config, net, len(self.packed.index), self.device, self.precision, maps), weights
 
     def batches(self, config: Run, weights: dict[str, Any]) -> Batches:
         rows = rows_of(self.packed.index, config.fit)
@@ -118,7 +123,8 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
         period = range(config.settings.margin.every if config.settings.margin else 1)
         forwards, backwards = np.mean([step() for _ in period], 0)
         stepped[name], memory[name] = step, max(_peak(here, step) for _ in period)
-        flops[name] = _forward_flops(here, it) * (forwards + 2 * backwards)
+        forward, learns = _forward_flops(here, it)
+        flops[name] = forward * forwards + 2 * learns * backwards
     seconds = interleaved({name: lambda step=step: here.timed(step, steps) for name, step in stepped.items()}, repeats)
     record = {
         **here.record(),
@@ -150,12 +156,17 @@ def ratios(seconds: dict[str, list[float]], name: str, params: Params) -> dict[s
 
 
 @torch.no_grad()
-def _forward_flops(here: Bench, it: Learner) -> int:
-    """Of one image. (Backward is taken as twice that: torch's counter counts it without regard to groups.)"""
+def _forward_flops(here: Bench, it: Learner) -> tuple[int, int]:
+    """Of one image: all, and those of what learns. (Backward is taken as twice these: torch's counter counts it without regard
+    to groups.)"""
     side = here.params.data[here.dataset].view.side
     with FlopCounterMode(display=False) as counter, it.cast():
-        it.net.eval()(torch.zeros(1, 3, side, side, device=here.device, dtype=DTYPES[here.precision]))
-    return counter.get_total_flops()
+        plain = copy.copy(it.net.eval())
+        plain.frozen = None  # the counter does not know folded modules by their names
+        plain(torch.zeros(1, 3, side, side, device=here.device, dtype=DTYPES[here.precision]))
+    still = [f"Net.backbone.{part}" for part in it.net.frozen.parts] if it.net.frozen else []
+    counts, total = counter.get_flop_counts(), counter.get_total_flops()
+    return total, total - sum(sum(counts[part].values()) for part in still if part in counts)
 
 
 def _peak(here: Bench, step: Callable[[], Any]) -> int:

@@ -61,17 +61,23 @@ def data_show(
     output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("contact.png"),
     count: Annotated[int, typer.Option(min=1, max=400, help="Images.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice.")] = 0,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="With the object and part maps that `lapml localise` found.")
+    ] = False,
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Write a contact sheet with boxes and parts.
+    """Write a contact sheet with boxes and parts; or, with --objects, with what was found without them.
 
     Example: lapml data show birds --output birds.png
     """
-    from lapml.data.inspect import show
-
     settings, paths = load(params, overrides)
     known(settings, name)
+    if objects:
+        from lapml.localise.sheet import show
+    else:
+        from lapml.data.inspect import show
+
     show(name, paths, output, count, seed)
     typer.echo(f"{output}")
 

@@ -123,11 +123,13 @@ class Batches:
         settings: Method,
         start: int = 0,
         then: Callable[[Batch], Any] = lambda batch: None,
+        epochs: int | None = None,
     ) -> Iterator[Batch]:
         """The batches of one epoch from step ``start`` on, with the row's random draws; of each, this rank's share.
 
         Args:
             then: what more is made of each; on a CPU in the thread that makes them.
+            epochs: of the run, whose last ones are clean if ``mix.cooldown_epochs`` says so; None: there is no last one.
         """
         count, steps, own = len(self.labels), self.steps(batch), ranks.shard(batch)
         order = self.rows[stream(seed, epoch, Purpose.ORDER).permutation(len(self.rows))]
@@ -137,7 +139,7 @@ class Batches:
             tables["jitter"] = stream(seed, epoch, Purpose.JITTER).random((count, 3))
         annotations = None
         mixed = margins = np.zeros(steps, bool)
-        if settings.mix and epoch >= settings.mix.warmup_epochs:
+        if settings.mix and settings.mix.at_work(epoch, epochs):
             mixed = stream(seed, epoch, Purpose.MIXED).random(steps) < settings.mix.prob
             if settings.margin:
                 # Beginning at another one each epoch, so that it is one of n on the whole.
@@ -191,6 +193,15 @@ class Batches:
                 yield Batch(images, labels, rows, self._send(rows), drawn, len(rows))
 
         return made() if self.device.type == "cuda" else _ahead(made())
+
+    def whole(self, rows: np.ndarray, batch: int) -> Iterator[Batch]:
+        """Some rows as they are stored: whole images, squashed to the view's square."""
+        for at in range(0, len(rows), batch):
+            own = rows[at : at + batch]
+            windows = self._send(np.tile([0.0, 0.0, 1.0, 1.0, 0.0], (len(own), 1)))
+            ((_, _, stored),) = self._read([(own, 0)])
+            labels = self._send(self.labels[own])
+            yield Batch(self._view(stored, windows), labels, own, self._send(own), windows, len(own))
 
     def _read(self, plan: list[tuple[np.ndarray, int]]) -> Iterable[tuple[np.ndarray, int, Tensor]]:
         if self.array is not None:

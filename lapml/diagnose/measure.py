@@ -1,7 +1,7 @@
 """`lapml diagnose`: measure every mixer of a suite, and write the table, the figures and the gallery."""
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,15 +12,19 @@ from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.data.sources import laid_out
 from lapml.data.truth import Annotations
-from lapml.diagnose import intervals
+from lapml.diagnose import intervals, localisers
 from lapml.diagnose.metrics import LOCALISATION, MIXING, localisation, mixing, shares, true_share
 from lapml.diagnose.mixes import RANDOM, Mixes, control, distinct, read_masks
 from lapml.errors import LapmlError
 from lapml.files import open_run
+from lapml.localise.evidence import found
 from lapml.optim import DTYPES, pick_device
 from lapml.paths import Paths
 from lapml.provenance import command, commit, device_name, versions
 from lapml.run import load_net, resolved
+
+if TYPE_CHECKING:
+    from lapml.localise.store import Localised
 
 BOOTSTRAP_SEED = 0
 MAPS = "class maps"  # what is measured of the nets, not of a mixer
@@ -29,7 +33,16 @@ EVENTS = 20  # such images, at least, for a ratio to that rate
 BINS = 10  # of ρ, for the figure of labels
 
 
-Known = tuple[Packed, np.ndarray | None, Annotations | None]  # what is true of a data set, see truths
+class Known(NamedTuple):
+    """What is known of a data set."""
+
+    packed: Packed
+    masks: np.ndarray | None  # of its training images
+    annotations: Annotations | None
+    maps: "Localised | None" = None  # what the stage `localise` found
+
+
+NONE = pd.DataFrame()
 
 
 class Measured(NamedTuple):
@@ -38,6 +51,7 @@ class Measured(NamedTuple):
     ratios: pd.DataFrame  # a row a (metric, against): value, low and high of loc_cutmix's over that row's
     labels: pd.DataFrame  # a row a (row, bin of ρ): images, mean ρ, mean true share
     record: dict[str, Any]  # what made them
+    localisers: pd.DataFrame = NONE  # a row for each localiser, see localisers.py; none where nothing was localised
 
 
 def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measured:
@@ -50,8 +64,10 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
         LapmlError: the runs of ``diagnose.row`` are not there, or do not fit the settings.
     """
     made = dict(zip(("commit", "dirty"), commit(), strict=True))
-    packed, masks, annotations = known
+    packed, masks, annotations, maps_found = known
     rows = mixers(params, dataset, known)
+    compared = localisers.chosen(maps_found, params.diagnose.images) if maps_found and annotations else None
+    of_nets: list[np.ndarray] = []
     sums: dict[str, np.ndarray] = {}
     bins = {name: np.zeros((BINS, 3)) for name in rows}
     models = {}
@@ -62,6 +78,8 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
         mixes, _, models[str(seed)] = opened(params, paths, dataset, seed, rows, known)
         points = torch.Generator().manual_seed(seed)
         generated_images = 0
+        if compared is not None:
+            of_nets.append(localisers.trained(mixes, compared))
         for batch, scene, generated, maps in mixes.generate(params.diagnose.images):
             found = {}
             generated_images += batch.count
@@ -88,7 +106,7 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
         "command": command(),
         **made,
         "dataset": dataset,
-        "settings": settings(params, dataset),
+        "settings": settings(params, dataset, maps_found is not None),
         "seeds": params.seeds,
         "images": int(used.sum()),
         "generated": generated_images,
@@ -99,12 +117,23 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
         "device": device_name(mixes.device),
         "versions": versions(),
     }
-    return Measured(table, maps, ratios, _labels(bins), record)
+    if maps_found:
+        record["localised_sha256"] = maps_found.meta["sha256"]
+    if compared is None:
+        return Measured(table, maps, ratios, _labels(bins), record)
+    record["compared"] = len(compared)
+    truth = localisers.places(annotations, packed.index[["width", "height"]].to_numpy(np.float64), compared)
+    beside = localisers.compare(maps_found, truth, compared, of_nets, params)
+    return Measured(table, maps, ratios, _labels(bins), record, beside)
 
 
-def settings(params: Params, dataset: str) -> dict[str, Any]:
-    """Everything of the params that a diagnosis depends on, beside the runs that it names by checksum."""
-    rows = distinct(params.of(dataset))
+def settings(params: Params, dataset: str, localised: bool) -> dict[str, Any]:
+    """Everything of the params that a diagnosis depends on, beside the runs and maps that it names by checksum.
+
+    Args:
+        localised: it is by maps of the stage `localise`.
+    """
+    rows = distinct(params.of(dataset), localised=localised)
     return {
         "view": params.data[dataset].view.recorded(),
         "batch": params.of(dataset).train.batch,
@@ -117,15 +146,16 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
 
 def mixers(params: Params, dataset: str, known: Known) -> dict[str, Method]:
     """The rows that are measured and shown: each way of mixing, and the control."""
-    rows = distinct(params.of(dataset), known[2] is not None)
+    rows = distinct(params.of(dataset), known.annotations is not None, known.maps is not None)
     return rows | control(rows)
 
 
 def truths(params: Params, paths: Paths, dataset: str) -> Known:
-    """A packed data set, and the masks (of its training images) and boxes that it has, or None.
+    """A packed data set, and the masks (of its training images), boxes and maps that it has, or None.
 
     Raises:
-        LapmlError: unknown data set, it is not prepared, where it lay is gone, or a mask is missing.
+        LapmlError: unknown data set, it is not prepared, where it lay is gone, a mask is missing, or maps are that a method of
+            the tables mixes by.
     """
     if dataset not in params.data:
         raise LapmlError(f"unknown data set {dataset!r}: expected one of {', '.join(params.data)}")
@@ -133,7 +163,8 @@ def truths(params: Params, paths: Paths, dataset: str) -> Known:
     boxed = all(box is not None for box in packed.index["box"])
     _, root = laid_out(dataset, paths)
     fit = resolved(params, paths, dataset, params.diagnose.row, params.seeds[0]).fit
-    return packed, read_masks(root, packed, rows_of(packed.index, fit)), Annotations(packed.index) if boxed else None
+    masks, maps = read_masks(root, packed, rows_of(packed.index, fit)), found(params, paths, dataset, packed)
+    return Known(packed, masks, Annotations(packed.index) if boxed else None, maps)
 
 
 def opened(
@@ -145,7 +176,7 @@ def opened(
     known: Known,
 ) -> tuple[Mixes, dict[str, Any], str]:
     """What the net of one seed makes of the training images: (mixes, the record of its input, its checksum)."""
-    packed, masks, annotations = known
+    packed, masks, annotations, maps = known
     folder = paths.run(dataset, params.diagnose.row, seed)
     config = resolved(params, paths, dataset, params.diagnose.row, seed)
     record, provenance = open_run(folder)
@@ -159,7 +190,7 @@ def opened(
     device, precision = pick_device(config.train)
     torch.set_num_threads(config.train.threads)
     net = net.to(device, DTYPES[precision])
-    mixes = Mixes(config, net, weights, packed, rows, masks, annotations, precision)
+    mixes = Mixes(config, net, weights, packed, rows, masks, annotations, precision, maps)
     return mixes, weights, provenance["files"]["model.safetensors"]
 
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from lapml import methods
+from lapml import methods, mixing
 from lapml.config import Method, Params, Run
 from lapml.data import views
 from lapml.data.batches import Batch, Batches
@@ -18,9 +18,14 @@ from lapml.data.pack import Packed
 from lapml.data.truth import Annotations
 from lapml.diagnose.metrics import Scene, box_pixels
 from lapml.errors import LapmlError
+from lapml.localise.evidence import stored
 from lapml.mixing import Evidence, Mixed
 from lapml.model import Net, build
 from lapml.optim import DTYPES
+from lapml.rows import LOCALISED
+
+if TYPE_CHECKING:
+    from lapml.localise.store import Localised
 
 RANDOM = "random places"  # the control: squares of localized CutMix's sizes anywhere
 MASKS = "segmentations"  # folder of the masks, beside images
@@ -35,21 +40,25 @@ DRIVER = Method.model_validate(
 )
 
 
-def distinct(params: Params, annotated: bool = True) -> dict[str, Method]:
+def distinct(params: Params, annotated: bool = True, localised: bool = False) -> dict[str, Method]:
     """The rows that mix, each way of mixing once, mixing every batch by maps of a pass of their own, in the recipe of all.
 
     Args:
         params: of one data set.
         annotated: the data have boxes; without, rows that mix by them are left out, as are those that attend by a
             pretrained net where there is none.
+        localised: the data have object and part maps; without, rows that mix by them are left out.
     """
     rows: dict[str, Method] = {}
     plainly = sorted(
         params.methods.items(), key=lambda item: bool(item[1].margin or item[1].loss)
     )  # these give the name
-    lacking = {
-        need for need, missing in (("truth", not annotated), ("attention", params.model.weights == "none")) if missing
+    absent = {
+        "truth": not annotated,
+        "attention": params.model.weights == "none",
+        **dict.fromkeys(LOCALISED, not localised),
     }
+    lacking = {need for need, missing in absent.items() if missing}
     for name, method in plainly:
         if method.mixer is None or lacking & set(method.mixer.needs()):
             continue
@@ -63,16 +72,17 @@ def distinct(params: Params, annotated: bool = True) -> dict[str, Method]:
 
 
 def freshly(method: Method) -> Method:
-    """The same row by maps of a pass of their own: a finished run keeps no bank."""
-    if method.mixer is None or "recent" not in method.mixer.needs():
-        return method
-    return method.model_copy(update={"mixer": method.mixer.model_copy(update={"maps": "fresh"})})
+    """The same row by maps and features of a pass of their own: a finished run keeps no bank."""
+    return method if method.mixer is None else method.model_copy(update={"mixer": method.mixer.freshly()})
 
 
 def control(rows: dict[str, Method]) -> dict[str, Method]:
     """The row :data:`RANDOM`, if any mixes by localisation, to stand beside it."""
     localized = next((method for method in rows.values() if method.mixer.name == "localized"), None)
-    return {RANDOM: localized.model_copy(update={"label": "area"})} if localized else {}
+    if localized is None:
+        return {}
+    mixer = mixing.mixer("random", "area", beta=localized.mixer.beta, area=localized.mixer.area, maps=None)
+    return {RANDOM: localized.model_copy(update={"mixer": mixer, "label": "area"})}
 
 
 class Made(NamedTuple):
@@ -89,6 +99,7 @@ class Mixes:
         rows: {name: settings that always mix}, see :func:`distinct`.
         masks: (N, S, S) uint8 of all images of the index, or None.
         annotations: or None, where the data have no boxes: then there are no scenes.
+        maps: what the stage `localise` found, or None where no row mixes by it.
     """
 
     def __init__(
@@ -101,6 +112,7 @@ class Mixes:
         masks: np.ndarray | None = None,
         annotations: Annotations | None = None,
         precision: str = "fp32",
+        maps: "Localised | None" = None,
     ):
         self.config, self.net, self.rows, self.masks, self.annotations = config, net, rows, masks, annotations
         self.device = next(net.parameters()).device
@@ -108,8 +120,10 @@ class Mixes:
         view, mean, std = config.data.view, weights["mean"], weights["std"]
         self.batches = Batches(packed, chosen, view, mean, std, self.device, DTYPES[precision])
         self.size = min(config.train.batch, len(chosen))
+        needs = {need for method in rows.values() for need in method.mixer.needs()}
+        self.stored = {} if maps is None else stored(maps, needs, len(packed.index), self.device)
         self.frozen = None
-        if any("attention" in method.mixer.needs() for method in rows.values()):
+        if "attention" in needs:
             frozen, _ = build(config.model, len(packed.class_names), view.side, config.seed)
             self.frozen = frozen.to(self.device, DTYPES[precision]).eval()
 
@@ -132,19 +146,13 @@ class Mixes:
                 for (name, method), batch in zip(self.rows.items(), each, strict=True):
                     needs = method.mixer.needs()
                     if needs not in known:
-                        known[needs] = methods.reference(self.net, method, batch, self.net, self.frozen)[0].evidence
-                    evidence = self._nothing(maps, number, batch.rows) if name == RANDOM else known[needs]
-                    made[name] = Made(methods.mix(method, batch, evidence), evidence)
+                        asked = methods.reference(self.net, method, batch, self.net, self.frozen, self.stored)
+                        known[needs] = asked[0].evidence
+                    made[name] = Made(methods.mix(method, batch, known[needs]), known[needs])
                 yield clean, self._scene(clean), made, maps.maps
                 images -= self.size
                 if images <= 0:
                     return
-
-    def _nothing(self, like: Evidence, number: int, rows: np.ndarray) -> Evidence:
-        """Maps and features by which every cell is as likely as any other."""
-        generator = torch.Generator().manual_seed(int(rows[0]) + 10**6 * number)
-        features = torch.randn(like.features.shape, generator=generator).to(like.features.device)
-        return Evidence(torch.full_like(like.maps, 1 / like.maps[0].numel()), features)
 
     def _scene(self, batch: Batch) -> Scene | None:
         if self.annotations is None:

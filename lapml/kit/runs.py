@@ -60,11 +60,12 @@ class Bench:
         return start(command, log, self.work.env | self.env, self.work.lock)
 
     def beside(self, name: str) -> Paths:
-        """The folders of a suite that uses this one's data."""
+        """The folders of a suite that uses this one's data and maps."""
         other = Paths(name, self.paths.root)
         other.base.mkdir(parents=True, exist_ok=True)
-        if not other.data.exists():
-            other.data.symlink_to(self.paths.data.resolve(), target_is_directory=True)
+        for folder in (self.paths.data, self.paths.base / "localised"):
+            if folder.exists() and not (other.base / folder.name).exists():
+                (other.base / folder.name).symlink_to(folder.resolve(), target_is_directory=True)
         return other
 
 

@@ -183,29 +183,29 @@ def lay_out(work: Work) -> Path:
 
 
 def make_ready(work: Work, suite: Path, overrides: list[str]) -> None:
-    """Fetch and prepare the data sets of a suite, unless they are packed already."""
+    """Fetch and prepare the data sets of a suite, unless they are packed already, and localise them where a method asks for it."""
     from lapml.config import load
     from lapml.data.pack import Packed
     from lapml.paths import Paths
 
     params = load(suite, overrides)
     paths = Paths(params.suite)
+    options = ("--params", str(suite), *(part for each in overrides for part in ("--set", each)))
+
+    def call(step: str, name: str, *command: str, env: dict[str, str]) -> None:
+        whole = (sys.executable, "-m", "lapml", *command, name, *options)
+        seconds = work.timed(f"{step} {name}", lambda: work.call(step, *whole, env=env))
+        work.state["seconds"][f"{step} {name}"] = seconds
+
     for name in params.datasets:
         try:
             Packed.open(paths.pack(name), params.data[name])
             print(f"prepare {name}: done before", flush=True)
-            continue
         except LapmlError:
-            pass
-        env = (
-            {}
-            if params.data[name].source == "drawn"
-            else {f"LAPML_{name.upper().replace('-', '_')}": str(lay_out(work))}
-        )
-        lapml = (sys.executable, "-m", "lapml", "data")
-        options = ("--params", str(suite), *(part for each in overrides for part in ("--set", each)))
-        for step in ("fetch", "prepare"):
-            command = (*lapml, step, name, *options)
-            seconds = work.timed(f"{step} {name}", lambda step=step, c=command, e=env: work.call(step, *c, env=e))
-            work.state["seconds"][f"{step} {name}"] = seconds
+            drawn = params.data[name].source == "drawn"
+            env = {} if drawn else {f"LAPML_{name.upper().replace('-', '_')}": str(lay_out(work))}
+            for step in ("fetch", "prepare"):
+                call(step, name, "data", step, env=env)
+        if params.localising():  # what is there already takes no time
+            call("localise", name, "localise", env={})
         work.save()

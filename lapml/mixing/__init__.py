@@ -27,6 +27,8 @@ MIXERS = {  # name in params.yaml: the file that holds its Settings and its mix
     "attentive_cutmix": "lapml.mixing.attentive",
     "localized": "lapml.mixing.localized",
     "oracle": "lapml.mixing.oracle",
+    "parts": "lapml.mixing.parts",
+    "random": "lapml.mixing.random",
 }
 
 

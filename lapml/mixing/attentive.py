@@ -1,19 +1,21 @@
 """Attentive CutMix (Walawalkar, Shen, Liu and Savvides, ICASSP 2020): the donor's most attended cells, each in its place."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from lapml.lazy import torch
+from lapml.lazy import Tensor, torch
 from lapml.mixing.boxes import Mixed
 from lapml.mixing.protocol import Draws, Evidence, Mixer
-from lapml.sections import OpenShare
+from lapml.sections import LATER, OpenShare
+
+GRID = 7  # the authors' cells a side, to which finer object maps are averaged
 
 
 class Settings(Mixer):
     name: Literal["attentive_cutmix"] = "attentive_cutmix"
     cells: OpenShare  # share of the map's cells that is pasted (the authors': 6 of 7 × 7); at least one is, and one is kept
+    maps: Annotated[Literal["attention", "objects"], LATER] = "attention"  # or object maps made before training
 
     summary = "the donor’s most attended cells, in place, labelled by area"
-    asks = ("attention",)
 
 
 def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
@@ -22,11 +24,18 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     Cells whose attention is not finite come last.
     """
     images, donors, count = batch.images, batch.donors, batch.count
-    height, width = evidence.attention.shape[1:]
+    attention = evidence.attention if settings.maps == "attention" else _objects(evidence)
+    height, width = attention.shape[1:]
     top = min(max(round(settings.cells * height * width), 1), height * width - 1)
-    seen = evidence.attention[donors].flatten(1)
+    seen = attention[donors].flatten(1)
     best = seen.masked_fill(~seen.isfinite(), -torch.inf).topk(top, dim=1).indices
     mask = torch.zeros_like(seen, dtype=torch.float32).scatter(1, best, 1.0).view(count, height, width)
     pasted = torch.full((count,), top / (height * width), device=images.device)
     over = torch.nn.functional.interpolate(mask[:, None], images.shape[-2:], mode="nearest") > 0
     return Mixed(torch.where(over, images[donors], images[:count]), donors, 1 - pasted, pasted, pasted, mask=mask)
+
+
+def _objects(evidence: Evidence) -> Tensor:
+    """(≥ B, h, w) object maps on at most GRID × GRID cells: on finer ones the pasted cells would be smaller than the authors'."""
+    height, width = evidence.objects.shape[1:]
+    return evidence.seen("objects", (min(height, GRID), min(width, GRID)))

@@ -53,9 +53,14 @@ def weighed(label: str, share: Tensor, kept: Tensor, pasted: Tensor) -> tuple[Te
     return (kept, pasted, rho) if label == "snapmix" else (1 - rho, rho, rho)
 
 
-def square_sides(lam: Tensor, area: list[float], side: int) -> Tensor:
-    """(B,) int64 sides in pixels of square patches of area clip(1 − λ, a_min, a_max) in the unit frame."""
-    return ((1 - lam).clamp(*area).sqrt() * side).round().long().clamp(1, side)
+def square_sides(lam: Tensor, area: list[float], side: int, whole: Tensor | None = None) -> Tensor:
+    """(B,) int64 sides in pixels of square patches of area clip(1 − λ, a_min, a_max), a share of the square image.
+
+    Args:
+        side: of the image in pixels.
+        whole: (B,) sides in pixels of the squares that the area is a share of, where that is not the image.
+    """
+    return ((1 - lam).clamp(*area).sqrt() * (side if whole is None else whole)).round().long().clamp(1, side)
 
 
 def around(cells: Tensor, grid: tuple[int, int], extents: Tensor, side: int) -> Tensor:
@@ -66,10 +71,13 @@ def around(cells: Tensor, grid: tuple[int, int], extents: Tensor, side: int) -> 
         extents: (B,) int64 sides in pixels, at most ``side``.
         side: of the square image in pixels.
     """
+    return centred(middles(cells, grid, side), extents, side)
+
+
+def middles(cells: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """(B, 2) x and y in pixels of the centres of cells; arguments as of :func:`around`."""
     height, width = grid
-    x = ((cells % width) + 0.5) / width * side
-    y = ((cells // width) + 0.5) / height * side
-    return centred(torch.stack([x, y], 1), extents, side)
+    return torch.stack([((cells % width) + 0.5) / width * side, ((cells // width) + 0.5) / height * side], 1)
 
 
 def centred(points: Tensor, extents: Tensor, side: int) -> Tensor:
@@ -131,6 +139,39 @@ def paste(images: Tensor, donors: Tensor, box_reference: Tensor, box_donor: Tens
     source = torch.arange(replaced.numel(), device=images.device).view_as(replaced) + replaced * away[:, None, None]
     pixels = images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
     return pixels.index_select(0, source.flatten()).view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+def paste_resized(images: Tensor, donors: Tensor, box_reference: Tensor, box_donor: Tensor) -> Tensor:
+    """As :func:`paste`, of boxes whose sizes differ: bilinear with antialias, as torchvision's ``resize(antialias=True)`` of
+    the donor's box alone.
+
+    It is two batched products with a matrix for each image and axis, A_y X A_xᵀ, so that boxes of any size go together.
+    """
+    (count, channels), side = (len(donors), images.shape[1]), images.shape[-1]
+    with torch.autocast(images.device.type, enabled=False):
+        kind = torch.promote_types(images.dtype, torch.float32)
+        x, y = (_triangles(box_donor[:, axis::2], box_reference[:, axis::2], side).to(kind) for axis in (0, 1))
+        theirs = images.permute(0, 2, 3, 1).index_select(0, donors).to(kind)  # one piece in channels_last memory
+        rows = torch.bmm(y, theirs.reshape(count, side, side * channels)).view(count, side, side, channels)
+        columns = torch.bmm(x, rows.transpose(1, 2).reshape(count, side, side * channels))
+        patches = columns.view(count, side, side, channels).permute(0, 3, 2, 1).to(images.dtype)
+    return torch.where(inside(box_reference, side)[:, None], patches, images[:count])
+
+
+def _triangles(source: Tensor, to: Tensor, side: int) -> Tensor:
+    """(B, side, side) fp32: how much of each pixel in ``source`` each pixel in ``to`` takes, rows summing to 1 there.
+
+    Args:
+        source, to: (B, 2) where intervals of pixels start and end.
+    """
+    start, end = source.float()[:, :, None].unbind(1)
+    first, last = to.float()[:, :, None].unbind(1)
+    pixels = torch.arange(side, device=to.device) + 0.5
+    step = (end - start) / (last - first).clamp_min(1)  # (B, 1)
+    centres = start + (pixels - first) * step  # (B, side)
+    weights = (1 - (pixels - centres[:, :, None]).abs() / step.clamp_min(1)[:, :, None]).clamp_min_(0)
+    weights *= ((pixels > start) & (pixels < end))[:, None]
+    return weights / weights.sum(2, keepdim=True).clamp_min(1e-6)
 
 
 def _covered(boxes: Tensor, grid: tuple[int, int], side: int, dtype: "torch.dtype") -> list[Tensor]:

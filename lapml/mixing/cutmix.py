@@ -1,17 +1,18 @@
-"""CutMix (Yun et al., ICCV 2019), a box an image."""
+"""CutMix (Yun et al., ICCV 2019), one box per image; and, for a fair comparison, with localized CutMix's sizes or label."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from lapml.lazy import Tensor, torch
-from lapml.mixing.boxes import Mixed, area, mass, paste, weighed
-from lapml.mixing.protocol import LABELS, Draws, Evidence, Maps, Mixer
-from lapml.sections import Positive
+from lapml.mixing.boxes import Mixed, area, centred, mass, paste, square_sides, weighed
+from lapml.mixing.protocol import LABELS, Area, Draws, Evidence, Found, Maps, Mixer
+from lapml.sections import LATER, Positive
 
 
 class Settings(Mixer):
     name: Literal["cutmix"] = "cutmix"
     beta: Positive
-    maps: Maps | None  # for a label by what is seen
+    maps: Maps | Found | None  # for a label by what is seen
+    area: Annotated[Area | None, LATER] = None  # clip(1 − λ, a_min, a_max), and the box shifted inside, not cut
 
     summary = "the same box of the donor, anywhere"
 
@@ -39,12 +40,24 @@ def boxes(lam: Tensor, uniform: Tensor, side: int) -> Tensor:
 
 
 def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
-    """Mix a batch; the label's share is the clipped box's area, or what is seen of either class map."""
-    images, donors, maps, side = batch.images, batch.donors, evidence.maps, batch.images.shape[-1]
-    box = boxes(batch.lam, batch.uniform[:, :2], side)
-    share = area(box, side)
-    kept, pasted = 1 - share, share
+    """Mix a batch; the label's share is the box's area as it lies in the image, or what is seen of either map."""
+    side = batch.images.shape[-1]
+    if settings.area is None:
+        box = boxes(batch.lam, batch.uniform[:, :2], side)
+    else:
+        box = centred(batch.uniform[:, :2] * side, square_sides(batch.lam, settings.area, side), side)
+    return pasted(batch, evidence, settings, box, box)
+
+
+def pasted(batch: Draws, evidence: Evidence, settings: Settings, box_reference: Tensor, box_donor: Tensor) -> Mixed:
+    """Paste boxes (B, 4) of one size, and label by area or by what is seen of ``settings.maps``."""
+    side = batch.images.shape[-1]
+    share = area(box_reference, side)
+    ours, theirs = 1 - share, share
     if settings.label != "area":
-        kept, pasted = 1 - mass(maps[: batch.count], box, side), mass(maps[donors], box, side)
-    weights = weighed(settings.label, share, kept, pasted)
-    return Mixed(paste(images, donors, box, box), donors, *weights, box, box)
+        maps = evidence.seen(settings.maps)
+        ours = 1 - mass(maps[: batch.count], box_reference, side)
+        theirs = mass(maps[batch.donors], box_donor, side)
+    weights = weighed(settings.label, share, ours, theirs)
+    mixed = paste(batch.images, batch.donors, box_reference, box_donor)
+    return Mixed(mixed, batch.donors, *weights, box_reference, box_donor)

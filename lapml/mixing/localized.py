@@ -1,27 +1,55 @@
 """Part localization-aware CutMix: our reading of stage 1 of Kim, Kim and Byun (IEEE Access 2021); see method.md."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self, get_args
 
-from lapml.localize import draw_cells, match_cells
+from pydantic import model_validator
+
+from lapml.lazy import Tensor
+from lapml.localize import centred_gaussian, draw_cells, match_cells
 from lapml.mixing.boxes import Mixed, area, around, mass, paste, square_sides, weighed
-from lapml.mixing.protocol import Draws, Evidence, Maps, Patch
-from lapml.sections import Positive, Share
+from lapml.mixing.protocol import Draws, Evidence, Found, Maps, Patch
+from lapml.sections import LATER, Positive, Share
 
 
 class Settings(Patch):
     name: Literal["localized"] = "localized"
-    temperature: Positive  # of drawing the donor's part from its class map
+    temperature: Positive  # of drawing the donor's part from its map
     support: Share  # the reference's part has at least this share of its map's peak
-    maps: Maps
+    maps: Maps | Found | Literal["gaussian"]  # gaussian: a centred one over the view, a control
+    features: Annotated[Maps, LATER] = "recent"  # that places are compared by; class maps bring those of their pass
 
     summary = "a part of the donor over the most similar place"
+
+    @model_validator(mode="after")
+    def _features(self) -> Self:
+        if self.by_class_maps and self.features != "recent":
+            raise ValueError(
+                f"features: found {self.features!r}, expected it left out with maps {self.maps!r}: features come with class maps"
+            )
+        return self
+
+    @property
+    def by_class_maps(self) -> bool:
+        """Of the model in training, not maps made before."""
+        return self.maps in get_args(Maps)
+
+    def needs(self) -> tuple[str, ...]:
+        if self.by_class_maps:
+            return (self.maps,)
+        return (self.features,) if self.maps == "gaussian" else (self.maps, self.features)
+
+    def freshly(self) -> Self:
+        return super().freshly() if self.by_class_maps else self.model_copy(update={"features": "fresh"})
+
+    def shown(self, evidence: Evidence) -> Tensor | None:
+        return _maps(evidence, self)
 
 
 def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     """Replace the part of each reference that looks most like a part drawn from its donor."""
     images, donors, count = batch.images, batch.donors, batch.count
-    side, grid = images.shape[-1], (evidence.maps.shape[1], evidence.maps.shape[2])
-    theirs, maps = evidence.maps[donors], evidence.maps[:count]
+    maps, side = _maps(evidence, settings), images.shape[-1]
+    grid, theirs, maps = (maps.shape[1], maps.shape[2]), maps[donors], maps[:count]
     donor_cells = draw_cells(theirs, settings.temperature, batch.uniform[:, 0])
     part = evidence.features.flatten(2)[donors, :, donor_cells]
     cells, similarity = match_cells(evidence.features[:count], maps, part, settings.support)
@@ -33,3 +61,10 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     weights = weighed(settings.label, share, 1 - mass(maps, box_reference, side), mass(theirs, box_donor, side))
     mixed = paste(images, donors, box_reference, box_donor)
     return Mixed(mixed, donors, *weights, box_reference, box_donor, similarity)
+
+
+def _maps(evidence: Evidence, settings: Settings) -> Tensor:
+    """(≥ B, h, w) on the grid of the features."""
+    if settings.maps == "gaussian":
+        return centred_gaussian(evidence.features)
+    return evidence.seen(settings.maps, (evidence.features.shape[2], evidence.features.shape[3]))

@@ -4,11 +4,12 @@ A mixer's file holds both, by these names: the class ``Settings``, a :class:`Mix
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr
 
 from lapml.lazy import Tensor, torch
+from lapml.localize import normalised
 from lapml.sections import OpenShare, Positive, Section
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lapml.data.truth import Truth
 
 Maps = Literal["recent", "fresh"]  # of the image's last visits (bank.py) | of a forward pass of their own
+Found = Literal["objects", "activation"]  # before training: object maps | class maps of the frozen ImageNet classifier
 LABELS = {  # rules by which a mixed image may be labelled, see boxes.weighed
     "area": "labelled by area",
     "semantic": "labelled by what is seen",
@@ -28,6 +30,9 @@ FIELDS = {  # what a mixer may ask for: the fields of Evidence that it is then g
     "scores": ("scores",),
     "attention": ("attention",),
     "truth": ("truth",),
+    "objects": ("objects",),
+    "parts": ("part_maps", "part_descriptors"),
+    "activation": ("activation",),
 }
 
 
@@ -94,11 +99,23 @@ class Evidence:
     scores: Tensor | None = None  # (≥ B, H, H) SnapMix's semantic percentage maps
     attention: Tensor | None = None  # (≥ B, h, w) mean feature maps of the net as it was before training
     truth: "Truth | None" = None  # the data set's own boxes and parts
+    objects: Tensor | None = None  # (≥ B, h, w) where the object is, by maps made before training; they sum to 1
+    part_maps: Tensor | None = None  # (≥ B, K, h, w) where each of its parts is; 1 is strong
+    part_descriptors: Tensor | None = None  # (≥ B, K, D) what each looks like, unit vectors; 0 where it is nowhere
+    activation: Tensor | None = None  # (≥ B, h, w) class maps of the frozen ImageNet classifier that sum to 1
 
-    @property
-    def shown(self) -> Tensor | None:
-        """(≥ B, h, w) the map to show beside a picture, if there is one."""
-        return next((each for each in (self.maps, self.scores, self.attention) if each is not None), None)
+    def seen(self, maps: Maps | Found, grid: tuple[int, int] | None = None) -> Tensor:
+        """(≥ B, h, w) the maps that a mixer's key ``maps`` names; they sum to 1, and are uniform where they say nothing.
+
+        Args:
+            grid: (h, w) that maps made before training are averaged to; None leaves theirs.
+        """
+        if maps not in get_args(Found):
+            return self.maps
+        found = getattr(self, maps)
+        if grid:
+            found = torch.nn.functional.adaptive_avg_pool2d(found[:, None], grid)[:, 0]
+        return normalised(found)
 
 
 class Mixer(Section):
@@ -130,6 +147,15 @@ class Mixer(Section):
         maps = getattr(self, "maps", None)
         return (maps, *self.asks) if maps else self.asks
 
+    def freshly(self) -> Self:
+        """The same by a forward pass of its own, where it asks for what was seen at the images' last visits."""
+        return self.model_copy(update={"maps": "fresh"}) if "recent" in self.needs() else self
+
+    def shown(self, evidence: Evidence) -> Tensor | None:
+        """(≥ B, h, w) the map to show beside a picture, if it goes by one."""
+        fields = [FIELDS[need][0] for need in self.needs() if need != "truth"]
+        return getattr(evidence, fields[0]) if fields else None
+
     def labels(self) -> tuple[str, ...]:
         """The label rules that these settings allow."""
         return self.rules
@@ -146,17 +172,20 @@ class Mixer(Section):
         return f"{self.summary}, {LABELS[label]}" if label else self.summary
 
 
+def _ascending(area: list[float]) -> list[float]:
+    if area[0] > area[1]:
+        raise ValueError(f"found {area}, expected [a_min, a_max] with a_min <= a_max")
+    return area
+
+
+Area = Annotated[list[OpenShare], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
+
+
 class Patch(Mixer):
     """What mixers have in common that paste a square patch of a part over a similar one."""
 
     beta: Positive
-    area: Annotated[list[OpenShare], Field(min_length=2, max_length=2)]  # of the patch: clip(1 − λ, a_min, a_max)
+    area: Area  # of the patch: clip(1 − λ, a_min, a_max), a share of the image
 
     rules = tuple(LABELS)
     finds_similar = True
-
-    @model_validator(mode="after")
-    def _area(self) -> Self:
-        if self.area[0] > self.area[1]:
-            raise ValueError(f"area: found {self.area}, expected [a_min, a_max] with a_min <= a_max")
-        return self

@@ -1,12 +1,12 @@
-"""SnapMix (Huang, Wang and Tao, AAAI 2021), two boxes an image, weights by what is seen of either class map."""
+"""SnapMix (Huang, Wang and Tao, AAAI 2021), two boxes per image, weights by what is seen of either class map."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from lapml.lazy import Tensor, torch
 from lapml.mixing import cutmix
 from lapml.mixing.boxes import Mixed, area, inside, mass
 from lapml.mixing.protocol import Draws, Evidence, Mixer
-from lapml.sections import Positive
+from lapml.sections import LATER, Positive
 
 FLAT = 1e-5  # scores that differ by less, relative to the largest, are equal
 
@@ -18,8 +18,9 @@ class Settings(Mixer):
         "official", "single"
     ]  # weights of a pair of one class: both the two's sum, as in the authors' code | once
 
+    maps: Annotated[Literal["scores", "objects"], LATER] = "scores"  # SnapMix's own | object maps made before training
+
     summary = "a box of the donor, resized, over another box; weights by what is seen"
-    asks = ("scores",)
     second = True
 
 
@@ -52,8 +53,8 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     Returns:
         Weights that need not sum to 1; by area where a map is not finite; an image whose either box is empty is not mixed.
     """
-    images, donors, count, maps = batch.images, batch.donors, batch.count, evidence.scores
-    side = images.shape[-1]
+    images, donors, count, side = batch.images, batch.donors, batch.count, batch.images.shape[-1]
+    maps = evidence.scores if settings.maps == "scores" else evidence.seen(settings.maps)
     to = cutmix.boxes(batch.lam, batch.uniform[:, :2], side)
     source = cutmix.boxes(batch.second[:, 0], batch.second[:, 1:], side)
     share = area(to, side)

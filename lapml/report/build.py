@@ -73,6 +73,8 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
         "heads": ["row", *heads.values()],
         "rows": rows,
         "maps": diagnosis_tables.of_maps(found),
+        "localiser_heads": diagnosis_tables.LOCALISERS,
+        "localisers": diagnosis_tables.of_localisers(found),
         "verdicts": diagnosis_tables.verdicts(found.ratios),
         "note": diagnosis_tables.note(found, params),
         "figures": figures,

@@ -53,7 +53,9 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         frames = [pd.DataFrame(record.pop(name)) for name in ("mixers", "maps", "ratios", "labels")]
-        made = tuple(record[key] for key in ("settings", "seeds", "data_sha256", "models_sha256", "object"))
+        beside = pd.DataFrame(record.pop("localisers", []))  # joined later
+        localised = record.get("localised_sha256")  # likewise
+        made = (*(record[key] for key in ("settings", "seeds", "data_sha256", "models_sha256", "object")), localised)
         _ = record["images"], record["generated"]
     except (ValueError, KeyError) as error:
         raise LapmlError(f"{file}: is damaged ({error}); {again}") from None
@@ -62,16 +64,26 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
         for seed in params.seeds
     }
     now = (
-        settings(params, dataset),
+        settings(params, dataset, bool(localised or params.localising())),
         params.seeds,
         next(iter(origins.values()))["data_sha256"],
         {seed: origin["files"]["model.safetensors"] for seed, origin in origins.items()},
         _objects(paths, dataset, record["object"]),
+        _maps(paths, dataset, localised),
     )
-    for name, found, expected in zip(("settings", "seeds", "data", "nets", "masks"), made, now, strict=True):
+    for name, found, expected in zip(("settings", "seeds", "data", "nets", "masks", "maps"), made, now, strict=True):
         if found != json.loads(json.dumps(expected)):
             raise LapmlError(f"{file}: was made with other {name} than there are now; {again}")
-    return Measured(*(frame.replace({None: np.nan, "inf": np.inf}) for frame in frames), record)
+    *frames, beside = (frame.replace({None: np.nan, "inf": np.inf}) for frame in (*frames, beside))
+    return Measured(*frames, record, beside)
+
+
+def _maps(paths: Paths, dataset: str, recorded: str | None) -> str | None:
+    """The checksum of the maps that lie there now, where a diagnosis is by maps; where none lie there, of those that it is by."""
+    file = paths.localised(dataset) / "meta.json"
+    if recorded is None or not file.is_file():
+        return recorded
+    return json.loads(file.read_text(encoding="utf-8")).get("sha256")
 
 
 def _objects(paths: Paths, dataset: str, recorded: str) -> str:

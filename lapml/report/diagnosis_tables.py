@@ -7,11 +7,20 @@ import numpy as np
 import pandas as pd
 
 from lapml.config import Params
+from lapml.diagnose import localisers
 from lapml.diagnose.measure import Measured
 from lapml.diagnose.metrics import LOCALISATION, MIXING
 from lapml.diagnose.mixes import RANDOM
 
-PERCENT = ("area", "meaningless", "obscured", "ghost", "agreement", *LOCALISATION)  # the others are shares of 1
+PERCENT = (
+    "area",
+    "meaningless",
+    "obscured",
+    "ghost",
+    "agreement",
+    *LOCALISATION,
+    *localisers.METRICS,
+)  # the others are shares of 1
 LIMIT = 0.5  # of the hypothesis
 
 
@@ -53,6 +62,8 @@ def cell(row: dict[str, Any], metric: str) -> str:
         return "–"
     if metric in PERCENT:
         value, low, high = (f"{100 * each:.1f}" for each in values)
+        if math.isnan(values[1]):  # of no interval
+            return value
     else:
         value, low, high = (f"{each:.3f}" for each in values)
     return f"{value} [{low}, {high}]"
@@ -67,6 +78,17 @@ def of_maps(found: Measured) -> list[list[str]]:
     ]
 
 
+def of_localisers(found: Measured) -> list[list[str]]:
+    """A line for each localiser: its name, and each of its metrics."""
+    return [
+        [row["row"], *(cell(row, metric) for metric in localisers.METRICS)]
+        for row in found.localisers.to_dict("records")
+    ]
+
+
+LOCALISERS = ["localiser", *(f"{title} %" for title in localisers.METRICS.values())]  # heading of their table
+
+
 def note(found: Measured, params: Params) -> str:
     """What the numbers are."""
     record = found.record
@@ -76,6 +98,7 @@ def note(found: Measured, params: Params) -> str:
         f"{record['images']:,} training images; class maps of a forward pass by the finished nets of {params.diagnose.row}, seeds "
         f"{', '.join(map(str, record['seeds']))}; objects by {object_}. [Interval]: {100 * params.report.confidence:g} %, "
         f"hierarchical bootstrap over nets and images, {params.report.bootstrap:,} replicates. {RANDOM}: the control."
+        + (f" Localisers: of {record['compared']} whole training images." if "compared" in record else "")
     )
 
 
@@ -92,6 +115,9 @@ def markdown(found: Measured, params: Params) -> str:
     if maps := of_maps(found):
         lines += ["", "| class maps | measured | chance |", "| --- | ---: | ---: |"]
         lines += ["| " + " | ".join(row) + " |" for row in maps]
+    if beside := of_localisers(found):
+        lines += ["", "| " + " | ".join(LOCALISERS) + " |", "|" + " --- |" + " ---: |" * len(localisers.METRICS)]
+        lines += ["| " + " | ".join(row) + " |" for row in beside]
     if len(found.ratios):
         lines += ["", "Hypothesis: at most half of plain CutMix’s meaningless images, obscured images and label error."]
         lines += ["", *(f"- {line}" for line in verdicts(found.ratios))]
@@ -108,6 +134,8 @@ def _plain(value: Any) -> Any:
 def record(found: Measured) -> dict[str, Any]:
     """Everything as JSON; a number that is not there is null, an infinite one the text "inf"."""
     frames = {"mixers": found.table, "maps": found.maps, "ratios": found.ratios, "labels": found.labels}
+    if len(found.localisers):
+        frames["localisers"] = found.localisers
     tables = {
         name: [{key: _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
         for name, frame in frames.items()

@@ -18,11 +18,13 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from lapml.config import Method, settings_of
+from lapml.config import Localise, Method, settings_of
 from lapml.diagnose.mixes import Mixes, freshly
 from lapml.errors import LapmlError
 from lapml.files import open_run, write_json, write_text
+from lapml.localise.evidence import opened
 from lapml.losses import band, distance
+from lapml.paths import Paths
 from lapml.provenance import command, commit, device_name, versions
 from lapml.report import gather
 from lapml.report.figures import STYLE, look, svg
@@ -84,9 +86,12 @@ def measure(
     mixer = (
         freshly(settings[mixed_by]).always_mixing().model_copy(update={"margin": None, "adaptive": None, "loss": None})
     )
+    localise = next(iter(rows[mixed_by].values())).config.get("localise")
     frames, table = [], []
     for label, row in rows.items():
-        found = [_of_run(run.folder, mixer, images, root).assign(row=label, seed=seed) for seed, run in row.items()]
+        found = [
+            _of_run(run.folder, mixer, localise, images, root).assign(row=label, seed=seed) for seed, run in row.items()
+        ]
         frames += found
         table.append({"row": label, "seeds": list(row), **_summary(found, edges, confidence)})
     runs = [run for row in rows.values() for run in row.values()]
@@ -129,14 +134,16 @@ def _edges(settings: dict[str, Method]) -> Edges | None:
 
 
 @torch.no_grad()
-def _of_run(folder: Path, mixer: Method, images: int, root: Path) -> pd.DataFrame:
+def _of_run(folder: Path, mixer: Method, localise: dict | None, images: int, root: Path) -> pd.DataFrame:
     record, provenance = open_run(folder)
     packed = own_data(record, provenance, root)
     run = ready(folder, record, len(packed.class_names))
     run.net.eval()
-    config = run.config.model_copy(update={"settings": mixer, "seed": 0})  # the same views and draws for every net
+    mixing = {"settings": mixer, "seed": 0, "localise": localise and Localise(**localise)}
+    config = run.config.model_copy(update=mixing)  # the same views, draws and maps for every net
     columns: dict[str, list[np.ndarray]] = {"d": [], "s": [], "rho": []}
-    mixes = Mixes(config, run.net, run.weights, packed, {"mixed": mixer}, precision=run.precision)
+    maps = opened(config, Paths(record["suite"], root), packed)
+    mixes = Mixes(config, run.net, run.weights, packed, {"mixed": mixer}, precision=run.precision, maps=maps)
     for batch, _, made, _ in mixes.generate(images):
         mixed = made["mixed"].mixed
         clean = run.net(batch.images[: batch.count]).embedding

@@ -6,8 +6,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from lapml.config import Method
 from lapml.diagnose.metrics import Scene, mixing, shares, true_share
-from lapml.diagnose.mixes import RANDOM, Made, Mixes
-from lapml.mixing import LABELS
+from lapml.diagnose.mixes import Made, Mixes
 from lapml.report.gallery import Mix, Pair
 from lapml.report.pictures import glow, pixels
 
@@ -40,7 +39,7 @@ def pairs(mixes: Mixes, weights: dict, class_names: list[str], count: int) -> li
 
 def _mixes(name: str, method: Method, made: Made, grid: int, scene: Scene | None, weights: dict) -> list[Mix]:
     """Args: grid: cells a side of the maps that are shown."""
-    mixed, shown = made.mixed, made.evidence.shown
+    mixed, shown = made.mixed, method.mixer.shown(made.evidence)
     images = pixels(mixed.images.float().cpu(), weights)
     area = shares(mixed).hidden.mean((1, 2))
     truth = applies = None
@@ -50,7 +49,7 @@ def _mixes(name: str, method: Method, made: Made, grid: int, scene: Scene | None
         metrics = mixing(mixed, scene)
         flags = {shown: (metrics[key][0] > 0) & metrics[key][1] for key, shown in FLAGS.items()}
     # Another grid than the maps' (SnapMix's are in pixels) would be too fine to draw cell by cell.
-    maps = None if shown is None or name == RANDOM else _cells(shown, grid)
+    maps = None if shown is None else _cells(shown, grid)
     cells = None
     if mixed.mask is not None and mixed.mask.shape[1:] != (1, 1):  # outlined cell by cell, so not by the pixel
         size = tuple(min(cells, OUTLINED) for cells in mixed.mask.shape[1:])
@@ -58,7 +57,7 @@ def _mixes(name: str, method: Method, made: Made, grid: int, scene: Scene | None
     return [
         Mix(
             name,
-            describe(name, method),
+            method.mixer.describe(method.label),
             images[i],
             None if mixed.box_reference is None else tuple(mixed.box_reference[i].tolist()),
             None if mixed.box_donor is None else tuple(mixed.box_donor[i].tolist()),
@@ -74,13 +73,6 @@ def _mixes(name: str, method: Method, made: Made, grid: int, scene: Scene | None
         )
         for i in range(len(mixed.donors))
     ]
-
-
-def describe(name: str, method: Method) -> str:
-    """How a row mixes and labels, in one line."""
-    if name == RANDOM:
-        return f"squares of localized CutMix’s sizes, from anywhere to anywhere, {LABELS[method.label]}"
-    return method.mixer.describe(method.label)
 
 
 def _cells(maps: Tensor, grid: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Pictures of the data for the report: what each row mixes, and where its trained net looks."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,10 +13,14 @@ from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.diagnose.mixes import Mixes, freshly
 from lapml.files import kept
+from lapml.localise.evidence import opened
 from lapml.localize import class_maps
 from lapml.model import Net
 from lapml.paths import Paths
 from lapml.run import load_net, open_run, resolved
+
+if TYPE_CHECKING:
+    from lapml.localise.store import Localised
 
 MIXED_SHOWN, CAMS_SHOWN = 3, 6  # pictures a row
 
@@ -39,20 +43,23 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], tuple[list[dict[s
             config = resolved(params, paths, dataset, method, params.seeds[0])
             net, weights = load_net(folder, config, len(packed.class_names))
             if config.settings.mixer:
-                mixed += _mixed(net, weights, packed, config)
+                mixed += _mixed(net, weights, packed, config, opened(config, paths, packed))
             cams += _cams(net, weights, packed, config)
         return mixed, cams
 
     return of
 
 
-def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> list[dict[str, Any]]:
+def _mixed(
+    net: Net, weights: dict[str, Any], packed: Packed, config: Run, maps: "Localised | None"
+) -> list[dict[str, Any]]:
     """Mixed training images, as a step of this row would make them with maps of the finished net."""
     row = freshly(config.settings.always_mixing())
-    mixes = Mixes(config, net, weights, packed, {config.method: row})
+    mixes = Mixes(config, net, weights, packed, {config.method: row}, maps=maps)
     batch, _, made, _ = next(mixes.generate(1))
     mixed, evidence = made[config.method]
-    maps = None if evidence.shown is None else glow(evidence.shown)
+    field = row.mixer.shown(evidence)
+    shown = None if field is None else glow(field)
     clean, pictures = (pixels(images, weights) for images in (batch.images, mixed.images))
     names = [packed.class_names[label] for label in batch.labels.tolist()]
     items = []
@@ -64,8 +71,8 @@ def _mixed(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> li
                 "reference": clean[i],
                 "donor": clean[j],
                 "mixed": pictures[i],
-                "reference_map": None if maps is None else maps[i],
-                "donor_map": None if maps is None else maps[j],
+                "reference_map": None if shown is None else shown[i],
+                "donor_map": None if shown is None else shown[j],
                 "box_reference": None if mixed.box_reference is None else mixed.box_reference[i].tolist(),
                 "box_donor": None if mixed.box_donor is None else mixed.box_donor[i].tolist(),
                 "rho": float(mixed.rho[i]),

@@ -23,10 +23,12 @@ from lapml.schema import ADAPTIVE, MARGIN
 ACCURACIES = ("top1", "top5", "mean_class", "recall1", "recall5")  # percent
 METRICS = (*ACCURACIES, "n", "loss", "images_forward", "images_backward", "seconds")
 PROVENANCE = (
-    "command", "commit", "dirty", "data_sha256", "weights", "versions", "device", "precision", "threads",
+    "command", "commit", "dirty", "data_sha256", "localised_sha256", "weights", "versions", "device", "precision", "threads",
     "started", "finished", "seconds", "peak_memory_bytes", "resumed", "test_reads",
 )  # fmt: skip
-LATER: tuple[str, ...] = ()  # of METRICS and PROVENANCE: joined after runs had been published, and empty for older ones
+LATER: tuple[str, ...] = (
+    "localised_sha256",
+)  # of METRICS and PROVENANCE: joined after runs had been published, and empty for older ones
 UNREAD = ("model.safetensors",)  # large, and no table is made of it
 CURVES = ("loss", "accuracy")  # columns of history.csv that every row has
 TOP1_TOLERANCE = 0.5  # points between metrics.json and predictions.parquet: equal logits may be ranked in two ways
@@ -151,7 +153,8 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     follows = method == ADAPTIVE and params.starts_from_margin()
     earlier = read_json(paths.tuned(dataset, MARGIN)).get("values") if follows else None
     frozen = config.frozen_margins(params.methods[method], earlier)
-    study = config.study_identity(params, dataset, method, frozen, record.get("data_sha256"))
+    made_of = (record.get(name) for name in ("data_sha256", "localised_sha256"))
+    study = config.study_identity(params, dataset, method, frozen, *made_of)
     names = config.study_names(study, params.of(dataset, method).train)
     if record.get("study") not in names:
         raise LapmlError(
@@ -247,11 +250,17 @@ def _tables(folder: Path, metrics: dict[str, Any], epochs: int) -> list[str]:
 
 
 def one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
-    """Faults of runs that were made from other data than the packed, or from other data or weights than their like."""
+    """Faults of runs that were made from other data than the packed, or from other data, weights or maps than their like."""
     faults = []
     packed = read_json(meta).get("sha256") if meta.exists() else None
-    for key, expected, source in (("data_sha256", packed, meta), ("weights_sha256", None, None)):
+    for key, expected, source in (
+        ("data_sha256", packed, meta),
+        ("weights_sha256", None, None),
+        ("localised_sha256", None, None),
+    ):
         for row in rows:
+            if key == "localised_sha256" and row[key] is None:  # a method that uses no maps
+                continue
             name = f"{row['dataset']}/{row['method']}/{row['seed']}"
             expected, source = (expected, source) if expected else (row[key], f"as in {name}")
             if row[key] != expected:

@@ -37,9 +37,10 @@ def make(packed, view):
 def row(small_run):
     """A row's settings with a mixing probability and warm-up."""
 
-    def made(name="loc_cutmix", prob=1.0, warmup=0):
+    def made(name="loc_cutmix", prob=1.0, warmup=0, cooldown=0):
         mix = [f"methods.{name}.mix.prob={prob}", f"methods.{name}.mix.warmup_epochs={warmup}"]
-        return small_run(name, *(mix if name != "baseline" else [])).settings
+        mix += [f"methods.{name}.mix.cooldown_epochs={cooldown}"]
+        return small_run(name, "train.epochs=9", *(mix if name != "baseline" else [])).settings
 
     return made
 
@@ -157,6 +158,30 @@ def test_no_mixing_during_warm_up(make, row, warmup):
     for epoch in range(warmup + 2):
         mixed = [batch.mixed for batch in make().training(0, epoch, 6, row(prob=1.0, warmup=warmup))]
         assert mixed == [epoch >= warmup] * 4
+
+
+@pytest.mark.parametrize("warmup, cooldown, epochs, mixing", [
+    (0, 0, 4, {0, 1, 2, 3}), (0, 1, 4, {0, 1, 2}), (1, 2, 4, {1}), (0, 3, 4, {0}), (1, 2, None, {1, 2, 3}),
+])  # fmt: skip
+def test_no_mixing_while_cooling_down(make, row, warmup, cooldown, epochs, mixing):
+    """The last epochs of a run are clean; where there is no last one, none is."""
+    settings = row("margin", prob=1.0, warmup=warmup, cooldown=cooldown)
+    for epoch in range(4):
+        batches = list(make().training(0, epoch, 6, settings, epochs=epochs))
+        assert [batch.mixed for batch in batches] == [epoch in mixing] * 4
+        assert all(batch.mixed or not batch.margins and batch.donors is None for batch in batches)
+
+
+def test_a_cool_down_leaves_the_epochs_before_it_alone(make, row):
+    """Views, orders and draws are those of a run without."""
+    plain = row(prob=0.5)
+    cooled = row(prob=0.5, cooldown=1)
+    for epoch in range(2):
+        one, other = (make().training(0, epoch, 6, settings, epochs=3) for settings in (plain, cooled))
+        assert_same(one, other)
+    one, other = (list(make().training(0, 2, 6, settings, epochs=3)) for settings in (plain, cooled))
+    assert any(batch.mixed for batch in one) and not any(batch.mixed for batch in other)
+    assert all(torch.equal(a.images, b.images) for a, b in zip(one, other, strict=True))
 
 
 def test_probability_of_mixing(make, row):

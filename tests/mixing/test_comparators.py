@@ -50,7 +50,10 @@ KEYS = {
     "snapmix": {"beta": 5.0, "same_class": "official"},
     "attentive_cutmix": {"cells": 0.2},
     "oracle": {"beta": 1.0, "area": [0.05, 0.5]},
+    "parts": {"beta": 1.0, "area": [0.1, 0.8], "threshold": 0.5},
+    "random": {"beta": 1.0, "area": [0.05, 0.5], "maps": "objects"},
 }
+LABELLED = ("cutmix", "oracle", "parts", "random")  # by a rule that is chosen
 PLAIN = {"beta": 1.0, "maps": None}  # CutMix labelled by area
 
 
@@ -353,13 +356,20 @@ def test_oracle_without_any_part_or_object():
 
 def made(name: str, it: SimpleNamespace) -> boxes.Mixed:
     count = len(it.images)
+    objects = it.features[:, 0].abs() / it.features[:, 0].abs().sum((1, 2), keepdim=True)
     known = {
         "cutmix": {"maps": torch.full((count, 6, 6), 1 / 36), "features": it.features},
         "snapmix": {"scores": snapmix.maps(it.features, it.weight, it.labels, it.images.shape[-1])},
         "attentive_cutmix": {"attention": it.features.mean(1)},
         "oracle": {"truth": truth_of(0, count)},
+        "parts": {
+            "objects": objects,
+            "part_maps": it.features[:, :4].relu(),
+            "part_descriptors": it.features[:, :4, 0],
+        },
+        "random": {"objects": objects},
     }.get(name, {})
-    return mixed_by(it, name, "semantic" if name in ("cutmix", "oracle") else None, **known)
+    return mixed_by(it, name, "semantic" if name in LABELLED else None, **known)
 
 
 NAMES = sorted(set(MIXERS) - {"localized"})
@@ -368,12 +378,12 @@ NAMES = sorted(set(MIXERS) - {"localized"})
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_odd_or_single_image_batch(name, count):
-    """A single image is its own donor: nothing but Cutout and a SnapMix of two places changes it."""
+    """A single image is its own donor: nothing but Cutout and what takes two places of it changes it."""
     it = draws(8, count)
     mixed = made(name, it)
     assert mixed.images.shape == it.images.shape and mixed.images.isfinite().all()
     assert ((mixed.rho >= 0) & (mixed.rho <= 1)).all()
-    if count == 1 and name in ("mixup", "cutmix", "attentive_cutmix"):
+    if count == 1 and name in ("mixup", "cutmix", "attentive_cutmix", "parts"):
         torch.testing.assert_close(mixed.images, it.images)
 
 

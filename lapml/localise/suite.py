@@ -1,0 +1,53 @@
+"""`lapml localise`: the maps of a suite's data set, and which of its runs depend on them."""
+
+import json
+from typing import Any
+
+from lapml.config import Params
+from lapml.errors import LapmlError
+from lapml.files import write_json
+from lapml.paths import Paths
+from lapml.schema import ADAPTIVE, MARGIN
+
+
+def localise_suite(
+    params: Params, paths: Paths, dataset: str, anyway: bool = False, progress: bool = True
+) -> dict[str, Any] | None:
+    """Localise the images of a data set that the suite's runs are fit on; returns the maps' meta.json.
+
+    Args:
+        anyway: also where no method of the suite's tables asks for maps. Else there are none then, and None is returned:
+            DVC has the stage all the same.
+
+    Raises:
+        LapmlError: see :func:`~lapml.localise.stage.localise`; or the params file says nothing of localising.
+    """
+    own, meta = params.of(dataset), None
+    if anyway or params.localising():
+        if own.localise is None:
+            raise LapmlError(
+                "localise: found no such section in the params file, expected one; suites/base.yaml has it"
+            )
+        from lapml.localise.stage import localise  # slow to import, for nothing where no method asks
+        from lapml.localise.work import Settings
+        from lapml.optim import pick_device
+
+        settings, (device, _) = Settings(**own.localise.model_dump()), pick_device(own.train)
+        folder, threads = paths.localised(dataset), own.train.threads
+        meta = localise(
+            dataset, own.data[dataset], paths, params.localised_splits(), folder, settings, device, threads, progress
+        )
+    _write_uses(params, paths, dataset)
+    return meta
+
+
+def _write_uses(params: Params, paths: Paths, dataset: str) -> None:
+    """Say beside the maps which runs use them: ``runs/METHOD.json`` and ``diagnosis.json`` hold the maps' checksum, or null
+    where none are used. DVC's stages depend on these, so that a run is made again where its maps have changed, and only then.
+    """
+    folder, asking = paths.localised(dataset), params.localising()
+    made = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["sha256"] if asking else None
+    for method in dict.fromkeys([*params.all_rows(), MARGIN, ADAPTIVE]):
+        used = made if method in asking else None
+        write_json(folder / "runs" / f"{method}.json", {"localised_sha256": used})
+    write_json(folder / "diagnosis.json", {"localised_sha256": made})
