@@ -164,6 +164,7 @@ def study_identity(
         "frozen": frozen,
         "space": space.recorded(),
         "trials": params.tune.trials,
+        **({"prune": True} if params.tune.prune else {}),
         "seeds": params.tune.seeds,
         "data_sha256": data_sha256,
         **({"localised_sha256": localised_sha256} if localised_sha256 else {}),

@@ -39,7 +39,9 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
 
-def pairwise_margin(d: Tensor, same: Tensor, m: Tensor | float, positive: float) -> Tensor:
+def pairwise_margin(
+    d: Tensor, same: Tensor, m: Tensor | float, positive: float, pushed: Tensor | None = None
+) -> Tensor:
     """The conventional loss: mean_N [m − d]₊ + |P|/(|N|+|P|) · mean_P [d − m⁺]₊ (Hadsell et al., CVPR 2006, first power).
 
     Args:
@@ -47,8 +49,9 @@ def pairwise_margin(d: Tensor, same: Tensor, m: Tensor | float, positive: float)
         same: (B,) bool, the donor is of the reference's class (set P; the others are N).
         m: the margin, or (B,) margins.
         positive: m⁺.
+        pushed: (B,) bool, those of N that are pushed; None: all.
     """
-    push = _mean((m - d).relu(), ~same)
+    push = _mean((m - d).relu(), ~same if pushed is None else pushed & ~same)
     everywhere = ranks.total(torch.ones_like(same, dtype=torch.int64).sum())
     pull = torch.where(same, (d - positive).relu(), 0.0).sum() * ranks.size() / everywhere
     return push + pull

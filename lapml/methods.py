@@ -62,7 +62,7 @@ def reference(
     """
     images, labels, weight, needs = batch.images, batch.labels, net.head.weight.detach(), settings.mixer.needs()
     evidence, embedding, logits, features = _known(needs, batch, stored), None, None, None
-    joint = settings.margin is not None and settings.margin.reference == "joint"
+    joint = settings.joint
     if joint:
         output = forward(images)
         features = output.features.detach()
@@ -100,14 +100,15 @@ def _known(needs: Collection[str], batch: Batch, stored: Mapping[str, Stored]) -
 
 
 def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed | None:
-    """The generated batch, where that needs nothing of the net as it is now: it can be made before its step.
+    """The generated batch, where that needs nothing of the net as it is now: it can be made before its step. (Where a pass
+    of the clean images is due anyway, by ``margin.reference: joint``, it is made in the step.)
 
     (Within an epoch no two batches share an image, so what the steps before it add to a bank does not matter.)
 
     Args:
         stored: {evidence that mixers ask for: what gives it}, a key of :data:`~lapml.mixing.FIELDS` each.
     """
-    if not batch.mixed or not set(settings.mixer.needs()) <= {"truth", *stored}:
+    if not batch.mixed or settings.joint or not set(settings.mixer.needs()) <= {"truth", *stored}:
         return None
     return mix(settings, batch, Evidence(**_known(settings.mixer.needs(), batch, stored)))
 
@@ -164,12 +165,15 @@ def loss(
     d = losses.distance(output.embedding, clean)
     same, alpha = labels == donor_labels, margin.alpha * margin.every
     m = 2 * margin.m * mixed.rho if margin.scale == "share" else torch.full_like(d, margin.m)
-    pairwise = losses.pairwise_margin(d, same, m, margin.positive)
+    dominated = mixed.rho >= 0.5 if margin.pairs == "dominant" else None
+    pairwise = losses.pairwise_margin(d, same, m, margin.positive, dominated)
     total = ce + alpha * pairwise
     stats |= {"d_mean": d.detach().mean(), "loss_margin": pairwise.detach(), "ce": ce.detach()}
     if adaptive is None:
         return total, {**stats, "beyond": losses.share(d.detach() > m, ~same)}
     similar = losses.similar_pairs(mixed.similarity, same, adaptive.quantile)
+    if dominated is not None:
+        similar = similar & ~dominated
     edge = losses.band(m, adaptive.delta, mixed.similarity)
     extra = losses.adaptive_margin(d, similar, edge)
     beyond = losses.share(d.detach() > edge, similar)

@@ -53,6 +53,7 @@ class Margin(Section):
     scale: Literal["constant", "share"]
     reference: Literal["detached", "joint"]
     every: Count  # the losses are taken of every n-th mixed batch
+    pairs: Annotated[Literal["all", "dominant"], LATER] = "all"  # dominant: push where ρ ≥ ½, else pull
 
 
 class Adaptive(Section):
@@ -88,17 +89,10 @@ class Method(Section):
             self._paired()
         if self.adaptive and not self.margin:
             raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
-        if self.margin and self.margin.reference == "joint":
-            needs = self.mixer.needs()
-            if "fresh" not in needs:
-                raise ValueError(
-                    f"mixer.maps: found {' and '.join(needs) or None!r}, expected 'fresh' with margin.reference 'joint', whose "
-                    "pass localises"
-                )
-            if self.margin.every != 1:
-                raise ValueError(
-                    f"margin.every: found {self.margin.every}, expected 1 with margin.reference 'joint', whose pass embeds all"
-                )
+        if self.joint and self.margin.every != 1:
+            raise ValueError(
+                f"margin.every: found {self.margin.every}, expected 1 with margin.reference 'joint', whose pass embeds all"
+            )
         return self
 
     def _labelled(self) -> None:
@@ -116,6 +110,11 @@ class Method(Section):
             raise ValueError(
                 f"adaptive: needs mixer.name {mixing.names('finds_similar')} (or a mixer of your own), which finds similar parts"
             )
+
+    @property
+    def joint(self) -> bool:
+        """Whether the clean images of a mixed batch are learned from too, in a pass of their own."""
+        return self.margin is not None and self.margin.reference == "joint"
 
     def localised(self) -> list[str]:
         """What it asks for of :data:`LOCALISED`."""

@@ -157,9 +157,12 @@ class Range(Section):
     low: float
     high: float
     log: bool = False
+    quantile: Annotated[bool, LATER] = False  # of the distances that occur without margin losses: for m and delta
 
     @model_validator(mode="after")
     def _range(self) -> Self:
+        if self.quantile and (self.log or self.low < 0 or self.high > 1):
+            raise ValueError(f"found {self.low}..{self.high}, expected within 0..1, and no log, with quantile: true")
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError(f"found {self.low}..{self.high}, expected low < high, and low > 0 if log")
         return self
@@ -173,6 +176,8 @@ class Space(Section):
         bounds = {"m": (0, SQRT2), "alpha": (0, math.inf), "delta": (0, SQRT2), "quantile": (0, 1)}
         for name, each in self:
             low, high = bounds[name]
+            if each.quantile and name not in ("m", "delta"):
+                raise ValueError(f"{name}.quantile: found true, expected false: it is no distance")
             if each.low < low or each.high > high or (name == "quantile" and each.high == high):
                 raise ValueError(f"{name}: found {each.low}..{each.high}, expected within {low}..{high:.4g}")
         return self
@@ -192,6 +197,7 @@ class Tune(Section):
     trials: Count  # for each tuned row
     seeds: Annotated[list[Seed], Field(min_length=1)]  # a trial's score is the mean over them
     epochs: Count
+    prune: Annotated[bool, LATER] = False  # trials that stay below the median of those before
     margin: MarginSpace
     adaptive_margin: AdaptiveSpace
 

@@ -48,7 +48,7 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
         trial = trial.model_copy(update={"train": trial.train.shortened(own.tune.epochs)})
         made[f"studies/{method}"] = {
             "run": _run(trial),
-            "tune": own.tune.recorded(include={"trials", "seeds", "epochs"}),
+            "tune": own.tune.recorded(include={"trials", "seeds", "epochs", "prune"}),
             "space": getattr(own.tune, method).recorded(),
         }
     return made

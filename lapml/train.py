@@ -132,6 +132,7 @@ def fit(
     quiet: bool = True,
     log: Callable[[str], None] = print,
     maps: "Localised | None" = None,
+    then: Callable[[int, Fitted], None] | None = None,
 ) -> Fitted:
     """Train one run; on several ranks, all of them call this.
 
@@ -144,6 +145,7 @@ def fit(
         quiet: a line an epoch instead of a progress bar.
         log: takes those lines.
         maps: what the stage `localise` found, for methods that mix by it (:func:`lapml.localise.evidence.opened`).
+        then: called with the number of an epoch and the run as it is after it, but for the last one; what it raises ends the run.
 
     Raises:
         LapmlError: unsuitable settings (see :func:`lapml.model.build`), no maps where the method mixes by them, a batch larger
@@ -190,6 +192,9 @@ def fit(
         where = f"epoch {epoch + 1} after step {now.step} of {steps}" if now.step else f"after epoch {epoch + 1}"
         then = "run the same command again to go on from there" if path else "run the same command again"
         return Stopped(f"{config.dataset}/{config.method}/{seed}: stopped in {where}; {then}")
+
+    def fitted() -> Fitted:
+        return Fitted(it.net, history, weights, device, precision, saved.resumed, earlier)
 
     bar = _bar(quiet, (len(history) * steps + now.step) * train.batch, train.epochs * steps * train.batch)
     with (
@@ -241,9 +246,11 @@ def fit(
                     f"epoch {epoch + 1}/{train.epochs}  loss {means['loss']:.4f}  accuracy {means['accuracy']:.1f} %  "
                     f"{speed:.0f} images/s  {row['seconds'] * (train.epochs - epoch - 1):.0f} s left"
                 )
+            if then and epoch + 1 < train.epochs:
+                then(epoch + 1, fitted())
     if bar is not None:
         bar.close()
-    return Fitted(it.net, history, weights, device, precision, saved.resumed, earlier)
+    return fitted()
 
 
 def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:

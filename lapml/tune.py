@@ -4,35 +4,38 @@ Only the validation split is read. Each tuned row gets the same fixed number of 
 declared output; its study is named by everything that its scores depend on, so that a changed setting never meets a
 finished study. Trials run one after another, each sampled from (seed, its number), so that an interrupted study that is
 taken up again ends in the same margins.
+
+Where a range is one of quantiles, a run without the margin losses comes first: it gives the distances that occur, and a score
+to compare the trials with.
 """
 
-import fcntl
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from lapml import evaluate, ranks
-from lapml.config import Params, Range, digest, frozen_margins, resolve, study_identity, tuned_values, unseeded
+from lapml import evaluate, journal, ranks
+from lapml.config import Params, Range, Run, digest, frozen_margins, resolve, study_identity, tuned_values, unseeded
 from lapml.data.pack import Packed
 from lapml.errors import DivergedError, LapmlError
 from lapml.files import write_json
 from lapml.localise.evidence import opened
+from lapml.occurring import Distances, measured
 from lapml.paths import Paths
 from lapml.provenance import commit, versions
-from lapml.schema import ADAPTIVE, MARGIN
-from lapml.train import fit
+from lapml.rows import Margin
+from lapml.schema import ADAPTIVE, MARGIN, Space
+from lapml.train import Fitted, fit
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
-DIVERGED = "diverged"  # attribute of a trial, with the message
+MARGINS = ("m", "alpha", "delta", "quantile")
+VALUES = "values"  # attribute of a trial: what its margins were, where the search goes by quantiles
+WITHOUT = "without"  # attribute of a study: score and distances of the run without margin losses
+CHECKS = 4  # parts of a run, after each but the last of which it may be pruned
 
 
 def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[[str], None] = print) -> dict[str, Any]:
@@ -58,31 +61,53 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     maps_sha256 = maps.meta["sha256"] if maps else None
     what = study_identity(params, dataset, method, frozen, packed.meta["sha256"], maps_sha256)
     name = digest(what)
-    study = _open(paths, dataset, name) if ranks.rank() == 0 else None  # of several ranks, the first one keeps it
+    study = journal.opened(paths, dataset, name) if ranks.rank() == 0 else None  # one of several ranks
     space = getattr(params.tune, method)
     trial = None
 
+    without = _without(params, packed, dataset, method, maps, study, log) if _by_quantiles(space, searched) else None
+
     def asked() -> tuple[int, dict[str, float]] | None:
         nonlocal trial
-        if (done := len(_finished(study))) == params.tune.trials:
+        if (done := len(journal.finished(study))) == params.tune.trials:
             return None
         seed = int(np.random.default_rng([params.tune.seeds[0], done]).integers(2**32))
+        study.pruner = optuna.pruners.MedianPruner(n_startup_trials=max(2, params.tune.trials // 3))
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(1, params.tune.trials // 2))
         trial = study.ask()
-        return done, {key: _suggest(trial, key, each) for key, each in space if key in searched}
+        drawn = {key: _suggest(trial, key, each) for key, each in space if key in searched}
+        return done, _valued(drawn, space, params.methods[method].margin, frozen, without) if without else drawn
 
     if study:
-        _drop_unfinished(study)
+        journal.drop_unfinished(study)
     while proposed := ranks.agreed(asked() if study else None):
         done, values = proposed
         log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: {_show(values)}")
+        if study and without:
+            trial.set_user_attr(VALUES, values)
+        scores: list[float] = []
+
+        def check(epoch: int, score: float, scores: list[float] = scores) -> None:
+            """Whether a run goes on; all ranks hear it."""
+            prune = False
+            if study:
+                trial.report(score, len(scores) * params.tune.epochs + epoch)
+                prune = trial.should_prune()
+            if ranks.agreed(prune):
+                raise optuna.TrialPruned
+
         try:
-            scores = [
-                _score(params, packed, dataset, method, seed, {**frozen, **values}, maps) for seed in params.tune.seeds
-            ]
+            for seed in params.tune.seeds:
+                config = _development(params, dataset, method, seed, {**frozen, **values})
+                scores.append(_score(config, packed, maps, check if params.tune.prune else None)[0])
+        except optuna.TrialPruned:
+            if study:
+                study.tell(trial, state=TrialState.PRUNED)
+            log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: pruned")
+            continue
         except DivergedError as error:
             if study:
-                trial.set_user_attr(DIVERGED, str(error))
+                trial.set_user_attr(journal.DIVERGED, str(error))
                 study.tell(trial, state=TrialState.FAIL)
             log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: failed: {error}")
             continue
@@ -91,7 +116,7 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
         log(
             f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: validation top-1 {sum(scores) / len(scores):.2f} %"
         )
-    finished = ranks.agreed(_finished(study) if study else None)
+    finished = ranks.agreed(journal.finished(study) if study else None)
     scored = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     if not scored:
         raise LapmlError(
@@ -101,13 +126,14 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     result = {
         "dataset": dataset,
         "method": method,
-        "values": {**frozen, **best.params},
+        "values": {**frozen, **_values(best)},
         "score": best.value,
         "metric": "top-1 on the validation split, percent, mean over seeds",
         "trials": [
-            {"number": number, "values": trial.params, "score": trial.value, "state": trial.state.name}
+            {"number": number, "values": _values(trial), "score": trial.value, "state": trial.state.name}
             for number, trial in enumerate(finished)
         ],
+        **({"without": without["score"], "distances": _quantiles(without)} if without else {}),
         "seeds": params.tune.seeds,
         "epochs": params.tune.epochs,
         "study": name,
@@ -129,79 +155,83 @@ def _nothing(paths: Paths, dataset: str, method: str) -> dict[str, Any]:
     return result
 
 
+def _development(params: Params, dataset: str, method: str, seed: int, values: dict[str, float]) -> Run:
+    config = resolve(params, dataset, method, seed, values, development=True)
+    return config.model_copy(update={"train": config.train.shortened(params.tune.epochs)})
+
+
 def _score(
+    config: Run, packed: Packed, maps: "Localised | None", check: Callable[[int, float], None] | None = None
+) -> tuple[float, Fitted]:
+    """Validation top-1 in percent of one development run, and the run.
+
+    Args:
+        check: called with an epoch and the score after it, a few times on the way; what it raises ends the run.
+    """
+
+    def score(fitted: Fitted) -> float:
+        seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
+        return evaluate.metrics(seen)["top1"]
+
+    epochs = config.train.epochs
+    looks = {epochs * part // CHECKS for part in range(1, CHECKS)} if check else ()
+
+    def then(epoch: int, fitted: Fitted) -> None:
+        if epoch in looks:
+            check(epoch, score(fitted))
+
+    fitted = fit(config, packed, log=lambda line: None, maps=maps, then=then)
+    return score(fitted), fitted
+
+
+def _by_quantiles(space: Space, searched: list[str]) -> bool:
+    return any(each.quantile for key, each in space if key in searched)
+
+
+def _without(
     params: Params,
     packed: Packed,
     dataset: str,
     method: str,
-    seed: int,
-    values: dict[str, float],
     maps: "Localised | None",
-) -> float:
-    """Validation top-1 in percent of one development run."""
-    config = resolve(params, dataset, method, seed, values, development=True)
-    config = config.model_copy(update={"train": config.train.shortened(params.tune.epochs)})
-    fitted = fit(config, packed, log=lambda line: None, maps=maps)
-    seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
-    return evaluate.metrics(seen)["top1"]
+    study: optuna.Study | None,
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """Score and distances of the method's run without margin losses; found once, they are kept in the study."""
+    if known := ranks.agreed(study.user_attrs.get(WITHOUT) if study else None):
+        return known
+    log(f"{dataset}/{method}: a run without margin losses first, for the distances that occur")
+    config = _development(params, dataset, method, params.tune.seeds[0], dict.fromkeys(MARGINS, 0.0))
+    plain = config.settings.model_copy(update={"margin": None, "adaptive": None})
+    config = config.model_copy(update={"settings": plain})
+    score, fitted = _score(config, packed, maps)
+    found = ranks.agreed({"score": score, **measured(config, packed, fitted, maps).record()})
+    if study:
+        study.set_user_attr(WITHOUT, found)
+    log(f"{dataset}/{method} without margin losses: validation top-1 {score:.2f} %")
+    return found
 
 
-def _open(paths: Paths, dataset: str, name: str) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal = paths.journal(dataset, name)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = _Lock(journal)
-        backend = JournalFileBackend(str(journal), lock)  # makes the file
-        _mend(journal, lock)
-        storage = JournalStorage(backend)
-        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-    except OSError:  # says itself what is wrong, and not that the journal is
-        raise
-    except Exception as error:  # a damaged journal shows itself in many ways
-        raise LapmlError(
-            f"{journal}: cannot be read as an Optuna journal ({error}); delete it to start this study over"
-        ) from error
+def _valued(
+    drawn: dict[str, float], space: Space, margin: Margin, frozen: dict[str, float], without: dict[str, Any]
+) -> dict[str, float]:
+    """The margins that were drawn, with distances in the place of their quantiles."""
+    values, distances = dict(drawn), Distances.read(without)
+    if "m" in drawn and space.m.quantile:
+        values["m"] = distances.margin(drawn["m"], margin.scale)
+    if "delta" in drawn and space.delta.quantile:
+        m = {"m": margin.m, **frozen, **values}["m"]
+        values["delta"] = distances.delta(drawn["delta"], m, margin.scale)
+    return values
 
 
-class _Lock:
-    """Of a journal; the system frees it when its process dies. Optuna's own is a link whose death nobody notices, and is
-    waited for for ever where the journal's path is relative.
-    """
-
-    def __init__(self, journal: Path):
-        self.journal = journal
-
-    def acquire(self) -> bool:
-        self.file = open(self.journal, "rb")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        self.file.close()
+def _values(trial: FrozenTrial) -> dict[str, float]:
+    return trial.user_attrs.get(VALUES, trial.params)
 
 
-def _mend(journal: Path, lock: _Lock) -> None:
-    """Cut off a last line that is half-written, as a full disk or a crash leaves it: what is before it counts."""
-    lock.acquire()
-    try:
-        content = journal.read_bytes()
-        if not content.endswith(b"\n"):
-            os.truncate(journal, content.rfind(b"\n") + 1)
-    finally:
-        lock.release()
-
-
-def _drop_unfinished(study: optuna.Study) -> None:
-    """Trials that a killed process left behind are failed; they do not count, and their draw is made again."""
-    for trial in study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING), deepcopy=False):
-        study.tell(trial.number, state=TrialState.FAIL)
-
-
-def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that count: scored ones, and those whose loss diverged (not those that a killed process left behind)."""
-    trials = study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL), deepcopy=False)
-    return [trial for trial in trials if trial.state == TrialState.COMPLETE or DIVERGED in trial.user_attrs]
+def _quantiles(without: dict[str, Any]) -> dict[str, float]:
+    """Of the distances that occur, for the tuned file."""
+    return {f"{share:.0%}": round(float(np.quantile(without["d"], share)), 4) for share in (0.1, 0.25, 0.5, 0.75, 0.9)}
 
 
 def _suggest(trial: Trial, name: str, each: Range) -> float:

@@ -100,16 +100,23 @@ def test_a_suite_read_on_validation_trains_on_the_training_split_alone():
     assert run == config.resolve(config.load(PARAMS), "birds", "cutmix", 0, development=True)
 
 
-@pytest.mark.parametrize("key, value, line", [
-    ("mixer.maps", "recent", "mixer.maps: found 'recent', expected 'fresh' with margin.reference 'joint'"),
-    ("margin.every", 4, "margin.every: found 4, expected 1 with margin.reference 'joint'"),
-])  # fmt: skip
-def test_a_joint_pass_localises_and_embeds_every_batch(tmp_path, key, value, line):
-    given = {"mixer.maps": "fresh", "margin.every": 1, "margin.reference": "joint"}
-    at = "methods.margin."
-    config.load(PARAMS, [f"{at}{name}={each}" for name, each in given.items()])
+def test_a_joint_pass_embeds_every_batch():
+    joint = "methods.margin.margin.reference=joint"
+    config.load(PARAMS, [joint, "methods.margin.margin.every=1"])
+    line = "margin.every: found 4, expected 1 with margin.reference 'joint'"
     with pytest.raises(LapmlError, match=re.escape(line)):
-        config.load(PARAMS, [f"{at}{name}={each}" for name, each in (given | {key: value}).items()])
+        config.load(PARAMS, [joint, "methods.margin.margin.every=4"])
+
+
+@pytest.mark.parametrize("key, value, line", [
+    ("margin.alpha", "{low: 0.1, high: 0.9, quantile: true}", "alpha.quantile: found true, expected false: it is no distance"),
+    ("adaptive_margin.quantile", "{low: 0.1, high: 0.9, quantile: true}", "quantile.quantile: found true, expected false"),
+    ("margin.m", "{low: 0.1, high: 1.2, quantile: true}", "found 0.1..1.2, expected within 0..1, and no log"),
+    ("margin.m", "{low: 0.1, high: 0.9, log: true, quantile: true}", "found 0.1..0.9, expected within 0..1, and no log"),
+])  # fmt: skip
+def test_a_search_by_quantiles_of_distances(key, value, line):
+    with pytest.raises(LapmlError, match=re.escape(line)):
+        config.load(PARAMS, [f"tune.{key}={value}"])
 
 
 def test_numbers_in_place_of_tuned(tmp_path):

@@ -202,12 +202,13 @@ def study(params, packed: Packed, folder: Path) -> dict:
     """A study of the margins, whose scores are a smooth function of them; and what a rank was asked for and told."""
     asked, lines, kept = [], [], (tuning._score, Packed.open)
 
-    def score(params, packed, dataset, method, seed, values, maps):
-        asked.append((seed, values))
+    def score(config, packed, maps, check):
+        values = {"m": config.settings.margin.m, "alpha": config.settings.margin.alpha}
+        asked.append((config.seed, values))
         if len(asked) == 3:  # counts as a trial
             raise DivergedError("diverged")
         ranks.collected(None)  # as training, in which the ranks wait for one another
-        return 90 - 20 * (values["m"] - 0.9) ** 2 - (values["alpha"] - 0.1) ** 2
+        return 90 - 20 * (values["m"] - 0.9) ** 2 - (values["alpha"] - 0.1) ** 2, None
 
     tuning._score, Packed.open = score, classmethod(lambda *_: packed)
     try:

@@ -3,16 +3,19 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
 from safetensors.torch import save_file
 
+from lapml import journal
 from lapml import tune as module
 from lapml.config import digest, study_identity
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
+from lapml.occurring import Distances
 from lapml.paths import Paths
 from lapml.tune import tune
 
@@ -38,14 +41,25 @@ def asked(monkeypatch, packed) -> list[tuple]:
     """Replaces training by a smooth function of the margins; records (method, seed, values) of every call."""
     calls = []
 
-    def score(params, packed, dataset, method, seed, values, maps):
-        calls.append((method, seed, dict(values)))
+    def score(config, packed, maps, check=None):
+        values = searched(config)
+        calls.append((config.method, config.seed, values))
         optimum = {"m": 0.9, "alpha": 0.1, "delta": 0.3, "quantile": 0.5}
-        return 90.0 - 20 * sum((values[name] - optimum[name]) ** 2 for name in values) + 0.5 * (seed - 100)
+        score = 90.0 - 20 * sum((values[name] - optimum[name]) ** 2 for name in values) + 0.5 * (config.seed - 100)
+        if check:
+            for epoch in range(1, config.train.epochs):
+                check(epoch, score)
+        return score, None
 
     monkeypatch.setattr(module, "_score", score)
     monkeypatch.setattr(Packed, "open", classmethod(lambda *_: packed))
     return calls
+
+
+def searched(config) -> dict[str, float]:
+    """The margins of a run, but for those that it has not."""
+    sections = (config.settings.margin, ("m", "alpha")), (config.settings.adaptive, ("delta", "quantile"))
+    return {name: getattr(section, name) for section, names in sections if section for name in names}
 
 
 def run(params, paths, method="margin", log=lambda line: None):
@@ -117,11 +131,11 @@ def test_an_interrupted_study_ends_in_the_same_margins(params, paths, tmp_path, 
 def test_trials_of_killed_processes_are_dropped(params, paths, tmp_path, asked):
     whole = run(params(), Paths("demo", tmp_path / "whole"))
     name = digest(study_identity(params(), "birds", "margin", {}, "0" * 64))
-    study = module._open(paths, "birds", name)
+    study = journal.opened(paths, "birds", name)
     for _ in range(3):
         study.ask()  # never told: RUNNING for ever
     result = run(params(), paths)
-    states = [trial.state for trial in module._open(paths, "birds", name).get_trials()]
+    states = [trial.state for trial in journal.opened(paths, "birds", name).get_trials()]
     assert states.count(TrialState.RUNNING) == 0 and states.count(TrialState.COMPLETE) == TRIALS
     assert trials_of(result) == trials_of(whole)
 
@@ -204,8 +218,8 @@ def test_only_val_is_read(params, packed, monkeypatch):
     monkeypatch.setattr(module, "fit", fit)
     monkeypatch.setattr(module.evaluate, "predict", predict)
     monkeypatch.setattr(module.evaluate, "metrics", lambda seen: {"top1": 12.5})
-    values = {"m": 0.5, "alpha": 0.1}
-    assert module._score(params("tune.epochs=2"), packed, "birds", "margin", 100, values, None) == 12.5
+    config = module._development(params("tune.epochs=2"), "birds", "margin", 100, {"m": 0.5, "alpha": 0.1})
+    assert module._score(config, packed, None)[0] == 12.5
     assert [name for name, _ in seen] == ["fit", "predict"]
     for _, config in seen:
         assert config.fit == ["train"] and config.evaluate == "val"
@@ -236,3 +250,82 @@ def test_the_journal_is_beside_the_outputs(params, paths, asked):
     journal = paths.journal("birds", result["study"])
     assert journal.is_file() and paths.tuned("birds", "margin").parent not in journal.parents
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+
+# --- by quantiles of the distances that occur, and pruned ---
+
+QUANTILES = ["tune.margin.m={low: 0.1, high: 0.9, quantile: true}",
+             "tune.adaptive_margin.delta={low: 0.5, high: 1.0, quantile: true}"]  # fmt: skip
+D, RHO = np.linspace(0.2, 1.2, 41), np.linspace(0.9, 0.1, 41)
+
+
+@pytest.fixture
+def distances(monkeypatch) -> list:
+    """Replaces what a run without margin losses would show; records the runs."""
+    runs = []
+
+    def measured(config, *_):
+        runs.append(config)
+        return Distances(D, RHO)
+
+    monkeypatch.setattr(module, "measured", measured)
+    return runs
+
+
+@pytest.mark.parametrize("scale", ["constant", "share"])
+def test_margins_by_quantiles(params, paths, asked, distances, scale):
+    chosen = params(*QUANTILES, f"methods.margin.margin.scale={scale}", f"methods.adaptive_margin.margin.scale={scale}")
+    result = run(chosen, paths)
+    (plain,) = distances
+    assert plain.settings.margin is None and plain.settings.mixer == chosen.methods["margin"].mixer
+    assert plain.fit == ["train"] and plain.seed == 100
+    assert len(asked) == 1 + 2 * TRIALS and result["without"] == 90.0
+    reached = D / (2 * RHO) if scale == "share" else D
+    name = digest(study_identity(chosen, "birds", "margin", {}, "0" * 64))
+    drawn = [trial.params["m"] for trial in journal.opened(paths, "birds", name).get_trials()]
+    for trial, quantile in zip(result["trials"], drawn, strict=True):
+        assert 0.1 <= quantile <= 0.9
+        assert trial["values"]["m"] == pytest.approx(min(np.quantile(reached, quantile), 2**0.5), abs=1e-3)
+    assert result["distances"]["50%"] == pytest.approx(0.7)
+
+    adaptive = run(chosen, paths, "adaptive_margin")
+    m, beyond = (
+        result["values"]["m"],
+        D - (2 * result["values"]["m"] * RHO if scale == "share" else result["values"]["m"]),
+    )
+    assert len(distances) == 2 and adaptive["values"]["m"] == m
+    widths = [trial["values"]["delta"] for trial in adaptive["trials"]]
+    low, high = (min(max(np.quantile(beyond, share), 0), 2**0.5) for share in (0.5, 1.0))
+    assert all(low - 1e-3 <= width <= high + 1e-3 for width in widths) and len(set(widths)) > 1
+
+
+def test_the_run_without_margins_is_not_repeated(params, paths, asked, distances, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_score", interrupted(4))
+        with pytest.raises(Interrupt):
+            run(params(*QUANTILES), paths)
+    result = run(params(*QUANTILES), paths)
+    assert (
+        len(distances) == 1
+        and len(result["trials"]) == TRIALS
+        and all("m" in each["values"] for each in result["trials"])
+    )
+
+
+def test_pruned_trials_count(params, paths, tmp_path, asked, monkeypatch):
+    whole = run(params("tune.trials=12", "tune.prune=true"), Paths("demo", tmp_path / "whole"))
+    states = [trial["state"] for trial in whole["trials"]]
+    assert len(states) == 12 and states[:4] == ["COMPLETE"] * 4 and "PRUNED" in states
+    worst_kept = min(trial["score"] for trial in whole["trials"] if trial["state"] == "COMPLETE")
+    assert (
+        whole["score"] == max(trial["score"] for trial in whole["trials"] if trial["state"] == "COMPLETE") >= worst_kept
+    )
+    assert all(trial["score"] is None or trial["score"] <= whole["score"] for trial in whole["trials"])
+    plain = run(params("tune.trials=12"), Paths("demo", tmp_path / "plain"))
+    assert plain["study"] != whole["study"]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_score", interrupted(15))
+        with pytest.raises(Interrupt):
+            run(params("tune.trials=12", "tune.prune=true"), paths)
+    again = run(params("tune.trials=12", "tune.prune=true"), paths)
+    assert trials_of(again) == trials_of(whole) and [each["state"] for each in again["trials"]] == states
