@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lapml.config import Params
-from lapml.report import figures, tables
+from lapml.report import figures, studies, tables
 from lapml.report.html import data_uri, render
 
 STAGES = ("cutmix", "loc_cutmix", "margin", "adaptive_margin")  # of the ablation; the others are comparators
@@ -152,29 +152,10 @@ def _dataset(
                 [each.row, f"{each.top1:.2f}", each.source] for each in params.report.beside if each.dataset == name
             ],
         },
-        "tuned": _tuned({method: record for (dataset, method), record in tuned.items() if dataset == name}),
+        "tuned": studies.shown({key[1]: record for key, record in tuned.items() if key[0] == name}, params.of(name)),
         "gallery": _inline(figures.gallery(mixes), "png") if mixes else None,
         "cams": _inline(figures.cams(cams), "png") if cams else None,
     }
-
-
-def _tuned(records: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """The best margins and all trials, as two tables."""
-    if not records:
-        return None
-    names = list(dict.fromkeys(key for record in records.values() for key in record["values"]))
-    rows, trials = [], []
-    for method, record in records.items():
-        best = [_figure(record["values"].get(key)) for key in names]
-        seeds = ", ".join(str(seed) for seed in record["seeds"])
-        rows.append([method, *best, _figure(record.get("score")), record["epochs"], seeds])
-        for trial in record.get("trials", []):
-            values = [_figure(trial["values"].get(key)) for key in names]
-            trials.append(
-                [f"{method} {trial['number']}", *values, _figure(trial.get("score")), trial.get("state", "–")]
-            )
-    heads = ["row", *names, "validation score", "epochs", "seeds"]
-    return {"heads": heads, "rows": rows, "trial_heads": ["trial", *heads[1:-2], "state"], "trials": trials}
 
 
 def _ran(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
@@ -300,10 +281,6 @@ def _values(column: pd.Series) -> list[str]:
 
 def _list(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _figure(value: Any) -> str:
-    return "–" if value is None else f"{value:.4g}"
 
 
 def _inline(image: bytes | None, kind: str) -> str | None:

@@ -1,0 +1,134 @@
+"""What a report shows of the studies of margins, out of their tuned files; the figures are drawn by Optuna."""
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+from matplotlib.axes import Axes
+
+from lapml.config import Params
+from lapml.report.figures import STYLE, svg
+from lapml.report.html import data_uri
+from lapml.schema import Space
+
+if TYPE_CHECKING:
+    import optuna
+
+FEW = 4  # scored trials below which importances say nothing
+CAPTIONS = {
+    "history": "every trial's score, and the best so far",
+    "importances": "how much of the scores' variance each margin explains, by a random forest on the trials (fANOVA)",
+    "parallel": "every trial as a line across its margins; darker is better",
+}
+
+
+def shown(records: dict[str, dict[str, Any]], params: Params) -> dict[str, Any] | None:
+    """The best margins and all trials, as two tables, and the figures of each study as data URIs; None without a study.
+
+    Args:
+        records: {method: tuned file}.
+        params: of the data set.
+    """
+    if not records:
+        return None
+    names = list(dict.fromkeys(key for record in records.values() for key in record["values"]))
+    rows, trials, charts = [], [], []
+    for method, record in records.items():
+        best = [_figure(record["values"].get(key)) for key in names]
+        seeds = ", ".join(str(seed) for seed in record["seeds"])
+        rows.append([method, *best, _figure(record.get("score")), record["epochs"], seeds])
+        drawn = figures(record, getattr(params.tune, method))
+        charts += [
+            (data_uri(drawn[name], "svg+xml"), f"{method}: {CAPTIONS[name]}") for name in CAPTIONS if name in drawn
+        ]
+        for trial in record.get("trials", []):
+            values = [_figure(trial["values"].get(key)) for key in names]
+            trials.append(
+                [f"{method} {trial['number']}", *values, _figure(trial.get("score")), trial.get("state", "–")]
+            )
+        if (plain := record.get("without")) is not None:
+            trials.append([f"{method}, no margin losses", *["–"] * len(names), _figure(plain), "first"])
+    heads = ["row", *names, "validation score", "epochs", "seeds"]
+    return {
+        "heads": heads,
+        "rows": rows,
+        "trial_heads": ["trial", *heads[1:-2], "state"],
+        "trials": trials,
+        "charts": charts,
+    }
+
+
+def figures(record: dict[str, Any], space: Space) -> dict[str, bytes]:
+    """The history of a study's scores, what they depend on, and every trial as a line across its margins; SVG by name.
+
+    Args:
+        record: a tuned file.
+        space: the ranges that were searched.
+
+    Returns:
+        Nothing for a study without a scored trial; no importances for one with fewer than four, or with one score in all.
+    """
+    scores = [trial["score"] for trial in record.get("trials", []) if trial["state"] == "COMPLETE"]
+    if not scores:
+        return {}
+    from optuna.importance import FanovaImportanceEvaluator
+    from optuna.visualization import matplotlib as draw
+
+    study = _study(record, space)
+    made = {
+        "history": _drawn(lambda: draw.plot_optimization_history(study, target_name="validation top-1 %")),
+        "parallel": _drawn(lambda: draw.plot_parallel_coordinate(study, target_name="validation top-1 %")),
+    }
+    if len(scores) >= FEW and len(set(scores)) > 1:
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        made["importances"] = _drawn(lambda: draw.plot_param_importances(study, evaluator=evaluator))
+    return made
+
+
+def _study(record: dict[str, Any], space: Space) -> "optuna.Study":
+    """The study in memory, with its margins in their own units."""
+    import optuna
+    from optuna.distributions import FloatDistribution
+    from optuna.trial import TrialState, create_trial
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize")
+    names = [name for name in type(space).model_fields if name in record["trials"][0]["values"]]
+    found = {name: [trial["values"][name] for trial in record["trials"]] for name in names}
+    ranges = {
+        name: FloatDistribution(min(values), max(values), log=getattr(space, name).log and min(values) > 0)
+        for name, values in found.items()
+    }
+    for trial in record["trials"]:
+        study.add_trial(
+            create_trial(
+                state=TrialState[trial["state"]],
+                value=trial["score"],
+                params={name: trial["values"][name] for name in names},
+                distributions=ranges,
+            )
+        )
+    return study
+
+
+def _drawn(draw: Callable[[], Axes]) -> bytes:
+    """Optuna draws by pyplot in a style of its own, of which nothing is left behind."""
+    import matplotlib.pyplot as plt
+
+    with matplotlib.rc_context({**STYLE, "backend": "agg"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that its figures are experimental; that a range holds one value
+        figure = draw().figure
+        figure.set_size_inches(5.0, 3.3)
+        figure.set_layout_engine("tight")
+        for axes in figure.axes:
+            for collection in axes.collections:
+                collection.set_rasterized(False)  # a colour bar would be
+        try:
+            return svg(figure)
+        finally:
+            plt.close(figure)
+
+
+def _figure(value: Any) -> str:
+    return "–" if value is None else f"{value:.4g}"
