@@ -42,6 +42,8 @@ SMALL = [
     "train.batch=6",
     "train.device=cpu",
     "train.precision=fp32",
+    "defaults.mixers.localized.maps=recent",  # what needs no stage before training
+    "methods.cutmix_semantic.mixer.maps=recent",
     *(f"methods.{row}.mix.warmup_epochs=0" for row in MIXING),
     *(f"methods.{row}.mix.prob=1.0" for row in MIXING),
 ]

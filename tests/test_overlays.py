@@ -66,7 +66,7 @@ def test_a_mixer_of_another_name_replaces_the_whole_section(overlay):
     params = config.load(overlay("methods: {cutmix_semantic: {mixer: {name: mixup}, label: null}}"))
     assert params.methods["cutmix_semantic"].mixer.model_dump() == {"name": "mixup", "beta": 1.0}  # no `maps` is left
     same = config.load(overlay("methods: {cutmix_semantic: {mixer: {name: cutmix, beta: 0.5}}}"))
-    assert same.methods["cutmix_semantic"].mixer.recorded() == {"name": "cutmix", "beta": 0.5, "maps": "recent"}
+    assert same.methods["cutmix_semantic"].mixer.recorded() == {"name": "cutmix", "beta": 0.5, "maps": "objects"}
 
 
 def test_a_model_of_another_name_keeps_the_rest(overlay):
