@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-real lint dvc bench gpu-suites gpu-why gpu-bench gpu-test kit lock clean
+.PHONY: help setup reproduce test test-slow test-real lint dvc bench gpu-suites gpu-why gpu-bench gpu-test kit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,8 +31,11 @@ reproduce: $(VENV)/.main  ## run the main job (params.yaml) to its report
 	@$(BIN)/snakemake --cores $(CORES)
 	@echo "report: $$($(BIN)/lapml suite report)"
 
-test: $(VENV)/.test  ## run the tests
-	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+test: $(VENV)/.test  ## run the tests, but for those that take minutes
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.test  ## run the others: both orchestrators from data to report, killed processes, several ranks
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(ARGS)
 
 test-real: $(VENV)/.test  ## run the tests on real CUB-200-2011 (LAPML_CUB200 or data/CUB_200_2011)
 	@$(BIN)/python -m pytest -m real
