@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lapml import overlays
+from lapml import config, overlays
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -25,6 +25,7 @@ suite: mapped
 rows: [baseline, by_parts]
 tuned_rows: [margin]
 localise: {side: 192}
+defaults: {mixers: {localized: {maps: recent}}}
 methods:
   by_parts: {mixer: {name: parts, beta: 1.0, area: [0.1, 0.9], threshold: 0.5}, label: semantic}
 """
@@ -94,7 +95,7 @@ def test_both_run_the_same_commands_on_the_same_paths(tmp_path: Path, suite: str
     assert len(resolve) == len({command for command, _ in jobs if "data fetch" in command})
     # It has stages for maps and studies that nothing asks for, which then write that there is nothing to find or to tune.
     localise = {command for command in own if command.startswith("lapml localise ")}
-    assert len(localise) == len(resolve)  # no suite mixes by maps yet
+    assert len(localise) == (0 if any("lapml localise" in command for command, _ in jobs) else len(resolve))
     tune = own - resolve - localise
     assert all(command.startswith("lapml tune ") for command in tune)
     assert not tune or suite in ("recipe-cub200",)
@@ -124,15 +125,16 @@ def test_only_methods_that_mix_by_maps_wait_for_them(tmp_path: Path) -> None:
 
 
 def test_where_nothing_mixes_by_maps_none_are_made(tmp_path: Path) -> None:
-    folder = copy_project(tmp_path, "tiny")
-    said = run(folder, "lapml", "localise", "birds")  # without any data
-    assert "no method of suite tiny mixes by objects or parts: nothing to find" in said
-    where = folder / "results/tiny/localised/birds"
+    folder = copy_project(tmp_path, "sparrows")
+    said = run(folder, "lapml", "localise", "cub200")  # without any data
+    assert "no method of suite sparrows mixes by objects or parts: nothing to find" in said
+    where = folder / "results/sparrows/localised/cub200"
     made = {path.relative_to(where).as_posix(): json.loads(path.read_text()) for path in where.rglob("*.json")}
-    names = ("runs/baseline", "runs/margin", "runs/adaptive_margin", "diagnosis")
+    params = config.load(folder / "params.yaml")
+    names = [*(f"runs/{row}" for row in params.all_rows()), "diagnosis"]
     assert made == {f"{name}.json": {"localised_sha256": None} for name in names}
-    run(folder, "lapml", "config", "resolve", "birds")
-    assert json.loads((folder / "results/tiny/settings/birds/localise.json").read_text()) is None
+    run(folder, "lapml", "config", "resolve", "cub200")
+    assert json.loads((folder / "results/sparrows/settings/cub200/localise.json").read_text()) is None
 
 
 @pytest.mark.slow
@@ -182,9 +184,8 @@ def test_where_nothing_is_tuned_dvc_tunes_nothing(tmp_path: Path) -> None:
 def test_a_configfile_replaces_params_yaml(tmp_path: Path) -> None:
     folder = copy_project(tmp_path, None)
     jobs = snakemake_jobs(folder, "--configfile", "suites/tiny.yaml")
-    assert (
-        len(jobs) == 8
-    )  # fetch, prepare, two studies, two runs, diagnosis, report: no row or seed of params.yaml is left
+    # fetch, prepare, localise, two studies, two runs, diagnosis, report: no row or seed of params.yaml is left
+    assert len(jobs) == 9
     assert all("--params suites/tiny.yaml" in command for command, _ in jobs)
 
 

@@ -186,7 +186,9 @@ def test_transfer_that_cannot_be(folder, small_params, packed, tmp_path, elsewhe
 
 
 def test_the_smoke_run_mixes_and_needs_no_tuned_margin(small_params, packed, tmp_path):
-    params = config.load(ROOT / "params.yaml", ["model.name=test_resnet", "model.weights=none", "train.batch=6"])
+    params = config.load(ROOT / "params.yaml", [
+        "model.name=test_resnet", "model.weights=none", "train.batch=6", "defaults.mixers.localized.maps=recent",
+    ])  # fmt: skip
     run = runs.smoked(params, "birds", "adaptive_margin", 0)
     runs.execute(run, packed, tmp_path / "smoke", log=quietly)
     assert list(pd.read_csv(tmp_path / "smoke/history.csv")["mixed_batches"]) == [0, 4]

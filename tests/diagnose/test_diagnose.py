@@ -187,7 +187,7 @@ def test_the_table_has_each_way_of_mixing_once_and_the_control(table, params):
 
 
 def test_with_pretrained_weights_attentive_cutmix_is_a_row():
-    rows = mixes.distinct(config.load(PARAMS, []).of("birds"))
+    rows = mixes.distinct(config.load(PARAMS, []).of("birds"), localised=True)
     assert [*rows] == [*ROWS[:2], "attentive_cutmix", *ROWS[2:-1]]
     for method in rows.values():
         assert method.mix.prob == 1 and method.mix.warmup_epochs == 0 and method.margin is None
