@@ -144,10 +144,12 @@ def test_development_does_not_train_on_val(small_run, packed):
         ("margin", [], 36 + 2 * 6, 36),  # of every 4th batch of 6
         ("margin", [FRESH.format("margin")], 72 + 2 * 6, 36),
         ("margin", JOINT, 72, 72),
+        ("margin", JOINT[1:], 72, 72),  # by maps of the last visits
+        ("margin", [*JOINT[1:], "methods.margin.mixer.maps=objects"], 72, 72),
         ("loc_cutmix", ["methods.loc_cutmix.mix.prob=0.0"], 36, 36),
     ],
 )
-def test_images_are_counted_as_they_pass(small_run, packed, monkeypatch, row, overrides, forward, backward):
+def test_images_are_counted_as_they_pass(small_run, packed, maps_of, monkeypatch, row, overrides, forward, backward):
     passed = {"forward": 0, "backward": 0}
     original = Net.forward
 
@@ -161,7 +163,10 @@ def test_images_are_counted_as_they_pass(small_run, packed, monkeypatch, row, ov
     monkeypatch.setattr(Net, "forward", counting)
     passed["forward"] = 0
     history = train.fit(
-        small_run(row, *overrides, "train.epochs=1", "train.warmup_epochs=0.0"), packed, log=quietly
+        small_run(row, *overrides, "train.epochs=1", "train.warmup_epochs=0.0"),
+        packed,
+        log=quietly,
+        maps=maps_of(packed),
     ).history
     assert history[0]["images_forward"] == passed["forward"] == forward
     assert history[0]["images_backward"] == passed["backward"] == backward
