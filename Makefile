@@ -71,7 +71,7 @@ gpu-suites:  ## gpu-SUITE for a SUITE named here: make its table on GPUs (set LA
 .PHONY: $(GPU_SUITES:%=gpu-%)
 $(GPU_SUITES:%=gpu-%): gpu-%: suites/%.yaml $(VENV)/.main
 	@set -e; params="--params $<"; \
-	$(BIN)/snakemake --quiet all --cores $(CORES) --configfile $< --until prepare; \
+	for stage in prepare localise; do $(BIN)/snakemake --quiet all --cores $(CORES) --configfile $< --until $$stage; done; \
 	$(BIN)/lapml publish --finished $$params; $(BIN)/lapml restore $$params; \
 	(while sleep 60; do $(BIN)/lapml publish --finished $$params > /dev/null || true; done) & publishing=$$!; \
 	trap "kill $$publishing 2> /dev/null || true" EXIT; status=0; \

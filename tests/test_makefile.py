@@ -28,7 +28,14 @@ def test_a_gpu_table_is_a_suite_that_goes_on_where_it_ended(suite):
     file = f"suites/{suite}.yaml"
     places = [
         commands.index(part)
-        for part in ("--until prepare", "lapml publish --finished", "lapml restore", "timeout", "lapml report")
+        for part in (
+            "for stage in prepare localise",
+            "--until $stage",
+            "lapml publish --finished",
+            "lapml restore",
+            "timeout",
+            "lapml report",
+        )
     ]
     assert places == sorted(places)
     run = f".venv/bin/snakemake --keep-going --cores all --resources gpu=3 --configfile {file}"

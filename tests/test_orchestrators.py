@@ -311,7 +311,8 @@ def what_is_published_is_not_run_again(folder: Path, other: Path) -> None:
     shutil.move(folder / "kept", folder / "results/fixtures/runs/cars/baseline/0/metrics.json")
     other.mkdir()
     shutil.copytree(folder / "results/published", copy_project(other, "fixtures") / "results/published")
-    shutil.copytree(folder / "results/fixtures/data", other / "results/fixtures/data")
+    for part in ("data", "localised"):
+        shutil.copytree(folder / "results/fixtures" / part, other / "results/fixtures" / part)
     shutil.copytree(folder / "data", other / "data")
     assert "9 runs taken over" in run(other, "lapml", "restore")
     commands = {command for command, _ in snakemake_jobs(other)}

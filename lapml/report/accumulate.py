@@ -123,7 +123,8 @@ def restore(params: Params, paths: Paths) -> str:
         How many runs were taken over, and why the others were not.
 
     Raises:
-        LapmlError: a data set is not prepared: only of packed data can be told whether a run is theirs.
+        LapmlError: a data set is not prepared: only of packed data can be told whether a run is theirs. Or there are no maps
+            of it, by which published runs mix: once these were made, all runs that wait for them would be made again.
     """
     there = paths.as_published()
     packed, diagnosed = {}, {}
@@ -136,16 +137,21 @@ def restore(params: Params, paths: Paths) -> str:
             ) from None
         # taken over with all of its nets' runs, of which those that are here are the same ones, or not at all
         diagnosed[dataset] = _fits(params, there, dataset) and _same_nets(params, there, paths, dataset, absent=True)
+    published = [(run, found) for run, found in examined(params, there, UNREAD) if there.run(*run).exists()]
+    mixing = {run[0] for run, found in published if isinstance(found, dict) and found["localised_sha256"]}
+    maps = {dataset: _maps_sha256(paths, dataset) for dataset in mixing}
     _copy_tuned(params, there, paths)
     taken, left = [], []
-    for (dataset, method, seed), found in examined(params, there, UNREAD):
+    for (dataset, method, seed), found in published:
         name, own = f"{dataset}/{method}/{seed}", paths.run(dataset, method, seed)
-        if not there.run(dataset, method, seed).exists() or all((own / file).is_file() for file in RUN_FILES):
+        if all((own / file).is_file() for file in RUN_FILES):
             continue
         if isinstance(found, LapmlError):
             left.append(f"{name}: {found}")
         elif found["data_sha256"] != packed[dataset]:
             left.append(f"{name}: was made with other data ({found['data_sha256'][:12]}) than the packed")
+        elif found["localised_sha256"] not in (None, maps.get(dataset)):
+            left.append(f"{name}: mixes by other maps ({found['localised_sha256'][:12]}) than those here")
         elif method == params.diagnose.row and not diagnosed[dataset]:
             left.append(f"{name}: the diagnosis needs its weights, which are not published")
         elif method in params.tuned_rows and not _same_tuned(params, paths, there, dataset, method):
@@ -160,6 +166,20 @@ def restore(params: Params, paths: Paths) -> str:
             copy_folder(there.diagnosis(dataset), paths.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
             (paths.diagnosis(dataset) / GALLERY).write_text("<p>The gallery is not published.</p>\n", encoding="utf-8")
     return "\n  ".join([f"{paths.published}: {len(taken)} runs taken over", *left])
+
+
+def _maps_sha256(paths: Paths, dataset: str) -> str:
+    """Of the object and part maps of a data set.
+
+    Raises:
+        LapmlError: there are none.
+    """
+    meta = paths.localised(dataset) / "meta.json"
+    if not meta.is_file():
+        raise LapmlError(
+            f"{meta.parent}: no maps yet, and published runs mix by them; run `lapml localise {dataset}` first"
+        )
+    return read_json(meta)["sha256"]
 
 
 def _refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[dict[str, Any]]]:

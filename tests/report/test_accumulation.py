@@ -176,6 +176,26 @@ def test_a_band_is_not_taken_over_beside_other_margins(elsewhere, suite, edit):
     assert not paths.tuned("birds", "adaptive_margin").exists()
 
 
+def test_runs_that_mix_by_maps_want_the_same_maps(elsewhere, edit):
+    params, paths = elsewhere
+    for seed in params.seeds:
+        edit(paths.as_published().run("birds", "loc_cutmix", seed) / "provenance.json", localised_sha256="e" * 64)
+    with pytest.raises(
+        LapmlError, match="no maps yet, and published runs mix by them; run `lapml localise birds` first"
+    ):
+        accumulate.restore(params, paths)
+    assert not paths.run("birds", "cutmix", 0).exists()
+    meta = paths.localised("birds") / "meta.json"
+    meta.parent.mkdir(parents=True)
+    meta.write_text('{"sha256": "other"}')
+    text = accumulate.restore(params, paths)
+    assert (
+        "8 runs taken over" in text and "birds/loc_cutmix/1: mixes by other maps (eeeeeeeeeeee) than those here" in text
+    )
+    meta.write_text(f'{{"sha256": "{"e" * 64}"}}')
+    assert "2 runs taken over" in accumulate.restore(params, paths)
+
+
 def test_an_interrupted_run_is_replaced_and_its_readings_stay(elsewhere):
     params, paths = elsewhere
     own = paths.run("birds", "cutmix", 0)
