@@ -136,7 +136,9 @@ def _grown(params: Params, paths: Paths, folder: Path, times: int) -> int:
         (shutil.copytree if source.is_dir() else shutil.copy2)(source, folder / part)
     target, count = Paths(params.suite, folder), 0
     for dataset in params.datasets:
-        shutil.copytree(paths.base / "data" / dataset, target.base / "data" / dataset, copy_function=_linked)
+        for source in (paths.base / "data" / dataset, paths.localised(dataset)):
+            if source.is_dir():  # there are no maps where nothing mixes by them
+                shutil.copytree(source, target.base / source.relative_to(paths.base), copy_function=_linked)
         for method in params.tuned_rows:
             _linked_into(paths.tuned(dataset, method), target.tuned(dataset, method))
         for method in params.all_rows():

@@ -16,11 +16,10 @@ from lapml.diagnose import intervals
 from lapml.diagnose.boxacc import OVERLAPS, max_box_acc
 from lapml.diagnose.mixes import Mixes
 from lapml.localise.store import Localised
-from lapml.localize import class_maps
+from lapml.localize import SPREAD, class_maps
 
 IMAGES = 300  # measured, at most
 SIDE, THRESHOLDS = 112, 50  # of MaxBoxAccV2: within a point of 224 px and 100 on 96 drawn birds, in a sixth of the time
-SIGMA = 0.25  # of the centred Gaussian, share of the image's side: half of it lies in a box of a third of the image
 SHOWN = 0.5  # peak from which a part counts as shown; 1 is the 95 % quantile over object cells
 SEED = 0  # of the images that are chosen, and of their pairs
 METRICS = {
@@ -65,9 +64,9 @@ def trained(mixes: Mixes, rows: np.ndarray) -> np.ndarray:
 
 
 def gaussian(grid: int) -> np.ndarray:
-    """(grid, grid) a Gaussian in the middle."""
+    """(grid, grid) the Gaussian that mixers know as a control, in fp64: half of it lies in a box of a third of the image."""
     at = (np.arange(grid) + 0.5) / grid - 0.5
-    return np.exp(-(at[:, None] ** 2 + at[None] ** 2) / (2 * SIGMA**2))
+    return np.exp(-(at[:, None] ** 2 + at[None] ** 2) / (2 * SPREAD**2))
 
 
 def compare(
