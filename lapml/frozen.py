@@ -5,8 +5,9 @@ tf_efficientnet_lite0, stem and stages 0–2 at 192 px, on one core: folding mak
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ def freeze(net: nn.Module, count: int, name: str, side: int) -> None:
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     training = net.training
     net.eval()
-    parts, pairs = _until(net, known[count - 1], image)
+    parts, pairs = passed(net.backbone, net.features, image, known[count - 1])
     net.frozen = Frozen(parts, pairs)
     for module in net.frozen.modules(net.backbone):
         module.requires_grad_(False)
@@ -118,10 +119,17 @@ def freeze(net: nn.Module, count: int, name: str, side: int) -> None:
 
 
 @torch.no_grad()
-def _until(net: nn.Module, stage: str, image: Tensor) -> tuple[list[str], list[tuple[str, str]]]:
-    """The modules that a pass has done with at the end of a stage (outermost ones), and the pairs of convolution and batch norm
-    among them."""
-    names = {module: name for name, module in net.backbone.named_modules()}
+def passed(
+    backbone: nn.Module, forward: Callable[[Tensor], Any], image: Tensor, stage: str | None = None
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """What is seen in a pass, not in names: the modules that it has done with (outermost ones), and the pairs of a convolution
+    and the batch norm right after it.
+
+    Args:
+        forward: takes ``image`` through the backbone.
+        stage: at whose end to stop looking; None: at the end of the pass.
+    """
+    names = {module: name for name, module in backbone.named_modules()}
     done: list[str] = []
     convolved: dict[
         int, tuple[str, Tensor]
@@ -138,7 +146,7 @@ def _until(net: nn.Module, stage: str, image: Tensor) -> tuple[list[str], list[t
             pairs.append((convolved[id(inputs[0])][0], names[module]))
 
     hooks = [module.register_forward_hook(after) for module in names]
-    net.features(image)
+    forward(image)
     for hook in hooks:
         hook.remove()
     inside = tuple(f"{name}." for name in done)

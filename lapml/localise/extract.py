@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lapml import weights as sources
 from lapml.errors import LapmlError, OutOfMemoryError
+from lapml.frozen import passed
 from lapml.localise.activation import PROBE, Classifier, classifier_of
 from lapml.model import GRID
 
@@ -106,34 +107,17 @@ def load(name: str, source: str, device: torch.device) -> Extractor:
 @torch.no_grad()
 def folded(net: nn.Module) -> nn.Module:
     """The same network, in evaluation mode, with batch norm folded into the convolutions before it, where that gives the
-    same features: 15 to 25 % less time on a CPU.
-
-    Which convolution a batch norm follows is seen in a forward pass, not in names.
-    """
+    same features: 15 to 25 % less time on a CPU."""
     copy = deepcopy(net)
-    norms: dict[nn.Module, nn.Conv2d] = {}
-    made: dict[int, tuple[Tensor, nn.Conv2d]] = {}  # the tensors are kept, so that no two have one id
-
-    def after(module: nn.Module, _: tuple, output: Tensor) -> None:
-        made[id(output)] = (output, module)
-
-    def before(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        if id(inputs[0]) in made:
-            norms[module] = made[id(inputs[0])][1]
-
-    hooks = [each.register_forward_hook(after) for each in copy.modules() if isinstance(each, nn.Conv2d)]
-    hooks += [each.register_forward_pre_hook(before) for each in copy.modules() if isinstance(each, nn.BatchNorm2d)]
     probe = torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0))
     expected = copy.forward_features(probe)
-    for hook in hooks:
-        hook.remove()
-    for norm, conv in norms.items():
+    _, pairs = passed(copy, copy.forward_features, probe)
+    for names in pairs:
+        conv, norm = map(copy.get_submodule, names)
         fused = fuse_conv_bn_eval(conv, norm)
         conv.weight, conv.bias = fused.weight, fused.bias
-    for parent in list(copy.modules()):
-        for name, child in list(parent.named_children()):
-            if child in norms:  # timm's batch norm holds the activation
-                setattr(parent, name, getattr(child, "act", nn.Identity()))
+    for _, name in pairs:  # timm's batch norm holds the activation
+        copy.set_submodule(name, getattr(copy.get_submodule(name), "act", nn.Identity()))
     close = torch.allclose(copy.forward_features(probe), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     return copy if close else net
 
