@@ -268,7 +268,7 @@ def test_a_key_that_is_only_inherited(key, tmp_path):
     with pytest.raises(InvalidArgumentError) as caught:
         apply_overrides(path, [f"{key}=0.7"])
     assert f"Could not override '{key}'" in str(caught.value.__cause__)
-    before, after = config.load(path), config.load(path, [f"{key}={'48' if 'side' in key else '0.7'}"])
+    before, after = config.load(path), config.load(path, [f"{key}={'80' if 'side' in key else '0.7'}"])
     changed = [name for name in before.methods if before.methods[name] != after.methods[name]] + [
         name for name in before.data if before.data[name] != after.data[name]
     ]
