@@ -36,6 +36,7 @@ SMALL = [
     "model.name=test_resnet",  # a tiny net of timm whose stride-8 stage ends in a ReLU
     "model.weights=none",
     "model.truncate=8",
+    "model.freeze=0",
     "data.birds.stored_side=64",
     "data.birds.view.side=48",
     "train.epochs=3",

@@ -151,12 +151,12 @@ def test_numbers_in_place_of_tuned(tmp_path):
 )
 def test_settings_that_contradict_each_other(override, message):
     with pytest.raises(LapmlError, match=re.escape(message)):
-        config.load(PARAMS, ["tune.epochs=10", override])
+        config.load(PARAMS, ["train.epochs=20", "tune.epochs=10", override])
 
 
 @pytest.mark.parametrize("override", ["methods.cutmix.mix.cooldown_epochs=17", "methods.margin.mix.cooldown_epochs=7"])
 def test_a_cool_down_may_leave_one_epoch(override):
-    config.load(PARAMS, ["tune.epochs=10", override])
+    config.load(PARAMS, ["train.epochs=20", "tune.epochs=10", override])
 
 
 # --- bad values ---
@@ -567,7 +567,7 @@ def test_what_always_mixes_has_no_cool_down():
 
 def test_keys_at_their_defaults_are_not_in_a_record():
     """So records of before they were there are of the same runs."""
-    record = config.resolve(config.load(PARAMS), "birds", "cutmix", 0).record()
+    record = config.resolve(config.load(PARAMS, ["model.freeze=0"]), "birds", "cutmix", 0).record()
     changed = ["model.freeze=2", "train.label_smoothing=0.1", "methods.cutmix.mix.cooldown_epochs=3"]
     new = config.resolve(config.load(PARAMS, changed), "birds", "cutmix", 0).record()
     assert new["model"].pop("freeze") == 2 and new["train"].pop("label_smoothing") == 0.1

@@ -152,6 +152,9 @@ def test_dvc_makes_again_what_mixes_by_maps_where_these_have_changed(tmp_path: P
     assert "| object maps |" in (folder / "results/mapped/diagnosis/birds/diagnosis.md").read_text()
     run(folder, "lapml", "data", "show", "birds", "--objects", "--count", "3", "--output", "sheet.png")
     assert (folder / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    run(folder, "lapml", "report", "--set", "tuned_rows=[]")
+    page = (folder / "results/mapped/report/report.html").read_text()
+    assert "Training images with their object and part maps" in page
 
     before = changed_of_maps(folder)
     concerned = {"localise@birds", "train@birds-by_parts-0", "diagnose@birds"}

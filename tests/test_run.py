@@ -236,7 +236,8 @@ def test_pictures_for_the_report(small_params, packed, tmp_path, opened):
     paths = Paths(params.suite, tmp_path)
     for row in params.all_rows():
         runs.execute(runs.resolved(params, paths, "birds", row, 0), packed, paths.run("birds", row, 0), log=quietly)
-    mixed, cams = galleries(params, paths)("birds")
+    mixed, cams, sheet = galleries(params, paths)("birds")
+    assert sheet is None  # nothing here mixes by maps
     assert [item["method"] for item in mixed] == ["cutmix"] * MIXED_SHOWN + ["loc_cutmix"] * MIXED_SHOWN
     assert len(cams) == 3 * CAMS_SHOWN
     for item in mixed:

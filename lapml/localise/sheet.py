@@ -1,5 +1,6 @@
 """A contact sheet of images with what was found in them: for people to see whether it is objects and parts."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,18 @@ COLOURS = (
 
 
 def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) -> None:
-    """Draw a contact sheet (PNG) of ``count`` random localised images, each twice: lit as much as its object map says; and with
+    """Write the contact sheet of :func:`drawn` to a file.
+
+    Raises:
+        LapmlError: the data set is not packed or not localised, or ``count`` is below one.
+    """
+    sheet = drawn(name, paths, count, seed)
+    with atomic(Path(output)) as temporary:
+        temporary.write_bytes(sheet)
+
+
+def drawn(name: str, paths: Paths, count: int, seed: int = 0) -> bytes:
+    """A contact sheet (PNG) of ``count`` random localised images, each twice: lit as much as its object map says; and with
     its part maps' contours and peaks. The true box, where there is one, is drawn in white.
 
     Raises:
@@ -62,8 +74,9 @@ def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) 
             f"{settings['model']} at {maps.meta['side']} px, without labels",
             fontsize=9,
         )
-        with atomic(Path(output)) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
+        with BytesIO() as sheet:
+            figure.savefig(sheet, format="png", metadata={"Software": None})
+            return sheet.getvalue()
 
 
 def _enlarged(values: np.ndarray, side: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lapml import config, overlays
 from lapml.config import Params
@@ -12,20 +12,23 @@ from lapml.report import diagnosis, diagnosis_tables, page, tables
 from lapml.report.html import data_uri
 from lapml.report.runs import differences
 
+if TYPE_CHECKING:
+    from lapml.report.pictures import Galleries  # torch is slow to import
+
 
 def report(
     params: Params,
     params_path: str | Path,
     paths: Paths,
     images: bool,
-    galleries: Callable[[str], tuple[list[dict[str, Any]], list[dict[str, Any]]]] | None = None,
+    galleries: "Callable[[str], Galleries] | None" = None,
 ) -> Path:
     """Write all of ``REPORT_FILES`` into ``paths.report``, each to a temporary name first.
 
     Args:
         params_path: the file that ``params`` was read from; its text is shown as it stands.
         images: show pictures of the data; without, ``galleries`` is not called and no picture is in the page.
-        galleries: dataset → (gallery items, CAM items), see :mod:`lapml.report.figures`.
+        galleries: dataset → (gallery items, CAM items, contact sheet), see :mod:`lapml.report.pictures`.
 
     Returns:
         The path of report.html.

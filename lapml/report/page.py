@@ -31,8 +31,8 @@ def build(
         params, params_text: the settings, and the file that they were read from as it stands.
         runs, epochs, table: of ``tables.collect``, ``tables.histories`` and ``tables.accuracy``.
         tuned: {(dataset, method): record of the tuned file}.
-        galleries: {dataset: (gallery items, CAM items)}, see :mod:`lapml.report.figures`; None for a page without any
-            picture of the data, which its ``lapml-images`` meta element then says.
+        galleries: {dataset: (gallery items, CAM items, contact sheet of objects or None)}, see :mod:`lapml.report.pictures`;
+            None for a page without any picture of the data, which its ``lapml-images`` meta element then says.
         overridden: a line for each setting in which ``params`` differs from ``params_text``.
         diagnoses: {dataset: heads, rows, maps, verdicts, note, figures (data URIs), gallery}, or None where it was not diagnosed.
     """
@@ -132,7 +132,7 @@ def _dataset(
     galleries: Galleries | None,
 ) -> dict[str, Any]:
     runs, epochs, table = (frame[frame["dataset"] == name] for frame in (runs, epochs, table))
-    mixes, cams = (galleries or {}).get(name, ([], []))
+    mixes, cams, sheet = (galleries or {}).get(name, ([], [], None))
     rows = []
     for row in table.to_dict("records"):
         bold, text = tables.emphasised(row), tables.cells(row)
@@ -154,6 +154,7 @@ def _dataset(
         },
         "tuned": studies.shown({key[1]: record for key, record in tuned.items() if key[0] == name}, params.of(name)),
         "gallery": _inline(figures.gallery(mixes), "png") if mixes else None,
+        "objects": _inline(sheet, "png") if sheet else None,
         "cams": _inline(figures.cams(cams), "png") if cams else None,
     }
 

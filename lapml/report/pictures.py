@@ -14,6 +14,7 @@ from lapml.data.pack import Packed
 from lapml.diagnose.mixes import Mixes, freshly
 from lapml.files import kept
 from lapml.localise.evidence import opened
+from lapml.localise.sheet import drawn
 from lapml.localize import class_maps
 from lapml.model import Net
 from lapml.paths import Paths
@@ -22,19 +23,22 @@ from lapml.run import load_net, open_run, resolved
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
-MIXED_SHOWN, CAMS_SHOWN = 3, 6  # pictures a row
+Galleries = tuple[list[dict[str, Any]], list[dict[str, Any]], bytes | None]
+MIXED_SHOWN, CAMS_SHOWN = 3, 6  # pictures of each method
+FOUND_SHOWN = 8  # images whose objects and parts are shown
 
 
-def galleries(params: Params, paths: Paths) -> Callable[[str], tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """A function of a data set's name that gives (gallery items, CAM items) of the first seed's runs.
+def galleries(params: Params, paths: Paths) -> Callable[[str], Galleries]:
+    """A function of a data set's name that gives (gallery items, CAM items) of the first seed's runs, and the contact sheet
+    (PNG) of objects and parts where a method mixes by them.
 
     Every mixing row mixes the same references with the same donors, by its own net's maps. Rows whose runs were taken over
     without weights have no picture.
     """
 
-    def of(dataset: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def of(dataset: str) -> Galleries:
         packed = Packed.open(paths.pack(dataset))
-        mixed, cams = [], []
+        mixed, cams, sheet = [], [], None
         for method in params.all_rows():
             folder = paths.run(dataset, method, params.seeds[0])
             if not kept(folder / "model.safetensors"):
@@ -43,9 +47,12 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], tuple[list[dict[s
             config = resolved(params, paths, dataset, method, params.seeds[0])
             net, weights = load_net(folder, config, len(packed.class_names))
             if config.settings.mixer:
-                mixed += _mixed(net, weights, packed, config, opened(config, paths, packed))
+                maps = opened(config, paths, packed)
+                mixed += _mixed(net, weights, packed, config, maps)
+                if maps is not None and sheet is None:
+                    sheet = drawn(dataset, paths, FOUND_SHOWN)
             cams += _cams(net, weights, packed, config)
-        return mixed, cams
+        return mixed, cams, sheet
 
     return of
 

@@ -3,11 +3,13 @@
 import json
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from lapml import config
 from lapml.config import Params
@@ -105,8 +107,8 @@ def write_run(paths: Paths, params: Params, dataset: str, method: str, seed: int
     (folder / "model.safetensors").write_bytes(b"weights")
 
 
-def fake_galleries(dataset: str) -> tuple[list[dict], list[dict]]:
-    """Gallery and CAM items of random pictures, two methods of each."""
+def fake_galleries(dataset: str) -> tuple[list[dict], list[dict], bytes]:
+    """Gallery and CAM items of random pictures, two methods of each, and a contact sheet of objects: one picture."""
     rng = np.random.default_rng(0)
     side = 64
 
@@ -133,7 +135,9 @@ def fake_galleries(dataset: str) -> tuple[list[dict], list[dict]]:
             cams.append({"method": method, "image": picture(), "map": heat(), "title": "001.Sparrow",
                          "correct": len(cams) % 2 == 0})  # fmt: skip
     assert mixes[0]["reference"].shape == (side, side, 3)
-    return mixes, cams
+    with BytesIO() as sheet:
+        Image.fromarray(picture()).save(sheet, "png")
+        return mixes, cams, sheet.getvalue()
 
 
 @pytest.fixture
@@ -172,7 +176,7 @@ def tune() -> Callable[..., None]:
 
 
 @pytest.fixture
-def galleries() -> Callable[[str], tuple[list[dict], list[dict]]]:
+def galleries() -> Callable[[str], tuple[list[dict], list[dict], bytes]]:
     return fake_galleries
 
 

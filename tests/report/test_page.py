@@ -50,7 +50,7 @@ def build(suite, galleries=None, text="suite: fake", overridden=None):
 def test_the_page_stands_alone(suite, galleries):
     html = build(suite, galleries)
     checker = check(html)
-    assert '<meta name="lapml-images" content="data">' in html and html.count("data:image/png") == 2
+    assert '<meta name="lapml-images" content="data">' in html and html.count("data:image/png") == 3
     assert not {"script", "link", "iframe", "object", "embed"} & set(checker.tags)
     assert all(link.startswith(("data:image/", "#")) for link in checker.links)
     assert "url(" not in html and "@import" not in html
