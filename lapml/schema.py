@@ -21,6 +21,8 @@ JOB = (*WHERE, "gpus")  # of ``train``: what a job runs on
 MARGIN, ADAPTIVE = "margin", "adaptive_margin"  # the methods whose margins are tuned, in this order
 OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has (or may have) a val split of its own
 
+LABELS = {"aircraft": ("variant", "family", "manufacturer"), "folder": (None, "nested", "top")}  # data.NAME.labels
+
 
 class Drawn(Section):
     """The drawn birds: how many, how large, and from which seed."""
@@ -63,7 +65,7 @@ class Data(Section):
     reader: Literal["cub200", "aircraft", "cars", "deepfashion", "folder"]
     source: Text | Annotated[list[Text], Field(min_length=1)]  # "drawn", "official", a folder, an archive, URLs
     drawn: Drawn | None
-    labels: Literal["variant", "family", "manufacturer"] | None
+    labels: Literal["variant", "family", "manufacturer"] | Literal["nested", "top"] | None  # levels | of folders
     classes: Annotated[str, Field(pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")]
     val_fraction: OpenShare | Literal["official"]
     split_seed: Seed
@@ -80,9 +82,10 @@ class Data(Section):
                 f"stored_side: found {self.stored_side}, expected at most twice view.side ({self.view.side}): "
                 "a larger one costs time and memory and is filtered away"
             )
-        if (self.reader == "aircraft") != (self.labels is not None):
+        if self.labels not in LABELS.get(self.reader, (None,)):
             raise ValueError(
-                f"labels: found {self.labels}, expected variant, family or manufacturer with reader 'aircraft', null with others"
+                f"labels: found {self.labels}, expected variant, family or manufacturer with reader 'aircraft', null, nested or "
+                "top with 'folder', null with others"
             )
         if self.val_fraction == "official" and self.reader not in OFFICIAL_VAL:
             raise ValueError(

@@ -201,10 +201,42 @@ def bad_file(kind: str) -> Path:
         ("truncated", "cannot be read as an image"),
     ],
 )
-def test_a_file_that_is_no_image_is_one_error_and_nothing_is_printed(shop, command, kind, part):
-    result = invoke(command, shop.folder, shop.test[0], bad_file(kind), status=1)
-    assert result.stderr.startswith(f"error: {kind}.png") and part in result.stderr
-    assert result.stderr.count("\n") == 1 and result.stdout == ""
+def test_a_file_that_is_no_image_is_named_and_the_others_are_done(shop, command, kind, part, monkeypatch):
+    monkeypatch.setattr(files_of, "BATCH", 2)
+    monkeypatch.setattr(explaining, "draw", lambda file, *_: file.write_bytes(b"png"))
+    options = ["--neighbours", "0"] if command == "explain" else []
+    good = invoke(command, shop.folder, *shop.test[:4], "--json", *options)
+    bad = bad_file(kind)
+    mixed = [bad, *shop.test[:3], bad, bad, shop.test[3]]  # one that begins, one whole batch
+    result = invoke(command, shop.folder, *mixed, "--json", *options, status=1)
+    found, expected = json.loads(result.stdout), json.loads(good.stdout)
+    assert [each["image"] for each in found] == [str(file) for file in shop.test[:4]]
+    for one, other in zip(found, expected, strict=True):  # of batches of another size, so not to the last bit
+        assert one["predictions"][0]["class"] == other["predictions"][0]["class"]
+        assert one["predictions"][0]["probability"] == pytest.approx(other["predictions"][0]["probability"], abs=1e-5)
+        assert one.get("figure") == other.get("figure")
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3 and all(line.startswith(f"error: {kind}.png") and part in line for line in lines)
+    if command == "explain":
+        assert {path.name for path in Path("explanations").iterdir()} == {f"{file.stem}.png" for file in shop.test[:4]}
+    assert invoke(command, shop.folder, *mixed, *options, status=1).stdout == invoke(
+        command, shop.folder, *shop.test[:4], *options
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_of_bad_files_alone_nothing_is_printed(shop, command):
+    result = invoke(command, shop.folder, bad_file("corrupt"), bad_file("empty"), status=1)
+    assert result.stdout == "" and result.stderr.count("error: ") == 2
+    assert json.loads(invoke(command, shop.folder, "corrupt.png", "--json", status=1).stdout) == []
+
+
+def test_as_a_function_it_raises_unless_it_is_given_a_place_for_failures(shop):
+    files, failed = [bad_file("corrupt"), shop.test[0]], []
+    with pytest.raises(LapmlError, match="corrupt.png: cannot be read"):
+        predict(shop.folder, files)
+    assert [each["image"] for each in predict(shop.folder, files, failed=failed)] == [str(shop.test[0])]
+    assert [file for file, _ in failed] == files[:1]
 
 
 @pytest.mark.parametrize("command", ["predict", "explain", "export"])

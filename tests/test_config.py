@@ -553,8 +553,9 @@ def test_the_schema_knows_what_the_readers_have():
         module = reader(name)
         assert (name == "aircraft") == bool(module.LEVELS)
         assert set(module.PUBLISHED) <= set(module.LEVELS or (None,))
-    levels = get_args(get_args(schema.Data.model_fields["labels"].annotation)[0])
-    assert levels == reader("aircraft").LEVELS
+    levels, folders, _ = map(get_args, get_args(schema.Data.model_fields["labels"].annotation))
+    assert levels == reader("aircraft").LEVELS == schema.LABELS["aircraft"]
+    assert (None, *folders) == reader("folder").FOLDERS == schema.LABELS["folder"]
 
 
 def test_what_always_mixes_has_no_cool_down():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lapml import evaluate
-from lapml.apply.images import BATCH, check, class_names, packs, shown
+from lapml.apply.images import BATCH, Failed, class_names, packs, shown
 from lapml.apply.picture import draw
 from lapml.apply.predict import best
 from lapml.data.batches import Batches
@@ -34,6 +34,7 @@ def explain(
     target: str | None = None,
     banner: int | None = None,
     root: Path = Path("."),
+    failed: Failed | None = None,
 ) -> list[dict[str, Any]]:
     """Draw a figure for each image: the view, its class activation map, the top classes, the nearest training images.
 
@@ -44,16 +45,16 @@ def explain(
             unit embeddings; with 0 the packed data are not needed.
         target: the name of the class whose map is drawn; without it, the predicted class.
         banner: rows of pixels to cut off the bottom of every image; None: as packing does for the run's data set.
+        failed: files that are no images are added to it, with the reason; None: the first one is an error.
 
     Returns:
-        A dict for each file, in order: ``image`` and ``figure`` (paths), ``target`` (``class`` and ``probability``),
-        ``predictions`` (see :func:`~lapml.apply.predict.best`), ``neighbours`` (see :meth:`Training.nearest`).
+        A dict for each file that could be read, in order: ``image`` and ``figure`` (paths), ``target`` (``class`` and
+        ``probability``), ``predictions`` (see :func:`~lapml.apply.predict.best`), ``neighbours`` (see :meth:`Training.nearest`).
 
     Raises:
-        LapmlError: the run is not complete or of another version, a file is no image or lies in ``output``, there is no
-            such class, or the packed data are gone or changed.
+        LapmlError: the run is not complete or of another version, a file lies in ``output``, or is no image and ``failed``
+            is None, there is no such class, or the packed data are gone or changed.
     """
-    check(files)
     figures = _figures(files, output)
     record, provenance = open_run(folder)
     names = class_names(folder, provenance)
@@ -61,7 +62,7 @@ def explain(
     run = ready(folder, record, len(names))
     training = Training(folder, run, record, provenance, root) if neighbours else None
     results = []
-    for packed in packs(files, run.config, names, banner):
+    for packed in packs(files, run.config, names, banner, failed):
         batch = next(_batches(packed, np.arange(len(packed.index)), run, run.device).evaluation(BATCH))
         with autocast(run.device, run.precision):
             features, *outputs = run.net(batch.images)
@@ -71,7 +72,7 @@ def explain(
         logits, embeddings = (each.float().cpu().numpy() for each in outputs)
         views = pixels(batch.images.float().cpu(), run.weights)
         for i, image in enumerate(packed.index["path"]):
-            figure, classes = figures[len(results)], best(logits[i], names, len(names))
+            figure, classes = figures[packed.meta["places"][i]], best(logits[i], names, len(names))
             found, near = training.nearest(embeddings[i], neighbours, int(guesses[i])) if training else ([], [])
             results.append(
                 {

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lapml import evaluate
-from lapml.apply.images import check, class_names, packs, shown
+from lapml.apply.images import Failed, class_names, packs, shown
 from lapml.files import open_run
 from lapml.run import ready
 
@@ -14,7 +14,11 @@ LONGEST = 48  # letters of an image's name in the table
 
 
 def predict(
-    folder: Path, files: list[Path], top: int = evaluate.TOP, banner: int | None = None
+    folder: Path,
+    files: list[Path],
+    top: int = evaluate.TOP,
+    banner: int | None = None,
+    failed: Failed | None = None,
 ) -> list[dict[str, Any]]:
     """The most probable classes of each image, seen as evaluation sees an image of the run's own data.
 
@@ -22,19 +26,19 @@ def predict(
         folder: a run folder.
         top: how many classes.
         banner: rows of pixels to cut off the bottom of every image; None: as packing does for the run's data set.
+        failed: files that are no images are added to it, with the reason; None: the first one is an error.
 
     Returns:
-        A dict for each file, in order: ``image`` (its path) and ``predictions``, see :func:`best`.
+        A dict for each file that could be read, in order: ``image`` (its path) and ``predictions``, see :func:`best`.
 
     Raises:
-        LapmlError: the run is not complete or of another version, or a file is no image.
+        LapmlError: the run is not complete or of another version, or a file is no image and ``failed`` is None.
     """
-    check(files)
     record, provenance = open_run(folder)
     names = class_names(folder, provenance)
     run = ready(folder, record, len(names))
     results = []
-    for packed in packs(files, run.config, names, banner):
+    for packed in packs(files, run.config, names, banner, failed):
         seen = evaluate.predict(run.net, packed, run.config, run.weights, run.device, run.precision)
         results += [
             {"image": image, "predictions": best(logits, names, top)}

@@ -28,6 +28,8 @@ def predict(
 ) -> None:
     """Name the most probable classes of images, seen as the evaluation sees the run's own.
 
+    Files that are no images are named at the end, with status 1; the others are predicted all the same.
+
     Example: lapml predict results/demo/runs/birds/baseline/0 photos/*.jpg
     """
     import json
@@ -35,8 +37,11 @@ def predict(
     from lapml.apply.predict import predict as predicted
     from lapml.apply.predict import table
 
-    results = predicted(run, images, top, banner)
-    typer.echo(json.dumps(results, indent=2) if as_json else table(results))
+    failed: list[tuple[Path, str]] = []
+    results = predicted(run, images, top, banner, failed)
+    if results or as_json:
+        typer.echo(json.dumps(results, indent=2) if as_json else table(results))
+    _end(failed)
 
 
 @plain
@@ -55,6 +60,8 @@ def explain(
 ) -> None:
     """Draw where the net looks in images, and the training images that are the most similar to it.
 
+    Files that are no images are named at the end, with status 1; the others are explained all the same.
+
     Example: lapml explain results/demo/runs/birds/baseline/0 photos/*.jpg --output why
     """
     import json
@@ -62,8 +69,19 @@ def explain(
     from lapml.apply.explain import explain as explained
     from lapml.apply.explain import text
 
-    results = explained(run, images, output, neighbours, target or None, banner)
-    typer.echo(json.dumps(results, indent=2) if as_json else text(results))
+    failed: list[tuple[Path, str]] = []
+    results = explained(run, images, output, neighbours, target or None, banner, failed=failed)
+    if results or as_json:
+        typer.echo(json.dumps(results, indent=2) if as_json else text(results))
+    _end(failed)
+
+
+def _end(failed: list[tuple[Path, str]]) -> None:
+    """Name the files that could not be read, after what could be said of the others; then the status is 1."""
+    for _, why in failed:
+        typer.echo(f"error: {why}", err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 @plain

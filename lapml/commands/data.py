@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lapml.commands.common import DEFAULT, RAW, Dataset, ParamsFile, Set, known, load, plain, quiet
+from lapml.errors import LapmlError
 
 app = typer.Typer(help="Fetch, prepare, check and show data sets.", **RAW)
 
@@ -21,6 +22,7 @@ def data_fetch(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = [])
 
     settings, paths = load(params, overrides)
     fetch(name, known(settings, name), paths)
+    _say_left_out(name, settings, paths)
     typer.echo(f"{paths.source(name)}")
 
 
@@ -35,6 +37,7 @@ def data_prepare(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = [
 
     settings, paths = load(params, overrides)
     prepare(name, known(settings, name), paths)
+    _say_left_out(name, settings, paths)
     typer.echo(f"{paths.pack(name)}")
 
 
@@ -79,7 +82,21 @@ def data_show(
         from lapml.data.inspect import show
 
     show(name, paths, output, count, seed)
+    _say_left_out(name, settings, paths)
     typer.echo(f"{output}")
+
+
+def _say_left_out(name: str, settings, paths) -> None:
+    """What lies among the images and is not read, on standard error; nothing where the data set itself is gone."""
+    from lapml.data.inspect import left_out
+    from lapml.data.sources import laid_out
+
+    try:
+        _, root = laid_out(name, paths)
+        for note in left_out(settings.data[name], root):
+            typer.echo(f"note: {note}", err=True)
+    except LapmlError:
+        return  # a pack can be shown without the data set that it was made of
 
 
 @app.command("bench")

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from lapml.data import damage, formats, levels
 from lapml.errors import LapmlError
 
 Result = TypeVar("Result")
@@ -40,40 +41,53 @@ class Decoded:
 
 
 def decode(file: Path, banner: int = 0, side: int | None = None) -> Decoded:
-    """An upright RGB image. Transparency is put on white; 16-bit gray is scaled by 1/257; colour profiles are ignored.
+    """An upright RGB image. Transparency is put on white; more than 8 bits are scaled by the range of their values
+    (:mod:`lapml.data.levels`); colour profiles are ignored.
 
     Args:
         banner: rows of pixels to cut off the bottom.
         side: of the square that is to be made of it: a much larger JPEG is decoded at a smaller scale.
 
     Raises:
-        LapmlError: the file is missing, empty, truncated or no image, or no more than a banner.
+        LapmlError: the file is missing, empty, truncated or no image, ends in the gray that a damaged JPEG is filled up
+            with, or is no more than a banner.
     """
     try:
         if file.stat().st_size == 0:
             raise ValueError("it is empty")
-        with Image.open(file) as image:
-            orientation, whole = _orientation(image), image.size
-            box = None
+        with formats.opened(file) as image:
+            lower = levels.lower_bytes(
+                image, lambda: formats.opened(file)
+            )  # first: of a PNG, EXIF is behind the pixels
+            orientation, whole, box = _orientation(image), image.size, None
             if side is not None and not banner and (draft := image.draft(None, (GAP * side, GAP * side))):
                 box = draft[1]  # a size that the scale does not divide is rounded up: the last pixel is seen in part
             image.load()  # a TIFF is turned here by Pillow itself; its tag is then gone
-            if (turn := _orientation(image)) > 1:
+            turn = _orientation(image)
+            if image.format == "JPEG" and damage.ends_gray(image, whole[0]) and (why := damage.libjpeg(file)):
+                raise ValueError(f"part of the picture is lost: {why}")
+            image = levels.rgb(image, lower)
+            if turn > 1:
                 image = image.transpose(UPRIGHT[turn])
             if banner:
                 if image.height <= banner:
                     raise ValueError(f"its {image.height} rows are no more than the banner of {banner} to cut off")
                 image = image.crop((0, 0, image.width, image.height - banner))
             if box is None:
-                return Decoded(_rgb(image), image.size, orientation, (0, 0, *image.size))
+                return Decoded(image, image.size, orientation, (0, 0, *image.size))
             corners = points_upright(np.array([box[:2], box[2:]], np.float64), *image.size, orientation)
             size = whole if orientation < 5 else whole[::-1]
-            return Decoded(_rgb(image), size, orientation, (*corners.min(0).tolist(), *corners.max(0).tolist()))
+            return Decoded(image, size, orientation, (*corners.min(0).tolist(), *corners.max(0).tolist()))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-        why = " ".join(str(error).split()) or type(error).__name__
         raise LapmlError(
-            f"{file}: cannot be read as an image ({why}); replace this file; where a data set lacks it, lay that out again"
+            f"{file}: cannot be read as an image ({_why(file, error)}); replace this file, or get it again"
         ) from None
+
+
+def _why(file: Path, error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose text is no more than the file's name
+        return formats.needed(file) or "no format that can be opened here"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _orientation(image: Image.Image) -> int:
@@ -82,18 +96,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # a broken EXIF block does not make the picture unreadable
         return 1
     return orientation if orientation in UPRIGHT else 1
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of gray; Pillow's own conversion would clip at 255
-        gray = np.clip(np.rint(np.asarray(image, np.float64) / 257), 0, 255).astype(np.uint8)
-        return Image.fromarray(gray).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("pixels are floating-point numbers of unknown range, expected integers")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def square(file: Path, side: int, banner: int = 0) -> tuple[bytes, tuple[int, int, int]]:
@@ -151,7 +153,7 @@ def in_order(work: Callable[[Path], Result], files: Iterable[Path]) -> Iterator[
 
     Threads, not processes: Pillow decodes and resizes without holding Python's lock.
     """
-    Image.init()  # registers the formats once, here: not safe to leave to the threads
+    formats.register()  # once, here: not safe to leave to the threads
     with ThreadPoolExecutor(workers := cores()) as pool:
         waiting: deque[Future[Result]] = deque()
         try:

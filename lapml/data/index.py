@@ -18,9 +18,15 @@ def read(root: Path, data: Data) -> pd.DataFrame:
     """The index of a data set that lies in ``root``, see :func:`build`.
 
     Raises:
-        LapmlError: an annotation is wrong, or the classes cannot be split.
+        LapmlError: an annotation is wrong, the classes cannot be split, or only one has test images.
     """
     frame = reader(data.reader).read(root, data.classes, data.labels)
+    tested = frame[frame["official"] == "test"].drop_duplicates("label")["class_name"].tolist()
+    if len(tested) < 2:
+        raise LapmlError(
+            f"{root}: found test images of one class of {frame['label'].nunique()} ({tested[0]!r}), expected at least two: of one "
+            "class every answer is right; choose more classes with data.NAME.classes, or lay out test images of more"
+        )
     return build(frame, data.val_fraction, data.split_seed)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lapml.config import Data
+from lapml.data import damage, folder, formats
 from lapml.data.decode import decode, in_order, upright
 from lapml.data.index import OFFICIAL, SPLITS, read
 from lapml.data.pack import Packed
@@ -24,6 +25,8 @@ from lapml.files import sha256
 from lapml.paths import Paths
 
 EXAMPLES = 5  # named for each finding
+FLAT = 16  # levels of 256, from the darkest to the brightest of nearly all pixels of an image that shows nothing
+MOST = 0.99  # of them
 SLACK = 1  # pixel: annotations that count pixels from 1 put a point of the last one there
 
 
@@ -35,6 +38,8 @@ class _Seen:
     file: str = ""  # sha256 of its bytes
     pixels: str = ""  # sha256 of its upright RGB pixels and their shape
     gray: bool = False
+    flat: bool = False
+    damage: str = ""
     size: tuple[int, int, int] = (0, 0, 1)  # upright width and height, stored orientation
 
 
@@ -49,11 +54,11 @@ class _Finding:
 def check(name: str, data: Data, paths: Paths, progress: bool = False) -> tuple[str, bool]:
     """Read every image of a fetched data set and report what is wrong with it.
 
-    Harmful are files that cannot be read, the same picture in test and in train or val, the same picture under
-    two labels, boxes that miss their image, and other numbers of images or classes than the data set's authors publish
-    (not compared for drawn sets, where only some classes are chosen, and, unless ``source`` is "official", where there
-    are more or fewer classes: that is another data set in the layout). Other findings are named with the reason why
-    they do no harm.
+    Harmful are files that cannot be read, or are damaged within (:mod:`lapml.data.damage`), the same picture in test
+    and in train or val, the same picture under two labels, boxes that miss their image, and other numbers of images or
+    classes than the data set's authors publish (not compared for drawn sets, where only some classes are chosen, and,
+    unless ``source`` is "official", where there are more or fewer classes: that is another data set in the layout).
+    Other findings are named with the reason why they do no harm.
 
     Returns:
         A text table, and False if something harmful was found.
@@ -82,7 +87,46 @@ def check(name: str, data: Data, paths: Paths, progress: bool = False) -> tuple[
             findings.append(_against(index, published, data.val_fraction))
     ok = not any(finding.harmful and finding.images for finding in findings)
     verdict = f"{name}: {'nothing harmful found' if ok else 'HARMFUL findings: look at them before training'}"
-    return "\n\n".join([title, _counts(index), "\n".join(map(_line, findings)), verdict]), ok
+    notes = left_out(data, root, limit=None)
+    return "\n\n".join([title, _counts(index), *notes, "\n".join(map(_line, findings)), verdict]), ok
+
+
+def left_out(data: Data, root: Path, limit: int | None = EXAMPLES) -> list[str]:
+    """What lies among the images and is not read, and folders in a class's folder: a paragraph each, of a line a class.
+
+    Args:
+        root: of the laid-out data set.
+        limit: the most classes that are named; None: all.
+    """
+    if data.reader != "folder":
+        return []  # the other layouts list their images, and whatever lies beside them is not theirs
+    others, below = folder.left_out(root), {} if data.labels == "nested" else folder.folders_below(root)
+    lines = [
+        f"{name}: {found.total()} left out: " + ", ".join(f"{count} {what}" for what, count in found.most_common())
+        for name, found in others.items()
+    ]
+    total = sum(found.total() for found in others.values())
+    nested = [
+        f"{name}: {', '.join(folders[:EXAMPLES])}{', …' if len(folders) > EXAMPLES else ''}"
+        for name, folders in below.items()
+    ]
+    return [
+        *_paragraph(f"{total} files left out, of {len(others)} classes' folders", lines, limit),
+        *_paragraph(
+            "folders of images in a class's folder (labels: nested reads them as classes, top as one)",
+            nested,
+            limit,
+        ),
+    ]
+
+
+def _paragraph(title: str, lines: list[str], limit: int | None) -> list[str]:
+    if not lines:
+        return []
+    more = (
+        [f"… and {len(lines) - limit} more: `lapml data check` names them all"] if limit and len(lines) > limit else []
+    )
+    return ["".join(f"{line}\n    " for line in [f"{title}:", *lines[:limit], *more]).rstrip()]
 
 
 def _incomparable(kind: str, data: Data, index: pd.DataFrame, published: Counts) -> str:
@@ -133,10 +177,19 @@ def _look(file: Path, banner: int) -> _Seen:
     except LapmlError as error:
         return _Seen(error=str(error))
     image = decoded.image
-    with Image.open(file) as stored:
-        gray = stored.getbands()[0] in ("L", "1", "I")
+    with formats.opened(file) as stored:
+        gray, form = stored.getbands()[0] in ("L", "1", "I", "F"), stored.format
     pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return _Seen("", sha256(file), pixels, gray, (*image.size, decoded.orientation))
+    return _Seen(
+        "", sha256(file), pixels, gray, _flat(image), damage.found(file, form), (*image.size, decoded.orientation)
+    )
+
+
+def _flat(image: Image.Image) -> bool:
+    """Whether nearly all pixels have nearly the same level, in every channel."""
+    counts = np.array(image.histogram()).reshape(3, 256).cumsum(1)
+    within = counts - np.pad(counts, ((0, 0), (FLAT, 0)))[:, :256]  # pixels in the FLAT levels that end at each
+    return bool((within.max(1) >= MOST * image.width * image.height).all())
 
 
 def _counts(index: pd.DataFrame) -> str:
@@ -169,8 +222,12 @@ def _file_findings(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Findi
     broken = [look.error for look in seen if look.error]
     gray = [row["path"] for row, look in zip(rows, seen, strict=True) if look.gray]
     turned = [row["path"] for row, look in zip(rows, seen, strict=True) if look.size[2] > 1]
+    damaged = [f"{row['path']}: {look.damage}" for row, look in zip(rows, seen, strict=True) if look.damage]
+    flat = [row["path"] for row, look in zip(rows, seen, strict=True) if look.flat]
     return [
         _Finding("unreadable files", broken, "packing refuses them", harmful=True),
+        _Finding("damaged files, read in part", damaged, "what is shown may be wrong: get them again", harmful=True),
+        _Finding("images of nearly one level", flat, "nothing is to be seen in them: look why"),
         _Finding("grayscale images", gray, "packed with three equal channels"),
         _Finding("images that EXIF turns", turned, "packed upright, with boxes and parts mapped"),
     ]

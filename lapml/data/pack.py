@@ -42,7 +42,7 @@ from lapml.data.sources import laid_out
 from lapml.errors import LapmlError
 from lapml.paths import PACK_FILES, Paths
 
-VERSION = 1  # of what is made of an image: raise it with every change that moves a pixel
+VERSION = 2  # of what is made of an image: raise it with every change that moves a pixel
 # Of a square: upright width and height and orientation of its image; its checksum, as a system that crashes may lose
 # bytes that were written; size and time of change of its file.
 SEEN = np.dtype([("size", np.int32, 3), ("crc32", np.uint32), ("file", np.int64, 2)])

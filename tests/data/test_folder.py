@@ -1,6 +1,7 @@
 """The reader of a folder of images, on good and on bad layouts."""
 
 import hashlib
+import io
 import os
 import sys
 import tempfile
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from lapml.data import folder
+from lapml.data import folder, formats
+from lapml.data.decode import decode
 from lapml.errors import LapmlError
 
 GOOD = (
@@ -163,6 +166,153 @@ def test_folder_that_is_named_like_an_image(tmp_path):
     root = lay(tmp_path, [*GOOD, "train/wren/deep.jpg/z.jpg", "train/owl.png/1.jpg", "train/owl.png/2.jpg"])
     images = folder.read(root, "all")["image"].tolist()
     assert "train/wren/deep.jpg/z.jpg" in images and "train/owl.png/1.jpg" in images and len(images) == 12
+
+
+# --- images by their content ---
+
+
+def picture(form: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((9, 7), 50).convert("RGB").save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("IMG_1.jpe", "JPEG"),
+        ("IMG_1.jfif", "JPEG"),
+        ("IMG_1", "JPEG"),
+        ("IMG_1.JPG_large", "JPEG"),
+        ("IMG_1.heic", "JPEG"),  # as phones and messengers name them
+        ("photo.jpg!d", "WEBP"),
+        ("1.avif", "AVIF"),
+        ("1.jp2", "JPEG2000"),
+        ("1.ppm", "PPM"),
+        ("1.tga", "TGA"),
+        ("2019.04.12", "PNG"),
+    ],
+)
+def test_what_pillow_opens_is_read_whatever_its_name(tmp_path, name, form):
+    root = lay(tmp_path, GOOD)
+    (root / "train/wren" / name).write_bytes(picture(form))
+    assert f"train/wren/{name}" in set(folder.read(root, "all")["image"]) and folder.fingerprint(root)[0] == 10
+    assert folder.left_out(root) == {}
+    (root / "train" / name).write_bytes(picture(form))
+    refused_by_all(root, "is in no class's folder")
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def test_what_is_left_out_is_counted_by_class_and_reason(tmp_path):
+    root = lay(
+        tmp_path, [*GOOD, "train/wren/.a.jpg", "train/wren/._b.jpg", "train/wren/Thumbs.db", "train/Ärger/empty"]
+    )
+    for number in range(8):
+        (root / f"train/wren/{number}.HEIC").write_bytes(HEIC)
+    (root / "train/wren/notes.txt").write_text("P1 of a long list of birds")  # a PPM starts so
+    (root / "train/wren/old/sound.mp3").write_bytes(b"\0\0\2\0" + bytes(99))  # a TGA might
+    (root / "train/wren/half.part").write_bytes(picture("JPEG")[:12])
+    (root / "test/wren/a.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    assert folder.left_out(root) == {
+        "train/Ärger": {"no suffix (empty)": 1},
+        "train/wren": {
+            "'.heic' (HEIC: install pillow-heif)": 8,
+            "'.txt' (no image)": 1,
+            "'.mp3' (no image)": 1,
+            "'.part' (no image)": 1,
+            "hidden .jpg": 1,
+        },
+        "test/wren": {"'.eps' (no image)": 1},
+    }
+    assert len(folder.read(root, "all")) == 9
+
+
+def test_heic_alone_says_what_to_install(tmp_path):
+    root = lay(tmp_path, GOOD)
+    (root / "train/owl").mkdir()
+    (root / "train/owl/1.heic").write_bytes(HEIC)
+    refused_by_all(root, "owl: has no images, found '.heic'; expected .*; HEIC: install pillow-heif; convert")
+
+
+def test_plugins_are_registered(tmp_path, monkeypatch):
+    """A module of the name of a plugin, which teaches Pillow a format."""
+    (tmp_path / "pi_heif.py").write_text(
+        "from PIL import Image, ImageFile\n"
+        "class Plain(ImageFile.ImageFile):\n"
+        "    format = 'PLAIN'\n"
+        "    def _open(self):\n"
+        "        self._mode, self._size, self.tile = 'L', (2, 2), [ImageFile._Tile('raw', (0, 0, 2, 2), 4, 'L')]\n"
+        "def register_heif_opener():\n"
+        "    Image.register_open('PLAIN', Plain, lambda start: start.startswith(b'PLN!'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    formats.register.cache_clear()
+    (tmp_path / "a.thing").write_bytes(b"PLN!\1\2\3\4")
+    try:
+        assert formats.refusal(tmp_path / "a.thing") == ""
+        assert decode(tmp_path / "a.thing").image.getpixel((1, 1)) == (4, 4, 4)
+    finally:
+        Image.OPEN.pop("PLAIN", None)
+        Image.ID.remove("PLAIN")
+        formats.register.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files there")
+def test_a_pipe_is_not_opened(tmp_path):
+    root = lay(tmp_path, GOOD)
+    os.mkfifo(root / "train/wren/pipe")
+    os.mkfifo(root / "train/pipe")
+    assert folder.left_out(root) == {"train/wren": {"no suffix (no file)": 1}}
+
+
+# --- folders that may be the classes ---
+
+GROUPS = [
+    f"{split}/{name}/{k}.jpg" for split in ("train", "test") for name in ("birds/x", "birds/y", "fish/z") for k in "12"
+]
+
+
+def test_folders_of_folders_are_refused_by_name(tmp_path):
+    root = lay(tmp_path, GROUPS)
+    refused(root, r"train: 'birds' holds nothing but folders of images: 'x', 'y'; .*labels to nested .* or to top")
+    assert folder.folders_below(root)["train/birds"] == ["x", "y"]
+
+
+def test_folders_of_folders_as_classes(tmp_path):
+    frame = folder.read(lay(tmp_path, GROUPS), "all", "nested")
+    assert frame.drop_duplicates("label")[["label", "class_name"]].to_numpy().tolist() == [
+        [0, "birds/x"], [1, "birds/y"], [2, "fish/z"]
+    ]  # fmt: skip
+    assert frame["official"].value_counts().to_dict() == {"train": 6, "test": 6}
+    assert all(f"/{name}/" in path for path, name in zip(frame["image"], frame["class_name"], strict=True))
+    assert folder.read(tmp_path, "2-3", "nested")["class_name"].unique().tolist() == ["birds/y", "fish/z"]
+
+
+def test_folders_of_folders_as_one_class(tmp_path):
+    frame = folder.read(lay(tmp_path, GROUPS), "all", "top")
+    assert frame["class_name"].unique().tolist() == ["birds", "fish"] and len(frame) == 12
+
+
+def test_plain_folders_are_read_alike_whatever_the_labels(tmp_path):
+    root = lay(tmp_path, [path for path in GOOD if "old" not in path] + ["train/wren/c.jpg"])
+    frames = [folder.read(root, "all", labels) for labels in folder.FOLDERS]
+    assert frames[0].equals(frames[1]) and frames[0].equals(frames[2])
+
+
+def test_nested_classes_that_do_not_fit(tmp_path):
+    with pytest.raises(LapmlError, match="'wren' holds images beside the class 'wren/old'"):
+        folder.read(lay(tmp_path / "a", GOOD), "all", "nested")
+    with pytest.raises(LapmlError, match=r"test: class 'birds/w' is not in .*train \(1 such in all\)"):
+        folder.read(lay(tmp_path / "b", [*GROUPS, "test/birds/w/1.jpg"]), "all", "nested")
+
+
+def test_one_folder_below_each_class_is_no_question(tmp_path):
+    root = lay(
+        tmp_path, [f"{split}/{name}/images/{k}.jpg" for split in ("train", "test") for name in "ab" for k in "12"]
+    )
+    assert folder.read(root, "all")["class_name"].unique().tolist() == ["a", "b"]
 
 
 # --- another layout ---

@@ -46,6 +46,7 @@ def test_harmless(cub, checked):
     cub.lines["parts/part_locs.txt"][0] = "1 1 12 45 1"
     text, ok = checked()
     assert ok and counts(text) == {
+        "images of nearly one level": 2,
         "grayscale images": 2,
         "exact duplicates in one split and class": 1,
         "boxes partly outside, by over a pixel": 1,
@@ -84,6 +85,29 @@ def test_unreadable_files_are_all_named(cub, checked):
     assert cub.path(1) in text and cub.path(9) in text
 
 
+def test_damaged_files_are_harmful(cub, checked):
+    noise = Image.effect_noise((64, 64), 60)
+    data = cub.encode(noise, "JPEG", quality=90)
+    half = len(data) // 2
+    cub.pictures[cub.path(1)] = data[:half] + bytes(60) + data[half + 60 :]
+    cub.pictures[cub.path(2)] = cub.encode(noise.rotate(90), "JPEG", quality=90)  # sound
+    png = bytearray(cub.encode(noise.rotate(180)))
+    png[png.index(b"IEND") - 5] ^= 1  # of the checksum before
+    cub.pictures[cub.path(3)] = bytes(png)
+    text, ok = checked()
+    assert not ok and counts(text) == {"damaged files, read in part": 2, "grayscale images": 3}
+    assert f"{cub.path(1)}: Corrupt JPEG data" in text and f"{cub.path(3)}: " in text
+
+
+@pytest.mark.parametrize(("share", "flat"), [(0.005, True), (0.05, False)])
+def test_an_image_of_nearly_one_level(cub, checked, share, flat):
+    pixels = np.random.default_rng(0).integers(0, 12, (40, 60, 3)).astype(np.uint8)  # nearly black, as of a wrong range
+    pixels.reshape(-1, 3)[: round(share * 2400)] = 255
+    cub.pictures[cub.path(1)] = cub.encode(Image.fromarray(pixels))
+    text, ok = checked()
+    assert ok and counts(text) == ({"images of nearly one level": 1} if flat else {})
+
+
 def test_box_that_misses_its_image_is_harmful(cub, checked):
     cub.lines["bounding_boxes.txt"][0] = "1 50 5 20 15"
     text, ok = checked()
@@ -96,7 +120,7 @@ def test_turned_image_is_judged_upright(cub, checked):
     cub.pictures[cub.path(1)] = cub.encode(Image.new("RGB", (40, 30), 9), "JPEG", exif=exif)
     cub.lines["bounding_boxes.txt"][0] = "1 0 0 40 30"
     text, ok = checked()
-    assert ok and counts(text) == {"images that EXIF turns": 1}
+    assert ok and counts(text) == {"images that EXIF turns": 1, "images of nearly one level": 1}
 
 
 def test_show(cub, paths, settings, tmp_path):
@@ -133,6 +157,44 @@ def test_published_counts(checked, monkeypatch, counts_, wrong):
     assert ok == (not wrong)
     assert all(line in text for line in wrong)
     assert (counts(text).get("counts that differ from the published ones", 0) > 0) == bool(wrong)
+
+
+@pytest.mark.parametrize("reader", ["folder", "cub200"])
+def test_one_class_is_no_task(cub, paths, settings, reader, tmp_path):
+    if reader == "cub200":
+        data = settings(cub.write(), classes="2")
+    else:
+        for split, count in (("train", 3), ("test", 2)):
+            (tmp_path / "own" / split / "wren").mkdir(parents=True)
+            for number in range(count):
+                Image.effect_noise((20, 20), 50).save(tmp_path / "own" / split / "wren" / f"{number}.png")
+        data = settings(tmp_path / "own", reader="folder")
+    sources.fetch("birds", data, paths)
+    for command in (pack.prepare, inspect.check):
+        with pytest.raises(LapmlError, match=r"found test images of one class of 1 \('.*'\), expected at least two"):
+            command("birds", data, paths)
+    assert not paths.pack("birds").exists()
+
+
+def test_what_lies_among_the_images_is_named(paths, settings, tmp_path):
+    root = tmp_path / "own"
+    for number, name in enumerate(["train/a", "train/b", "test/a", "test/b", "train/b/old"]):
+        (root / name).mkdir(parents=True)
+        for copy in range(2):
+            pixels = np.random.default_rng([number, copy]).integers(0, 256, (20, 20, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{copy}.png")
+    (root / "train/a/notes.txt").write_text("none")
+    (root / "train/b/list.csv").write_text("none")
+    (root / "train/b/more.csv").write_text("none")
+    data = settings(root, reader="folder")
+    sources.fetch("birds", data, paths)
+    text, ok = inspect.check("birds", data, paths)
+    assert ok and "3 files left out, of 2 classes' folders:" in text
+    assert "train/a: 1 left out: 1 '.txt' (no image)" in text and "train/b: 2 left out: 2 '.csv' (no image)" in text
+    assert "train/b: old" in text
+    short = inspect.left_out(data, root, limit=1)
+    assert "train/b" not in short[0] and "1 more: `lapml data check` names them all" in short[0]
+    assert inspect.left_out(settings(root), root) == []  # another layout
 
 
 def test_another_set_in_the_layout_is_not_compared(checked):
