@@ -219,12 +219,12 @@ def bench(
 
 def _shared(settings, dataset: str) -> None:
     """With ``train.gpus`` above 1, hand this command over to that many processes, and end with their status."""
-    gpus = settings.of(dataset).train.gpus if dataset in settings.data else 1
-    if gpus > 1:
-        from lapml import ranks
+    from lapml import ranks
 
-        if not ranks.launched():
-            raise typer.Exit(ranks.launch(gpus))
+    gpus = settings.of(dataset).train.gpus if dataset in settings.data else 1
+    ranks.refuse_other_count(gpus)
+    if gpus > 1 and not ranks.launched():
+        raise typer.Exit(ranks.launch(gpus))
 
 
 def _log(line: str) -> None:

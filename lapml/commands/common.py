@@ -61,7 +61,7 @@ def plain(function):
 
 def is_first() -> bool:
     """Whether this is the only process of a command, or the first of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def load(path: Path, overrides: list[str]):

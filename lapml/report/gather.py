@@ -15,7 +15,7 @@ from lapml.report.runs import UNREAD, mismatch, parquet
 from lapml.report.tables import BASELINE
 
 MARKS = {*RUN_FILES, "last.pt"}  # a folder with any of them is a run, if perhaps not a whole one
-ORIGIN = ("device", "precision", "commit")  # of provenance.json: what may explain a difference
+ORIGIN = ("device", "processes", "precision", "commit")  # of provenance.json: what may explain a difference
 
 
 class Run(NamedTuple):
