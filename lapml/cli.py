@@ -27,6 +27,7 @@ from lapml.commands.common import (
     load,
     plain,
     quiet,
+    say_device,
 )
 from lapml.commands.compare import compare, confusions
 from lapml.commands.diagnose import diagnose, distances
@@ -90,6 +91,7 @@ def train(
     maps = opened(config, paths, packed)
     with tempfile.TemporaryDirectory() if smoke else nullcontext() as temporary:
         folder = (paths.development if development else paths.run)(dataset, method, seed)
+        say_device(config.train)
         with ranks.joined(pick_device(config.train)[0].type):
             metrics = execute(config, packed, Path(temporary) if smoke else folder, quiet(), _log, maps)
     _log(f"{config.evaluate} top-1 {metrics['top1']:.2f} %  ({'smoke' if smoke else folder})")
@@ -150,6 +152,8 @@ def tune(
         raise typer.BadParameter(f"found {method!r}, expected {MARGIN} or {ADAPTIVE}", param_hint="--method")
     if not (method or settings.studies()):
         _log("tuned_rows is empty: there is nothing to tune")
+    if settings.studies():
+        say_device(settings.of(dataset).train)
     with ranks.joined(pick_device(settings.of(dataset).train)[0].type):
         for name in [method] if method else settings.studies():
             result = search(settings, paths, dataset, name, _log)

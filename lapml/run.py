@@ -24,7 +24,7 @@ from lapml.errors import LapmlError
 from lapml.files import open_run, sha256, write_json
 from lapml.gpus import ALONE, memory
 from lapml.model import Net, build
-from lapml.optim import DTYPES, pick_device, tf32
+from lapml.optim import DTYPES, pick_device, tf32, without_gpu
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.provenance import code_sha256, command, commit, device_name, versions
 from lapml.train import Fitted, fit
@@ -257,6 +257,8 @@ def _provenance(
         "weights": fitted.weights,
         "versions": versions(),
         "device": device_name(fitted.device),
+        "device_asked": config.train.device,
+        "without_gpu": without_gpu(config.train),
         "precision": fitted.precision,
         "tf32": tf32(fitted.device),
         "threads": config.train.threads,

@@ -148,8 +148,9 @@ def fit(
         then: called with the number of an epoch and the run as it is after it, but for the last one; what it raises ends the run.
 
     Raises:
-        LapmlError: another number of processes than ``train.gpus``, unsuitable settings (see :func:`lapml.model.build`), no maps where the method mixes by them, a batch larger
-            than the data, or than the GPU's memory, no GPU where one is asked for.
+        LapmlError: another number of processes than ``train.gpus``, unsuitable settings (see :func:`lapml.model.build`), no
+            maps where the method mixes by them, a batch larger than the data, or than the GPU's memory, no GPU where one is
+            asked for.
         DivergedError: a loss that is not finite.
         Stopped: after SIGTERM or SIGINT.
     """

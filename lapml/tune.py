@@ -23,6 +23,7 @@ from lapml.errors import DivergedError, LapmlError
 from lapml.files import write_json
 from lapml.localise.evidence import opened
 from lapml.occurring import Distances, measured
+from lapml.optim import without_gpu
 from lapml.paths import Paths
 from lapml.provenance import commit, versions
 from lapml.rows import Margin
@@ -139,6 +140,7 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
         "study": name,
         "data_sha256": packed.meta["sha256"],
         **({"localised_sha256": maps_sha256} if maps else {}),
+        **({"without_gpu": why} if (why := without_gpu(params.train)) else {}),
         "commit": revision,
         "dirty": dirty,
         "versions": versions(),

@@ -76,6 +76,18 @@ def quiet() -> bool:
     return not sys.stderr.isatty()
 
 
+def say_device(train) -> None:
+    """Say on standard error where ``train.device: auto`` asks for a GPU and there is none."""
+    from lapml.optim import without_gpu
+
+    if (why := without_gpu(train)) and is_first():
+        typer.echo(
+            f"note: train.device is auto, and no GPU is here ({why}): this runs on the CPU; cuda would refuse to, and cpu says "
+            "that it is meant",
+            err=True,
+        )
+
+
 def known(settings, name: str):
     if name not in settings.data:
         raise LapmlError(f"unknown data set {name!r}: expected one of {', '.join(settings.data)}")
