@@ -66,6 +66,13 @@ def train(
     development: Annotated[
         bool, typer.Option(help="Train on train, read val; into results/SUITE/development/.")
     ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Train also where a run of other settings, data or code lies, and keep that as SEED.old-1.",
+        ),
+    ] = False,
     smoke: Annotated[
         bool, typer.Option(help="Two epochs, the second mixed throughout: does it run at all? Into a temporary folder.")
     ] = False,
@@ -93,7 +100,7 @@ def train(
         folder = (paths.development if development else paths.run)(dataset, method, seed)
         say_device(config.train)
         with ranks.joined(pick_device(config.train)[0].type):
-            metrics = execute(config, packed, Path(temporary) if smoke else folder, quiet(), _log, maps)
+            metrics = execute(config, packed, Path(temporary, "run") if smoke else folder, quiet(), _log, maps, replace)
     _log(f"{config.evaluate} top-1 {metrics['top1']:.2f} %  ({'smoke' if smoke else folder})")
 
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -197,6 +197,20 @@ def agreed(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
+
+
+def on_first(call: Callable[[], Any]) -> Any:
+    """What a call gives on rank 0, which alone makes it, on every rank; a LapmlError that it raises there, every rank raises."""
+    found = None
+    if rank() == 0:
+        try:
+            found = call()
+        except LapmlError as error:
+            found = error
+    found = agreed(found)
+    if isinstance(found, LapmlError):
+        raise found
+    return found
 
 
 def average_buffers(buffers: Iterable[Tensor]) -> None:

@@ -35,6 +35,11 @@ def params_file(wildcards, threads):
     return PARAMS_FILE
 
 
+def params_and_replace(wildcards, threads):
+    """The same for a job that trains: what it replaces after a change of settings, is kept beside (SEED.old-1)."""
+    return f"{PARAMS_FILE} --replace"
+
+
 def run_files(dataset, method, seed):
     return [str(PATHS.run(dataset, method, seed) / name) for name in RUN_FILES]
 
