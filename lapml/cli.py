@@ -27,6 +27,7 @@ from lapml.commands.common import (
     load,
     plain,
     quiet,
+    say_device,
 )
 from lapml.commands.compare import compare, confusions
 from lapml.commands.diagnose import diagnose, distances
@@ -65,6 +66,13 @@ def train(
     development: Annotated[
         bool, typer.Option(help="Train on train, read val; into results/SUITE/development/.")
     ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Train also where a run of other settings, data or code lies, and keep that as SEED.old-1.",
+        ),
+    ] = False,
     smoke: Annotated[
         bool, typer.Option(help="Two epochs, the second mixed throughout: does it run at all? Into a temporary folder.")
     ] = False,
@@ -90,8 +98,9 @@ def train(
     maps = opened(config, paths, packed)
     with tempfile.TemporaryDirectory() if smoke else nullcontext() as temporary:
         folder = (paths.development if development else paths.run)(dataset, method, seed)
+        say_device(config.train)
         with ranks.joined(pick_device(config.train)[0].type):
-            metrics = execute(config, packed, Path(temporary) if smoke else folder, quiet(), _log, maps)
+            metrics = execute(config, packed, Path(temporary, "run") if smoke else folder, quiet(), _log, maps, replace)
     _log(f"{config.evaluate} top-1 {metrics['top1']:.2f} %  ({'smoke' if smoke else folder})")
 
 
@@ -150,6 +159,8 @@ def tune(
         raise typer.BadParameter(f"found {method!r}, expected {MARGIN} or {ADAPTIVE}", param_hint="--method")
     if not (method or settings.studies()):
         _log("tuned_rows is empty: there is nothing to tune")
+    if settings.studies():
+        say_device(settings.of(dataset).train)
     with ranks.joined(pick_device(settings.of(dataset).train)[0].type):
         for name in [method] if method else settings.studies():
             result = search(settings, paths, dataset, name, _log)
@@ -219,12 +230,12 @@ def bench(
 
 def _shared(settings, dataset: str) -> None:
     """With ``train.gpus`` above 1, hand this command over to that many processes, and end with their status."""
-    gpus = settings.of(dataset).train.gpus if dataset in settings.data else 1
-    if gpus > 1:
-        from lapml import ranks
+    from lapml import ranks
 
-        if not ranks.launched():
-            raise typer.Exit(ranks.launch(gpus))
+    gpus = settings.of(dataset).train.gpus if dataset in settings.data else 1
+    ranks.refuse_other_count(gpus)
+    if gpus > 1 and not ranks.launched():
+        raise typer.Exit(ranks.launch(gpus))
 
 
 def _log(line: str) -> None:

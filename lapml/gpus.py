@@ -11,12 +11,23 @@ from typing import IO
 
 import torch
 
-from lapml.errors import OutOfMemoryError
+from lapml.errors import LapmlError, OutOfMemoryError
 from lapml.files import locked
 
 SHORT = ("out of memory", "ALLOC_FAILED")  # in what CUDA, cuBLAS and cuDNN say where torch itself did not notice
 ALONE = "another GPU that nobody else uses"  # advice
 _taken: tuple[int, IO] | None = None  # this process's GPU, and its open slot
+
+
+def why_none() -> str:
+    """Why torch sees no GPU here, in a few words."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) in ("", "-1"):
+        return f"CUDA_VISIBLE_DEVICES is {visible!r}"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        return str(error).strip().partition("\n")[0].partition(". ")[0]
+    return f"torch counts {torch.cuda.device_count()} GPUs"
 
 
 def take(device: int | None = None) -> int:
@@ -30,13 +41,23 @@ def take(device: int | None = None) -> int:
 
     Returns:
         That number; at a later call the same.
+
+    Raises:
+        LapmlError: CUDA does not start.
     """
     global _taken
     if _taken is None:
-        visible = range(torch.cuda.device_count())
-        names = [str(torch.cuda.get_device_properties(each).uuid) for each in visible]  # the same for every process
-        _taken = slot(names, Path(tempfile.gettempdir()) / f"lapml-gpus-{os.getuid()}", device)
-        torch.cuda.set_device(_taken[0])
+        try:
+            visible = range(torch.cuda.device_count())
+            names = [str(torch.cuda.get_device_properties(each).uuid) for each in visible]  # the same for every process
+            _taken = slot(names, Path(tempfile.gettempdir()) / f"lapml-gpus-{os.getuid()}", device)
+            torch.cuda.set_device(_taken[0])
+        except (RuntimeError, AssertionError) as error:
+            said = str(error).strip().partition("\n")[0]
+            raise LapmlError(
+                f"train.device: a GPU is here, but CUDA does not start ({said}); mend the driver or the job's allotment, or set "
+                "train.device to cpu"
+            ) from None
     return _taken[0]
 
 

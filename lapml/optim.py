@@ -36,7 +36,9 @@ def pick_device(train: Train) -> tuple[torch.device, str]:
     """(device, precision) that ``auto`` means here, made ready: a GPU is taken (:func:`lapml.gpus.take`) and told to repeat its
     numbers, and to compute fp32 in fp32. LapmlError if a GPU is asked for and none is there."""
     if train.device == "cuda" and not torch.cuda.is_available():
-        raise LapmlError("train.device: found cuda, but torch sees no GPU here; set train.device to auto or cpu")
+        raise LapmlError(
+            f"train.device: found cuda, but torch sees no GPU here ({gpus.why_none()}); set train.device to auto or cpu"
+        )
     name = train.device if train.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     precision = train.precision if train.precision != "auto" else "bf16" if name == "cuda" else "fp32"
     if name == "cuda":
@@ -48,6 +50,11 @@ def pick_device(train: Train) -> tuple[torch.device, str]:
         )  # torch's default, by which fp32 convolutions have 10 bits
         torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device(name), precision
+
+
+def without_gpu(train: Train) -> str | None:
+    """Why ``auto``, which asks for a GPU, means the CPU here; None where it does not, or another device is named."""
+    return gpus.why_none() if train.device == "auto" and not torch.cuda.is_available() else None
 
 
 def tf32(device: torch.device) -> bool:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,13 @@ from lapml import gpus
 from lapml.errors import LapmlError, LostError, Stopped
 
 GRACE = 20.0  # seconds in which the launcher ends a process that has lost another one
+STRANGERS = {  # where launchers other than torchrun say how many processes they have started
+    "WORLD_SIZE": "a launcher",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpirun",
+    "MV2_COMM_WORLD_SIZE": "mpirun",
+    "SLURM_STEP_NUM_TASKS": "srun",  # SLURM_NTASKS is also set where a batch script is the only process
+}
 asked = False  # whether this process has been asked to stop (state.Watch)
 
 
@@ -38,6 +45,34 @@ def rank() -> int:
 def launched() -> bool:
     """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def refuse_other_count(expected: int) -> None:
+    """Refuse a run on another number of processes than its settings say, ``train.gpus``: its record would name that one.
+
+    Raises:
+        LapmlError: there are more, or fewer; or another launcher than torchrun has started several, each of which would take
+            itself for the only one.
+    """
+    if launched():
+        if (count := int(os.environ["WORLD_SIZE"])) != expected:
+            raise LapmlError(other_count(count, expected))
+        return
+    for name, launcher in STRANGERS.items():
+        count = os.environ.get(name, "")
+        if count.isdigit() and int(count) > 1:
+            raise LapmlError(
+                f"{name}: found {count} processes that {launcher} started, expected one: they know nothing of one another, and "
+                f"each would make the whole run. Start one, which starts train.gpus ({expected}) processes itself, or use "
+                f"torchrun; if there is only this one, unset {name}"
+            )
+
+
+def other_count(found: int, expected: int) -> str:
+    return (
+        f"train.gpus: found {found} process(es), expected {expected}: a run's record says how many share it; start {expected}, "
+        f"or give --set train.gpus={found}"
+    )
 
 
 def launch(processes: int) -> int:
@@ -162,6 +197,20 @@ def agreed(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
+
+
+def on_first(call: Callable[[], Any]) -> Any:
+    """What a call gives on rank 0, which alone makes it, on every rank; a LapmlError that it raises there, every rank raises."""
+    found = None
+    if rank() == 0:
+        try:
+            found = call()
+        except LapmlError as error:
+            found = error
+    found = agreed(found)
+    if isinstance(found, LapmlError):
+        raise found
+    return found
 
 
 def average_buffers(buffers: Iterable[Tensor]) -> None:

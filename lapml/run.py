@@ -1,7 +1,6 @@
 """One run, whole: train, evaluate, and write the run folder so that nothing half-written is ever taken for a result."""
 
 import json
-import os
 import resource
 import shutil
 import time
@@ -17,17 +16,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lapml import evaluate, ranks
+from lapml import evaluate, kept, ranks
 from lapml.config import Params, Run, resolve, settings_of, tuned_values
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import open_run, sha256, write_json
 from lapml.gpus import ALONE, memory
+from lapml.locks import alone
 from lapml.model import Net, build
-from lapml.optim import DTYPES, pick_device, tf32
+from lapml.optim import DTYPES, pick_device, tf32, without_gpu
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.provenance import code_sha256, command, commit, device_name, versions
-from lapml.train import Fitted, fit
+from lapml.train import Fitted, fit, made_of
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
@@ -42,21 +42,43 @@ def execute(
     quiet: bool = True,
     log: Callable[[str], None] = print,
     maps: "Localised | None" = None,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Train, evaluate once, and write :data:`~lapml.paths.RUN_FILES` into ``folder``; returns the metrics. On several
-    ranks all of them call this, and the first one writes.
+    ranks all of them call this, and the first one writes. One process, or group of ranks, at a time: another one waits. What is
+    finished already, of the same settings, data and code, is left as it is.
 
     The files are written to a temporary folder and renamed, provenance.json last: it holds the others' checksums.
     ``last.pt`` lies beside them until the run is complete.
 
     Args:
         maps: see :func:`~lapml.train.fit`.
+        replace: train also where a finished run or a saved state of other settings, data or code lies, and keep that beside
+            (:mod:`lapml.kept`).
+
+    Raises:
+        LapmlError: such a one lies there, and may not be replaced; and what :func:`~lapml.train.fit` raises.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, log):
+        asked = made_of(config, packed, maps, pick_device(config.train)[0])
+        done = ranks.on_first(lambda: kept.finished(folder, asked, config.model.weights, replace, log))
+        return done or _execute(config, packed, folder, quiet, log, maps, replace)
+
+
+def _execute(
+    config: Run,
+    packed: Packed,
+    folder: Path,
+    quiet: bool,
+    log: Callable[[str], None],
+    maps: "Localised | None",
+    replace: bool,
+) -> dict[str, Any]:
     started, clock = datetime.now(UTC), time.perf_counter()
     code = dict(zip(("commit", "dirty"), commit(), strict=True)) | {"code_sha256": code_sha256()}
-    folder.mkdir(parents=True, exist_ok=True)
-    state = folder / "last.pt"
-    fitted = fit(config, packed, state, quiet, log, maps)
+    fitted = fit(config, packed, folder / kept.STATE, quiet, log, maps, replace=replace)
+    reads = kept.readings(folder)
     if ranks.rank() == 0:
         record_read(folder, config.evaluate, "train")  # before it is read, so that no reading goes unrecorded
     seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
@@ -83,10 +105,7 @@ def execute(
     seconds = time.perf_counter() - clock + fitted.earlier_seconds
     provenance = _provenance(config, packed, fitted, code, started, seconds, folder, maps)
     write_json(partial / "provenance.json", {**provenance, "files": files})
-    for name in sorted(RUN_FILES, key=lambda name: name == "provenance.json"):
-        os.replace(partial / name, folder / name)
-    partial.rmdir()
-    state.unlink(missing_ok=True)
+    kept.finish(folder, partial, reads, log)
     return metrics
 
 
@@ -257,6 +276,8 @@ def _provenance(
         "weights": fitted.weights,
         "versions": versions(),
         "device": device_name(fitted.device),
+        "device_asked": config.train.device,
+        "without_gpu": without_gpu(config.train),
         "precision": fitted.precision,
         "tf32": tf32(fitted.device),
         "threads": config.train.threads,

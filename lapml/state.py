@@ -1,8 +1,11 @@
 """What a run needs to go on where it stopped: its saved state, and the wish to stop."""
 
+import json
+import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -11,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lapml import ranks
+from lapml import kept, ranks
 from lapml.bank import Bank
+from lapml.config import digest
+from lapml.errors import LapmlError
 from lapml.files import atomic
 
 SAVE_EVERY = (
@@ -83,22 +88,34 @@ class Checkpoint:
 
     Args:
         path: of the file; None: nothing is kept.
-        key: of settings, data, code, torch and kind of device: a state of others is ignored.
+        made: settings, data, code, torch, kind of device, …: only a state of the same is gone on with.
     """
 
     def __init__(
-        self, path: Path | None, key: str, net: nn.Module, optimizer: torch.optim.Optimizer, bank: Bank | None
+        self,
+        path: Path | None,
+        made: dict[str, Any],
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        bank: Bank | None,
     ):
-        self.path, self.key, self.net, self.optimizer, self.bank = path, key, net, optimizer, bank
+        self.path, self.made, self.net, self.optimizer, self.bank = path, made, net, optimizer, bank
         self.resumed = 0  # how often the run was taken up again
         self.good = "the initial one"  # the last state that was kept, for messages
         self.saved = time.monotonic()
 
-    def restored(self, device: torch.device) -> tuple[list[dict[str, Any]], Epoch]:
-        """Put a kept state in place, if there is one; returns its history, and how far its last epoch had come."""
-        found = None
-        if self.path is not None:
-            found = ranks.agreed(load(self.path, self.key) if ranks.rank() == 0 else None)
+    def restored(
+        self, device: torch.device, replace: bool, log: Callable[[str], None]
+    ) -> tuple[list[dict[str, Any]], Epoch]:
+        """Put a kept state in place, if there is one; returns its history, and how far its last epoch had come.
+
+        Args:
+            replace: whether the state of something else is set aside.
+
+        Raises:
+            LapmlError: there is one, and it is not to be set aside.
+        """
+        found = ranks.on_first(lambda: self._found(replace, log))
         if not found:
             return [], Epoch()
         self.net.load_state_dict(found["net"])
@@ -112,6 +129,26 @@ class Checkpoint:
         self._is_good(history, now)
         return history, now
 
+    def _found(self, replace: bool, log: Callable[[str], None]) -> dict[str, Any] | None:
+        """The state that is gone on with, or None; any other is set aside."""
+        if self.path is None or not self.path.exists():
+            return None
+        state = read(self.path)
+        if state is None or "key" not in state:
+            log(f"{kept.state_aside(self.path)}: was damaged and of no use: the run begins again")
+            return None
+        if state.get("key") == digest(self.made):
+            return state
+        made = state.get("made")
+        lines = kept.differences(made, json.loads(json.dumps(self.made))) if made else ["lapml: found another version"]
+        if not replace:
+            raise LapmlError(
+                f"{self.path}: is the saved state of a run made otherwise than asked for, after {len(state.get('history', []))} "
+                f"epochs: {kept.shown(lines)}; go on with it by its own settings, or give --replace to set it aside and begin again"
+            )
+        log(f"{kept.state_aside(self.path)}: set aside, made otherwise than asked for: {kept.shown(lines)}")
+        return None
+
     def due(self) -> bool:
         """Whether the last state was kept :data:`SAVE_EVERY` seconds ago, by the first rank's clock."""
         return self.path is not None and ranks.agreed(time.monotonic() - self.saved >= SAVE_EVERY)
@@ -121,7 +158,12 @@ class Checkpoint:
             return
         each = ranks.collected({"epoch": now.state(), "buffers": [buffer.cpu() for buffer in self.net.buffers()]})
         if ranks.rank() == 0:
-            record = {"key": self.key, "net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+            record = {
+                "key": digest(self.made),
+                "made": json.loads(json.dumps(self.made)),
+                "net": self.net.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
             record |= {"ranks": each, "bank": self.bank.cells if self.bank else None, "history": history}
             save(self.path, {**record, "resumed": self.resumed})
         self.saved = time.monotonic()
@@ -142,6 +184,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
         try:
             with open(temporary, "wb") as file:  # given a name, torch would hide what the system says
                 torch.save(state, file)
+                file.flush()
+                os.fsync(
+                    file.fileno()
+                )  # before it takes the place of the last one, which a crash would leave empty else
         except RuntimeError as error:  # closing its archive fails too
             raise next(
                 (each for each in (error.__context__, error.__cause__) if isinstance(each, OSError)), error
@@ -149,14 +195,18 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, key: str) -> dict[str, Any] | None:
-    """The saved state, if it is one of the same settings, data, torch and kind of device."""
+    """The saved state, if it is one of that key."""
+    state = read(path)
+    return state if state and state.get("key") == key else None
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A saved state, or None where there is none, or a damaged one."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except Exception:  # of many types
         return None
-    except Exception:  # a damaged file is worth no more than none: the run starts over
-        return None
-    return state if isinstance(state, dict) and state.get("key") == key else None
+    return state if isinstance(state, dict) else None
 
 
 class Watch:

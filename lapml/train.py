@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 
 from lapml import losses, methods, ranks, state  # noqa: E402
 from lapml.bank import Bank  # noqa: E402
-from lapml.config import Method, Run, Train, digest  # noqa: E402
+from lapml.config import Method, Run, Train  # noqa: E402
 from lapml.data.batches import Batch, Batches  # noqa: E402
 from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
@@ -30,7 +30,7 @@ from lapml.localise.evidence import stored  # noqa: E402
 from lapml.mixing.boxes import Mixed  # noqa: E402
 from lapml.model import Net, Output, build, running_statistics, training_mode  # noqa: E402
 from lapml.optim import DTYPES, autocast, make_optimizer, pick_device, schedule  # noqa: E402
-from lapml.provenance import code_sha256  # noqa: E402
+from lapml.provenance import code_sha256, versions  # noqa: E402
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
@@ -133,6 +133,7 @@ def fit(
     log: Callable[[str], None] = print,
     maps: "Localised | None" = None,
     then: Callable[[int, Fitted], None] | None = None,
+    replace: bool = False,
 ) -> Fitted:
     """Train one run; on several ranks, all of them call this.
 
@@ -146,14 +147,18 @@ def fit(
         log: takes those lines.
         maps: what the stage `localise` found, for methods that mix by it (:func:`lapml.localise.evidence.opened`).
         then: called with the number of an epoch and the run as it is after it, but for the last one; what it raises ends the run.
+        replace: set a saved state of other settings, data or code aside and begin again, and do not refuse to.
 
     Raises:
-        LapmlError: unsuitable settings (see :func:`lapml.model.build`), no maps where the method mixes by them, a batch larger
-            than the data, or than the GPU's memory, no GPU where one is asked for.
+        LapmlError: another number of processes than ``train.gpus``, unsuitable settings (see :func:`lapml.model.build`), no
+            maps where the method mixes by them, a batch larger than the data, or than the GPU's memory, no GPU where one is
+            asked for, or a saved state of something else.
         DivergedError: a loss that is not finite.
         Stopped: after SIGTERM or SIGINT.
     """
     train, settings, seed = config.train, config.settings, config.seed
+    if ranks.size() != train.gpus:
+        raise LapmlError(ranks.other_count(ranks.size(), train.gpus))
     device, precision = pick_device(train)
     torch.set_num_threads(train.threads)
     if train.batch % ranks.size():
@@ -163,15 +168,14 @@ def fit(
     if config.localise is not None and maps is None:
         raise LapmlError(f"{config.method}: found no maps, expected those of `lapml localise {config.dataset}`")
     net, weights = build(config.model, len(packed.class_names), config.data.view.side, seed)
-    what = [config.record(), packed.meta["sha256"], maps and maps.meta["sha256"], weights, code_sha256()]
-    key = digest([*what, torch.__version__, str(device), ranks.size()])
+    made = {**made_of(config, packed, maps, device), "weights": weights}
     with memory(f"model.name: {config.model.name} and what its training holds", f"take {ALONE}, or a smaller model"):
         rows = rows_of(packed.index, config.fit)
         batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], device, DTYPES[precision])
         steps = batches.steps(train.batch)
         it = learner(config, net, len(packed.index), device, precision, maps)
-        saved = state.Checkpoint(path, key, it.net, it.optimizer, it.bank)
-        history, now = saved.restored(device)
+        saved = state.Checkpoint(path, made, it.net, it.optimizer, it.bank)
+        history, now = saved.restored(device, replace, log)
     if saved.resumed:
         log(f"resumed after epoch {len(history)} of {train.epochs}" + (f", step {now.step}" if now.step else ""))
     earlier = sum(row["seconds"] for row in history) + now.seconds
@@ -251,6 +255,19 @@ def fit(
     if bar is not None:
         bar.close()
     return fitted()
+
+
+def made_of(config: Run, packed: Packed, maps: "Localised | None", device: torch.device) -> dict[str, Any]:
+    """All that decides a run's numbers, but for its initial weights: a run is gone on with, or taken for done, by the same."""
+    return {
+        "settings": config.record(),
+        "data_sha256": packed.meta["sha256"],
+        "localised_sha256": maps.meta["sha256"] if maps else None,
+        "code_sha256": code_sha256(),
+        "torch": versions()["torch"],
+        "device": device.type,
+        "processes": ranks.size(),
+    }
 
 
 def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:

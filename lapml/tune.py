@@ -22,7 +22,9 @@ from lapml.data.pack import Packed
 from lapml.errors import DivergedError, LapmlError
 from lapml.files import write_json
 from lapml.localise.evidence import opened
+from lapml.locks import alone
 from lapml.occurring import Distances, measured
+from lapml.optim import without_gpu
 from lapml.paths import Paths
 from lapml.provenance import commit, versions
 from lapml.rows import Margin
@@ -53,14 +55,31 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     params = params.of(dataset)
     follows = method == ADAPTIVE and params.starts_from_margin()
     earlier = tuned_values(params, paths, dataset, MARGIN) if follows else None
-    revision, dirty = commit()
-    searched = params.methods[method].open_names()
     frozen = frozen_margins(params.methods[method], earlier)
     packed = Packed.open(paths.pack(dataset), params.data[dataset])
     maps = opened(unseeded(params, dataset, method, development=True), paths, packed)
     maps_sha256 = maps.meta["sha256"] if maps else None
     what = study_identity(params, dataset, method, frozen, packed.meta["sha256"], maps_sha256)
     name = digest(what)
+    with alone(paths.journal(dataset, name), log):
+        return _study(params, paths, dataset, method, frozen, packed, maps, name, log)
+
+
+def _study(
+    params: Params,
+    paths: Paths,
+    dataset: str,
+    method: str,
+    frozen: dict[str, float],
+    packed: Packed,
+    maps: "Localised | None",
+    name: str,
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """:func:`tune`, alone at the study of this name; ``params`` are those of the data set."""
+    revision, dirty = commit()
+    searched = params.methods[method].open_names()
+    maps_sha256 = maps.meta["sha256"] if maps else None
     study = journal.opened(paths, dataset, name) if ranks.rank() == 0 else None  # one of several ranks
     space = getattr(params.tune, method)
     trial = None
@@ -69,7 +88,7 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
 
     def asked() -> tuple[int, dict[str, float]] | None:
         nonlocal trial
-        if (done := len(journal.finished(study))) == params.tune.trials:
+        if (done := len(journal.finished(study))) >= params.tune.trials:
             return None
         seed = int(np.random.default_rng([params.tune.seeds[0], done]).integers(2**32))
         study.pruner = optuna.pruners.MedianPruner(n_startup_trials=max(2, params.tune.trials // 3))
@@ -139,6 +158,7 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
         "study": name,
         "data_sha256": packed.meta["sha256"],
         **({"localised_sha256": maps_sha256} if maps else {}),
+        **({"without_gpu": why} if (why := without_gpu(params.train)) else {}),
         "commit": revision,
         "dirty": dirty,
         "versions": versions(),

@@ -35,6 +35,11 @@ def params_file(wildcards, threads):
     return PARAMS_FILE
 
 
+def params_and_replace(wildcards, threads):
+    """The same for a job that trains: what it replaces after a change of settings, is kept beside (SEED.old-1)."""
+    return f"{PARAMS_FILE} --replace"
+
+
 def run_files(dataset, method, seed):
     return [str(PATHS.run(dataset, method, seed) / name) for name in RUN_FILES]
 
@@ -83,9 +88,15 @@ def train_params(dataset):
 
 
 def gpus(wildcards):
-    """GPUs that a training job asks for: none where it runs on the CPU, so that CPU runs are not made to wait."""
+    """GPUs that a training job asks for, by its settings alone: where it runs is not known here. `auto` asks for them as well."""
     train = train_params(wildcards.dataset)
-    return train.gpus * {"cpu": 0, "cuda": 1, "auto": int(shutil.which("nvidia-smi") is not None)}[train.device]
+    return 0 if train.device == "cpu" else train.gpus
+
+
+# A limit on GPUs is for machines that have some. Without any, where jobs run here and not on a cluster, `auto` means the CPU, and
+# its jobs do not wait for one another.
+if shutil.which("nvidia-smi") is None and workflow.resource_settings.nodes is None:
+    workflow.register_resource("gpu", sys.maxsize)
 
 
 def train_threads(wildcards):

@@ -9,7 +9,7 @@ rule train:
     wildcard_constraints:
         method=row_pattern(PARAMS.rows),
     params:
-        file=params_file,
+        file=params_and_replace,
         settings=lambda w: settings_of(w.dataset)[f"runs/{w.method}"],
     threads: train_threads
     resources:

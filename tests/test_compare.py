@@ -249,6 +249,7 @@ def test_other_settings_are_noted(write):
     ("origin", "expected"),
     [
         ({"device": "NVIDIA H100"}, "The runs differ in device: CPU; NVIDIA H100."),
+        ({"processes": 2}, "The runs differ in processes: unknown; 2."),
         ({"commit": None}, f"The runs differ in commit: {'c' * 40}; unknown."),
         ({"precision": "bf16"}, "The runs differ in precision: fp32; bf16."),
         ({"weights": {"sha256": "f"}}, "The runs began from different pretrained weights."),

@@ -1,5 +1,6 @@
 """Jobs spread over the GPUs of a machine, and memory that does not suffice is one clear line; no GPU is needed for either."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from lapml import evaluate, gpus, optim, ranks, train
 from lapml import run as runs
-from lapml.commands.common import plain
+from lapml.commands.common import plain, say_device
 from lapml.data import batches as batches_module
 from lapml.data.batches import Batches
 from lapml.errors import LapmlError, OutOfMemoryError
@@ -88,6 +89,95 @@ def test_the_least_taken_comes_next(tmp_path_factory, actions, count):
             held.pop(action % len(held))[1].close()
     for _, file in held:
         file.close()
+
+
+# --- none ---
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "init", fails(RuntimeError("Found no NVIDIA driver on your system. Please check")))
+
+
+def fails(error: Exception):
+    def call(*_):
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "visible, error, why",
+    [
+        (
+            None,
+            RuntimeError("Found no NVIDIA driver on your system. Please check"),
+            "Found no NVIDIA driver on your system",
+        ),
+        (None, AssertionError("Torch not compiled with CUDA enabled"), "Torch not compiled with CUDA enabled"),
+        ("0", RuntimeError("No CUDA GPUs are available"), "No CUDA GPUs are available"),
+        ("", RuntimeError("No CUDA GPUs are available"), "CUDA_VISIBLE_DEVICES is ''"),
+        ("-1", RuntimeError("No CUDA GPUs are available"), "CUDA_VISIBLE_DEVICES is '-1'"),
+    ],
+)
+def test_why_there_is_no_gpu_is_said(no_gpu, small_run, monkeypatch, capsys, visible, error, why):
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "init", fails(error))
+    assert gpus.why_none() == why
+    auto = small_run("baseline", "train.device=auto").train
+    assert optim.without_gpu(auto) == why and optim.pick_device(auto)[0].type == "cpu"
+    say_device(auto)
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith(
+        f"note: train.device is auto, and no GPU is here ({why}): this runs on the CPU"
+    )
+    with pytest.raises(LapmlError, match="train.device: found cuda, but torch sees no GPU here") as raised:
+        optim.pick_device(small_run("baseline", "train.device=cuda").train)
+    assert f"({why})" in str(raised.value)
+
+
+def test_a_cpu_that_is_asked_for_needs_no_word(no_gpu, small_run, capsys):
+    say_device(small_run("baseline").train)
+    assert capsys.readouterr().err == ""
+
+
+def test_of_several_processes_one_speaks(no_gpu, small_run, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("RANK", "1")
+    say_device(small_run("baseline", "train.device=auto").train)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("device, why", [("auto", "Found no NVIDIA driver on your system"), ("cpu", None)])
+def test_a_record_says_that_a_gpu_was_asked_for_and_not_there(no_gpu, small_run, packed, tmp_path, device, why):
+    runs.execute(
+        small_run("baseline", "train.epochs=2", f"train.device={device}"), packed, tmp_path / "run", log=quietly
+    )
+    record = json.loads((tmp_path / "run/provenance.json").read_text())
+    assert record["device_asked"] == device and record["without_gpu"] == why and record["device"].startswith("CPU")
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_gpu_that_does_not_start_is_refused(two_gpus, small_run, monkeypatch, device):
+    """Also where `auto` asks for it: the CPU would be no answer to a broken driver."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", fails(RuntimeError("CUDA error: device busy\nmore")))
+    with pytest.raises(LapmlError, match="a GPU is here, but CUDA does not start \\(CUDA error: device busy\\)"):
+        optim.pick_device(small_run("baseline", f"train.device={device}").train)
+
+
+def test_more_processes_than_gpus_are_refused(two_gpus, monkeypatch):
+    variables = {"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LapmlError, match="train.gpus: found 3 processes on this machine, expected at most its 2 GPUs"):
+        with ranks.joined("cuda"):
+            pass
+
+
+# --- which GPU ---
 
 
 @pytest.fixture

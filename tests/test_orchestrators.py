@@ -227,11 +227,32 @@ def test_params_that_are_wrong_stop_snakemake_with_the_reason(tmp_path: Path) ->
 def test_a_run_on_several_gpus_asks_snakemake_for_as_many_and_for_its_threads(tmp_path: Path) -> None:
     folder = copy_project(tmp_path, "tiny")
     edit(folder, "gpus: 1 ", "gpus: 2 ")
-    on_cpu = run(folder, "snakemake", "-n", "--cores", "4")
-    assert len(re.findall(r"threads: 2\n    resources: tmpdir=\S+, gpu=0", on_cpu)) == 4  # two studies and two runs
-    edit(folder, "device: auto ", "device: cuda ")
-    on_gpus = run(folder, "snakemake", "-n", "--cores", "4", "--resources", "gpu=4")
-    assert len(re.findall(r"threads: 2\n    resources: tmpdir=\S+, gpu=2", on_gpus)) == 4
+    before = "auto"
+    for device, count in (("auto", 2), ("cuda", 2), ("cpu", 0)):
+        edit(folder, f"device: {before} ", f"device: {device} ")
+        said = run(folder, "snakemake", "-n", "--cores", "4", "--resources", "gpu=4")
+        training = re.findall(r"threads: 2\n    resources: tmpdir=\S+, gpu=(\d)", said)
+        assert training == [str(count)] * 4, device  # two studies and two runs
+        alone = re.findall(r"^rule (localise|diagnose):$.*?gpu=(\d)", said, re.M | re.S)
+        assert alone == [("localise", str(min(1, count))), ("diagnose", str(min(1, count)))], device
+        before = device
+
+
+def test_the_machine_that_submits_does_not_say_what_a_job_asks_for(tmp_path: Path, monkeypatch) -> None:
+    """With a GPU and without: the same requests, and a limit only where there is one, or where another machine runs them."""
+    folder = copy_project(tmp_path, "tiny")
+    (tmp_path / "bin").mkdir()
+    asked, limits = [], []
+    for gpu in (False, True):
+        if gpu:
+            (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\n")
+            (tmp_path / "bin/nvidia-smi").chmod(0o755)
+            monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        asked.append(re.findall(r"resources: .*gpu=\d", run(folder, "snakemake", "-n", "--cores", "2")))
+        said = run(folder, "snakemake", "--cores", "2", "--until", "fetch", "--forcerun", "fetch")
+        limits.append(int(re.search(r'^Provided resources: gpu=Resource\("gpu", (\d+)\)', said, re.M)[1]))
+    assert len(asked[0]) == 6 and all(each.endswith("gpu=1") for each in asked[0]) and asked[0] == asked[1]
+    assert limits[0] > 1000 and limits[1] == 1
 
 
 def changed_stages(folder: Path) -> set[str]:

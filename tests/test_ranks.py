@@ -25,9 +25,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from typer.testing import CliRunner
 
 from lapml import evaluate, losses, ranks, train
 from lapml import tune as tuning
+from lapml.cli import app
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed, prepare
@@ -239,6 +241,9 @@ def jobs(runs: dict, params, packed: Packed, folder: Path) -> dict:
         "predicted": lambda: predicted(baseline, packed),
         "draws": lambda: draws(adaptive, packed),
         "losses": lambda: [losses_of(pairs(seed)) for seed in range(24)],
+        "other number": lambda: [
+            failed(train.fit, changed(baseline, gpus=count), packed, log=quietly) for count in (1, 2, 3)
+        ],
         "refused batch": lambda: failed(train.fit, changed(baseline, batch=9), packed, log=quietly),
         "refused sync": lambda: failed(train.fit, changed(baseline, batch_norm="sync"), packed, log=quietly),
         "local": lambda: fitted(local, packed, path / "local.pt"),
@@ -254,9 +259,14 @@ def changed(config, **settings):
     return config.model_copy(update={"train": config.train.model_copy(update=settings)})
 
 
+def gpus_of(params, count: int):
+    return params.model_copy(update={"train": params.train.model_copy(update={"gpus": count})})
+
+
 def work(rank: int, runs: dict, params, packed: Packed, folder: Path, port: int) -> None:
     """What one of the two processes does: every job, each outcome in a file of its own."""
     torch.set_num_threads(1)
+    runs, params = {name: changed(run, gpus=2) for name, run in runs.items()}, gpus_of(params, 2)
     os.environ |= {
         "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": str(rank),
         "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
@@ -519,6 +529,19 @@ def test_a_batch_that_ranks_cannot_share(done):
     assert one == ("", "went well")
 
 
+def test_another_number_of_processes_than_the_settings_say(done):
+    """The record of a run says how many share it: one of two that passes for one of one would stand in the tables as such."""
+    one, two = done["other number"]
+    message = (
+        "train.gpus: found {} process(es), expected {}: a run's record says how many share it; start {}, or give --set "
+    )
+    for found, count in ((one, 1), (two[0], 2), (two[1], 2)):
+        for asked, outcome in enumerate(found, start=1):
+            well = ("", "went well")
+            refused = (LapmlError.__name__, message.format(count, asked, asked) + f"train.gpus={count}")
+            assert outcome == (well if asked == count else refused)
+
+
 def test_synchronised_batch_norm_is_refused_on_a_cpu(done):
     one, two = done["refused sync"]
     assert two[0] == two[1] and two[0][0] == LapmlError.__name__
@@ -567,7 +590,7 @@ def project(prepared, tmp_path) -> Path:
 
 
 def started(folder: Path, *command: str, **variables: str) -> subprocess.Popen:
-    unset = {"TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
+    unset = {"TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", *ranks.STRANGERS}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
     return subprocess.Popen(
@@ -644,7 +667,7 @@ def test_gpus_2_is_what_torchrun_does(project, tmp_path):
     assert len(table) == table["image"].nunique() == 20
 
     other = shutil.copytree(project, tmp_path / "other", ignore=shutil.ignore_patterns("runs"))
-    status, out, err = ended(started(other, "torch.distributed.run", "--nproc-per-node=2", "-m", "lapml", *TRAIN))
+    status, out, err = ended(started(other, "torch.distributed.run", "--nproc-per-node=2", "-m", "lapml", *TRAIN, *TWO))
     assert status == 0, err
     assert len([line for line in out if re.match(r"epoch \d/3  loss|test top-1 ", line)]) == 4
     assert record(other, "provenance.json")["processes"] == 2
@@ -693,6 +716,65 @@ def test_a_dead_rank_ends_the_command_with_one_clear_error(project, rank):
     assert len(err) == 1, "\n".join(err)
     assert f"error: process {rank} of 2 was killed (SIGKILL); run the same command again" in err[0]
     assert not any(Path(f"/proc/{each}").exists() for each in alive.values())
+
+
+def torchrun(count: int, **more: str) -> dict[str, str]:
+    """What torchrun tells the first of so many processes."""
+    numbers = {"RANK": "0", "WORLD_SIZE": str(count), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(count)}
+    return {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "localhost", "MASTER_PORT": "1", **numbers, **more}
+
+
+@pytest.mark.parametrize(
+    "variables, options, said",
+    [
+        (torchrun(2), (), "train.gpus: found 2 process(es), expected 1"),
+        (torchrun(1), TWO, "train.gpus: found 1 process(es), expected 2"),
+        (torchrun(3), TWO, "train.gpus: found 3 process(es), expected 2"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, (), "WORLD_SIZE: found 2 processes that a launcher started, expected one"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, TWO, "if there is only this one, unset WORLD_SIZE"),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "2"},
+            (),
+            "OMPI_COMM_WORLD_SIZE: found 2 processes that mpirun started, expected one",
+        ),
+        ({"PMI_SIZE": "4"}, (), "PMI_SIZE: found 4 processes that mpirun started"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, TWO, "SLURM_STEP_NUM_TASKS: found 2 processes that srun started"),
+    ],
+)
+@pytest.mark.parametrize("command", [("train", "birds", "baseline", "0"), ("tune", "birds", "--method", "margin")])
+def test_processes_that_the_settings_do_not_know_of(
+    small_params, tmp_path, monkeypatch, command, variables, options, said
+):
+    """Refused in one line, before anything is read or started, by each of them: whichever launcher it was."""
+    (tmp_path / "params.yaml").write_text(small_params().model_dump_json())
+    monkeypatch.chdir(tmp_path)
+    for name in (*torchrun(1), *ranks.STRANGERS):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, [*command, *options])
+    assert result.exit_code == 1 and result.output.startswith("error: ") and result.output.count("\n") == 1
+    assert said in result.output
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "1", "RANK": "0"},
+        {"OMPI_COMM_WORLD_SIZE": "1", "PMI_SIZE": "1"},
+        {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},  # the only process of its batch script
+        {"RANK": "3"},  # left in a shell
+    ],
+)
+def test_the_only_process_of_another_launcher_goes_on_and_speaks(small_params, tmp_path, monkeypatch, variables):
+    (tmp_path / "params.yaml").write_text(small_params().model_dump_json())
+    monkeypatch.chdir(tmp_path)
+    for name in (*torchrun(1), *ranks.STRANGERS):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, ["train", "birds", "baseline", "0"])
+    assert result.exit_code == 1 and "lapml data prepare birds" in result.output
 
 
 @pytest.mark.slow

@@ -35,7 +35,9 @@ def folder(small_run, packed, tmp_path) -> Path:
 
 
 def test_a_run_folder_is_whole(folder, small_run, packed):
-    assert {path.name for path in folder.iterdir()} == {*RUN_FILES, READS}  # no last.pt, nothing temporary
+    assert {path.name for path in folder.iterdir()} == {*RUN_FILES, READS, ".kept"}  # no last.pt, nothing temporary
+    assert {path.name for path in (folder / ".kept").iterdir()} == set(RUN_FILES)
+    assert all((folder / ".kept" / name).samefile(folder / name) for name in RUN_FILES)  # no room is taken twice
     config, provenance = runs.open_run(folder)
     assert config == json.loads(json.dumps(small_run("loc_cutmix").record()))
     assert "source" not in config["data"]

@@ -433,31 +433,74 @@ def test_a_finished_state_trains_nothing_more(small_run, packed, tmp_path):
     assert_same_state(again.net, whole.net)
 
 
-@pytest.mark.parametrize("kind", ["settings", "data", "garbage", "truncated", "empty", "list", "keyless"])
-def test_a_foreign_or_damaged_state_is_ignored(small_run, packed, tmp_path, kind):
-    config, state = small_run("baseline", "train.epochs=2"), tmp_path / "last.pt"
-    other = small_run("baseline", "train.epochs=2", "train.lr=0.002") if kind == "settings" else config
+@pytest.mark.parametrize("kind", ["settings", "data", "code", "older"])
+def test_a_state_of_something_else_is_not_dropped(small_run, packed, tmp_path, monkeypatch, kind):
+    """It is refused with what differs; only if one asks for it, it is set aside, whole, and the run begins again."""
+    config, path = small_run("baseline", "train.epochs=2"), tmp_path / "run/last.pt"
+    other = small_run("baseline", "train.epochs=3", "train.lr=0.002") if kind == "settings" else config
     data = packed
     if kind == "data":
         data = type(packed)(packed.index, packed.images, packed.meta | {"sha256": "f" * 64}, packed.class_names)
-    train.fit(other, data, state, log=quietly)
-    content = state.read_bytes()
+    with monkeypatch.context() as patch:
+        if kind == "code":
+            patch.setattr(train, "code_sha256", lambda: "c" * 64)
+        train.fit(other, data, path, log=quietly)
+    if kind == "older":
+        torch.save({**torch.load(path, weights_only=True), "key": "k", "made": None}, path)
+    content = path.read_bytes()
+    said = {
+        "settings": "train.epochs: found 3, asked for 2; train.lr: found 0.002, asked for 0.01",
+        "data": f"data_sha256: found {'f' * 12}, asked for {'0' * 12}",
+        "code": f"code_sha256: found {'c' * 12}, asked for {train.code_sha256()[:12]}",
+        "older": "found another version",
+    }[kind]
+    lines = []
+    with pytest.raises(
+        LapmlError, match="last.pt: is the saved state of a run made otherwise than asked for"
+    ) as raised:
+        train.fit(config, packed, path, log=lines.append)
+    assert said in str(raised.value) and f"after {len(train.state.read(path)['history'])} epochs" in str(raised.value)
+    assert lines == [] and path.read_bytes() == content and not (tmp_path / "run.old-1").exists()
+    begun_again(config, packed, path, lines, replace=True)
+    assert (tmp_path / "run.old-1/last.pt").read_bytes() == content
+    assert lines[0].startswith(f"{tmp_path / 'run.old-1/last.pt'}: set aside") and said in lines[0]
+
+
+@pytest.mark.parametrize("kind", ["garbage", "truncated", "empty", "list", "keyless"])
+def test_a_damaged_state_is_no_use_and_kept_all_the_same(small_run, packed, tmp_path, kind):
+    config, path = small_run("baseline", "train.epochs=2"), tmp_path / "run/last.pt"
+    train.fit(config, packed, path, log=quietly)
+    content = path.read_bytes()
     match kind:
         case "garbage":
-            state.write_bytes(b"not a state" * 50)
+            path.write_bytes(b"not a state" * 50)
         case "truncated":
-            state.write_bytes(content[: len(content) // 2])
+            path.write_bytes(content[: len(content) // 2])
         case "empty":
-            state.write_bytes(b"")
+            path.write_bytes(b"")
         case "list":
-            torch.save([1, 2, 3], state)
+            torch.save([1, 2, 3], path)
         case "keyless":
-            torch.save({"net": {}}, state)
-    lines = []
-    found = train.fit(config, packed, state, log=lines.append)
+            torch.save({"net": {}}, path)
+    content, lines = path.read_bytes(), []
+    begun_again(config, packed, path, lines)
+    assert (tmp_path / "run.old-1/last.pt").read_bytes() == content and "was damaged" in lines[0]
+
+
+def begun_again(config, packed, path, lines, **options):
+    found = train.fit(config, packed, path, log=lines.append, **options)
     fresh = train.fit(config, packed, log=quietly)
     assert found.resumed == 0 and not any("resumed" in line for line in lines)
     assert without_seconds(found.history) == without_seconds(fresh.history)
+
+
+@pytest.mark.parametrize("name, value", [("threads", 2), ("device", "auto")])
+def test_where_a_run_is_computed_is_not_what_it_is(small_run, packed, tmp_path, name, value):
+    if name == "device" and torch.cuda.is_available():
+        pytest.skip("auto is the GPU here")
+    path = tmp_path / "run/last.pt"
+    train.fit(small_run("baseline"), packed, path, log=quietly)
+    assert train.fit(small_run("baseline", f"train.{name}={value}"), packed, path, log=quietly).resumed == 1
 
 
 # --- refusals ---

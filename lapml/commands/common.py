@@ -61,7 +61,7 @@ def plain(function):
 
 def is_first() -> bool:
     """Whether this is the only process of a command, or the first of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def load(path: Path, overrides: list[str]):
@@ -74,6 +74,18 @@ def load(path: Path, overrides: list[str]):
 
 def quiet() -> bool:
     return not sys.stderr.isatty()
+
+
+def say_device(train) -> None:
+    """Say on standard error where ``train.device: auto`` asks for a GPU and there is none."""
+    from lapml.optim import without_gpu
+
+    if (why := without_gpu(train)) and is_first():
+        typer.echo(
+            f"note: train.device is auto, and no GPU is here ({why}): this runs on the CPU; cuda would refuse to, and cpu says "
+            "that it is meant",
+            err=True,
+        )
 
 
 def known(settings, name: str):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.commands.common import DEFAULT, Dataset, ParamsFile, Set, known, load, plain
+from lapml.commands.common import DEFAULT, Dataset, ParamsFile, Set, known, load, plain, say_device
 
 
 @plain
@@ -18,6 +18,7 @@ def diagnose(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []
     known(settings, dataset)
     from lapml.report.diagnosis import diagnose
 
+    say_device(settings.of(dataset).train)
     folder = diagnose(settings, paths, dataset)
     typer.echo((folder / "diagnosis.md").read_text(encoding="utf-8"))
     typer.echo(f"{folder}")

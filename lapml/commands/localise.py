@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.commands.common import DEFAULT, Dataset, ParamsFile, Set, known, load, plain, quiet
+from lapml.commands.common import DEFAULT, Dataset, ParamsFile, Set, known, load, plain, quiet, say_device
 
 
 @plain
@@ -25,6 +25,8 @@ def localise(
     known(settings, dataset)
     from lapml.localise.suite import localise_suite
 
+    if anyway or settings.localising():
+        say_device(settings.of(dataset).train)
     meta = localise_suite(settings, paths, dataset, anyway, progress=not quiet())
     if meta is None:
         typer.echo(f"no method of suite {settings.suite} mixes by objects or parts: nothing to find (--anyway does)")

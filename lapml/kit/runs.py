@@ -55,7 +55,17 @@ class Bench:
     def train(self, job: Job, log: Path, *overrides: str, development: bool = False) -> subprocess.Popen:
         """Start a run."""
         options = [part for each in (*self.overrides, *overrides) for part in ("--set", each)]
-        command = [sys.executable, "-m", "lapml", "train", *map(str, job), "--params", str(self.suite), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "lapml",
+            "train",
+            *map(str, job),
+            "--params",
+            str(self.suite),
+            "--replace",
+            *options,
+        ]
         command += ["--development"] if development else []
         return start(command, log, self.work.env | self.env, self.work.lock)
 

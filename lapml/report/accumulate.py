@@ -7,8 +7,10 @@ from typing import Any
 
 from lapml.config import Params
 from lapml.errors import LapmlError
-from lapml.files import NOT_KEPT, locked
+from lapml.files import NOT_KEPT, locked, write_text
+from lapml.kept import STATE, state_aside
 from lapml.kit import results
+from lapml.locks import holder_of
 from lapml.paths import READS, RUN_FILES, Paths
 from lapml.report import diagnosis, tables
 from lapml.report.published import GALLERY, LOCK, PUBLISHED_DIAGNOSIS_FILES, copy_file, copy_folder, copy_run, recover
@@ -158,6 +160,8 @@ def restore(params: Params, paths: Paths) -> str:
             left.append(
                 f"{name}: was trained with other tuned values than lie in {paths.tuned(dataset, method).parent}"
             )
+        elif holder := holder_of(own):
+            left.append(f"{name}: {holder} is training it")
         else:
             _take_over(there.run(dataset, method, seed), own)
             taken.append(name)
@@ -278,12 +282,14 @@ def _copy_tuned(params: Params, source: Paths, target: Paths) -> None:
 
 
 def _take_over(published: Path, own: Path) -> None:
-    """Copy a published run, in place of what is unfinished there; readings of the test split that are recorded stay."""
+    """Copy a published run, in place of what is unfinished there, which is set aside; readings of the test split that are
+    recorded stay."""
     reads = own / READS
     earlier = reads.read_text(encoding="utf-8") if reads.is_file() else ""
     copy_run(published, own)
     if earlier:
         later = reads.read_text(encoding="utf-8") if (published / READS).is_file() else ""
         reads.write_text(earlier + later, encoding="utf-8")
-    (own / "last.pt").unlink(missing_ok=True)
-    (own / UNREAD[0]).write_text(NOT_KEPT, encoding="utf-8")
+    if (own / STATE).exists():
+        state_aside(own / STATE)
+    write_text(own / UNREAD[0], NOT_KEPT)

@@ -1,6 +1,7 @@
 """Find run folders anywhere, and group them into rows that can be compared."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from lapml.report.runs import UNREAD, mismatch, parquet
 from lapml.report.tables import BASELINE
 
 MARKS = {*RUN_FILES, "last.pt"}  # a folder with any of them is a run, if perhaps not a whole one
-ORIGIN = ("device", "precision", "commit")  # of provenance.json: what may explain a difference
+ORIGIN = ("device", "processes", "precision", "commit")  # of provenance.json: what may explain a difference
 
 
 class Run(NamedTuple):
@@ -41,8 +42,10 @@ def find(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise LapmlError(f"{folder}: no such folder; give run folders, or folders that hold some")
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.name in MARKS)
-    # Into a hidden folder a run is still being written.
-    found = {folder / path.parent for path in files if not any(part.startswith(".") for part in path.parts)}
+    # Into a hidden folder a run is still being written; SEED.old-1 is what another one has replaced (lapml/kept.py).
+    found = {
+        folder / path.parent for path in files if not any(re.match(r"\.|.*\.old-\d+$", part) for part in path.parts)
+    }
     if not found:
         raise LapmlError(f"{folder}: holds no run, expected folders with {', '.join(RUN_FILES)}; train one first")
     return sorted(found)

@@ -211,6 +211,9 @@ def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ())
         for name, checksum in (origin.get("files") or {}).items()
         if name not in UNREAD and (folder / name).is_file() and sha256(folder / name) != checksum
     ]
+    gpus = expected["train"]["gpus"]
+    if (count := origin.get("processes", gpus)) != gpus:
+        faults.append(f"provenance.json: processes: found {count}, expected {gpus} (train.gpus)")
     faults += _tables(folder, metrics, expected["train"]["epochs"])
     if faults:
         raise LapmlError("\n".join(faults))

@@ -7,6 +7,7 @@ import pytest
 
 from lapml.errors import LapmlError
 from lapml.files import NOT_KEPT
+from lapml.locks import alone
 from lapml.paths import DIAGNOSIS_FILES, READS, RUN_FILES, Paths
 from lapml.report import accumulate, build, diagnosis, tables
 
@@ -205,6 +206,20 @@ def test_an_interrupted_run_is_replaced_and_its_readings_stay(elsewhere):
     (paths.as_published().run("birds", "cutmix", 0) / READS).write_text("theirs\n")
     accumulate.restore(params, paths)
     assert (own / READS).read_text() == "mine\ntheirs\n" and not (own / "last.pt").exists()
+    assert (own.with_name("0.old-1") / "last.pt").read_bytes() == b"state"
+
+
+def test_a_run_in_training_is_not_taken_over(elsewhere):
+    """Its saved state would be gone, and its result written over the published one."""
+    params, paths = elsewhere
+    own = paths.run("birds", "cutmix", 0)
+    own.mkdir(parents=True)
+    (own / "last.pt").write_bytes(b"state")
+    with alone(own, print):
+        said = accumulate.restore(params, paths)
+    assert "birds/cutmix/0: process " in said and (own / "last.pt").read_bytes() == b"state"
+    assert not (own / "metrics.json").exists()
+    assert "birds/cutmix/0" not in accumulate.restore(params, paths) and (own / "metrics.json").exists()
 
 
 def test_a_publishing_that_was_killed_is_put_back(suite):

@@ -127,6 +127,16 @@ def test_without_the_pack_the_runs_stand(suite):
     assert len(tables.collect(params, paths)) == 10
 
 
+def test_a_run_of_more_processes_than_its_settings_say_is_refused(suite, edit):
+    """As torchrun could make it before the number was looked at; runs that do not say it stand as they did."""
+    params, paths = suite
+    edit(paths.run("birds", "cutmix", 1) / "provenance.json", processes=2)
+    edit(paths.run("birds", "cutmix", 0) / "provenance.json", processes=1)
+    text = refusal(params, paths)
+    assert "birds/cutmix/1: provenance.json: processes: found 2, expected 1 (train.gpus)" in text
+    assert "birds/cutmix/0" not in text
+
+
 def test_other_weights_are_refused(suite, edit):
     params, paths = suite
     edit(paths.run("birds", "margin", 0) / "provenance.json", weights={"name": "x", "sha256": "a"})
