@@ -6,10 +6,11 @@ what was asked for. Else it goes to ``SEED.old-1`` beside the folder (or the nex
 there, once the run that replaces it is whole. Saved states of other settings go there too.
 """
 
+import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +40,19 @@ def finished(
     Raises:
         LapmlError: there is one, and it may not.
     """
-    places = (folder, folder / KEPT)
-    differing = {place: _differences(place, asked, weights) for place in places}
-    if not replace and (other := next((place for place in places if differing[place]), None)):
+    here, copy = (_differences(place, asked, weights) for place in (folder, folder / KEPT))
+    if here == []:
+        log(f"{folder}: is finished, of the same settings, data and code (to train it again, delete it)")
+    elif (other := here or copy) and not replace:
         raise LapmlError(
-            f"{folder}: holds a finished run, made otherwise than asked for: {shown(differing[other])}; give --replace to train "
-            f"again, and keep it as {_next(folder).name}, or another suite or seed"
+            f"{folder}: holds a finished run, made otherwise than asked for: {shown(other)}; give --replace to train again, and "
+            f"keep it as {_next(folder).name}, or another suite or seed"
         )
-    if differing[folder / KEPT] == [] and differing[folder] != []:
-        if differing[folder]:
-            _visible_aside(folder)
+    elif copy == []:
+        for place in _visible_aside(folder) if here else ():
+            log(f"{place}: what lay in {folder} before")
         put_back(folder)
         log(f"{folder}: was finished, and is put back: it is of the same settings, data and code")
-    elif differing[folder] == []:
-        log(f"{folder}: is finished, of the same settings, data and code (to train it again, delete it)")
     else:
         return None
     (folder / STATE).unlink(missing_ok=True)
@@ -162,20 +162,28 @@ def _whole(place: Path) -> tuple[Record, Record] | None:
         return None
 
 
-def _visible_aside(folder: Path, places: list[Path] | None = None) -> list[Path]:
-    """Move the files of a run folder to the last of ``places``, or the next one; those that lie there already are removed."""
+def _visible_aside(folder: Path, places: Sequence[Path] = ()) -> list[Path]:
+    """Move the files of a run folder to the last of ``places``, or the next one; what lies beside it already is removed."""
     files = [each for each in folder.iterdir() if each.is_file() and each.name not in (STATE, READS)]
     files = [each for each in files if not each.name.startswith(".")]
-    if not files:
-        return []
-    target = places[-1] if places else _next(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    for file in sorted(files, key=lambda each: each.name != "provenance.json"):  # first: what is left is not whole
-        if (target / file.name).exists():
+    files.sort(key=lambda each: each.name != "provenance.json")  # first: what is left is not whole
+    moved = []
+    for file in files:
+        if any(_same_file(file, place / file.name) for place in _olds(folder)):
             file.unlink()
         else:
-            os.replace(file, target / file.name)
+            moved.append(file)
+    if not moved:
+        return []
+    target = places[-1] if places and not any((places[-1] / file.name).exists() for file in moved) else _next(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for file in moved:
+        os.replace(file, target / file.name)
     return [target]
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return other.is_file() and (one.samefile(other) or filecmp.cmp(one, other, shallow=False))
 
 
 def _away(kept: Path, folder: Path) -> Path:

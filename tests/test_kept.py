@@ -173,6 +173,24 @@ def test_what_an_orchestrator_deleted_is_kept_if_something_else_was_asked_for(ma
     assert contents(made.folder.with_name("0.old-1")) == before
 
 
+def test_an_earlier_run_that_an_orchestrator_brought_back_is_finished(made, tmp_path):
+    """As DVC does out of its cache; then the later one lies in the hidden copy only. Each is there when it is asked for."""
+    made()
+    shutil.copytree(made.folder / ".kept", tmp_path / "cache")
+    first = contents(made.folder)
+    made(other(), replace=True)
+    second = contents(made.folder)
+    shutil.rmtree(made.folder.with_name("0.old-1"))
+    for name in RUN_FILES:
+        (made.folder / name).unlink()
+        shutil.copyfile(tmp_path / "cache" / name, made.folder / name)
+    _, lines = made()
+    assert "is finished" in lines[0] and contents(made.folder) == first
+    _, lines = made(other(), replace=True)
+    assert "put back" in lines[-1] and contents(made.folder) == second
+    assert contents(made.folder.with_name("0.old-1")) == first
+
+
 def test_a_file_system_without_hard_links(made, monkeypatch):
     def none(*_):
         raise PermissionError("no links here")

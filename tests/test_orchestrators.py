@@ -209,7 +209,7 @@ def test_an_overlay_of_ones_own_is_a_configfile(tmp_path: Path) -> None:
     folder = copy_project(tmp_path, None)
     (folder / "mine.yaml").write_text("base: suites/tiny.yaml\nsuite: mine\nseeds: [4]\ntuned_rows: []\n")
     jobs = {command for command, _ in snakemake_jobs(folder, "--configfile", "mine.yaml")}
-    assert "lapml train birds baseline 4 --params mine.yaml" in jobs and len(jobs) == 5
+    assert "lapml train birds baseline 4 --params mine.yaml --replace" in jobs and len(jobs) == 5
 
 
 def test_lint(tmp_path: Path) -> None:
@@ -341,7 +341,9 @@ def what_is_published_is_not_run_again(folder: Path, other: Path) -> None:
     assert "9 runs taken over" in run(other, "lapml", "restore")
     commands = {command for command, _ in snakemake_jobs(other)}
     left = ("train cars baseline 0", "diagnose cars", "report")
-    assert commands == {f"lapml {command} --params params.yaml" for command in left}
+    assert {command.removesuffix(" --replace") for command in commands} == {
+        f"lapml {command} --params params.yaml" for command in left
+    }
     run(other, "snakemake", "--cores", "2")
     assert (other / "results/fixtures/report/accuracy.csv").read_bytes().splitlines()[0] == report.splitlines()[0]
     assert "1 runs added, 10 of 10 are there" in run(other, "lapml", "publish", "--finished")

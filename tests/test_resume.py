@@ -118,7 +118,7 @@ def _child(argv: list[str], root: str, log: str, before: str, kill_at: int | Non
 def _watched(root: str, kill_at: int | None) -> list[str]:
     """Note what this process does to files below ``root``; it dies just before the ``kill_at``-th of these operations."""
     seen, writing = [], os.O_WRONLY | os.O_RDWR | os.O_CREAT
-    events = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.truncate")
+    events = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.truncate")
 
     def hook(event: str, arguments: tuple) -> None:
         if event in events or event == "open" and arguments[2] & writing:
@@ -285,9 +285,9 @@ class Shop:
     def hidden(self) -> list[str]:
         """Files and folders that no finished command should leave."""
         found = [path.relative_to(self.root) for path in self.root.rglob("*")]
+        found = [path for path in found if path.suffix != ".lock" and ".kept" not in path.parts]
         return [path.as_posix() for path in found
                 if path.name == "last.pt" or ".tmp" in path.suffixes or path.name.startswith(".")
-                and not (path.parent == Path("data") and path.suffix == ".lock")
                 or ".journal." in path.name]  # fmt: skip
 
 
@@ -394,7 +394,8 @@ def test_kill_at_random_moments(whole, tmp_path):
             continue
         if shop.outputs(command) != whole.outputs(command) or shop.hidden():
             faults.append(f"{what}other outputs, or {shop.hidden()} left")
-        if command == TRAIN and saved and f"resumed after epoch {len(saved['history'])} of 4" not in result.out:
+        went_on = f"resumed after epoch {len(saved['history'])} of 4" if saved else ""
+        if command == TRAIN and went_on not in result.out and "put back: " not in result.out:
             faults.append(f"{what}epochs were lost: {result.out}")
         if command == TUNE:
             scored = [each.out.count(": validation top-1") for each in (killed, result, undisturbed[TUNE])]
@@ -404,26 +405,70 @@ def test_kill_at_random_moments(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_kill_while_a_run_folder_is_replaced(whole, tmp_path):
-    """Before each of the renames that put a new run in the place of an old one: old, new, or refused, and never a mix."""
-    shop = whole.without(TRAIN, tmp_path / "shop")
+def test_kill_around_every_saved_state(whole, tmp_path):
+    """While it takes the place of the last one, and between the last epoch and the evaluation: no epoch that was saved is lost."""
+    operations = whole.without(TRAIN, tmp_path / "shop").done(*TRAIN).operations
+    moves = [at for at, each in enumerate(operations) if each.startswith("os.rename") and "last.pt" in each]
+    evaluation = next(at for at, each in enumerate(operations) if READS in each)
+    assert len(moves) == 4 and evaluation > moves[-1]
+    for epochs, at in enumerate([*moves, evaluation]):
+        shop = whole.without(TRAIN, tmp_path / "shop")
+        assert shop(*TRAIN, kill_at=at).status == -signal.SIGKILL
+        assert (shop.root / LAST).exists() == (epochs > 0)
+        result = finished(shop, whole, TRAIN)
+        assert result.out.startswith(f"resumed after epoch {epochs} of 4\n" if epochs else "epoch 1/4")
+
+
+@pytest.mark.slow
+def test_kill_while_a_finished_run_is_replaced(whole, tmp_path):
+    """Before each of the operations that set it aside and put a new one in its place: the old one is whole somewhere, nothing is a
+    mix of both, and the same command ends in the new one, with the old one beside it, once."""
+    shop, replace = whole.without(TRAIN, tmp_path / "shop"), (*TRAIN, "--replace")
     shop.done(*TRAIN, "--set", "train.lr=0.02")
-    old = shop.outputs(TRAIN)
-    assert shop(*TRAIN, before="before_call(runs, '_provenance', die)").status == -signal.SIGKILL
+    old, origin = shop.outputs(TRAIN), (shop.root / FOLDER / "provenance.json").read_bytes()
+    one_line(shop(*TRAIN), 1, "train.lr: found 0.02, asked for 0.03", "--replace", "0.old-1")
+    assert shop.outputs(TRAIN) == old
+    assert shop(*replace, before="before_call(runs, '_provenance', die)").status == -signal.SIGKILL
     assert taken(shop) and shop.outputs(TRAIN) == old != whole.outputs(TRAIN)
     shutil.copytree(shop.root, tmp_path / "trained")
-    operations = finished(shop, whole, TRAIN).operations
-    ends = range(len(operations) - 8, len(operations))
-    moves = [each for each in operations if each.startswith("os.rename") and Path(each).name in RUN_FILES]
-    assert moves == [operations[at] for at in ends[:6]] and Path(moves[-1]).name == "provenance.json"
-    for at in (ends[0], ends[3], ends[5], ends[6], ends[7]):
+    operations = shop.done(*replace).operations
+    begin = max(at for at, each in enumerate(operations) if ".partial" in each and each.startswith("open")) + 1
+    assert len(operations) - begin > 15
+    places = [FOLDER, FOLDER / ".kept", Path(f"{FOLDER}.old-1")]
+    for at in range(begin, len(operations)):
         shutil.rmtree(shop.root)
         shutil.copytree(tmp_path / "trained", shop.root)
-        assert shop(*TRAIN, kill_at=at).status == -signal.SIGKILL, operations[at]
+        assert shop(*replace, kill_at=at).status == -signal.SIGKILL, operations[at]
         assert not half_written(shop, whole, TRAIN, old), operations[at]
-        expected = {ends[0]: old, ends[6]: whole.outputs(TRAIN), ends[7]: whole.outputs(TRAIN)}.get(at)
-        assert taken(shop) == (expected is not None) and expected in (None, shop.outputs(TRAIN)), operations[at]
-        finished(shop, whole, TRAIN)
+        assert not taken(shop) or shop.outputs(TRAIN) in (old, whole.outputs(TRAIN)), operations[at]
+        assert any(whole_of(shop.root / place, origin) for place in places), operations[at]
+        result = shop.done(*replace)
+        assert "epoch 1/4" not in result.out and shop.outputs(TRAIN) == whole.outputs(TRAIN), operations[at]
+        assert shop.hidden() == [] and whole_of(shop.root / places[-1], origin), operations[at]
+        assert [each.name for each in (shop.root / FOLDER).parent.glob("0.old-*")] == ["0.old-1"], operations[at]
+
+
+def whole_of(folder: Path, origin: bytes) -> bool:
+    """Whether a folder holds the whole run of that provenance.json."""
+    try:
+        runs.open_run(folder)
+    except (LapmlError, OSError):
+        return False
+    return (folder / "provenance.json").read_bytes() == origin
+
+
+@pytest.mark.slow
+def test_kill_while_a_run_folder_is_filled(whole, tmp_path):
+    """The run is finished: what is left to do is to give its files their names."""
+    shop = whole.without(TRAIN, tmp_path / "shop")
+    operations = shop.done(*TRAIN).operations
+    first = next(at for at, each in enumerate(operations) if each.startswith("os.link"))
+    for at in range(first, len(operations)):
+        shop = whole.without(TRAIN, tmp_path / "shop")
+        assert shop(*TRAIN, kill_at=at).status == -signal.SIGKILL
+        result = finished(shop, whole, TRAIN)
+        assert "is put back: " in result.out or "is finished" in result.out
+        assert len((shop.root / FOLDER / READS).read_text().splitlines()) == 1  # nothing was read again
 
 
 @pytest.mark.slow
@@ -531,7 +576,6 @@ app()
         "before_call(torch, 'save', send(signal.SIGTERM, signal.SIGTERM), 2)",
         "before_call(torch, 'save', send(signal.SIGTERM), 4)",  # after the last step
         "before_call(runs.evaluate, 'predict', send(signal.SIGTERM))",
-        "before_call(os, 'replace', send(signal.SIGINT), 10)",  # while the run folder is put in place
     ],
 )
 def test_signals_at_awkward_moments(whole, tmp_path, before):
@@ -539,6 +583,13 @@ def test_signals_at_awkward_moments(whole, tmp_path, before):
     one_line(shop(*TRAIN, before=before), 75, "run the same command again")
     assert not taken(shop) and torch.load(shop.root / LAST, weights_only=True)["history"]
     assert finished(shop, whole, TRAIN).out.startswith("resumed after epoch ")
+
+
+def test_a_signal_while_a_run_folder_is_filled(whole, tmp_path):
+    shop = whole.without(TRAIN, tmp_path / "shop")
+    one_line(shop(*TRAIN, before="before_call(os, 'link', send(signal.SIGINT), 3)"), 75, "run the same command again")
+    assert not taken(shop)
+    assert "is put back: " in finished(shop, whole, TRAIN).out
 
 
 @pytest.mark.parametrize("epoch", [2, 4])
@@ -606,11 +657,12 @@ def test_a_disk_that_is_full_while_a_run_is_made(whole, tmp_path, before, epochs
     shop = whole.without(TRAIN, tmp_path / "shop")
     shop.done(*TRAIN, "--set", "train.lr=0.02")
     old = shop.outputs(TRAIN)
-    one_line(shop(*TRAIN, before=before), 1, "File too large")
+    one_line(shop(*TRAIN, "--replace", before=before), 1, "File too large")
     assert taken(shop) and old.items() <= shop.outputs(TRAIN).items()
     if epochs:
         assert len(torch.load(shop.root / LAST, weights_only=True)["history"]) == epochs
-    result = finished(shop, whole, TRAIN)
+    result = shop.done(*TRAIN, "--replace")
+    assert shop.outputs(TRAIN) == whole.outputs(TRAIN) and shop.hidden() == []
     assert result.out.startswith(f"resumed after epoch {epochs} of 4" if epochs else "epoch 1/4")
 
 
