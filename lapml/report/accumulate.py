@@ -12,7 +12,8 @@ from lapml.kit import results
 from lapml.paths import READS, RUN_FILES, Paths
 from lapml.report import diagnosis, tables
 from lapml.report.published import GALLERY, LOCK, PUBLISHED_DIAGNOSIS_FILES, copy_file, copy_folder, copy_run, recover
-from lapml.report.runs import UNREAD, examined, one_origin, read_json
+from lapml.report.records import read_json
+from lapml.report.runs import UNREAD, examined, one_origin
 from lapml.schema import ADAPTIVE
 
 

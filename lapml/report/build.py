@@ -10,7 +10,7 @@ from lapml.files import scratch
 from lapml.paths import REPORT_FILES, Paths
 from lapml.report import diagnosis, diagnosis_tables, page, tables
 from lapml.report.html import data_uri
-from lapml.report.runs import differences
+from lapml.report.records import differences
 
 
 def report(

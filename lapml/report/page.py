@@ -201,7 +201,7 @@ def _runs(runs: pd.DataFrame) -> dict[str, list]:
     rows = [
         [
             f"{row['dataset']}/{row['method']}/{row['seed']}",
-            *(f"{row[name]:.1f}" for name in tables.ACCURACIES),
+            *(tables.number(row[name], ".1f") for name in tables.ACCURACIES),
             f"{row['seconds']:.0f}",
             f"{row['images_forward']:,}",
             f"{row['images_backward']:,}",
