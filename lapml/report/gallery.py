@@ -80,6 +80,11 @@ def page(title: str, subtitle: str, pairs: list[Pair], drawn: bool) -> str:
     )
 
 
+def without_pictures(title: str, subtitle: str) -> str:
+    """The page in place of a gallery, where no picture of the data may be shown."""
+    return render("no_gallery.html.j2", title=title, subtitle=subtitle)
+
+
 def _pair(pair: Pair) -> dict[str, Any]:
     return {
         "reference": _picture(pair.reference),

@@ -34,7 +34,8 @@ def build(
         galleries: {dataset: (gallery items, CAM items)}, see :mod:`lapml.report.figures`; None for a page without any
             picture of the data, which its ``lapml-images`` meta element then says.
         overridden: a line for each setting in which ``params`` differs from ``params_text``.
-        diagnoses: {dataset: heads, rows, maps, verdicts, note, figures (data URIs), gallery}, or None where it was not diagnosed.
+        diagnoses: {dataset: heads, rows, maps, verdicts, note, figures (data URIs), gallery (path or None)},
+            or None where it was not diagnosed.
     """
     names = tables.headings(params)
     return render(
