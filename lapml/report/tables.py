@@ -14,6 +14,7 @@ import pandas as pd
 from lapml import stats
 from lapml.config import Params
 from lapml.report.runs import ACCURACIES, CURVES, collect, histories, predictions, tuned_record
+from lapml.text import markdown, tex
 
 __all__ = [
     "accuracy", "cells", "chance", "collect", "cost", "curves", "emphasised", "headings", "histories", "interval", "note",
@@ -22,8 +23,6 @@ __all__ = [
 
 BASELINE = "baseline"
 BOOTSTRAP_SEED = 0  # of the resampling, the same for every comparison: a table is a function of its runs
-TEX = {"\\": r"\textbackslash{}", **{c: "\\" + c for c in "&%$#_{}"}, "~": r"\textasciitilde{}",
-       "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "<": "$<$", ">": "$>$"}  # fmt: skip
 
 
 def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray], params: Params) -> pd.DataFrame:
@@ -154,10 +153,11 @@ def _markdown(table: pd.DataFrame, params: Params) -> str:
     names = headings(params)
     lines = []
     for dataset, rows in table.groupby("dataset", sort=False):
-        lines += [f"### {dataset}", "", "| " + " | ".join(names.values()) + " |"]
+        lines += [f"### {markdown(dataset)}", "", "| " + " | ".join(names.values()) + " |"]
         lines += ["|" + "|".join([" --- ", *[" ---: "] * (len(names) - 1)]) + "|"]
         for row in rows.to_dict("records"):
-            text = cells(row)
+            names_of = {name: markdown(row[name]) for name in ("method", "previous") if isinstance(row[name], str)}
+            text = cells(row | names_of)
             text |= {name: f"**{text[name]}**" for name in emphasised(row)}
             lines.append("| " + " | ".join(text[name] for name in names) + " |")
         lines.append("")
@@ -169,9 +169,9 @@ def _latex(table: pd.DataFrame, params: Params) -> str:
     blocks = ["% needs \\usepackage{booktabs}"]
     for dataset, rows in table.groupby("dataset", sort=False):
         blocks += [f"% {dataset}", rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}", r"\toprule"]
-        blocks += [" & ".join(_tex(name) for name in names.values()) + r" \\", r"\midrule"]
+        blocks += [" & ".join(tex(name) for name in names.values()) + r" \\", r"\midrule"]
         for row in rows.to_dict("records"):
-            text = {name: _tex(cell) for name, cell in cells(row).items()}
+            text = {name: tex(cell) for name, cell in cells(row).items()}
             text |= {name: rf"\textbf{{{text[name]}}}" for name in emphasised(row)}
             blocks.append(" & ".join(text[name] for name in names) + r" \\")
         blocks += [r"\bottomrule", r"\end{tabular}", ""]
@@ -246,10 +246,6 @@ def number(value: float, form: str) -> str:
 
 def _minus(text: str) -> str:
     return text.replace("-", "−")
-
-
-def _tex(text: str) -> str:
-    return "".join(TEX.get(character, character) for character in text).replace("–", "--")
 
 
 def _points(name: str, prefix: str, found: stats.Comparison) -> dict[str, Any]:
