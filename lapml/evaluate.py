@@ -17,8 +17,8 @@ from lapml.errors import LapmlError
 from lapml.gpus import ALONE, memory
 from lapml.model import Net
 from lapml.optim import DTYPES, autocast
+from lapml.results import RECALL, TOP, alone, recall_says, top5_says
 
-TOP = 5
 BLOCK = 1024  # images whose neighbours are looked for at once
 
 
@@ -74,8 +74,11 @@ def outputs(net: Net, batches: Batches, size: int, precision: str) -> tuple[Tens
     return logits, embeddings
 
 
-def metrics(predictions: Predictions) -> dict[str, float]:
-    """Top-1, top-5, mean per-class accuracy, Recall@1 and @5 of the embedding (all in percent), loss and n."""
+def metrics(predictions: Predictions) -> dict[str, float | None]:
+    """Top-1, top-5, mean per-class accuracy, Recall@1 and @5 of the embedding (all in percent), loss and n.
+
+    What cannot be missed is no result, and None: top-5 among five classes or fewer; see also :func:`retrieval`.
+    """
     labels, logits = predictions.labels, predictions.logits
     order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     hits = order == labels[:, None]
@@ -85,19 +88,27 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     loss = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
     return {
         "top1": 100 * float(hits[:, 0].mean()),
-        "top5": 100 * float(hits.any(1).mean()),
+        "top5": 100 * float(hits.any(1).mean()) if top5_says(logits.shape[1]) else None,
         "mean_class": 100 * float(per_class.mean()),
         "loss": float(loss.mean()),
         **retrieval(predictions),
     }
 
 
-def retrieval(predictions: Predictions) -> dict[str, float]:
-    """Recall@1 and @5 of the embedding, in percent, and n: all that can be said of classes the net does not know."""
-    count = len(predictions.labels)
+def retrieval(predictions: Predictions) -> dict[str, float | None]:
+    """Recall@1 and @5 of the embedding, in percent, and n: all that can be said of classes the net does not know.
+
+    ``recall_left_out`` images have no other of their class to be found, and do not count. A Recall@K is None where that is
+    all of them, or where there are no more than K others, so that none can be missed.
+    """
+    count, left_out = len(predictions.labels), int(alone(predictions.labels).sum())
     with memory(f"the neighbours of {count} images among each other", f"take {ALONE}"):
-        recall = recall_at(predictions.embeddings, predictions.labels, (1, 5), predictions.device)
-    return {"recall1": 100 * recall[1], "recall5": 100 * recall[5], "n": count}
+        recall = recall_at(predictions.embeddings, predictions.labels, RECALL, predictions.device)
+    return {
+        **{f"recall{k}": 100 * share if recall_says(k, count, left_out) else None for k, share in recall.items()},
+        "recall_left_out": left_out,
+        "n": count,
+    }
 
 
 def recall_at(
@@ -105,15 +116,20 @@ def recall_at(
 ) -> dict[int, float]:
     """Recall@K: the share of images with one of their class among their K nearest others (cosine).
 
+    Images that are the only one of their class are left out, as pytorch-metric-learning does: they cannot be a hit. NaN
+    where no image is left.
+
     Args:
         embeddings: (N, D) of unit length.
         labels: (N,).
         device: that compares them.
     """
+    counted = ~alone(labels)
+    if not counted.any():
+        return dict.fromkeys(ks, float("nan"))
     k = min(max(ks), len(labels) - 1)
-    if k < 1:
-        return dict.fromkeys(ks, 0.0)
     hit = nearest_hits(torch.from_numpy(embeddings).to(device), torch.from_numpy(labels).to(device), k)
+    hit = hit[torch.from_numpy(counted).to(device)]
     shares = torch.stack([hit[:, :each].any(1).double().mean() for each in ks]).tolist()
     return dict(zip(ks, shares, strict=True))
 

@@ -129,6 +129,22 @@ def _read(path: Path, above: Path | None) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise LapmlError(f"{path}: found {type(raw).__name__}, expected a mapping of sections (suite, datasets, …)")
     try:
-        return json.loads(json.dumps(raw, default=str))  # anchors become copies: an override changes one place only
+        copied = json.loads(json.dumps(raw, default=str))  # anchors become copies: an override changes one place only
+        odd = _odd_key(raw)
     except (TypeError, ValueError, RecursionError) as error:
         raise LapmlError(f"{path}: expected plain YAML with text keys and no anchor inside itself ({error})") from None
+    if odd is not None:
+        raise LapmlError(f"{path}: key {odd!r}: found {type(odd).__name__}, expected text; put it in quotes")
+    return copied
+
+
+def _odd_key(raw: Any) -> Any:
+    """The first key that is no text, as 007 or 1e3 are: as text it would be another one. None where all are."""
+    if isinstance(raw, dict):
+        for key, value in raw.items():
+            odd = _odd_key(value) if isinstance(key, str) else key if key is not None else "null"
+            if odd is not None:
+                return odd
+    elif isinstance(raw, list):
+        return next((odd for odd in map(_odd_key, raw) if odd is not None), None)
+    return None

@@ -19,6 +19,7 @@ FORMAT = 2  # of a run's record (config.json); those without a number are of for
 WHERE = ("device", "threads")  # of ``train``: where and how a run is computed, which is not what it is
 JOB = (*WHERE, "gpus")  # of ``train``: what a job runs on
 MARGIN, ADAPTIVE = "margin", "adaptive_margin"  # the methods whose margins are tuned, in this order
+TAKEN = ("published", "bench")  # folders below results/ and results/published/ that are no suite's
 OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has (or may have) a val split of its own
 
 LABELS = {"aircraft": ("variant", "family", "manufacturer"), "folder": (None, "nested", "top")}  # data.NAME.labels
@@ -268,6 +269,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.suite in TAKEN:
+            raise ValueError(
+                f"suite: found {self.suite!r}, expected another name: results/ keeps other things under this one"
+            )
         for name in self.datasets:
             _known("datasets", name, self.data)
         used = {method.mixer.name for method in self.methods.values() if method.mixer}

@@ -36,6 +36,8 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
             },
         },
     }
+    if not params.report.images:  # its gallery shows none then; named only where it says so, as before
+        made["diagnosis"]["report"]["images"] = False
     if made["localise"]:
         made["diagnosis"]["localise"] = made["localise"]
     made |= {f"runs/{method}": record for method, record in runs.items()}

@@ -23,6 +23,7 @@ from lapml.optim import DTYPES, autocast
 from lapml.paths import EMBEDDINGS
 from lapml.report.pictures import pixels
 from lapml.run import Ready, own_data, ready
+from lapml.text import line
 
 
 @torch.no_grad()
@@ -158,17 +159,17 @@ def text(results: list[dict[str, Any]]) -> str:
     for result in results:
         target = result["target"]
         lines.append(f"{shown(Path(result['image']))}: {shown(Path(result['figure']))}")
-        width = max(len(each["class"]) for each in [*result["predictions"], *result["neighbours"], target])
+        width = max(len(line(each["class"])) for each in [*result["predictions"], *result["neighbours"], target])
         for rank, each in enumerate(result["predictions"], start=1):
-            lines.append(f"  {rank:>3}  {each['class']:<{width}}  {100 * each['probability']:6.2f} %")
+            lines.append(f"  {rank:>3}  {line(each['class']):<{width}}  {100 * each['probability']:6.2f} %")
         if target["class"] != result["predictions"][0]["class"]:
-            lines.append(f"  map  {target['class']:<{width}}  {100 * target['probability']:6.2f} %")
+            lines.append(f"  map  {line(target['class']):<{width}}  {100 * target['probability']:6.2f} %")
         if result["neighbours"]:
             lines.append("  most similar training images (cosine; * of the predicted class)")
         for rank, each in enumerate(result["neighbours"], start=1):
             mark = "*" if each["predicted"] else " "
             lines.append(
-                f"  {rank:>3}  {each['class']:<{width}}  {each['similarity']:6.3f} {mark}  {shown(Path(each['image']))}"
+                f"  {rank:>3}  {line(each['class']):<{width}}  {each['similarity']:6.3f} {mark}  {shown(Path(each['image']))}"
             )
         lines.append("")
     return "\n".join(lines[:-1])

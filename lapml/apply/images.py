@@ -15,6 +15,7 @@ from lapml.data.index import COLUMNS
 from lapml.data.pack import Packed
 from lapml.data.readers import reader
 from lapml.errors import LapmlError
+from lapml.text import line
 
 BATCH = 64  # images in memory at once
 
@@ -79,4 +80,4 @@ def class_names(folder: Path, provenance: dict[str, Any]) -> list[str]:
 
 def shown(path: Path) -> str:
     """A path that any terminal and any figure can print."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
+    return line(str(path))

@@ -14,6 +14,7 @@ from matplotlib.font_manager import FontProperties
 
 from lapml.apply.images import shown
 from lapml.report.figures import RIGHT, WRONG, heat, short
+from lapml.text import AS_TYPED
 
 WIDTH, EDGE = 7.6, 0.15  # inches: of the figure, and around it
 TOP = 0.85  # inches above the views
@@ -49,9 +50,9 @@ def draw(file: Path, result: dict[str, Any], view: np.ndarray, map_: np.ndarray,
         words = fitted(canvas, words, width, lines, look["fontsize"])
         figure.text(left / WIDTH, 1 - top / height, words, ha="left", va="top", **look)
 
-    with matplotlib.rc_context(), warnings.catch_warnings():
+    with matplotlib.rc_context(AS_TYPED), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
-        name = shown(Path(Path(result["image"]).name)).replace("$", r"\$")
+        name = shown(Path(Path(result["image"]).name))
         write(EDGE, EDGE, name, WIDTH - 2 * EDGE, fontsize=11)
         told = np.ptp(map_) > 1e-6 / map_.size  # a uniform map says nothing: no cell speaks for the class
         target = short(result["target"]["class"], 200)

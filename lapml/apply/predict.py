@@ -9,6 +9,7 @@ from lapml import evaluate
 from lapml.apply.images import Failed, class_names, packs, shown
 from lapml.files import open_run
 from lapml.run import ready
+from lapml.text import line
 
 LONGEST = 48  # letters of an image's name in the table
 
@@ -66,7 +67,7 @@ def table(results: list[dict[str, Any]]) -> str:
         for rank, each in enumerate(result["predictions"]):
             image = "" if rank else shown(Path(result["image"]))
             image = image if len(image) <= LONGEST else f"…{image[1 - LONGEST :]}"
-            rows.append((image, str(rank + 1), each["class"], f"{100 * each['probability']:.2f} %"))
+            rows.append((image, str(rank + 1), line(each["class"]), f"{100 * each['probability']:.2f} %"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
         f"{image:<{widths[0]}}  {rank:>{widths[1]}}  {name:<{widths[2]}}  {probability:>{widths[3]}}"

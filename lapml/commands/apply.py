@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.commands.common import plain
+from lapml.commands.common import DEFAULT, ParamsFile, load, plain, refuse_pictures
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 Images = Annotated[list[Path], typer.Argument(help="Image files.")]
@@ -56,6 +56,7 @@ def explain(
     ] = 5,
     target: Annotated[str, typer.Option(help="The class whose map is drawn; the predicted one by default.")] = "",
     banner: Banner = None,
+    params: ParamsFile = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Draw where the net looks in images, and the training images that are the most similar to it.
@@ -68,7 +69,12 @@ def explain(
 
     from lapml.apply.explain import explain as explained
     from lapml.apply.explain import text
+    from lapml.files import open_run
 
+    if neighbours and params.is_file():
+        settings, _ = load(params, [])
+        if settings.suite == open_run(run)[0]["suite"]:
+            refuse_pictures(settings, "a training image", "give --neighbours 0 to see only the images that you name")
     failed: list[tuple[Path, str]] = []
     results = explained(run, images, output, neighbours, target or None, banner, failed=failed)
     if results or as_json:

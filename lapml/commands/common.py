@@ -92,3 +92,8 @@ def known(settings, name: str):
     if name not in settings.data:
         raise LapmlError(f"unknown data set {name!r}: expected one of {', '.join(settings.data)}")
     return settings.data[name]
+
+
+def refuse_pictures(settings, what: str, advice: str = "to see it all the same, give --set report.images=true") -> None:
+    if not settings.report.images:
+        raise LapmlError(f"report.images is false, so no picture of the data is written, and {what} is one; {advice}")

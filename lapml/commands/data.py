@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.commands.common import DEFAULT, RAW, Dataset, ParamsFile, Set, known, load, plain, quiet
+from lapml.commands.common import DEFAULT, RAW, Dataset, ParamsFile, Set, known, load, plain, quiet, refuse_pictures
 from lapml.errors import LapmlError
 
 app = typer.Typer(help="Fetch, prepare, check and show data sets.", **RAW)
@@ -76,6 +76,7 @@ def data_show(
     """
     settings, paths = load(params, overrides)
     known(settings, name)
+    refuse_pictures(settings, "a contact sheet")
     if objects:
         from lapml.localise.sheet import show
     else:

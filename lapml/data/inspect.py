@@ -23,6 +23,7 @@ from lapml.data.sources import laid_out
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import Paths
+from lapml.text import line, shortened
 
 EXAMPLES = 5  # named for each finding
 FLAT = 16  # levels of 256, from the darkest to the brightest of nearly all pixels of an image that shows nothing
@@ -213,7 +214,7 @@ def _balance(count: pd.Series) -> str:
 def _line(finding: _Finding) -> str:
     count = len(finding.images)
     verdict = ("HARMFUL: " if finding.harmful else "harmless: ") + finding.verdict if count else "ok"
-    named = "".join(f"\n    {image}" for image in finding.images[:EXAMPLES])
+    named = "".join(f"\n    {line(image)}" for image in finding.images[:EXAMPLES])
     more = f"\n    … and {count - EXAMPLES} more" if count > EXAMPLES else ""
     return f"{finding.what:<44}{count:>6}   {verdict}{named}{more}"
 
@@ -324,9 +325,8 @@ def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) 
             axis.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=colours[row["split"]], linewidth=1.5))
         if visible := [part[:2] for part in row["parts"] or [] if part[2]]:
             axis.scatter(*(np.array(visible) * scale).T, s=9, c="white", edgecolors="black", linewidths=0.6)
-        label = row["class_name"].replace("_", " ")
-        label = label if len(label) <= 26 else label[:25] + "…"
-        axis.set_xlabel(f"{label}\n{row['split']}", fontsize=7, color=colours[row["split"]])
+        label = shortened(line(row["class_name"].replace("_", " ")), 26)
+        axis.set_xlabel(f"{label}\n{row['split']}", parse_math=False, fontsize=7, color=colours[row["split"]])
         axis.set(xlim=(0, side), ylim=(side, 0))
     figure.suptitle(f"{name}: {len(chosen)} of {len(packed.index)} images, stored at {side} x {side}", fontsize=9)
     output = Path(output)

@@ -10,6 +10,7 @@ from lapml.errors import LapmlError
 from lapml.files import atomic
 from lapml.localise.store import Localised
 from lapml.paths import Paths
+from lapml.text import AS_TYPED, line, shortened
 
 ACROSS = 4  # images side by side, each twice: its object map, and its parts
 SHADE = 0.75  # of what is not the object
@@ -54,7 +55,7 @@ def drawn(name: str, paths: Paths, count: int, seed: int = 0) -> bytes:
     chosen = np.sort(np.random.default_rng(seed).permutation(len(maps.rows))[:count])
     across = min(len(chosen), ACROSS)
     lines = -(-len(chosen) // across)
-    with matplotlib.rc_context({"figure.facecolor": "white"}):
+    with matplotlib.rc_context({"figure.facecolor": "white", **AS_TYPED}):
         figure = Figure(figsize=(3.1 * across, 1.8 * lines + 0.5), dpi=110, layout="constrained")
         axes = figure.subplots(lines, 2 * across, squeeze=False).ravel()
         for axis in axes:
@@ -65,7 +66,7 @@ def drawn(name: str, paths: Paths, count: int, seed: int = 0) -> bytes:
             image = packed.images[maps.rows[at]]
             _object(left, image, maps.objects[at])
             _parts(right, image, maps.parts[at])
-            left.set_xlabel(f"{row['class_name'].replace('_', ' ')[:24]}\n{row['split']}", fontsize=6)
+            left.set_xlabel(f"{shortened(line(row['class_name'].replace('_', ' ')), 24)}\n{row['split']}", fontsize=6)
             for axis in (left, right):
                 _box(axis, row, packed.meta["side"])
         settings = maps.meta["settings"]

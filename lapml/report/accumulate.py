@@ -14,8 +14,11 @@ from lapml.locks import holder_of
 from lapml.paths import READS, RUN_FILES, Paths
 from lapml.report import diagnosis, tables
 from lapml.report.published import GALLERY, LOCK, PUBLISHED_DIAGNOSIS_FILES, copy_file, copy_folder, copy_run, recover
-from lapml.report.runs import UNREAD, examined, one_origin, read_json
+from lapml.report.records import read_json
+from lapml.report.runs import UNREAD, examined, one_origin
 from lapml.schema import ADAPTIVE
+
+NOT_PUBLISHED = '<meta name="lapml-images" content="none">\n<p>The gallery is not published.</p>\n'
 
 
 def publish_finished(params: Params, paths: Paths) -> str:
@@ -168,7 +171,7 @@ def restore(params: Params, paths: Paths) -> str:
     for dataset, fits in diagnosed.items():
         if fits and not _diagnosed(paths, dataset):
             copy_folder(there.diagnosis(dataset), paths.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
-            (paths.diagnosis(dataset) / GALLERY).write_text("<p>The gallery is not published.</p>\n", encoding="utf-8")
+            (paths.diagnosis(dataset) / GALLERY).write_text(NOT_PUBLISHED, encoding="utf-8")
     return "\n  ".join([f"{paths.published}: {len(taken)} runs taken over", *left])
 
 

@@ -10,7 +10,7 @@ from lapml.files import scratch
 from lapml.paths import REPORT_FILES, Paths
 from lapml.report import diagnosis, diagnosis_tables, page, tables
 from lapml.report.html import data_uri
-from lapml.report.runs import differences
+from lapml.report.records import differences
 
 if TYPE_CHECKING:
     from lapml.report.pictures import Galleries  # torch is slow to import
@@ -27,15 +27,20 @@ def report(
 
     Args:
         params_path: the file that ``params`` was read from; its text is shown as it stands.
-        images: show pictures of the data; without, ``galleries`` is not called and no picture is in the page.
+        images: show pictures of the data, if ``report.images`` allows them; without, ``galleries`` is not called and no
+            picture is in the page.
         galleries: dataset → (gallery items, CAM items, contact sheet), see :mod:`lapml.report.pictures`.
 
     Returns:
         The path of report.html.
 
     Raises:
-        LapmlError: the runs do not agree with the settings, see ``tables.collect``; nothing is written then.
+        LapmlError: the runs do not agree with the settings, see ``tables.collect``, or a gallery shows pictures that are not
+            allowed; nothing is written then.
     """
+    images = images and params.report.images
+    for name in params.datasets:
+        diagnosis.refuse_gallery(params, paths, name)
     runs = tables.collect(params, paths)
     epochs = tables.histories(params, paths)
     table = tables.accuracy(runs, tables.predictions(params, paths), params)
@@ -81,7 +86,7 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
         "verdicts": diagnosis_tables.verdicts(found.ratios),
         "note": diagnosis_tables.note(found, params),
         "figures": figures,
-        "gallery": f"{paths.diagnosis(dataset) / 'gallery.html'}",
+        "gallery": f"{paths.diagnosis(dataset) / 'gallery.html'}" if params.report.images else None,
     }
 
 

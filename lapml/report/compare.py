@@ -15,6 +15,7 @@ from lapml import stats
 from lapml.report import gather
 from lapml.report.gather import listed
 from lapml.report.tables import BOOTSTRAP_SEED, chance, interval, points
+from lapml.text import markdown as escaped
 
 
 def compare(
@@ -77,7 +78,7 @@ def compare(
 
 def markdown(result: dict[str, Any]) -> str:
     """A result of :func:`compare` as a table to paste, and below it what its numbers are and the notes."""
-    reference, others = result["reference"], result["rows"][1:]
+    reference, others = escaped(result["reference"]), result["rows"][1:]
     level, split = f"{100 * result['confidence']:g} %", {"val": "validation"}.get(result["split"], result["split"])
     heads = ["row", "seeds", f"top-{result['top']} (± {level})", f"points over {reference} [{level}]", "p", "p, Holm",
              "seeds needed"]  # fmt: skip
@@ -88,7 +89,7 @@ def markdown(result: dict[str, Any]) -> str:
             difference = points(row["difference"], row["low"], row["high"])
             difference = f"**{difference}**" if row["significant"] else difference
             cells = [difference, chance(row["p"]), chance(row["p_holm"]), _needed(row)]
-        lines.append([row["row"], str(len(row["seeds"])), interval(row["accuracy"], row["half"]), *cells])
+        lines.append([escaped(row["row"]), str(len(row["seeds"])), interval(row["accuracy"], row["half"]), *cells])
     text = (
         f"{result['dataset']}, {result['images']:,} {split} images; accuracies in percent. ±: Student-t interval over seeds. "
         f"Points, [interval] and p: hierarchical paired bootstrap over seeds and {split} images, "
@@ -100,12 +101,12 @@ def markdown(result: dict[str, Any]) -> str:
             f" Seeds needed: with so many a paired t-test would see such a difference on these images with probability "
             f"{stats.POWER}; in brackets, if its spread over seeds were at either end of its {level} interval."
         )
-    notes = result["notes"]
+    notes = [escaped(note) for note in result["notes"]]
     if found := result["mcnemar"]:
         p = chance(found["p"])
         notes = [
-            f"McNemar’s exact test: images that only {others[0]['row']} gets right: {found['only_row']}; that only {reference} "
-            f"does: {found['only_reference']}; p {p if p.startswith('<') else f'= {p}'}.",
+            f"McNemar’s exact test: images that only {escaped(others[0]['row'])} gets right: {found['only_row']}; that only "
+            f"{reference} does: {found['only_reference']}; p {p if p.startswith('<') else f'= {p}'}.",
             *notes,
         ]
     table = ["| " + " | ".join(line) + " |" for line in lines]

@@ -5,7 +5,6 @@ an image whose first answer is another class. Shares and differences are in perc
 group in percent of its images.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from lapml.errors import LapmlError
 from lapml.report import gather
 from lapml.report.gather import listed
 from lapml.report.tables import BOOTSTRAP_SEED, chance, interval, points
+from lapml.text import class_name
+from lapml.text import markdown as escaped
 
 SHOWN = 4  # groups, where none are asked for
 
@@ -116,9 +117,9 @@ def markdown(result: dict[str, Any]) -> str:
     """A result of :func:`confusions` as a table to paste, and below it what its numbers are."""
     reference, level = result["reference"], f"{100 * result['confidence']:g} %"
     split = {"val": "validation"}.get(result["split"], result["split"])
-    heads = ["row", "seeds", f"between sisters % (± {level})", f"over {reference} [{level}], p",
+    heads = ["row", "seeds", f"between sisters % (± {level})", f"over {escaped(reference)} [{level}], p",
              f"over the row above [{level}], p", "other mistakes %",
-             *(f"{group} ({count})" for group, count in result["groups"].items())]  # fmt: skip
+             *(f"{escaped(group)} ({count})" for group, count in result["groups"].items())]  # fmt: skip
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for place, row in enumerate(result["rows"]):
         cells = []
@@ -132,7 +133,7 @@ def markdown(result: dict[str, Any]) -> str:
             cells.append(f"**{text}**" if row[f"{prefix}significant"] else text)
         shares = [f"{share:.1f}" for share in row["groups"].values()]
         within = interval(row["within"], row["within_half"])
-        lines.append([row["row"], str(len(row["seeds"])), within, *cells, f"{row['elsewhere']:.1f}", *shares])
+        lines.append([escaped(row["row"]), str(len(row["seeds"])), within, *cells, f"{row['elsewhere']:.1f}", *shares])
     text = (
         f"{result['dataset']}, {result['images']:,} {split} images. Sisters: classes that share their {result['word']} word, "
         f"{result['sisters']} of {result['classes']}. Mistakes in percent of all images, means over seeds; ±: Student-t interval "
@@ -164,5 +165,5 @@ def _class_names(run: gather.Run) -> list[str]:
 
 def _group(name: str, word: str) -> str:
     """The word by which a class has sisters: Sparrow of 113.Baird_Sparrow."""
-    words = re.sub(r"^\d+\.", "", name).replace("_", " ").split()
+    words = class_name(name).split()
     return words[-1 if word == "last" else 0] if words else name

@@ -14,6 +14,7 @@ from lapml.errors import LapmlError
 from lapml.files import open_run, scratch, write_json
 from lapml.paths import DIAGNOSIS_FILES, Paths
 from lapml.report import diagnosis_tables as tables
+from lapml.report.html import shows_pictures
 
 
 def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
@@ -97,10 +98,24 @@ def _objects(paths: Paths, dataset: str, recorded: str) -> str:
     return "boxes" if recorded == "masks" else recorded
 
 
+def refuse_gallery(params: Params, paths: Paths, dataset: str) -> None:
+    """Raises LapmlError where a gallery of before shows pictures of data that may no longer be shown."""
+    file = paths.diagnosis(dataset) / "gallery.html"
+    if not params.report.images and file.is_file() and shows_pictures(file) is not False:
+        raise LapmlError(
+            f"{file}: shows pictures of the data, and report.images is false; run `lapml diagnose {dataset}` again, or delete it"
+        )
+
+
 def _gallery(params: Params, paths: Paths, dataset: str, known: Known) -> str:
     from lapml.report import gallery
     from lapml.report.pairs import pairs
 
+    title = f"Mixed images: {dataset}"
+    if not params.report.images:
+        return gallery.without_pictures(
+            title, f"Training images of {dataset} mixed by each row of suite {params.suite}."
+        )
     packed, rows = known[0], mixers(params, dataset, known)
     mixes, weights, _ = opened(params, paths, dataset, params.seeds[0], rows, known)
     shown = pairs(mixes, weights, packed.class_names, params.diagnose.pairs)
@@ -108,4 +123,4 @@ def _gallery(params: Params, paths: Paths, dataset: str, known: Known) -> str:
         f"Training images of {dataset} mixed by each row of suite {params.suite}; class maps by {params.diagnose.row}, seed "
         f"{params.seeds[0]}."
     )
-    return gallery.page(f"Mixed images: {dataset}", subtitle, shown, packed.meta["source"]["kind"] == "drawn")
+    return gallery.page(title, subtitle, shown, packed.meta["source"]["kind"] == "drawn")

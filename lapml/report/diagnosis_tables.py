@@ -11,6 +11,7 @@ from lapml.diagnose import localisers
 from lapml.diagnose.measure import Measured
 from lapml.diagnose.metrics import LOCALISATION, MIXING
 from lapml.diagnose.mixes import RANDOM
+from lapml.text import markdown as escaped
 
 PERCENT = (
     "area",
@@ -105,13 +106,13 @@ def note(found: Measured, params: Params) -> str:
 def markdown(found: Measured, params: Params) -> str:
     """The tables, the hypothesis and the note."""
     heads = columns(found)
-    lines = [f"### {found.record['dataset']}: mixed images and labels", ""]
+    lines = [f"### {escaped(found.record['dataset'])}: mixed images and labels", ""]
     if found.table.empty:
         lines.append("No row mixes.")
     else:
         lines += ["| row | " + " | ".join(heads.values()) + " |", "|" + " --- |" + " ---: |" * len(heads)]
     for row in found.table.to_dict("records"):
-        lines.append(f"| {row['row']} | " + " | ".join(cell(row, metric) for metric in heads) + " |")
+        lines.append(f"| {escaped(row['row'])} | " + " | ".join(cell(row, metric) for metric in heads) + " |")
     if maps := of_maps(found):
         lines += ["", "| class maps | measured | chance |", "| --- | ---: | ---: |"]
         lines += ["| " + " | ".join(row) + " |" for row in maps]

@@ -30,7 +30,10 @@ from lapml.report import gather
 from lapml.report.figures import STYLE, look, svg
 from lapml.run import own_data, ready
 from lapml.stats import t_interval
+from lapml.text import line, shortened
+from lapml.text import markdown as escaped
 
+LETTERS = 60  # of a row's name in the figure
 BINS = 8  # of s in the figure, with as many images each
 
 
@@ -183,7 +186,7 @@ def markdown(found: Measured, confidence: float) -> str:
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for row in found.table.to_dict("records"):
         cells = [
-            row["row"],
+            escaped(row["row"]),
             str(len(row["seeds"])),
             _spread(row["d"], row["d_half"]),
             f"{row['d_low']:.2f}, {row['d_high']:.2f}",
@@ -192,12 +195,12 @@ def markdown(found: Measured, confidence: float) -> str:
         lines.append([*cells, *(f"{row[name]:+.2f}".replace("-", "−") for name in ("s_d", "rho_d"))])
     text = (
         f"{found.dataset}: {found.images:,} generated images for each net, the same views, donors and draws, mixed as "
-        f"{found.mixed_by} does, each net by its own class maps; donors of another class. d: distance of a generated image's "
-        "embedding from its reference's, in evaluation mode; ±: Student-t interval over seeds; s: similarity of the parts; ρ: "
-        "the donor's share of the label."
+        f"{escaped(found.mixed_by)} does, each net by its own class maps; donors of another class. d: distance of a generated "
+        "image's embedding from its reference's, in evaluation mode; ±: Student-t interval over seeds; s: similarity of the "
+        "parts; ρ: the donor's share of the label."
     )
     if edges:
-        text += f" m{' and δ are' if edges.delta is not None else ' is'} those of {edges.row}."
+        text += f" m{' and δ are' if edges.delta is not None else ' is'} those of {escaped(edges.row)}."
     return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", text])
 
 
@@ -211,7 +214,15 @@ def figure(found: Measured) -> bytes:
             bins = pd.qcut(pairs["s"], BINS, duplicates="drop")
             means = pairs.groupby(bins, observed=True)[["s", "d"]].mean()
             colour, dash = look(place)
-            axes.plot(means["s"], means["d"], color=colour, linestyle=dash, marker="o", markersize=3.5, label=label)
+            axes.plot(
+                means["s"],
+                means["d"],
+                color=colour,
+                linestyle=dash,
+                marker="o",
+                markersize=3.5,
+                label=shortened(line(label), LETTERS),
+            )
         if found.edges:
             s = np.linspace(*axes.get_xlim(), 2)
             axes.plot(s, [found.edges.m] * 2, color="#5f5f5f", linestyle=":", linewidth=1.2, label="m")

@@ -6,7 +6,6 @@ object here, and nothing is left behind.
 """
 
 import io
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +18,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lapml.report.tables import cost
+from lapml.text import AS_TYPED, class_name, shortened
 
 COLOURS = ("#5f5f5f", "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9", "#882255")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)))  # a second cue, once the colours repeat
 STYLE = {
     "font.size": 9.0, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "lapml",
-    "axes.titlesize": 10.0, "axes.titlelocation": "left", "axes.titleweight": "bold",
+    "axes.titlesize": 10.0, "axes.titlelocation": "left", "axes.titleweight": "bold", **AS_TYPED,
 }  # fmt: skip
 WIDTH, HEIGHT = 5.0, 3.3  # inches
 REFERENCE, DONOR, RIGHT, WRONG = "#56B4E9", "#E69F00", "#0072B2", "#D55E00"
@@ -138,6 +138,7 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
     return _chart(draw)
 
 
+@matplotlib.rc_context(AS_TYPED)
 def gallery(items: list[dict[str, Any]]) -> bytes:
     """What each mixing makes: reference, donor and mixed image, a row of pictures a method. PNG.
 
@@ -166,6 +167,7 @@ def gallery(items: list[dict[str, Any]]) -> bytes:
     return _png(figure)
 
 
+@matplotlib.rc_context(AS_TYPED)
 def cams(items: list[dict[str, Any]]) -> bytes:
     """Where each row looks: class activation maps over test images, a row of pictures a method. PNG.
 
@@ -183,7 +185,7 @@ def cams(items: list[dict[str, Any]]) -> bytes:
             heat(axes, item["map"], item["image"].shape)
             _bare(axes, item["method"] if place == 0 else "", 9)
             colour, mark = (RIGHT, "✓") if item["correct"] else (WRONG, "✗")
-            axes.set_title(short(f"{mark} {item['title']}"), fontsize=8.5, pad=3, loc="left", color=colour)
+            axes.set_title(f"{mark} {short(item['title'], 16)}", fontsize=8.5, pad=3, loc="left", color=colour)
             for spine in axes.spines.values():
                 spine.set(visible=True, color=colour, linewidth=1.6)
     return _png(figure)
@@ -196,7 +198,7 @@ def growth(points: dict[str, dict[str, list[list[float]]]], panels: dict[str, tu
         points: {panel: {line: [[x, mean, half-width], …]}} in seconds.
         panels: {panel: (label of x, label of y, "ms …" for milliseconds)}.
     """
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context({**STYLE, "text.parse_math": True}):  # powers of ten at the axes
         figure = Figure(figsize=(2 * WIDTH, 2 * HEIGHT), layout="constrained")
         for axes, (panel, (across, up)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
             for place, (name, line) in enumerate(points[panel].items()):
@@ -297,9 +299,8 @@ def _caption(item: dict[str, Any]) -> str:
 
 
 def short(text: str, length: int = 18) -> str:
-    """A class name as a caption: without its number, and never as mathematics."""
-    text = re.sub(r"^([✓✗] )?\d+\.", r"\1", text).replace("_", " ").replace("$", r"\$")
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """A class name as a caption: without its number."""
+    return shortened(class_name(text), length)
 
 
 def _png(figure: Figure) -> bytes:

@@ -5,7 +5,6 @@ The page is one file without a request to anywhere. Without its script it shows 
 
 import io
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from lapml.report.figures import DONOR, REFERENCE
 from lapml.report.html import data_uri, render
+from lapml.text import class_name
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
@@ -80,12 +80,17 @@ def page(title: str, subtitle: str, pairs: list[Pair], drawn: bool) -> str:
     )
 
 
+def without_pictures(title: str, subtitle: str) -> str:
+    """The page in place of a gallery, where no picture of the data may be shown."""
+    return render("no_gallery.html.j2", title=title, subtitle=subtitle)
+
+
 def _pair(pair: Pair) -> dict[str, Any]:
     return {
         "reference": _picture(pair.reference),
         "donor": _picture(pair.donor),
-        "reference_class": _name(pair.reference_class),
-        "donor_class": _name(pair.donor_class),
+        "reference_class": class_name(pair.reference_class),
+        "donor_class": class_name(pair.donor_class),
         "object_reference": _rectangle(pair.box_reference),
         "object_donor": _rectangle(pair.box_donor),
         "mixes": [_mix(mix) for mix in pair.mixes],
@@ -170,8 +175,3 @@ def _number(number: float) -> str:
 
 def _digits(number: float | None) -> str:
     return f"{number:.2f}" if number is not None and math.isfinite(number) else "–"
-
-
-def _name(text: str) -> str:
-    """A class as people write it: CUB's "001.Black_footed_Albatross" without number and underscores."""
-    return re.sub(r"^\d+\.(?=.)", "", text).replace("_", " ")

@@ -12,7 +12,9 @@ from lapml.config import settings_of
 from lapml.errors import LapmlError
 from lapml.files import open_run
 from lapml.paths import RUN_FILES
-from lapml.report.runs import UNREAD, mismatch, parquet
+from lapml.report.records import mismatch, parquet
+from lapml.report.runs import UNREAD
+from lapml.report.scores import class_count
 from lapml.report.tables import BASELINE
 
 MARKS = {*RUN_FILES, "last.pt"}  # a folder with any of them is a run, if perhaps not a whole one
@@ -65,9 +67,16 @@ def read(folder: Path, top: int) -> Run:
     record, origin = open_run(folder, optional=UNREAD)
     config = settings_of(folder / "config.json", record).record()
     try:
-        table = parquet(folder / "predictions.parquet", top)
+        table = parquet(folder / "predictions.parquet")
+        if (classes := class_count(table, origin.get("class_names"))) > top > 1:
+            table = parquet(folder / "predictions.parquet", top)
     except LapmlError as error:
         raise LapmlError(f"{folder}: {error}; train the run again") from None
+    if classes <= top:
+        raise LapmlError(
+            f"{folder}: --top: found {top}, expected less than the {classes} that its classes are: among all of them every "
+            "answer is right"
+        )
     label = table["label"].to_numpy()
     answers = table[[f"top{rank + 1}" for rank in range(top)]].to_numpy()
     right = (answers == label[:, None]).any(axis=1).astype(np.uint8)

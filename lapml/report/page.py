@@ -34,7 +34,8 @@ def build(
         galleries: {dataset: (gallery items, CAM items, contact sheet of objects or None)}, see :mod:`lapml.report.pictures`;
             None for a page without any picture of the data, which its ``lapml-images`` meta element then says.
         overridden: a line for each setting in which ``params`` differs from ``params_text``.
-        diagnoses: {dataset: heads, rows, maps, verdicts, note, figures (data URIs), gallery}, or None where it was not diagnosed.
+        diagnoses: {dataset: heads, rows, maps, verdicts, note, figures (data URIs), gallery (path or None)},
+            or None where it was not diagnosed.
     """
     names = tables.headings(params)
     return render(
@@ -202,7 +203,7 @@ def _runs(runs: pd.DataFrame) -> dict[str, list]:
     rows = [
         [
             f"{row['dataset']}/{row['method']}/{row['seed']}",
-            *(f"{row[name]:.1f}" for name in tables.ACCURACIES),
+            *(tables.number(row[name], ".1f") for name in tables.ACCURACIES),
             f"{row['seconds']:.0f}",
             f"{row['images_forward']:,}",
             f"{row['images_backward']:,}",

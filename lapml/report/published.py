@@ -1,7 +1,6 @@
 """Publish a suite as a whole: its report, and what it is made of, to results/published, which is committed."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -12,13 +11,13 @@ from lapml.errors import LapmlError
 from lapml.files import locked, scratch
 from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, RUN_FILES, Paths
 from lapml.report import diagnosis, tables
+from lapml.report.html import shows_pictures
 from lapml.report.runs import UNREAD
 
 GALLERY = "gallery.html"  # large, and full of pictures of the data: it is not published
 PUBLISHED_RUN_FILES = tuple(name for name in RUN_FILES if name not in UNREAD)
 PUBLISHED_DIAGNOSIS_FILES = tuple(name for name in DIAGNOSIS_FILES if name != GALLERY)
 LOCK = "publishing.lock"  # one publishes at a time
-IMAGES = re.compile(r'<meta name="lapml-images" content="(none|data)">')
 
 
 def publish(params: Params, paths: Paths) -> Path:
@@ -102,11 +101,12 @@ def _drawn(params: Params, paths: Paths, dataset: str) -> bool:
 
 
 def _refuse_pictures(params: Params, paths: Paths, html: Path) -> None:
-    found = IMAGES.search(html.read_text(encoding="utf-8"))
-    if found is None:
+    if (shown := shows_pictures(html)) is None:
         raise LapmlError(f"{html}: does not say whether it shows pictures of the data; run `lapml report` again")
+    if shown and not params.report.images:
+        raise LapmlError(f"{html}: shows pictures of the data, and report.images is false; run `lapml report` again")
     foreign = [name for name in params.datasets if not _drawn(params, paths, name)]
-    if found.group(1) == "data" and foreign:
+    if shown and foreign:
         raise LapmlError(
             f"{html}: shows pictures of {', '.join(foreign)}, which are not ours to publish; "
             "run `lapml report --no-images` first"

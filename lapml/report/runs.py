@@ -18,9 +18,12 @@ from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import READS, RUN_FILES, Paths
+from lapml.report.records import differences, mismatch, parquet, read_json
+from lapml.report.scores import scores
 from lapml.schema import ADAPTIVE, MARGIN
 
 ACCURACIES = ("top1", "top5", "mean_class", "recall1", "recall5")  # percent
+NULLABLE = ("top5", "recall1", "recall5")  # of ACCURACIES: null where nothing can be missed, see lapml.evaluate
 METRICS = (*ACCURACIES, "n", "loss", "images_forward", "images_backward", "seconds")
 PROVENANCE = (
     "command", "commit", "dirty", "data_sha256", "localised_sha256", "weights", "versions", "device", "precision", "threads",
@@ -31,14 +34,14 @@ LATER: tuple[str, ...] = (
 )  # of METRICS and PROVENANCE: joined after runs had been published, and empty for older ones
 UNREAD = ("model.safetensors",)  # large, and no table is made of it
 CURVES = ("loss", "accuracy")  # columns of history.csv that every row has
-TOP1_TOLERANCE = 0.5  # points between metrics.json and predictions.parquet: equal logits may be ranked in two ways
 
 
 def collect(params: Params, paths: Paths) -> pd.DataFrame:
     """All runs of a suite, checked against its settings: a row a (dataset, method, seed), in the suite's order.
 
     Columns: dataset, method, seed; the metrics (percent, images, seconds of training); ``m, alpha, delta, quantile``
-    (empty where a row has none); ``weights_name, weights_sha256``, ``run_seconds`` and the rest of provenance.json
+    (empty where a row has none); ``recall_left_out`` (images that R@K does not count);
+    ``weights_name, weights_sha256``, ``run_seconds`` and the rest of provenance.json
     (``versions`` as JSON).
 
     Raises:
@@ -164,23 +167,6 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     return record
 
 
-def differences(found: Any, expected: Any, key: str = "") -> list[str]:
-    """Where two JSON records differ: a line a key, as ``train.lr: found 0.1, expected 0.01``."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        missing = object()
-        lines = []
-        for name in [*expected, *(extra for extra in found if extra not in expected)]:
-            where = f"{key}.{name}" if key else str(name)
-            if (left := found.get(name, missing)) is missing:
-                lines.append(f"{where}: missing, expected {expected[name]!r}")
-            elif (right := expected.get(name, missing)) is missing:
-                lines.append(f"{where}: found {left!r}, expected no such key")
-            else:
-                lines += differences(left, right, where)
-        return lines
-    return [] if found == expected else [f"{key}: found {found!r}, expected {expected!r}"]
-
-
 def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
     """One run as a row; raises LapmlError with a line for each fault."""
     faults = [f"{name}: missing" for name in RUN_FILES if name not in optional and not (folder / name).is_file()]
@@ -200,8 +186,8 @@ def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ())
         faults.append(str(error))
     faults += [
         f"metrics.json: {name}: found {metrics.get(name)!r}, expected a finite number" for name in METRICS
-        if (not isinstance(metrics.get(name), int | float) or not math.isfinite(metrics[name]))
-        and (name in metrics or name not in LATER)
+        if not _number(metrics.get(name)) and (name in metrics or name not in LATER)
+        and not (name in NULLABLE and name in metrics and metrics[name] is None)
     ]  # fmt: skip
     if metrics.get("split") != expected["evaluate"]:
         faults.append(f"metrics.json: split: found {metrics.get('split')!r}, expected {expected['evaluate']!r}")
@@ -214,12 +200,19 @@ def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ())
     gpus = expected["train"]["gpus"]
     if (count := origin.get("processes", gpus)) != gpus:
         faults.append(f"provenance.json: processes: found {count}, expected {gpus} (train.gpus)")
-    faults += _tables(folder, metrics, expected["train"]["epochs"])
+    faults += _history(folder, expected["train"]["epochs"])
+    try:
+        table = parquet(folder / "predictions.parquet")
+    except LapmlError as error:
+        faults.append(str(error))
+    if faults:
+        raise LapmlError("\n".join(faults))
+    accuracies, faults = scores(metrics, table, origin.get("class_names"))
     if faults:
         raise LapmlError("\n".join(faults))
     margin, adaptive = (expected["settings"].get(name) or {} for name in ("margin", "adaptive"))
     weights = origin["weights"] or {}
-    row = {name: metrics.get(name, math.nan) for name in METRICS}
+    row = {name: metrics.get(name, math.nan) for name in METRICS} | accuracies
     row |= {name: section.get(name) for section, names in ((margin, ("m", "alpha")), (adaptive, ("delta", "quantile")))
             for name in names}  # fmt: skip
     row |= {"weights_name": weights.get("name"), "weights_sha256": weights.get("sha256")}
@@ -229,27 +222,19 @@ def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ())
     return row | {"run_seconds": origin["seconds"], "versions": json.dumps(origin["versions"], sort_keys=True)}
 
 
-def _tables(folder: Path, metrics: dict[str, Any], epochs: int) -> list[str]:
-    """Faults of history.csv and predictions.parquet."""
-    faults = []
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _history(folder: Path, epochs: int) -> list[str]:
+    """Faults of history.csv."""
     try:
         history = pd.read_csv(folder / "history.csv")
-        if absent := {"epoch", *CURVES} - set(history):
-            faults.append(f"history.csv: column {', '.join(sorted(absent))}: missing")
-        elif len(history) != epochs:
-            faults.append(f"history.csv: found {len(history)} epochs, expected {epochs}")
     except (ValueError, OSError) as error:
-        faults.append(f"history.csv: cannot be read ({' '.join(str(error).split())})")
-    try:
-        table = parquet(folder / "predictions.parquet")
-    except LapmlError as error:
-        return [*faults, str(error)]
-    if len(table) != metrics.get("n"):
-        faults.append(f"predictions.parquet: found {len(table)} images, expected {metrics.get('n')} (metrics.json)")
-    elif abs(100 * (table["top1"] == table["label"]).mean() - metrics["top1"]) > TOP1_TOLERANCE:
-        found = 100 * (table["top1"] == table["label"]).mean()
-        faults.append(f"predictions.parquet: top1: found {found:.2f} %, expected {metrics['top1']:.2f} (metrics.json)")
-    return faults
+        return [f"history.csv: cannot be read ({' '.join(str(error).split())})"]
+    if absent := {"epoch", *CURVES} - set(history):
+        return [f"history.csv: column {', '.join(sorted(absent))}: missing"]
+    return [] if len(history) == epochs else [f"history.csv: found {len(history)} epochs, expected {epochs}"]
 
 
 def one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
@@ -269,38 +254,6 @@ def one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
             if row[key] != expected:
                 faults.append(f"{name}: provenance.json: {key}: found {row[key]}, expected {expected} ({source})")
     return faults
-
-
-def mismatch(truth: tuple[list, list], name: str, first: tuple[list, list]) -> str:
-    """The first place where two runs' images or labels differ."""
-    for row, (found, expected) in enumerate(zip(zip(*truth, strict=True), zip(*first, strict=True), strict=False)):
-        if found != expected:
-            return f"row {row}: image, label: found {found}, expected {expected} (as in {name})"
-    return f"found {len(truth[0])} images, expected {len(first[0])} (as in {name})"
-
-
-def read_json(path: Path, shown: str | None = None) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LapmlError(f"{shown or path}: missing") from None
-    except (ValueError, OSError):
-        raise LapmlError(f"{shown or path}: cannot be read as JSON (half written?)") from None
-    if not isinstance(record, dict):
-        raise LapmlError(f"{shown or path}: found {type(record).__name__}, expected a JSON object")
-    return record
-
-
-def parquet(path: Path, top: int = 1) -> pd.DataFrame:
-    """A run's predictions: image, label, and top1 to top``top``.
-
-    Raises:
-        LapmlError: the file is damaged or has no such column.
-    """
-    try:
-        return pd.read_parquet(path, columns=["image", "label", *(f"top{rank + 1}" for rank in range(top))])
-    except Exception as error:  # pyarrow raises many kinds for a file that is cut short or lacks a column
-        raise LapmlError(f"{path.name}: cannot be read ({' '.join(str(error).split())})") from None
 
 
 def _refuse(faults: list[str], params: Params) -> None:

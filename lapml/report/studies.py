@@ -116,7 +116,7 @@ def _drawn(draw: Callable[[], Axes]) -> bytes:
     """Optuna draws by pyplot in a style of its own, of which nothing is left behind."""
     import matplotlib.pyplot as plt
 
-    with matplotlib.rc_context({**STYLE, "backend": "agg"}), warnings.catch_warnings():
+    with matplotlib.rc_context({**STYLE, "text.parse_math": True, "backend": "agg"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that its figures are experimental; that a range holds one value
         figure = draw().figure
         figure.set_size_inches(5.0, 3.3)

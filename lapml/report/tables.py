@@ -14,6 +14,7 @@ import pandas as pd
 from lapml import stats
 from lapml.config import Params
 from lapml.report.runs import ACCURACIES, CURVES, collect, histories, predictions, tuned_record
+from lapml.text import markdown, tex
 
 __all__ = [
     "accuracy", "cells", "chance", "collect", "cost", "curves", "emphasised", "headings", "histories", "interval", "note",
@@ -22,8 +23,6 @@ __all__ = [
 
 BASELINE = "baseline"
 BOOTSTRAP_SEED = 0  # of the resampling, the same for every comparison: a table is a function of its runs
-TEX = {"\\": r"\textbackslash{}", **{c: "\\" + c for c in "&%$#_{}"}, "~": r"\textasciitilde{}",
-       "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "<": "$<$", ">": "$>$"}  # fmt: skip
 
 
 def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray], params: Params) -> pd.DataFrame:
@@ -31,7 +30,8 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
 
     Columns:
         n_seeds; top1 (mean over seeds) and top1_half (half-width of its Student-t interval; NaN for one seed);
-        top5, mean_class, recall1, recall5: means, percent;
+        top5, mean_class, recall1, recall5: means, percent (NaN where nothing can be missed, as among five classes);
+        recall_left_out: images that R@K does not count, for they are the only one of their class;
         gain, gain_low, gain_high, p, p_holm, significant, gain_seeds: points over the row ``baseline``, by
         :func:`lapml.stats.compare_rows` over the data set's rows, and the number of seeds that would show as much (NaN
         without a baseline);
@@ -66,6 +66,7 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
             top1, half = stats.t_interval(of_row["top1"].to_list(), params.report.confidence)
             row = {"dataset": dataset, "method": method, "n_seeds": len(of_row), "top1": top1, "top1_half": half}
             row |= {name: of_row[name].mean() for name in ACCURACIES[1:]}
+            row["recall_left_out"] = of_row.get("recall_left_out", pd.Series([0])).iloc[0]  # all share the images
             row |= _points("gain", "", gain) | _points("step", "step_", step)
             row |= {"previous": previous, "named": previous is not None and previous != row_above}
             row |= {name: of_row[name].mean() for name in ("images_forward", "images_backward", "seconds")}
@@ -113,12 +114,12 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
     return {
         "method": row["method"],
         "top1": interval(row["top1"], row["top1_half"]),
-        **{name: _number(row[name], ".1f") for name in ACCURACIES[1:]},
+        **{name: number(row[name], ".1f") for name in ACCURACIES[1:]},
         "gain": _comparison(row["gain"], row["gain_low"], row["gain_high"], row["p_holm"]),
         "step": _comparison(row["step"], row["step_low"], row["step_high"], row["step_p_holm"])
         + (f" ({row['previous']})" if row["named"] else ""),
-        "cost_ratio": _number(row["cost_ratio"], ".2f"),
-        "seconds": _number(row["seconds"], ".0f"),
+        "cost_ratio": number(row["cost_ratio"], ".2f"),
+        "seconds": number(row["seconds"], ".0f"),
     }
 
 
@@ -152,10 +153,11 @@ def _markdown(table: pd.DataFrame, params: Params) -> str:
     names = headings(params)
     lines = []
     for dataset, rows in table.groupby("dataset", sort=False):
-        lines += [f"### {dataset}", "", "| " + " | ".join(names.values()) + " |"]
+        lines += [f"### {markdown(dataset)}", "", "| " + " | ".join(names.values()) + " |"]
         lines += ["|" + "|".join([" --- ", *[" ---: "] * (len(names) - 1)]) + "|"]
         for row in rows.to_dict("records"):
-            text = cells(row)
+            names_of = {name: markdown(row[name]) for name in ("method", "previous") if isinstance(row[name], str)}
+            text = cells(row | names_of)
             text |= {name: f"**{text[name]}**" for name in emphasised(row)}
             lines.append("| " + " | ".join(text[name] for name in names) + " |")
         lines.append("")
@@ -167,9 +169,9 @@ def _latex(table: pd.DataFrame, params: Params) -> str:
     blocks = ["% needs \\usepackage{booktabs}"]
     for dataset, rows in table.groupby("dataset", sort=False):
         blocks += [f"% {dataset}", rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}", r"\toprule"]
-        blocks += [" & ".join(_tex(name) for name in names.values()) + r" \\", r"\midrule"]
+        blocks += [" & ".join(tex(name) for name in names.values()) + r" \\", r"\midrule"]
         for row in rows.to_dict("records"):
-            text = {name: _tex(cell) for name, cell in cells(row).items()}
+            text = {name: tex(cell) for name, cell in cells(row).items()}
             text |= {name: rf"\textbf{{{text[name]}}}" for name in emphasised(row)}
             blocks.append(" & ".join(text[name] for name in names) + r" \\")
         blocks += [r"\bottomrule", r"\end{tabular}", ""]
@@ -186,12 +188,28 @@ def note(table: pd.DataFrame, params: Params) -> str:
         f"p corrected by Holm’s method over the rows of a data set; bold where it is below {1 - params.report.confidence:.2g}. "
         "Cost: (images forwarded + 2 × images backwarded) in training, over the baseline’s."
     )
+    text += _no_result(table, params)
     if table["named"].any():
         text += " (Row): compared with that one and not with the row above."
     if len(params.seeds) == 1:
         text += " One seed: no interval over seeds exists, p is of the images only, and nothing is called significant."
     if BASELINE not in set(table["method"]):
         text += f" No row “{BASELINE}”: gains over it and cost ratios are empty."
+    return text
+
+
+def _no_result(table: pd.DataFrame, params: Params) -> str:
+    """What the note says of accuracies that leave images out, or that are not there."""
+    text, split = "", params.split_name()
+    for dataset, rows in table.groupby("dataset", sort=False):
+        row, where = rows.iloc[0], f" ({dataset})" if len(params.datasets) > 1 else ""
+        if left_out := int(row["recall_left_out"]):
+            images = "image that is" if left_out == 1 else "images that are each"
+            text += f" R@K{where} leaves out {left_out:,} {split} {images} the only one of its class."
+        heads = headings(params)
+        absent = [heads[name] for name in ACCURACIES if math.isnan(row[name])]
+        if absent:
+            text += f" –{where}: {', '.join(absent)} cannot be missed, or cannot be had, with so few classes or images."
     return text
 
 
@@ -222,16 +240,12 @@ def _comparison(mean: float, low: float, high: float, p: float) -> str:
     return f"{points(mean, low, high)}, p {text if text.startswith('<') else f'= {text}'}"
 
 
-def _number(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else _minus(format(value, form))
 
 
 def _minus(text: str) -> str:
     return text.replace("-", "−")
-
-
-def _tex(text: str) -> str:
-    return "".join(TEX.get(character, character) for character in text).replace("–", "--")
 
 
 def _points(name: str, prefix: str, found: stats.Comparison) -> dict[str, Any]:

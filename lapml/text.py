@@ -1,0 +1,47 @@
+"""Names of classes, files and rows, which people choose: shown as they are, and never taken for markup.
+
+HTML escapes what it is given (lapml/report/html.py). CSV holds values as they are, quoted where it must, and none that a person
+chooses freely: names of rows begin with a letter or digit, so that no spreadsheet takes one for a formula.
+"""
+
+import re
+import unicodedata
+
+JOINERS = "\u200c\u200d"  # invisible, but scripts and emoji need them
+MARKDOWN = re.compile(r"[\\`*|<&~$\[]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is one
+TEX = {"\\": r"\textbackslash{}", **{c: "\\" + c for c in "&%$#_{}"}, "~": r"\textasciitilde{}",
+       "^": r"\textasciicircum{}", "|": r"\textbar{}", "`": r"\textasciigrave{}", '"': r"\textquotedbl{}",
+       "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "<": "$<$", ">": "$>$", "–": "--"}  # fmt: skip
+AS_TYPED = {"text.parse_math": False}  # matplotlib's: a $ is a dollar
+
+
+def line(text: str) -> str:
+    """One line that terminals, figures and pages can show: line breaks, control characters, marks that turn the direction of
+    writing, and bytes that are no text are written out, as ``\\n``."""
+    if text.isprintable():
+        return text
+    return "".join(each if _shown(each) else each.encode("unicode_escape").decode() for each in text)
+
+
+def _shown(character: str) -> bool:
+    return character.isprintable() or character in JOINERS or unicodedata.category(character) == "Zs"
+
+
+def class_name(text: str) -> str:
+    """A class as people write it: CUB's "001.Black_footed_Albatross" without number and underscores."""
+    return line(re.sub(r"^\d+\.(?=[^\W\d])", "", text).replace("_", " "))
+
+
+def shortened(text: str, length: int) -> str:
+    """So many characters at most."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def markdown(text: str) -> str:
+    """In a table's cell, or within a line."""
+    return MARKDOWN.sub(lambda found: f"\\{found[0]}", line(text))
+
+
+def tex(text: str) -> str:
+    """In LaTeX's text."""
+    return "".join(TEX.get(character, character) for character in line(text))
