@@ -12,7 +12,15 @@ app = typer.Typer(help="Fetch, prepare, check and show data sets.", **RAW)
 
 @app.command("fetch")
 @plain
-def data_fetch(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
+def data_fetch(
+    name: Dataset,
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="Take what the environment variable names, whatever was fetched before."),
+    ] = False,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+) -> None:
     """Draw, find, unpack or download a data set.
 
     Example: lapml data fetch birds
@@ -20,7 +28,7 @@ def data_fetch(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = [])
     from lapml.data.sources import fetch
 
     settings, paths = load(params, overrides)
-    fetch(name, known(settings, name), paths)
+    fetch(name, known(settings, name), paths, anew)
     typer.echo(f"{paths.source(name)}")
 
 
@@ -71,8 +79,10 @@ def data_show(
 
     Example: lapml data show birds --output birds.png
     """
+    from lapml.data.sources import refuse_other
+
     settings, paths = load(params, overrides)
-    known(settings, name)
+    refuse_other(name, known(settings, name), paths)
     if objects:
         from lapml.localise.sheet import show
     else:
