@@ -86,6 +86,7 @@ def train(
     settings, paths = load(params, overrides)
     _shared(settings, dataset)
     from lapml import ranks
+    from lapml.data.sources import refuse_other
     from lapml.localise.evidence import opened
     from lapml.run import Packed, execute, pick_device, resolved, smoked
 
@@ -94,6 +95,7 @@ def train(
         if smoke
         else resolved(settings, paths, dataset, method, seed, development)
     )
+    refuse_other(dataset, config.data, paths)
     packed = Packed.open(paths.pack(dataset), config.data)
     maps = opened(config, paths, packed)
     with tempfile.TemporaryDirectory() if smoke else nullcontext() as temporary:

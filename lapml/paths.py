@@ -38,9 +38,11 @@ class Paths:
 
     def __init__(self, suite: str, root: str | Path = "."):
         self.root = Path(root)
+        self.home = _home(self.root)
         self.suite = suite
         self.base = self.root / "results" / suite
         self.data = self.base / "data"
+        self.places = self.base / "places"
         self.report = self.base / "report"
         self.published = self.root / "results" / "published" / suite
 
@@ -51,12 +53,16 @@ class Paths:
         return there
 
     def raw(self, name: str) -> Path:
-        """Where ``data fetch`` lays out what it draws, unpacks or downloads (shared by all suites)."""
-        return self.root / "data" / name
+        """Where ``data fetch`` lays out what it draws, unpacks or downloads (shared by all suites, and by DVC's experiments)."""
+        return self.home / "data" / name
 
     def source(self, dataset: str) -> Path:
-        """``source.json``: where the laid-out data set lies, and what it is."""
+        """``source.json``: what the data set is, by number and checksums: the same wherever it lies."""
         return self.data / str(dataset) / "source.json"
+
+    def place(self, dataset: str) -> Path:
+        """Where it lies on this machine; never a declared output, and no stage depends on it."""
+        return self.places / f"{dataset}.json"
 
     def pack(self, dataset: str) -> Path:
         """The folder of :data:`PACK_FILES`."""
@@ -89,3 +95,13 @@ class Paths:
     def development(self, dataset: str, method: str, seed: int | str) -> Path:
         """Runs that train on ``train`` and are read on ``val``; no orchestrator declares them."""
         return self.base / "development" / str(dataset) / str(method) / str(seed)
+
+
+def _home(root: Path) -> Path:
+    """``root``; in the temporary workspace of an experiment of DVC (``PROJECT/.dvc/tmp/exps/…``) that project's folder, where
+    data lie that are neither git's nor DVC's."""
+    parts = root.resolve().parts
+    for at in range(len(parts) - 3):
+        if parts[at : at + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:at])
+    return root

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from lapml import evaluate, kept, ranks
 from lapml.config import Params, Run, resolve, settings_of, tuned_values
 from lapml.data.pack import Packed
+from lapml.data.sources import refuse_other
 from lapml.errors import LapmlError
 from lapml.files import open_run, sha256, write_json
 from lapml.gpus import ALONE, memory
@@ -188,6 +189,7 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
         raise LapmlError(
             f"unknown data set {dataset!r}: expected one of {', '.join(params.data)} (or another --params)"
         )
+    refuse_other(dataset, params.data[dataset], Paths(params.suite, root))
     packed = Packed.open(Paths(params.suite, root).pack(dataset))
     known, source = provenance.get("class_names"), provenance.get("source")
     if not known or not source:

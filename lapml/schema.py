@@ -94,6 +94,10 @@ class Data(Section):
             )
         return self
 
+    def fetching(self) -> dict[str, Any]:
+        """The settings that say what the data are, as JSON: what is fetched depends on them."""
+        return self.model_dump(mode="json", include={"reader", "source", "drawn", "labels", "classes"})
+
     def packing(self) -> dict[str, Any]:
         """The settings that a pack depends on."""
         return self.model_dump(include={"reader", "labels", "classes", "val_fraction", "split_seed", "stored_side"})

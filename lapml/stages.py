@@ -12,8 +12,6 @@ from lapml.files import scratch, write_json
 from lapml.paths import Paths
 from lapml.schema import ADAPTIVE, MARGIN
 
-FETCH = ("reader", "source", "drawn", "labels", "classes")  # keys of a data set
-
 
 def settings(params: Params, dataset: str) -> dict[str, Any]:
     """{name: settings}: ``fetch``, ``prepare``, ``localise`` (None where no method mixes by it), ``runs/METHOD`` of every
@@ -22,7 +20,7 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
     own = params.of(dataset)
     runs = {method: _run(unseeded(params, dataset, method)) for method in params.all_rows()}
     made = {
-        "fetch": own.data[dataset].model_dump(mode="json", include=set(FETCH)),
+        "fetch": own.data[dataset].fetching(),
         "prepare": own.data[dataset].packing(),
         "localise": _localise(params, dataset),
         "diagnosis": {

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from lapml import evaluate, journal, ranks
 from lapml.config import Params, Range, Run, digest, frozen_margins, resolve, study_identity, tuned_values, unseeded
 from lapml.data.pack import Packed
+from lapml.data.sources import refuse_other
 from lapml.errors import DivergedError, LapmlError
 from lapml.files import write_json
 from lapml.localise.evidence import opened
@@ -56,6 +57,7 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     follows = method == ADAPTIVE and params.starts_from_margin()
     earlier = tuned_values(params, paths, dataset, MARGIN) if follows else None
     frozen = frozen_margins(params.methods[method], earlier)
+    refuse_other(dataset, params.data[dataset], paths)
     packed = Packed.open(paths.pack(dataset), params.data[dataset])
     maps = opened(unseeded(params, dataset, method, development=True), paths, packed)
     maps_sha256 = maps.meta["sha256"] if maps else None

@@ -70,7 +70,7 @@ def preparing(params: Params, paths: Paths, dataset: str, images: int, repeats: 
 def images_of(params: Params, paths: Paths, dataset: str) -> tuple[list[Path], int]:
     """(all image files of a fetched data set, the height in pixels of the banner that its reader cuts off)."""
     data = params.data[dataset]
-    _, root = laid_out(dataset, paths)
+    _, root = laid_out(dataset, paths, data)
     how = reader(data.reader)
     return [root / how.IMAGES / path for path in tables.read(root, data)["path"]], how.BANNER
 

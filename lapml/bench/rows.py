@@ -20,6 +20,7 @@ from lapml.config import Method, Params, Run, resolve
 from lapml.data.batches import Batch, Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
+from lapml.data.sources import refuse_other
 from lapml.localise.evidence import opened
 from lapml.model import build
 from lapml.optim import DTYPES, pick_device
@@ -41,6 +42,7 @@ class Bench:
 
     def __init__(self, params: Params, paths: Paths, dataset: str):
         self.params, self.paths, self.dataset = params, paths, dataset
+        refuse_other(dataset, params.data[dataset], paths)
         self.packed = Packed.open(paths.pack(dataset), params.data[dataset])
         self.device, self.precision = pick_device(params.train)
         torch.set_num_threads(params.train.threads)

@@ -13,7 +13,15 @@ app = typer.Typer(help="Fetch, prepare, check and show data sets.", **RAW)
 
 @app.command("fetch")
 @plain
-def data_fetch(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
+def data_fetch(
+    name: Dataset,
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="Take what the environment variable names, whatever was fetched before."),
+    ] = False,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+) -> None:
     """Draw, find, unpack or download a data set.
 
     Example: lapml data fetch birds
@@ -21,7 +29,7 @@ def data_fetch(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = [])
     from lapml.data.sources import fetch
 
     settings, paths = load(params, overrides)
-    fetch(name, known(settings, name), paths)
+    fetch(name, known(settings, name), paths, anew)
     _say_left_out(name, settings, paths)
     typer.echo(f"{paths.source(name)}")
 
@@ -74,8 +82,10 @@ def data_show(
 
     Example: lapml data show birds --output birds.png
     """
+    from lapml.data.sources import refuse_other
+
     settings, paths = load(params, overrides)
-    known(settings, name)
+    refuse_other(name, known(settings, name), paths)
     refuse_pictures(settings, "a contact sheet")
     if objects:
         from lapml.localise.sheet import show

@@ -67,7 +67,7 @@ def check(name: str, data: Data, paths: Paths, progress: bool = False) -> tuple[
     Raises:
         LapmlError: the data set is not fetched, or its annotations are wrong.
     """
-    record, root = laid_out(name, paths)
+    record, root = laid_out(name, paths, data)
     how = reader(data.reader)
     index = read(root, data)
     bar = tqdm(total=len(index), desc=f"check {name}", unit="img", disable=not progress)

@@ -36,6 +36,7 @@ from tqdm import tqdm
 from lapml import __version__
 from lapml.config import Data, digest
 from lapml.data import index
+from lapml.data.contents import KEYS
 from lapml.data.decode import in_order, square, upright
 from lapml.data.readers import reader
 from lapml.data.sources import laid_out
@@ -70,14 +71,14 @@ def prepare(name: str, data: Data, paths: Paths, progress: bool = True) -> None:
         progress: show images, images a second and the time left (once in half a minute where it is no terminal).
 
     Raises:
-        LapmlError: source.json or the laid-out data set is missing, an annotation is wrong, an image cannot be read,
+        LapmlError: source.json or the laid-out data set is missing, or other data than the settings
+            name; an annotation is wrong, an image cannot be read,
             the disk is too small or full, or another process is packing. The images packed so far are kept for the
             next attempt, and an older pack stays as it was.
     """
-    record, root = laid_out(name, paths)
+    record, root = laid_out(name, paths, data)
     how = reader(data.reader)
     table = index.read(root, data)
-    listed, annotations = how.fingerprint(root)  # of now: the files may have changed since they were fetched
     folder = paths.pack(name)
     try:
         files = [root / how.IMAGES / path for path in table["path"]]
@@ -87,7 +88,7 @@ def prepare(name: str, data: Data, paths: Paths, progress: bool = True) -> None:
                 upright(row, *size, banner=how.BANNER)
                 for row, size in zip(table.to_dict("records"), packing.sizes(), strict=True)
             ]
-            source = {"kind": record["kind"], "images": listed, "annotations_sha256": annotations}
+            source = {key: record[key] for key in ("kind", *KEYS) if key in record}
             _finish(
                 packing, folder, rows, {"parts": how.part_names(root), "source": source, "settings": data.packing()}
             )

@@ -1,285 +1,270 @@
-"""Make a data set available: draw it, find it in a folder, unpack archives, or download one.
+"""Fetch a data set, and see at every later stage that it is still the one that params.yaml names.
 
-Where a folder holds archives, or an archive does, they are unpacked only while the reader cannot read the data set
-without them: it finds no root, or a file that it lists is not there. So archives beside a data set that is whole do
-not matter, nor those that are left when it is, and pieces that are unpacked already need not be packed again.
+Two files say what was fetched. ``source.json``, an output, says what the data are, by number and checksums
+(:mod:`lapml.data.contents`): no place and no name, so that the same data are the same to both orchestrators wherever they lie and
+whatever they are called. ``places/NAME.json`` says for this machine which settings named them, where they lie, and how their
+files looked when all bytes were last read; without it (in a fresh clone, in an experiment's own folder) the data are laid out
+again where they are asked for, and compared.
+
+The environment variable ``LAPML_<NAME>`` says *where* the data lie. What they are, ``data.NAME.source`` says alone.
 """
 
-import fcntl
 import json
 import os
-import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lapml import config
-from lapml.data import archives
-from lapml.data.readers import Reader, reader
+from lapml.data.contents import KEYS, alike, contents, described, listed, stamp
+from lapml.data.laying import lay_out, located, root_in
+from lapml.data.readers import reader
 from lapml.errors import LapmlError
-from lapml.files import scratch, sha256, write_text
+from lapml.files import locked, write_text
 from lapml.paths import Paths
 
-MARKER = ".unpacked.json"  # in a folder that we unpacked: from what
-SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")  # of archives in a folder
-DEPTH = 2  # how many folders down a root, or an archive, is looked for
-MOST_FILES = 10_000  # beside the archives in a folder: they are copied
-LARGEST_FILE = 64 * 2**20  # bytes of one of them
-Lacks = Callable[[Path], str | None]
 
-
-def fetch(name: str, data: config.Data, paths: Paths) -> None:
-    """Make the data set available and write ``paths.source(name)`` (source.json).
+def fetch(name: str, data: config.Data, paths: Paths, anew: bool = False) -> None:
+    """Make the data set available; write ``paths.source(name)`` (source.json) and ``paths.place(name)``.
 
     ``data.source`` is "drawn"; "official" (where the reader's authors offer it); a folder, used in place, or one with
     archives to unpack; an archive (.tgz, .tar, .zip …; unpacked to ``data/NAME``); an http(s) URL of one (kept in
     ``data/downloads``), which may end in ``#md5=…`` or ``#sha256=…``; or a list of such URLs, mirrors to try in this
-    order. The environment variable ``LAPML_<NAME>`` (upper-case, ``-`` as ``_``) overrides all but "drawn". Relative
-    paths start at ``paths.root``.
+    order. The environment variable ``LAPML_<NAME>`` (upper-case, ``-`` as ``_``) says for all but "drawn" where the data lie
+    instead. Relative paths start at ``paths.root``.
 
-    source.json holds ``root`` (the folder that the reader knows, relative to ``paths.root`` if inside it), ``kind``
-    (drawn, folder, archive or url), ``source`` (as given; of several URLs the one used), ``images`` (how many) and
-    ``annotations_sha256``.
+    Args:
+        anew: take what the variable names also where it is other data than were fetched before.
 
     Raises:
-        LapmlError: the source is missing, broken, unsafe to unpack or cannot be downloaded, or holds no data set.
+        LapmlError: the source is missing, broken, unsafe to unpack or cannot be downloaded, or holds no data set; or the
+            variable names other data than were fetched by the same settings before, or than lie at ``data.source``.
     """
-    variable = "LAPML_" + name.upper().replace("-", "_")
-    source = data.source if data.source == "drawn" else os.environ.get(variable) or data.source
-    mend = f"set data.{name}.source or the environment variable {variable}"
-    how = reader(data.reader)
+    asked, mend = _asked(name, data), _mend(name, data)
     try:
-        kind, source, folder = _folder(name, source, data, paths, mend)
-        root = _root(folder, how, mend).resolve()
-        images, annotations = how.fingerprint(root)
-        inside = root.is_relative_to(paths.root.resolve())
-        record = {
-            "root": (root.relative_to(paths.root.resolve()) if inside else root).as_posix(),
-            "kind": kind,
-            "source": source,
-            "images": images,
-            "annotations_sha256": annotations,
-        }
-        write_text(paths.source(name), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        kind, used, root = lay_out(name, asked, data, paths, mend)
+        files = listed(root, data)
+        seen = stamp(root, files)  # first: a change while they are read is seen next time
+        found = contents(root, data, files)
+        if asked != data.source and not anew:
+            _refuse_elsewhere(name, data, paths, found)
+        write_text(paths.source(name), json.dumps(found, indent=1) + "\n")
+        known = {"kind": kind, "source": used, "asked": _shown(asked), "stamp": seen}
+        _keep_place(name, data, paths, known, root, found)
     except OSError as error:
         raise LapmlError(f"data set {name}: {error}; mend permissions, free some disk space, or {mend}") from None
 
 
-def laid_out(name: str, paths: Paths) -> tuple[dict[str, Any], Path]:
-    """The record in source.json, and the data set's root.
+def laid_out(name: str, paths: Paths, data: config.Data | None = None) -> tuple[dict[str, Any], Path]:
+    """What is known of a fetched data set (``kind``, ``source`` and :data:`~lapml.data.contents.KEYS`), and its root.
+
+    Args:
+        data: the settings that must name it. Then it is also compared with what was fetched: its files by names, sizes and
+            times of change, and only where these differ by their bytes; and laid out again where this machine has not done so.
 
     Raises:
-        LapmlError: source.json is missing or broken, or the folder is gone.
+        LapmlError: source.json is missing or broken, the folder is gone; or the data are other ones than were fetched, or than
+            the settings name.
     """
+    record = _record(name, paths)
+    if record is None:
+        raise LapmlError(f"{paths.source(name)}: missing; run `lapml data fetch {name}`")
+    if "root" in record:  # of before there were places
+        place = record
+        if data and (root := paths.root / place["root"]).is_dir():
+            found = dict(zip(KEYS, reader(data.reader).fingerprint(root), strict=False))
+            if not alike(found, record):
+                raise LapmlError(_changed(name, data, data.source, root, found, record))
+    elif data is None:
+        place = _place(name, paths, record)
+    else:
+        place = _placed(name, data, paths, record)
+    if place is None:
+        raise LapmlError(f"{paths.place(name)}: missing, or of other data; run `lapml data fetch {name}`")
+    root = paths.root / place["root"]
+    if not root.is_dir():
+        raise LapmlError(
+            f"{root}: no such folder, though it was fetched from there; run `lapml data fetch {name}` again"
+        )
+    return {"kind": place["kind"], "source": place["source"], **record}, root
+
+
+def refuse_other(name: str, data: config.Data, paths: Paths) -> None:
+    """Refuse to go on with a data set that was fetched or packed of something else than the settings name.
+
+    Records are compared with each other. No file of the data is looked at, unless the environment variable names another
+    folder than they were fetched from; that is compared once. What is not there is not compared.
+
+    Raises:
+        LapmlError: the settings, or the variable, name other data than were fetched; or other data were packed.
+    """
+    record = _record(name, paths)
+    if record is None or "root" not in record:
+        place = _place(name, paths, record)
+        _refuse_renamed(name, data, paths, place)
+        if record and (asked := _asked(name, data)) != data.source and not (place and place["asked"] == _shown(asked)):
+            if located(asked, paths).is_dir():
+                _placed(name, data, paths, record)
+            elif place and (located(asked, paths).exists() or asked == "official" or "://" in asked):
+                raise LapmlError(_elsewhere(name, asked))
+    try:
+        packed = json.loads((paths.pack(name) / "meta.json").read_text(encoding="utf-8"))["source"]
+        same = record is None or alike(packed, record)
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # whoever opens the pack says what is wrong
+    if not same:
+        raise LapmlError(
+            f"{paths.pack(name)}: was packed of other data ({described(packed)}) than were fetched since ({described(record)}); "
+            f"run `lapml data prepare {name}`"
+        )
+
+
+# --- where it lies ---
+
+
+def _asked(name: str, data: config.Data) -> str | list[str]:
+    return data.source if data.source == "drawn" else os.environ.get(_variable(name)) or data.source
+
+
+def _shown(value: Any) -> Any:
+    """A source without the names and passwords that URLs may hold; anything else as it is."""
+    if "@" not in str(value):
+        return value
+    from lapml.data.download import shown  # slow to import
+
+    return [shown(each) for each in value] if isinstance(value, list) else shown(value)
+
+
+def _named(data: config.Data) -> dict[str, Any]:
+    return {key: _shown(value) for key, value in data.fetching().items()}
+
+
+def _variable(name: str) -> str:
+    return "LAPML_" + name.upper().replace("-", "_")
+
+
+def _mend(name: str, data: config.Data) -> str:
+    return f"set data.{name}.source or the environment variable {_variable(name)}"
+
+
+def _placed(name: str, data: config.Data, paths: Paths, record: dict[str, Any]) -> dict[str, Any]:
+    """Where the data lie, which is looked up anew where that is not known or the variable says something else; they are what
+    ``record`` says."""
+    place, asked = _place(name, paths, record), _asked(name, data)
+    _refuse_renamed(name, data, paths, place)
+    with locked(paths.places / f".{name}.lock"):
+        if place and (asked == data.source or _shown(asked) == place["asked"]):
+            known, root = {key: place[key] for key in ("kind", "source", "asked")}, paths.root / place["root"]
+            if not root.is_dir():
+                return place  # as it was
+        elif place and not (isinstance(asked, str) and located(asked, paths).is_dir()):
+            raise LapmlError(_elsewhere(name, asked))
+        else:
+            kind, used, root = lay_out(name, asked, data, paths, _mend(name, data))
+            known = {"kind": kind, "source": used, "asked": _shown(asked)}
+        files = listed(root, data)
+        seen = stamp(root, files)
+        as_it_was = place and root == paths.root / place["root"] and seen == place["stamp"]
+        found = contents(root, data, files, place["contents"]["files_sha256"] if as_it_was else None)
+        if not alike(found, record):
+            raise LapmlError(_changed(name, data, asked, root, found, record))
+        return _keep_place(name, data, paths, {**known, "stamp": seen}, root, found)
+
+
+def _keep_place(
+    name: str, data: config.Data, paths: Paths, known: dict[str, Any], root: Path, found: dict[str, Any]
+) -> dict[str, Any]:
+    home = paths.root.resolve()
+    where = (root.resolve().relative_to(home) if root.resolve().is_relative_to(home) else root).as_posix()
+    place = {**known, "root": where, "named": _named(data), "contents": found}
+    if place != _place(name, paths, None):
+        write_text(paths.place(name), json.dumps(place, indent=1, ensure_ascii=False) + "\n")
+    return place
+
+
+def _place(name: str, paths: Paths, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """places/NAME.json, if it is of the data that source.json names; or whatever it is of, if there is no source.json."""
+    try:
+        place = json.loads(paths.place(name).read_text(encoding="utf-8"))
+        _ = [place[key] for key in ("kind", "source", "asked", "stamp", "root")], dict(place["named"])
+        whole = all(key in place["contents"] for key in KEYS)
+        return place if whole and (record is None or alike(place["contents"], record)) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _record(name: str, paths: Paths) -> dict[str, Any] | None:
+    """source.json; None if it is not there."""
     file = paths.source(name)
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        root, _ = paths.root / record["root"], record["kind"]
+        _ = [record[key] for key in (KEYS if "root" not in record else ("root", "kind", "source", *KEYS[:2]))]
+        return record
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, KeyError, TypeError):
-        raise LapmlError(f"{file}: missing or not written by this program; run `lapml data fetch {name}`") from None
-    if not root.is_dir():
-        raise LapmlError(f"{root}: no such folder, though {file} names it; run `lapml data fetch {name}` again")
-    return record, root
+        raise LapmlError(f"{file}: broken, or not written by this program; run `lapml data fetch {name}`") from None
 
 
-def _folder(name: str, source: str | list[str], data: config.Data, paths: Paths, mend: str) -> tuple[str, str, Path]:
-    """The kind of source, the one used, and a folder with what is in it."""
-    if source == "drawn":
-        return "drawn", source, _drawn(name, data, paths)
-    how, target = reader(data.reader), paths.raw(name)
-    lacks = _lacks(how, data, mend)
-    if source == "official" or isinstance(source, list) or "://" in source:
-        file, url = _downloaded(name, source, how, paths.raw("downloads"), mend)
-        return "url", url, _unpacked(file, target, lacks, mend)
-    path = paths.root / os.path.expanduser(source)  # pathlib's raises where there is no such user
-    if not path.exists():
-        raise LapmlError(f"{path}: no such folder or archive (the source of {name}); {mend}")
-    if not path.is_dir():
-        return "archive", source, _unpacked(path, target, lacks, mend)
-    whole = not _archives(path) or len(_roots(path, how)) > 1 or not lacks(path)
-    return "folder", source, path if whole else _unpacked(path, target, lacks, mend)
+# --- what is refused ---
 
 
-def _downloaded(name: str, source: str | list[str], how: Reader, folder: Path, mend: str) -> tuple[Path, str]:
-    """An archive, and the URL it is from."""
-    from lapml.data.download import download, shown
-
-    known = how.DOWNLOAD
-    if source == "official" and not known.urls:
-        raise LapmlError(f"data set {name}: {how.TITLE} cannot be downloaded: {known.by_hand}; then {mend} to it")
-    urls = list(known.urls) if source == "official" else [source] if isinstance(source, str) else source
-    checksum = known.checksum if set(urls) & set(known.urls) else None  # mirrors hold the same file
-    by_hand = known.by_hand if source == "official" else "download it by hand"
-    with _alone(folder):
-        file, url = download(urls, checksum, folder, mend, by_hand)
-    return file, shown(url)
-
-
-def _drawn(name: str, data: config.Data, paths: Paths) -> Path:
-    if data.drawn is None:
-        raise LapmlError(f"data.{name}.drawn: found null, expected the settings of the drawing, as source is 'drawn'")
-    from lapml.data.layouts import draw
-    from lapml.data.synthetic import VERSION
-
-    layout = [] if data.reader == "cub200" else [data.reader]  # the first layout that there was
-    root = paths.raw(f"drawn-{config.digest([VERSION, data.drawn.model_dump(), *layout])}")
-    if not root.exists():
-        with _alone(root):
-            if not root.exists():
-                draw(root, data.drawn, data.reader)
-    return root
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """One process at a time makes ``target``; the others wait, and then find it made."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
+def _refuse_renamed(name: str, data: config.Data, paths: Paths, place: dict[str, Any] | None) -> None:
+    """The settings name what was fetched: as the place says, or, where none is known, those that DVC's stage was given."""
+    if place:
+        before = place["named"]
+    else:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{target}: waiting for another process that makes it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+            before = dict(json.loads((paths.settings(name) / "fetch.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return
+    for key, now in _named(data).items():
+        was = _shown(before.get(key))
+        if key in before and was != now:
+            raise LapmlError(
+                f"data.{name}.{key} is {now!r}, what lies there was fetched {'from' if key == 'source' else 'with'} "
+                f"{was!r}; run `lapml data fetch {name}`"
+            )
 
 
-# --- roots ---
-
-
-def _root(folder: Path, how: Reader, mend: str) -> Path:
-    """The one folder that the reader knows: ``folder``, or one below it (archives have a folder of their own)."""
-    found = _roots(folder, how)
-    if len(found) == 1:
-        return found[0]
-    if found:
+def _refuse_elsewhere(name: str, data: config.Data, paths: Paths, found: dict[str, Any]) -> None:
+    """What the variable names is what was fetched by the same settings before, or what lies at ``data.source`` itself."""
+    before, what = _place(name, paths, None), "were fetched before"
+    known, named = None, _named(data)
+    if before and all(before["named"].get(key) == named[key] for key in ("reader", "source")):
+        chosen = all(before["named"].get(key) == named[key] for key in ("labels", "classes"))
+        known = {key: before["contents"][key] for key in (KEYS if chosen else KEYS[:2])}
+    if known is None and isinstance(data.source, str) and (folder := located(data.source, paths)).is_dir():
+        with suppress(LapmlError):  # it is no whole data set
+            root = root_in(folder, reader(data.reader), "")
+            known, what = contents(root, data, listed(root, data)), f"lie at data.{name}.source ({data.source})"
+    if known is not None and not alike(found, known):
         raise LapmlError(
-            f"{folder}: holds {how.TITLE} {len(found)} times: {', '.join(map(str, found))}; {mend} to one of them"
+            _other(name, _asked(name, data), found, f"than {what}", known)
+            + f", or run `lapml data fetch {name} --anew` to take them all the same"
         )
-    there = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
-    what = ", ".join(there[:8]) + (", …" if len(there) > 8 else "") or "nothing"
-    raise LapmlError(
-        f"{folder}: expected the layout of {how.TITLE} in it or at most {DEPTH} folders down, found none; at its top is {what}; "
-        f"{mend} to the folder that holds it"
+
+
+def _changed(
+    name: str, data: config.Data, asked: Any, root: Path, found: dict[str, Any], record: dict[str, Any]
+) -> str:
+    if asked != data.source:
+        return _other(name, asked, found, "than were fetched", record) + f" and run `lapml data fetch {name}`"
+    return (
+        f"{root}: holds other data ({described(found)}) than were fetched ({described(record)}); run `lapml data fetch {name}`, "
+        "which takes them as they are now"
     )
 
 
-def _roots(folder: Path, how: Reader) -> list[Path]:
-    roots = {}
-    for at, folders, _ in os.walk(folder, followlinks=True):
-        here = Path(at)
-        if known := how.is_root(here):
-            roots.setdefault(here.resolve(), here)  # a link may lead to the same one
-        down = not known and len(here.relative_to(folder).parts) < DEPTH
-        folders[:] = sorted(name for name in folders if down and not name.startswith("."))
-    return sorted(roots.values())
+def _other(name: str, asked: Any, found: dict[str, Any], than: str, record: dict[str, Any]) -> str:
+    return (
+        f"{_variable(name)} is {_shown(asked)!r}, which holds other data ({described(found)}) {than} ({described(record)}): the "
+        f"variable says where data lie, not what they are; unset it, or name them in data.{name}.source"
+    )
 
 
-def _lacks(how: Reader, data: config.Data, mend: str) -> Lacks:
-    """What a folder lacks to be the data set, by its reader; None if nothing."""
-
-    def lacks(folder: Path) -> str | None:
-        try:
-            how.read(_root(folder, how, mend), data.classes, data.labels)
-        except LapmlError as error:
-            return str(error)
-        return None
-
-    return lacks
-
-
-# --- archives ---
-
-
-def _archives(folder: Path) -> list[Path]:
-    return _files(folder, DEPTH, SUFFIXES)
-
-
-def _files(folder: Path, depth: int | None = None, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
-    """All files but hidden ones, sorted, with at most ``depth`` folders above them; links to folders are not followed."""
-    files = []
-    for at, folders, names in os.walk(folder):
-        down = depth is None or len(Path(at).relative_to(folder).parts) < depth
-        folders[:] = [name for name in folders if down and not name.startswith(".")]
-        files += [Path(at, name) for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]
-    return sorted(file for file in files if file.is_file())
-
-
-def _unpacked(source: Path, target: Path, lacks: Lacks, mend: str) -> Path:
-    """``target``, holding what is in ``source``; left as it is if it was unpacked from the same bytes before.
-
-    ``source`` is an archive; or a folder that holds some, which are unpacked to the places they lie in, with a copy of
-    the other files beside them (not of hidden ones and of those above :data:`LARGEST_FILE`). Archives that were in an
-    archive are removed when they are unpacked.
-    """
-    packed, others = ([source], []) if source.is_file() else _pieces(source, target, lacks, mend)
-    for archive in packed:
-        if archive.stat().st_size == 0:
-            raise LapmlError(
-                f"{archive}: is empty (0 bytes), expected an archive; remove it and get it again, or {mend}"
-            )
-    marker = _marker(source, packed, others)
-    if _is_from(target, marker):
-        return target
-    with _alone(target):
-        if _is_from(target, marker):
-            return target
-        if target.exists() and not (target / MARKER).is_file():
-            raise LapmlError(
-                f"{target}: is in the way and was not unpacked by this program; move it away to have {source} unpacked "
-                f"there, or, if it is the data set, {mend} to it"
-            )
-        with scratch(target.with_name(f".{target.name}.partial")) as partial:
-            _unpack(source, packed, others, partial / "new", lacks, mend)
-            (partial / "new" / MARKER).write_text(marker, encoding="utf-8")
-            if target.exists():
-                os.replace(target, partial / "old")
-            os.replace(partial / "new", target)  # so target is whole or not there
-    return target
-
-
-def _is_from(target: Path, marker: str) -> bool:
-    return (target / MARKER).is_file() and (target / MARKER).read_text(encoding="utf-8") == marker
-
-
-def _unpack(source: Path, packed: list[Path], others: list[Path], new: Path, lacks: Lacks, mend: str) -> None:
-    new.mkdir(parents=True)
-    for file in others:
-        (new / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, new / file.relative_to(source))
-    budget = archives.Budget(packed, new)
-    for archive in packed:
-        if archive == source:
-            archives.extract(archive, new, budget, mend)
-        elif lacks(new):
-            archives.extract(archive, new / archive.relative_to(source).parent, budget, mend)
-    for archive in _archives(new):
-        if lacks(new):
-            archives.extract(archive, archive.parent, budget, mend)
-            archive.unlink()
-
-
-def _pieces(source: Path, target: Path, lacks: Lacks, mend: str) -> tuple[list[Path], list[Path]]:
-    """The archives in a folder, and the other files to copy."""
-    if target.resolve().is_relative_to(source.resolve()):
-        raise LapmlError(
-            f"{source}: holds archives that would be unpacked to {target}, in the same folder; move them to a folder of "
-            f"their own, and {mend} to it"
-        )
-    packed = _archives(source)
-    others = [file for file in sorted(set(_files(source)) - set(packed)) if file.stat().st_size <= LARGEST_FILE]
-    if len(others) > MOST_FILES:
-        raise LapmlError(
-            f"{source}: is not whole ({lacks(source)}) and holds archives, but also {len(others)} other files, expected at "
-            f"most {MOST_FILES} to copy; unpack the archives there by hand, or {mend}"
-        )
-    return packed, others
-
-
-def _marker(source: Path, packed: list[Path], others: list[Path]) -> str:
-    if packed == [source]:
-        return json.dumps({"sha256": sha256(source)}) + "\n"
-    seen = [(str(file.relative_to(source)), file.stat().st_size, file.stat().st_mtime_ns) for file in others]
-    sums = {archive.relative_to(source).as_posix(): sha256(archive) for archive in packed}
-    return json.dumps({"sha256": sums, "others": config.digest(seen)}) + "\n"
+def _elsewhere(name: str, asked: Any) -> str:
+    return (
+        f"{_variable(name)} is {_shown(asked)!r}, and the data were fetched from elsewhere; run `lapml data fetch {name}`, which "
+        "compares the two, or unset it"
+    )

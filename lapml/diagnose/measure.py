@@ -10,7 +10,7 @@ import torch
 from lapml.config import Method, Params, settings_of
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
-from lapml.data.sources import laid_out
+from lapml.data.sources import laid_out, refuse_other
 from lapml.data.truth import Annotations
 from lapml.diagnose import intervals, localisers
 from lapml.diagnose.metrics import LOCALISATION, MIXING, localisation, mixing, shares, true_share
@@ -159,9 +159,10 @@ def truths(params: Params, paths: Paths, dataset: str) -> Known:
     """
     if dataset not in params.data:
         raise LapmlError(f"unknown data set {dataset!r}: expected one of {', '.join(params.data)}")
+    refuse_other(dataset, params.data[dataset], paths)
     packed = Packed.open(paths.pack(dataset), params.data[dataset])
     boxed = all(box is not None for box in packed.index["box"])
-    _, root = laid_out(dataset, paths)
+    _, root = laid_out(dataset, paths, params.data[dataset])
     fit = resolved(params, paths, dataset, params.diagnose.row, params.seeds[0]).fit
     masks, maps = read_masks(root, packed, rows_of(packed.index, fit)), found(params, paths, dataset, packed)
     return Known(packed, masks, Annotations(packed.index) if boxed else None, maps)

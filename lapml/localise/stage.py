@@ -21,7 +21,7 @@ from lapml.data.decode import square
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.data.readers import reader
-from lapml.data.sources import laid_out
+from lapml.data.sources import laid_out, refuse_other
 from lapml.errors import LapmlError
 from lapml.files import locked
 from lapml.localise.extract import load
@@ -51,14 +51,13 @@ def localise(
         LapmlError: the data set is not prepared, or has changed since; an image cannot be read; model or weights do not
             suit; the features are not finite or all alike; the disk is too small or full.
     """
+    refuse_other(name, data, paths)
     packed = Packed.open(paths.pack(name), data)
     rows = rows_of(packed.index, splits)
     index = packed.index[["path", "width", "height"]]
-    about = {"splits": list(splits), "data_sha256": packed.meta["sha256"]}
-    _, root = laid_out(name, paths)
+    about = {"splits": list(splits), "data_sha256": packed.meta["sha256"], "source": packed.meta["source"]}
+    _, root = laid_out(name, paths, data)
     how = reader(data.reader)
-    if how.fingerprint(root)[1] != packed.meta["source"]["annotations_sha256"]:
-        raise LapmlError(f"{root}: is not what was packed; prepare it again with `lapml data prepare {name}`")
 
     del packed  # boxes and parts: of many images they are large
     files, sizes = index["path"].tolist(), index[["width", "height"]].to_numpy().tolist()
@@ -96,7 +95,7 @@ def localise_images(
     Args:
         index: columns path, width and height.
         rows: (n,) of the index, ascending.
-        about: ``splits`` and ``data_sha256``, for meta.json.
+        about: ``splits``, ``data_sha256`` and perhaps ``source``, for meta.json.
     """
     if not len(rows):
         raise LapmlError(f"{name}: found no image in {' + '.join(about['splits'])}, expected at least one")

@@ -85,7 +85,10 @@ class Work:
             "threads": threads,
             "code_sha256": code_sha256(),
         }
-        self.key = digest({**self.about, "rows": rows.tolist()})
+        known = {
+            key: value for key, value in self.about.items() if key != "source"
+        }  # data_sha256 says what was packed of it
+        self.key = digest({**known, "rows": rows.tolist()})
 
     def done(self) -> dict[str, Any] | None:
         """meta.json, where the maps are there already."""

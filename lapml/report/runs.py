@@ -15,6 +15,7 @@ import pandas as pd
 
 from lapml import config
 from lapml.config import Params
+from lapml.data.sources import refuse_other
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import READS, RUN_FILES, Paths
@@ -75,7 +76,12 @@ def examined(
 
     Args:
         optional: files that may be missing.
+
+    Raises:
+        LapmlError: what was fetched or packed is something else than the settings name.
     """
+    for dataset in params.datasets:
+        refuse_other(dataset, params.data[dataset], paths)
     for dataset in params.datasets:
         for method in params.all_rows():
             failed = values = None

@@ -241,11 +241,11 @@ def test_disk_full(paths, packed, monkeypatch):
 
 def test_not_fetched(cub, paths, settings):
     data = settings(cub.write())
-    with pytest.raises(LapmlError, match=r"source.json: missing .*`lapml data fetch birds`"):
+    with pytest.raises(LapmlError, match=r"source.json: missing; run `lapml data fetch birds`"):
         pack.prepare("birds", data, paths)
     sources.fetch("birds", data, paths)
     cub.root.rename(cub.root.with_name("gone"))
-    with pytest.raises(LapmlError, match="no such folder, though .*source.json names it"):
+    with pytest.raises(LapmlError, match="no such folder, though it was fetched from there"):
         pack.prepare("birds", data, paths)
 
 
@@ -265,7 +265,7 @@ def count_squares(monkeypatch) -> list[str]:
     return names
 
 
-def test_what_is_packed_stays_packed(cub, paths, packed, monkeypatch, repack):
+def test_what_is_packed_stays_packed(cub, paths, settings, packed, monkeypatch, repack):
     """A bad image in the middle: after it is mended only it and what follows is decoded, to the same bytes."""
     expected = packed().meta
     good, cub.pictures[cub.path(8)] = cub.pictures[cub.path(8)], b"no image"
@@ -278,6 +278,11 @@ def test_what_is_packed_stays_packed(cub, paths, packed, monkeypatch, repack):
     cub.pictures[cub.path(8)] = good
     names = count_squares(monkeypatch)
     (cub.root / "images" / cub.path(8)).write_bytes(good)
+    with pytest.raises(
+        LapmlError, match="holds other data .*; run `lapml data fetch birds`, which takes them as they are"
+    ):
+        repack()
+    sources.fetch("birds", settings(cub.root), paths)
     again = repack()
     assert len(names) == 11 and again == expected
     assert not partial.exists()

@@ -330,7 +330,7 @@ def test_sources_that_changed_are_refused(prepared):
     file.write_bytes(whole)
     boxes = root / "bounding_boxes.txt"
     boxes.write_text(boxes.read_text().replace(" ", "  ", 1))
-    with pytest.raises(LapmlError, match="is not what was packed; prepare it again with `lapml data prepare birds`"):
+    with pytest.raises(LapmlError, match="holds other data .* than were fetched .*; run `lapml data fetch birds`"):
         localise("birds", data, paths, ["train"], folder, SMALL, CPU, progress=False)
 
 
