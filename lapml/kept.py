@@ -71,9 +71,7 @@ def finish(folder: Path, new: Path, reads: str, log: Callable[[str], None]) -> N
     Args:
         reads: the readings of the test split that are not of the new run.
     """
-    for place in set_aside(folder):
-        if reads:
-            write_text(place / READS, reads)
+    for place in set_aside(folder, reads):
         log(f"{place}: what lay in {folder} before")
     os.rename(new, folder / KEPT)
     put_back(folder)
@@ -87,8 +85,11 @@ def put_back(folder: Path) -> None:
         os.utime(folder / name)  # made now, for an orchestrator that compares times
 
 
-def set_aside(folder: Path) -> list[Path]:
-    """Move what a run left in its folder beside it, but for its saved state and its readings of the test split.
+def set_aside(folder: Path, reads: str = "") -> list[Path]:
+    """Move what a run left in its folder beside it, but for its saved state; readings of the test split are copied.
+
+    Args:
+        reads: those.
 
     Returns:
         where to; none where nothing was left.
@@ -103,6 +104,8 @@ def set_aside(folder: Path) -> list[Path]:
                     _link(folder / name, copies / name)
             copies.rename(kept)
     if kept.exists():
+        if reads and not (kept / READS).exists():
+            write_text(kept / READS, reads)  # before it is moved: a process that is killed comes here only once
         places.append(_away(kept, folder))
     return list(dict.fromkeys(places + _visible_aside(folder, places)))
 
