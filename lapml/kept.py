@@ -46,7 +46,7 @@ def finished(
     elif (other := here or copy) and not replace:
         raise LapmlError(
             f"{folder}: holds a finished run, made otherwise than asked for: {shown(other)}; give --replace to train again, and "
-            f"keep it as {_next(folder).name}, or another suite or seed"
+            f"keep it as {next_old(folder).name}, or another suite or seed"
         )
     elif copy == []:
         for place in _visible_aside(folder) if here else ():
@@ -112,7 +112,7 @@ def set_aside(folder: Path, reads: str = "") -> list[Path]:
 
 def state_aside(path: Path) -> Path:
     """Move a saved state beside its run folder; returns where it is."""
-    target = _next(path.parent)
+    target = next_old(path.parent)
     target.mkdir(parents=True)
     os.replace(path, target / path.name)
     return target / path.name
@@ -178,7 +178,7 @@ def _visible_aside(folder: Path, places: Sequence[Path] = ()) -> list[Path]:
             moved.append(file)
     if not moved:
         return []
-    target = places[-1] if places and not any((places[-1] / file.name).exists() for file in moved) else _next(folder)
+    target = places[-1] if places and not any((places[-1] / file.name).exists() for file in moved) else next_old(folder)
     target.mkdir(parents=True, exist_ok=True)
     for file in moved:
         os.replace(file, target / file.name)
@@ -195,7 +195,7 @@ def _away(kept: Path, folder: Path) -> Path:
         if _same_run(kept, place):
             shutil.rmtree(kept)
             return place
-    target = _next(folder)
+    target = next_old(folder)
     os.rename(kept, target)
     return target
 
@@ -209,7 +209,8 @@ def _olds(folder: Path) -> list[Path]:
     return [each for each in folder.parent.glob(f"{folder.name}.old-*") if each.is_dir()]
 
 
-def _next(folder: Path) -> Path:
+def next_old(folder: Path) -> Path:
+    """Where what lies in a folder is kept when it is replaced: ``NAME.old-1`` beside it, or the next number."""
     numbers = [int(each.name.rpartition("-")[2]) for each in _olds(folder) if each.name.rpartition("-")[2].isdigit()]
     return folder.with_name(f"{folder.name}.old-{max(numbers, default=0) + 1}")
 
