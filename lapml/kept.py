@@ -46,7 +46,7 @@ def finished(
     elif (other := here or copy) and not replace:
         raise LapmlError(
             f"{folder}: holds a finished run, made otherwise than asked for: {shown(other)}; give --replace to train again, and "
-            f"keep it as {_next(folder).name}, or another suite or seed"
+            f"keep it as {next_old(folder).name}, or another suite or seed"
         )
     elif copy == []:
         for place in _visible_aside(folder) if here else ():
@@ -71,9 +71,7 @@ def finish(folder: Path, new: Path, reads: str, log: Callable[[str], None]) -> N
     Args:
         reads: the readings of the test split that are not of the new run.
     """
-    for place in set_aside(folder):
-        if reads:
-            write_text(place / READS, reads)
+    for place in set_aside(folder, reads):
         log(f"{place}: what lay in {folder} before")
     os.rename(new, folder / KEPT)
     put_back(folder)
@@ -87,8 +85,11 @@ def put_back(folder: Path) -> None:
         os.utime(folder / name)  # made now, for an orchestrator that compares times
 
 
-def set_aside(folder: Path) -> list[Path]:
-    """Move what a run left in its folder beside it, but for its saved state and its readings of the test split.
+def set_aside(folder: Path, reads: str = "") -> list[Path]:
+    """Move what a run left in its folder beside it, but for its saved state; readings of the test split are copied.
+
+    Args:
+        reads: those.
 
     Returns:
         where to; none where nothing was left.
@@ -103,13 +104,15 @@ def set_aside(folder: Path) -> list[Path]:
                     _link(folder / name, copies / name)
             copies.rename(kept)
     if kept.exists():
+        if reads and not (kept / READS).exists():
+            write_text(kept / READS, reads)  # before it is moved: a process that is killed comes here only once
         places.append(_away(kept, folder))
     return list(dict.fromkeys(places + _visible_aside(folder, places)))
 
 
 def state_aside(path: Path) -> Path:
     """Move a saved state beside its run folder; returns where it is."""
-    target = _next(path.parent)
+    target = next_old(path.parent)
     target.mkdir(parents=True)
     os.replace(path, target / path.name)
     return target / path.name
@@ -175,7 +178,7 @@ def _visible_aside(folder: Path, places: Sequence[Path] = ()) -> list[Path]:
             moved.append(file)
     if not moved:
         return []
-    target = places[-1] if places and not any((places[-1] / file.name).exists() for file in moved) else _next(folder)
+    target = places[-1] if places and not any((places[-1] / file.name).exists() for file in moved) else next_old(folder)
     target.mkdir(parents=True, exist_ok=True)
     for file in moved:
         os.replace(file, target / file.name)
@@ -192,7 +195,7 @@ def _away(kept: Path, folder: Path) -> Path:
         if _same_run(kept, place):
             shutil.rmtree(kept)
             return place
-    target = _next(folder)
+    target = next_old(folder)
     os.rename(kept, target)
     return target
 
@@ -206,7 +209,8 @@ def _olds(folder: Path) -> list[Path]:
     return [each for each in folder.parent.glob(f"{folder.name}.old-*") if each.is_dir()]
 
 
-def _next(folder: Path) -> Path:
+def next_old(folder: Path) -> Path:
+    """Where what lies in a folder is kept when it is replaced: ``NAME.old-1`` beside it, or the next number."""
     numbers = [int(each.name.rpartition("-")[2]) for each in _olds(folder) if each.name.rpartition("-")[2].isdigit()]
     return folder.with_name(f"{folder.name}.old-{max(numbers, default=0) + 1}")
 

@@ -351,7 +351,7 @@ def test_neighbours_are_the_most_similar_images_that_the_run_was_trained_on(shop
 
 def test_embeddings_of_the_training_images_are_made_once(shop, drawn, monkeypatch):
     first = explain(shop.folder, shop.test[:2], Path("why"))
-    assert {path.name for path in shop.folder.iterdir()} == {*RUN_FILES, "test_reads.jsonl", EMBEDDINGS}
+    assert {path.name for path in shop.folder.iterdir()} == {*RUN_FILES, "test_reads.jsonl", ".kept", EMBEDDINGS}
     kept = (shop.folder / EMBEDDINGS).read_bytes()
 
     def never(*args):
@@ -506,14 +506,18 @@ def written_net(file: Path, form: str):
     return lambda images: [torch.from_numpy(each) for each in session.run(None, {"image": images.numpy()})]
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("form", ["onnx", "torch"])
 def test_the_exported_file_gives_the_runs_predictions_and_says_what_it_is(shop, form, capfd):
-    before = {path: path.read_bytes() for path in shop.folder.iterdir()}
+    before = contents(shop.folder)
     printed = invoke("export", shop.folder, "--format", form).stdout
     assert capfd.readouterr() == ("", "")  # no chatter of the exporters
     file = shop.folder / {"onnx": "model.onnx", "torch": "model.pt2"}[form]
     about = json.loads((shop.folder / f"{file.name}.json").read_text())
-    assert set(shop.folder.iterdir()) == {*before, file, shop.folder / f"{file.name}.json"}
+    assert set(contents(shop.folder)) == {*before, file, shop.folder / f"{file.name}.json"}
     assert all(path.read_bytes() == content for path, content in before.items())  # the run is as it was
 
     rows = np.flatnonzero(shop.packed.index["split"] == "test")
@@ -660,10 +664,10 @@ def test_a_full_disk_is_told_as_such(shop, monkeypatch):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config"])  # the latter's own file would be config.json
 def test_an_export_never_replaces_a_file_of_the_run(shop, name):
-    before = {path: path.read_bytes() for path in shop.folder.iterdir()}
+    before = contents(shop.folder)
     stderr = invoke("export", shop.folder, "--format", "torch", "--output", shop.folder / name, status=1).stderr
     assert "is one of the run's own files" in stderr
-    assert {path: path.read_bytes() for path in shop.folder.iterdir()} == before
+    assert contents(shop.folder) == before
 
 
 def test_wrong_usage(shop):

@@ -131,7 +131,7 @@ def test_why_there_is_no_gpu_is_said(no_gpu, small_run, monkeypatch, capsys, vis
     assert optim.without_gpu(auto) == why and optim.pick_device(auto)[0].type == "cpu"
     say_device(auto)
     said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith(
+    assert said.err == "" and said.out.startswith(
         f"note: train.device is auto, and no GPU is here ({why}): this runs on the CPU"
     )
     with pytest.raises(LapmlError, match="train.device: found cuda, but torch sees no GPU here") as raised:
@@ -141,14 +141,14 @@ def test_why_there_is_no_gpu_is_said(no_gpu, small_run, monkeypatch, capsys, vis
 
 def test_a_cpu_that_is_asked_for_needs_no_word(no_gpu, small_run, capsys):
     say_device(small_run("baseline").train)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().out == ""
 
 
 def test_of_several_processes_one_speaks(no_gpu, small_run, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("RANK", "1")
     say_device(small_run("baseline", "train.device=auto").train)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("device, why", [("auto", "Found no NVIDIA driver on your system"), ("cpu", None)])

@@ -657,7 +657,7 @@ def test_gpus_2_is_what_torchrun_does(project, tmp_path):
     assert err == []
     assert [re.match(r"epoch \d/3  loss|test top-1 ", line) is not None for line in out] == [True] * 4
     assert [line.split("/")[0] for line in out[:3]] == [f"epoch {n}" for n in (1, 2, 3)]
-    assert {path.name for path in run_folder(project).iterdir()} == {*RUN_FILES, "test_reads.jsonl"}
+    assert {path.name for path in run_folder(project).iterdir()} == {*RUN_FILES, "test_reads.jsonl", ".kept"}
     assert len((run_folder(project) / "test_reads.jsonl").read_text().splitlines()) == 1
     assert record(project, "provenance.json")["processes"] == 2
     assert "lapml train birds adaptive_margin 0 --set train.gpus=2" in (

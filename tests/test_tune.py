@@ -1,6 +1,7 @@
 """Studies: how many trials, what they may read, and what an interruption leaves."""
 
 import json
+import multiprocessing
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from optuna.trial import TrialState
 from safetensors.torch import save_file
 
-from lapml import journal
+from lapml import journal, locks
 from lapml import tune as module
 from lapml.config import digest, study_identity
 from lapml.data.pack import Packed
@@ -20,6 +21,7 @@ from lapml.paths import Paths
 from lapml.tune import tune
 
 TRIALS = 6
+FORK = multiprocessing.get_context("fork")
 
 
 class Interrupt(Exception):
@@ -329,3 +331,39 @@ def test_pruned_trials_count(params, paths, tmp_path, asked, monkeypatch):
             run(params("tune.trials=12", "tune.prune=true"), paths)
     again = run(params("tune.trials=12", "tune.prune=true"), paths)
     assert trials_of(again) == trials_of(whole) and [each["state"] for each in again["trials"]] == states
+
+
+# --- several processes ---
+
+
+def test_several_processes_at_one_study_take_turns(params, paths, asked, monkeypatch):
+    """The first makes the trials, the others wait and find them made: none is made twice, and none dies."""
+    monkeypatch.setattr(locks, "WAIT", 0.2)
+    results = FORK.Queue()
+
+    def search() -> None:
+        lines: list[str] = []
+        result = tune(params(), paths, "birds", "margin", lines.append)
+        results.put((result["values"], len(result["trials"]), sum("trial" in line for line in lines)))
+
+    processes = [FORK.Process(target=search) for _ in range(3)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    values, trials, made = zip(*found, strict=True)
+    assert all(each == values[0] for each in values) and set(trials) == {TRIALS} and sorted(made) == [0, 0, 2 * TRIALS]
+    (file,) = (paths.base / "journals").rglob("*.journal")
+    assert len(journal.opened(paths, "birds", file.stem).get_trials()) == TRIALS
+
+
+def test_a_study_that_has_more_trials_than_were_asked_for_ends(params, paths, asked):
+    """As two processes at once could leave it, when there was no lock."""
+    first = tune(params(), paths, "birds", "margin", lambda line: None)
+    study = journal.opened(paths, "birds", first["study"])
+    study.add_trial(study.trials[0])
+    made = len(asked)
+    again = tune(params(), paths, "birds", "margin", lambda line: None)
+    assert again["values"] == first["values"] and len(asked) == made

@@ -77,14 +77,13 @@ def quiet() -> bool:
 
 
 def say_device(train) -> None:
-    """Say on standard error where ``train.device: auto`` asks for a GPU and there is none."""
+    """Say where ``train.device: auto`` asks for a GPU and there is none."""
     from lapml.optim import without_gpu
 
     if (why := without_gpu(train)) and is_first():
         typer.echo(
             f"note: train.device is auto, and no GPU is here ({why}): this runs on the CPU; cuda would refuse to, and cpu says "
-            "that it is meant",
-            err=True,
+            "that it is meant"
         )
 
 

@@ -17,6 +17,9 @@ def publish(
     source: Annotated[
         Path | None, typer.Option("--from", help="Add the finished runs of a tar that kit/run.sh wrote elsewhere.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also where published runs would be gone that the settings do not have.")
+    ] = False,
     overrides: Set = [],  # noqa: B006
 ) -> None:
     """Copy a suite's report, metrics, predictions and provenance to results/published/SUITE, which is committed.
@@ -30,7 +33,7 @@ def publish(
     if source is not None:
         typer.echo(publish_from(settings, paths, source))
         return
-    typer.echo(f"{(publish_finished if finished else publish_whole)(settings, paths)}")
+    typer.echo(f"{publish_finished(settings, paths) if finished else publish_whole(settings, paths, replace)}")
 
 
 @plain

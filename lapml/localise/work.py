@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from lapml import state
+from lapml import kept, state
 from lapml.config import digest
 from lapml.data.decode import in_order
 from lapml.errors import LapmlError
@@ -207,8 +207,11 @@ class Work:
         checksum = store.checksum(files, record["data_sha256"])
         meta = {"format": store.FORMAT, "sha256": checksum, **record, "key": self.key, "files": files}
         write_json(self.place / "meta.json", meta)
+        if (self.folder / "meta.json").is_file():  # hours of work, perhaps
+            aside = kept.next_old(self.folder)
+            self.folder.rename(aside)
+            tqdm.write(f"{aside}: the maps that lay in {self.folder} before")
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "meta.json").unlink(missing_ok=True)  # an old one must never stand beside new maps
         for name in store.FILES:
             os.replace(self.place / name, self.folder / name)
         shutil.rmtree(self.place)

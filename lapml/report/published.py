@@ -20,19 +20,22 @@ PUBLISHED_DIAGNOSIS_FILES = tuple(name for name in DIAGNOSIS_FILES if name != GA
 LOCK = "publishing.lock"  # one publishes at a time
 
 
-def publish(params: Params, paths: Paths) -> Path:
+def publish(params: Params, paths: Paths, replace: bool = False) -> Path:
     """Copy a suite's report, diagnoses, tuned files and runs (without model weights) to ``paths.published``, to be committed.
 
     Beside them it writes each chart as an SVG of its own into ``figures/``.
 
     What lay there is replaced as a whole: it stays until the new copy is complete.
 
+    Args:
+        replace: also where published runs would be gone, which the settings no longer have.
+
     Returns:
         ``paths.published``.
 
     Raises:
         LapmlError: no whole report, runs that disagree with the settings, a report that is not of these runs, or a
-            page that shows pictures of a data set that is not ours to publish.
+            page that shows pictures of a data set that is not ours to publish; or published runs would be gone.
     """
     if missing := [name for name in REPORT_FILES if not (paths.report / name).is_file()]:
         raise LapmlError(f"{paths.report}: {', '.join(missing)}: missing; run `lapml report` first")
@@ -45,6 +48,8 @@ def publish(params: Params, paths: Paths) -> Path:
     new, old = folder / "new", folder / "old"
     with locked(paths.base / LOCK):
         recover(paths)
+        if not replace:
+            _refuse_loss(paths, runs)
         with scratch(folder):
             _copy(params, paths, runs, new)
             if paths.published.exists():
@@ -56,6 +61,17 @@ def publish(params: Params, paths: Paths) -> Path:
                     old.rename(paths.published)
                 raise
     return paths.published
+
+
+def _refuse_loss(paths: Paths, runs: pd.DataFrame) -> None:
+    kept = {f"{row['dataset']}/{row['method']}/{row['seed']}" for row in runs.to_dict("records")}
+    there = paths.published / "runs"
+    gone = sorted({path.parent.relative_to(there).as_posix() for path in there.glob("*/*/*/metrics.json")} - kept)
+    if gone:
+        raise LapmlError(
+            f"{there}: holds {len(gone)} runs that these settings do not have ({', '.join(gone[:5])}{', …' * (len(gone) > 5)}) and "
+            "that would be gone; take their rows and seeds back in, or give --replace (git keeps what is committed)"
+        )
 
 
 def _scratch_folder(paths: Paths) -> Path:

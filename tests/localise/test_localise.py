@@ -191,7 +191,8 @@ def test_other_settings_begin_anew(tmp_path):
     other = Settings(model="test_resnet", weights="none", side=224, parts=2)
     made, expected = make(tmp_path / "maps", settings=other), make(tmp_path / "new", settings=other)
     assert made.meta["sha256"] == expected.meta["sha256"] and made.parts.shape == (7, 2, 7, 7)
-    assert make(tmp_path / "maps").meta["grid"] == 6  # a finished one of other settings is replaced
+    assert make(tmp_path / "maps").meta["grid"] == 6  # a finished one of other settings is replaced, and kept beside
+    assert Localised.open(tmp_path / "maps.old-1").meta["sha256"] == made.meta["sha256"]
 
 
 @pytest.mark.parametrize("name", ["features", "moments.pt", "fitted.pt"])

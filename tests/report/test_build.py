@@ -85,6 +85,22 @@ def test_publish_replaces_what_was_there(suite, params_file):
     assert [path.name for path in paths.published.parent.iterdir()] == [params.suite]
 
 
+def test_publish_removes_no_published_run_without_being_told_to(suite, params_file):
+    params, paths = suite
+    build.report(params, params_file, paths, False)
+    published.publish(params, paths)
+    fewer = params.model_copy(update={"seeds": [0]})
+    build.report(fewer, params_file, paths, False)
+    gone = paths.published / "runs/birds/cutmix/1/metrics.json"
+    with pytest.raises(
+        LapmlError, match="holds 5 runs that these settings do not have .*birds/adaptive_margin/1.*--replace"
+    ):
+        published.publish(fewer, paths)
+    assert gone.exists()
+    published.publish(fewer, paths, replace=True)
+    assert not gone.exists() and (paths.published / "runs/birds/cutmix/0/metrics.json").exists()
+
+
 @pytest.mark.parametrize("moment", ["copy", "rename"])
 def test_a_failed_publish_loses_nothing(suite, params_file, monkeypatch, moment):
     params, paths = suite
