@@ -5,6 +5,7 @@ Every error names the file (and line), what was found, what was expected and wha
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -117,7 +118,7 @@ def choose(classes: str, names: dict[int, str], where: Path) -> list[int]:
 def refuse_missing(files: Iterable[Path], listed: Path) -> None:
     """Raise a LapmlError for the first image file that is listed but not there."""
     for file in files:
-        if not file.is_file():
+        if not os.path.isfile(file):  # pathlib's raises where a name is too long to be one
             raise LapmlError(
                 f"{listed}: there is no file {file}; lay the images out beside the annotations, or choose the classes "
                 "that are there with data.NAME.classes"
