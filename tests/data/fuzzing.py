@@ -1,7 +1,8 @@
 """Mutations of files, drawn from a seed, and what comes of reading them: used by test_fuzz.py.
 
 Outcomes: ``right`` (what the sound file gives), ``other`` (it is read, to something else: no format can tell every flipped
-bit), ``error`` (a LapmlError of one line), ``traceback`` (any other exception, or a message of several lines), ``hang``.
+bit), ``error`` (a LapmlError of one line, or a finding of check), ``traceback`` (any other exception, or a message of several
+lines), ``hang``.
 """
 
 import signal

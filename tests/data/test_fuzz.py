@@ -96,7 +96,7 @@ FORMATS = {
 
 
 def seen_of(file: Path) -> tuple[str, bytes, str]:
-    """All that lapml does with an image file; whether it is one, its square, and what check says."""
+    """All that lapml does with an image file: whether it is one, its square, and what check says, which may be an error."""
     refusal = formats.refusal(file)
     looked = inspect._look(file, 0)
     try:
@@ -105,6 +105,8 @@ def seen_of(file: Path) -> tuple[str, bytes, str]:
         assert looked.error or "lost" in str(error)
         raise
     assert len(pixels) == 16 * 16 * 3
+    if looked.damage:
+        raise LapmlError(looked.damage)
     return refusal, pixels, looked.error
 
 
@@ -130,6 +132,8 @@ def test_images(tmp_path, form, monkeypatch):
 def test_jpegs_by_libjpeg(tmp_path):
     """The process that asks libjpeg outlives whatever it is given, and says the same of a file before and after."""
     content, file = encoded("JPEG"), tmp_path / "a.jpg"
+    file.write_bytes(content)
+    assert damage.libjpeg(file) == ""  # its start, of seconds, is not the file's
     seen, bad = Counter(), []
     for what, made in of_bytes(content, np.random.default_rng(5), COUNT):
         file.write_bytes(made)
