@@ -5,6 +5,7 @@ Every error names the file (and line), what was found, what was expected and wha
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +13,8 @@ import pandas as pd
 
 from lapml.errors import LapmlError
 from lapml.files import sha256
+
+EXAMPLES = 5  # named in a message
 
 
 def existing(root: Path, name: str, title: str, names: Iterable[str]) -> Path:
@@ -114,10 +117,21 @@ def choose(classes: str, names: dict[int, str], where: Path) -> list[int]:
     return sorted(chosen)
 
 
+def ranges(numbers: list[int]) -> str:
+    """Ascending class ids as :func:`choose` reads them: 1-3,7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{low}-{high}" if high > low else str(low) for low, high in runs)
+
+
 def refuse_missing(files: Iterable[Path], listed: Path) -> None:
     """Raise a LapmlError for the first image file that is listed but not there."""
     for file in files:
-        if not file.is_file():
+        if not os.path.isfile(file):  # pathlib's raises where a name is too long to be one
             raise LapmlError(
                 f"{listed}: there is no file {file}; lay the images out beside the annotations, or choose the classes "
                 "that are there with data.NAME.classes"
@@ -142,12 +156,16 @@ def check_splits(
     trained = frame["official"] == "train" if own_val else frame["official"] != "test"
     least, why = (1, "one") if own_val else (2, "two (one of them validates)")
     count = frame[trained].groupby("label").size()
-    for label, number in enumerate(ids):
-        if count.get(label, 0) < least:
-            raise LapmlError(
-                f"{where}: class {number} ({names[number]}) has {count.get(label, 0)} training images, "
-                f"expected at least {why}; leave the class out with data.NAME.classes"
-            )
+    if few := {number: count.get(label, 0) for label, number in enumerate(ids) if count.get(label, 0) < least}:
+        number, found = next(iter(few.items()))
+        more = ", ".join(f"{each} ({names[each]})" for each in [*few][1 : 1 + EXAMPLES])
+        also = f"; so do {more}{', …' if len(few) > 1 + EXAMPLES else ''}, {len(few)} classes in all" if more else ""
+        rest = ranges([each for each in ids if each not in few])
+        cure = f": set it to {rest!r}" if rest else ""
+        raise LapmlError(
+            f"{where}: class {number} ({names[number]}) has {found} training images, expected at least {why}{also}; leave "
+            f"{'them' if more else 'the class'} out with data.NAME.classes{cure}"
+        )
     if not (frame["official"] == "test").any():
         raise LapmlError(
             f"{where}: the chosen classes have no test image; choose other classes with data.NAME.classes, or mend the split"

@@ -61,6 +61,9 @@ def libjpeg(file: Path) -> str:
                 pass
             process = _ended(process)
         return ""
+    except BaseException:  # as Ctrl-C: an answer may be on its way, which must not be taken for another file's
+        process = _ended(process)
+        raise
     finally:
         _idle.put(process)
 
@@ -88,11 +91,13 @@ def _started() -> subprocess.Popen:
     return process
 
 
-def _ended(process: subprocess.Popen) -> None:
-    with suppress(OSError):
-        process.stdin.close()
-    process.stdout.close()
-    process.wait()
+def _ended(process: subprocess.Popen | None) -> None:
+    if process:
+        process.kill()
+        process.wait()
+        with suppress(OSError):  # what could not be written any more
+            process.stdin.close()
+        process.stdout.close()
 
 
 def _serve() -> None:
@@ -108,8 +113,8 @@ def _serve() -> None:
             printed.truncate()
             try:
                 decode_jpeg(torch.frombuffer(bytearray(Path(json.loads(line)).read_bytes()), dtype=torch.uint8))
-            except (RuntimeError, OSError):
-                pass  # what cannot be decoded at all, Pillow tells
+            except Exception:  # what cannot be decoded at all, Pillow tells
+                pass
             printed.seek(0)
             lines = printed.read().decode("utf-8", "replace").splitlines()
             print(json.dumps(next((each for each in lines if each.startswith(WARNINGS)), "")), flush=True)

@@ -59,6 +59,7 @@ def decode(file: Path, banner: int = 0, side: int | None = None) -> Decoded:
             lower = levels.lower_bytes(
                 image, lambda: formats.opened(file)
             )  # first: of a PNG, EXIF is behind the pixels
+            _refuse_uncovered(image)
             orientation, whole, box = _orientation(image), image.size, None
             if side is not None and not banner and (draft := image.draft(None, (GAP * side, GAP * side))):
                 box = draft[1]  # a size that the scale does not divide is rounded up: the last pixel is seen in part
@@ -82,6 +83,14 @@ def decode(file: Path, banner: int = 0, side: int | None = None) -> Decoded:
         raise LapmlError(
             f"{file}: cannot be read as an image ({_why(file, error)}); replace this file, or get it again"
         ) from None
+
+
+def _refuse_uncovered(image: Image.Image) -> None:
+    """A TIFF's strips may hold less than the size that it declares: Pillow leaves the rest black."""
+    if image.format == "TIFF":
+        covered = tuple(max((tile.extents[end] for tile in image.tile), default=0) for end in (2, 3))
+        if any(less < size for less, size in zip(covered, image.size, strict=True)):
+            raise ValueError(f"it holds {covered[0]} x {covered[1]} pixels of {image.width} x {image.height}")
 
 
 def _why(file: Path, error: Exception) -> str:

@@ -134,8 +134,8 @@ def folders_below(root: Path) -> dict[str, list[str]]:
 
 
 def is_root(folder: Path) -> bool:
-    """Whether the folder holds the layout."""
-    return (folder / "train").is_dir() and (folder / "test").is_dir()
+    """Whether the folder holds the layout (and not macOS's notes about one, of which its archives have a second tree)."""
+    return CLUTTER[0] not in folder.parts and (folder / "train").is_dir() and (folder / "test").is_dir()
 
 
 # --- folders ---

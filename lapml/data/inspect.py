@@ -112,7 +112,7 @@ def left_out(data: Data, root: Path, limit: int | None = EXAMPLES) -> list[str]:
         for name, folders in below.items()
     ]
     return [
-        *_paragraph(f"{total} files left out, of {len(others)} classes' folders", lines, limit),
+        *_paragraph(f"{total} files left out", lines, limit),
         *_paragraph(
             "folders of images in a class's folder (labels: nested reads them as classes, top as one)",
             nested,

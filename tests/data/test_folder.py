@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from lapml.data import folder, formats
+from lapml.data import annotations, folder, formats
 from lapml.data.decode import decode
 from lapml.errors import LapmlError
 
@@ -323,6 +323,8 @@ def test_is_root(tmp_path):
     assert folder.is_root(lay(tmp_path / "a", GOOD)) and not folder.is_root(tmp_path)
     assert not folder.is_root(lay(tmp_path / "b", ["train/wren/a.jpg"]))
     assert not folder.is_root(lay(tmp_path / "c", ["train", "test"]))  # files
+    lay(tmp_path / "d/__MACOSX/set", ["train/wren/._a.jpg", "test/wren/._a.jpg"])  # of a zip that Finder made
+    assert not folder.is_root(tmp_path / "d/__MACOSX/set")
 
 
 @pytest.mark.parametrize("name", ["valid", "validation", "dev", "Val", "VALID"])
@@ -395,6 +397,24 @@ def test_training_images_of_a_class(tmp_path):
     lay(root, ["val/owl/1.jpg"])
     refused(root, "class 2 \\(owl\\) has 0 training images, expected at least one")
     assert len(folder.read(root, "1,3-4")) == 10
+
+
+def test_all_classes_with_too_few_images_are_named_at_once_with_the_cure(tmp_path):
+    counts = {"a": 4, "b": 1, "c": 3, "d": 0, "e": 1, "f": 2, "g": 2}
+    root = lay(tmp_path, [f"train/{name}/{k}.jpg" for name, count in counts.items() for k in range(count)])
+    lay(root, [f"test/{name}/9.jpg" for name in "acfg"])
+    (root / "train/d").mkdir()
+    message = refused(
+        root, r"class 2 \(b\) has 1 training images, .*; so do 4 \(d\), 5 \(e\), 3 classes in all; leave them out"
+    )
+    assert message.endswith("data.NAME.classes: set it to '1,3,6-7'")
+    assert folder.read(root, "1,3,6-7")["class_name"].unique().tolist() == ["a", "c", "f", "g"]
+
+
+@given(st.sets(st.integers(1, 60), min_size=1))
+def test_ranges_are_read_back(numbers):
+    text = annotations.ranges(sorted(numbers))
+    assert annotations.choose(text, dict.fromkeys(range(1, 61), ""), Path("x")) == sorted(numbers)
 
 
 # --- links, permissions, names that are no text ---

@@ -1,16 +1,21 @@
 """What ``check`` finds, what it calls harmful, and where ``show`` draws."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from lapml.cli import app
 from lapml.data import cub200, inspect, pack, sources
 from lapml.data.decode import ORIENTATION
 from lapml.data.readers import Counts
 from lapml.errors import LapmlError
 from lapml.paths import Paths
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -189,12 +194,32 @@ def test_what_lies_among_the_images_is_named(paths, settings, tmp_path):
     data = settings(root, reader="folder")
     sources.fetch("birds", data, paths)
     text, ok = inspect.check("birds", data, paths)
-    assert ok and "3 files left out, of 2 classes' folders:" in text
+    assert ok and "3 files left out:" in text
     assert "train/a: 1 left out: 1 '.txt' (no image)" in text and "train/b: 2 left out: 2 '.csv' (no image)" in text
     assert "train/b: old" in text
     short = inspect.left_out(data, root, limit=1)
     assert "train/b" not in short[0] and "1 more: `lapml data check` names them all" in short[0]
     assert inspect.left_out(settings(root), root) == []  # another layout
+
+
+def test_the_commands_say_what_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for copy in range(3):
+            Image.effect_noise((20, 20), 50).save(tmp_path / "own" / name / f"{copy}.png")
+    for copy in range(4):
+        (tmp_path / f"own/train/a/{copy}.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    keys = {"reader": "folder", "source": "own", "drawn": "null", "stored_side": "32", "view.side": "32"}
+    options = ["--params", str(ROOT / "params.yaml")]
+    for key, value in keys.items():
+        options += ["--set", f"data.birds.{key}={value}"]
+    for command in ("fetch", "prepare", "check", "show"):
+        result = CliRunner().invoke(app, ["data", command, "birds", *options])
+        assert result.exit_code == 0, result.output
+        said = result.stdout if command == "check" else result.stderr
+        assert "4 files left out:" in said
+        assert "train/a: 4 left out: 4 '.heic' (HEIC: install pillow-heif)" in said
 
 
 def test_another_set_in_the_layout_is_not_compared(checked):

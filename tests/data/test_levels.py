@@ -174,3 +174,13 @@ def test_an_image_turned_by_its_tag_is_scaled_and_turned(tmp_path):
     Image.fromarray(u16(RAMP * 16)).save(file, tiffinfo={274: 3})
     pixels = np.asarray(decode(file).image).astype(float)
     assert np.abs(pixels - RGB[::-1, ::-1]).max() <= 1.5
+
+
+def test_a_tiff_that_holds_less_than_it_declares_is_refused(tmp_path):
+    """Pillow leaves black what no strip covers."""
+    content = bytearray(tiff(RAMP.astype(np.uint8)))
+    at = content.index(struct.pack("<HHII", 257, 4, 1, 60)) + 8
+    content[at : at + 4] = struct.pack("<I", 90)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(LapmlError, match="a.tif: cannot be read as an image .it holds 80 x 60 pixels of 80 x 90"):
+        decode(tmp_path / "a.tif")
