@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from lapml import config
 from lapml.data import contents, pack, sources
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
@@ -302,6 +303,25 @@ def test_passwords_of_urls_are_not_written_down(paths, mine, monkeypatch):
     with pytest.raises(LapmlError, match="LAPML_MINE is 'https://other/x.zip'"):
         sources.refuse_other("mine", data, paths)
     assert not any("secret" in file.read_text() for file in paths.base.rglob("*.json"))
+
+
+@pytest.mark.parametrize("key", ["data_sha256", "localised_sha256"])
+def test_margins_that_were_tuned_on_other_data_are_not_trained_with(paths, key):
+    params = config.load(Path(__file__).parents[2] / "params.yaml")
+    folder = {"data_sha256": paths.pack("birds"), "localised_sha256": paths.localised("birds")}[key]
+    folder.mkdir(parents=True)
+    file = paths.tuned("birds", "margin")
+    file.parent.mkdir(parents=True)
+    for record in ({}, {key: None}, {key: "a" * 64}):  # older ones do not say
+        file.write_text(json.dumps({"values": {"m": 0.5}, **record}))
+        for now in ({}, {"sha256": "a" * 64}):
+            (folder / "meta.json").write_text(json.dumps(now))
+            assert config.tuned_values(params, paths, "birds", "margin") == {"m": 0.5}
+    (folder / "meta.json").write_text(json.dumps({"sha256": "b" * 64}))
+    with pytest.raises(
+        LapmlError, match=f"margin.json: {key}: found a{{12}}, expected b{{12}} .*run `lapml tune birds` again"
+    ):
+        config.tuned_values(params, paths, "birds", "margin")
 
 
 @given(
