@@ -203,7 +203,9 @@ def test_the_variable_beside_a_source_that_is_here(paths, mine, monkeypatch):
 def test_an_archive_elsewhere_is_compared_by_fetching_it(paths, ready, tmp_path, monkeypatch, stage):
     archive = shutil.make_archive(str(tmp_path / "copy"), "zip", paths.root / "old")
     monkeypatch.setenv("LAPML_MINE", archive)
-    with pytest.raises(LapmlError, match=f"copy.zip', and the data were fetched from elsewhere; {ASK}, which compares"):
+    with pytest.raises(
+        LapmlError, match=f"copy.zip', and the data were fetched from elsewhere, .*; {ASK}, which compares"
+    ):
         stage(ready(), paths)
     sources.fetch("mine", ready(), paths)
     stage(ready(), paths)
@@ -217,6 +219,42 @@ def test_a_variable_that_names_nothing_here_stops_only_what_reads_the_images(pat
     sources.refuse_other("mine", ready(), paths)
     with pytest.raises(LapmlError, match="LAPML_MINE is '/not/mounted'"):
         sources.laid_out("mine", paths, ready())
+
+
+# --- what a name leads to ---
+
+
+def test_a_link_that_leads_elsewhere_now(paths, ready, stage):
+    (paths.root / "current").symlink_to("old")
+    sources.fetch("mine", ready("current"), paths)
+    stage(ready("current"), paths)
+    (paths.root / "current").unlink()
+    (paths.root / "current").symlink_to("new")
+    with pytest.raises(LapmlError, match=f"new: holds other data .* than were fetched .*; {ASK}"):
+        stage(ready("current"), paths)
+    (paths.root / "current").unlink()
+    (paths.root / "current").symlink_to(shutil.copytree(paths.root / "old", paths.root / "copy"))
+    stage(ready("current"), paths)
+    with unread():
+        stage(ready("current"), paths)
+
+
+@pytest.mark.parametrize("down", ["", "inside"])
+def test_an_archive_that_was_replaced(paths, ready, stage, down):
+    """Given itself, or in a folder."""
+    (paths.root / "given").mkdir()
+    source = f"given/{down}" if down else "given/it.zip"
+    (paths.root / source).parent.mkdir(exist_ok=True, parents=True)
+    base = str(paths.root / "given" / down / "it")
+    shutil.make_archive(base, "zip", paths.root / "old")
+    sources.fetch("mine", ready(source), paths)
+    stage(ready(source), paths)
+    shutil.make_archive(base, "zip", paths.root / "new")
+    with pytest.raises(LapmlError, match="has changed since data.mine was fetched|holds other data"):
+        stage(ready(source), paths)
+    shutil.rmtree(paths.root / "given")  # what was unpacked of it is enough
+    if not down:
+        sources.laid_out("mine", paths, ready(source))
 
 
 # --- another machine, an experiment's own folder, records of before ---
