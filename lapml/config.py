@@ -127,16 +127,32 @@ def settings_of(where: str | Path, record: dict[str, Any]) -> Run:
 
 
 def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, float] | None:
-    """What the tuned file of a row says, or None for a row without tuned keys."""
+    """What the tuned file of a row says, or None for a row without tuned keys.
+
+    Raises:
+        LapmlError: it is missing, damaged, or was tuned on other data than are packed now, or with other maps.
+    """
     if method not in params.methods or not params.methods[method].unresolved():
         return None
     path = paths.tuned(dataset, method)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["values"]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        values = record["values"]
     except FileNotFoundError:
         raise LapmlError(f"{path}: no tuned margins yet; run `lapml tune {dataset}` first") from None
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         raise LapmlError(f"{path}: damaged; delete it and run `lapml tune {dataset}`") from None
+    for key, folder in (("data_sha256", paths.pack(dataset)), ("localised_sha256", paths.localised(dataset))):
+        try:
+            now = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # whoever opens it says what is wrong
+        if record.get(key) not in (None, now):
+            raise LapmlError(
+                f"{path}: {key}: found {record[key][:12]}, expected {now[:12]} ({folder}): the margins were tuned on other data, "
+                f"or with other maps, than there are now; run `lapml tune {dataset}` again"
+            )
+    return values
 
 
 def study_identity(

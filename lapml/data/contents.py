@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lapml.config import Data
+from lapml.config import Data, digest
 from lapml.data.readers import reader
 from lapml.files import sha256
 
@@ -71,4 +71,5 @@ def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def described(record: dict[str, Any]) -> str:
     """For messages."""
-    return f"{record['images']} images, checksum {record.get('files_sha256', record['annotations_sha256'])[:12]}"
+    known = {key: record[key] for key in KEYS if key in record}
+    return f"{record['images']} images, checksum {digest(known)[:12]}"

@@ -69,7 +69,7 @@ def _folder(
         raise LapmlError(f"{path}: no such folder or archive (the source of {name}); {mend}")
     if not path.is_dir():
         return "archive", source, _unpacked(path, target, lacks, mend)
-    whole = not _archives(path) or len(_roots(path, how)) > 1 or not lacks(path)
+    whole = not archives_in(path) or len(_roots(path, how)) > 1 or not lacks(path)
     return "folder", source, path if whole else _unpacked(path, target, lacks, mend)
 
 
@@ -163,7 +163,7 @@ def _lacks(how: Reader, data: config.Data, mend: str) -> Lacks:
 # --- archives ---
 
 
-def _archives(folder: Path) -> list[Path]:
+def archives_in(folder: Path) -> list[Path]:
     return _files(folder, DEPTH, SUFFIXES)
 
 
@@ -225,7 +225,7 @@ def _unpack(source: Path, packed: list[Path], others: list[Path], new: Path, lac
             archives.extract(archive, new, budget, mend)
         elif lacks(new):
             archives.extract(archive, new / archive.relative_to(source).parent, budget, mend)
-    for archive in _archives(new):
+    for archive in archives_in(new):
         if lacks(new):
             archives.extract(archive, archive.parent, budget, mend)
             archive.unlink()
@@ -238,7 +238,7 @@ def _pieces(source: Path, target: Path, lacks: Lacks, mend: str) -> tuple[list[P
             f"{source}: holds archives that would be unpacked to {target}, in the same folder; move them to a folder of "
             f"their own, and {mend} to it"
         )
-    packed = _archives(source)
+    packed = archives_in(source)
     others = [file for file in sorted(set(_files(source)) - set(packed)) if file.stat().st_size <= LARGEST_FILE]
     if len(others) > MOST_FILES:
         raise LapmlError(

@@ -2,22 +2,22 @@
 
 Two files say what was fetched. ``source.json``, an output, says what the data are, by number and checksums
 (:mod:`lapml.data.contents`): no place and no name, so that the same data are the same to both orchestrators wherever they lie and
-whatever they are called. ``places/NAME.json`` says for this machine which settings named them, where they lie, and how their
-files looked when all bytes were last read; without it (in a fresh clone, in an experiment's own folder) the data are laid out
-again where they are asked for, and compared.
+whatever they are called. ``places/NAME.json`` (:mod:`lapml.data.places`) says where they lie on this machine; without it (in a
+fresh clone, in an experiment's own folder) they are laid out again where they are asked for, and compared.
 
 The environment variable ``LAPML_<NAME>`` says *where* the data lie. What they are, ``data.NAME.source`` says alone.
 """
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lapml import config
+from lapml.data import places
 from lapml.data.contents import KEYS, alike, contents, described, listed, stamp
 from lapml.data.laying import lay_out, located, root_in
+from lapml.data.places import asked_for, named, shown, variable
 from lapml.data.readers import reader
 from lapml.errors import LapmlError
 from lapml.files import locked, write_text
@@ -40,7 +40,7 @@ def fetch(name: str, data: config.Data, paths: Paths, anew: bool = False) -> Non
         LapmlError: the source is missing, broken, unsafe to unpack or cannot be downloaded, or holds no data set; or the
             variable names other data than were fetched by the same settings before, or than lie at ``data.source``.
     """
-    asked, mend = _asked(name, data), _mend(name, data)
+    asked, mend = asked_for(name, data), _mend(name)
     try:
         kind, used, root = lay_out(name, asked, data, paths, mend)
         files = listed(root, data)
@@ -49,8 +49,8 @@ def fetch(name: str, data: config.Data, paths: Paths, anew: bool = False) -> Non
         if asked != data.source and not anew:
             _refuse_elsewhere(name, data, paths, found)
         write_text(paths.source(name), json.dumps(found, indent=1) + "\n")
-        known = {"kind": kind, "source": used, "asked": _shown(asked), "stamp": seen}
-        _keep_place(name, data, paths, known, root, found)
+        known = {"kind": kind, "source": used, "asked": shown(asked)}
+        places.keep(name, data, paths, known, root, seen, found)
     except OSError as error:
         raise LapmlError(f"data set {name}: {error}; mend permissions, free some disk space, or {mend}") from None
 
@@ -69,16 +69,13 @@ def laid_out(name: str, paths: Paths, data: config.Data | None = None) -> tuple[
     record = _record(name, paths)
     if record is None:
         raise LapmlError(f"{paths.source(name)}: missing; run `lapml data fetch {name}`")
-    if "root" in record:  # of before there were places
+    if "root" in record and (root := paths.root / record["root"]).is_dir():  # of before there were places
         place = record
-        if data and (root := paths.root / place["root"]).is_dir():
-            found = dict(zip(KEYS, reader(data.reader).fingerprint(root), strict=False))
-            if not alike(found, record):
-                raise LapmlError(_changed(name, data, data.source, root, found, record))
-    elif data is None:
-        place = _place(name, paths, record)
+        found = dict(zip(KEYS, reader(data.reader).fingerprint(root), strict=False)) if data else record
+        if not alike(found, record):
+            raise LapmlError(_changed(name, data, data.source, root, found, record))
     else:
-        place = _placed(name, data, paths, record)
+        place = _placed(name, data, paths, record) if data else places.read(name, paths, record)
     if place is None:
         raise LapmlError(f"{paths.place(name)}: missing, or of other data; run `lapml data fetch {name}`")
     root = paths.root / place["root"]
@@ -98,15 +95,14 @@ def refuse_other(name: str, data: config.Data, paths: Paths) -> None:
     Raises:
         LapmlError: the settings, or the variable, name other data than were fetched; or other data were packed.
     """
-    record = _record(name, paths)
+    record, asked = _record(name, paths), asked_for(name, data)
     if record is None or "root" not in record:
-        place = _place(name, paths, record)
+        place = places.read(name, paths, record)
         _refuse_renamed(name, data, paths, place)
-        if record and (asked := _asked(name, data)) != data.source and not (place and place["asked"] == _shown(asked)):
-            if located(asked, paths).is_dir():
-                _placed(name, data, paths, record)
-            elif place and (located(asked, paths).exists() or asked == "official" or "://" in asked):
-                raise LapmlError(_elsewhere(name, asked))
+        elsewhere = not places.is_where(place, asked, data, paths) if place else asked != data.source
+        folder = isinstance(asked, str) and located(asked, paths).is_dir()
+        if record and elsewhere and (folder or place and _reached(asked, paths)):
+            _placed(name, data, paths, record)
     try:
         packed = json.loads((paths.pack(name) / "meta.json").read_text(encoding="utf-8"))["source"]
         same = record is None or alike(packed, record)
@@ -122,75 +118,37 @@ def refuse_other(name: str, data: config.Data, paths: Paths) -> None:
 # --- where it lies ---
 
 
-def _asked(name: str, data: config.Data) -> str | list[str]:
-    return data.source if data.source == "drawn" else os.environ.get(_variable(name)) or data.source
-
-
-def _shown(value: Any) -> Any:
-    """A source without the names and passwords that URLs may hold; anything else as it is."""
-    if "@" not in str(value):
-        return value
-    from lapml.data.download import shown  # slow to import
-
-    return [shown(each) for each in value] if isinstance(value, list) else shown(value)
-
-
-def _named(data: config.Data) -> dict[str, Any]:
-    return {key: _shown(value) for key, value in data.fetching().items()}
-
-
-def _variable(name: str) -> str:
-    return "LAPML_" + name.upper().replace("-", "_")
-
-
-def _mend(name: str, data: config.Data) -> str:
-    return f"set data.{name}.source or the environment variable {_variable(name)}"
+def _mend(name: str) -> str:
+    return f"set data.{name}.source or the environment variable {variable(name)}"
 
 
 def _placed(name: str, data: config.Data, paths: Paths, record: dict[str, Any]) -> dict[str, Any]:
-    """Where the data lie, which is looked up anew where that is not known or the variable says something else; they are what
+    """Where the data lie, which is looked up anew where that is not known or is no longer what is asked for; they are what
     ``record`` says."""
-    place, asked = _place(name, paths, record), _asked(name, data)
+    place, asked = places.read(name, paths, record), asked_for(name, data)
     _refuse_renamed(name, data, paths, place)
-    with locked(paths.places / f".{name}.lock"):
-        if place and (asked == data.source or _shown(asked) == place["asked"]):
-            known, root = {key: place[key] for key in ("kind", "source", "asked")}, paths.root / place["root"]
+    with locked(paths.places / f"{name}.lock"):
+        if place and places.is_where(place, asked, data, paths):
+            known, root = place, paths.root / place["root"]
             if not root.is_dir():
                 return place  # as it was
         elif place and not (isinstance(asked, str) and located(asked, paths).is_dir()):
-            raise LapmlError(_elsewhere(name, asked))
+            raise LapmlError(_elsewhere(name, data, asked))
         else:
-            kind, used, root = lay_out(name, asked, data, paths, _mend(name, data))
-            known = {"kind": kind, "source": used, "asked": _shown(asked)}
+            kind, used, root = lay_out(name, asked, data, paths, _mend(name))
+            known = {"kind": kind, "source": used, "asked": shown(asked)}
         files = listed(root, data)
         seen = stamp(root, files)
         as_it_was = place and root == paths.root / place["root"] and seen == place["stamp"]
         found = contents(root, data, files, place["contents"]["files_sha256"] if as_it_was else None)
         if not alike(found, record):
             raise LapmlError(_changed(name, data, asked, root, found, record))
-        return _keep_place(name, data, paths, {**known, "stamp": seen}, root, found)
+        return places.keep(name, data, paths, known, root, seen, found)
 
 
-def _keep_place(
-    name: str, data: config.Data, paths: Paths, known: dict[str, Any], root: Path, found: dict[str, Any]
-) -> dict[str, Any]:
-    home = paths.root.resolve()
-    where = (root.resolve().relative_to(home) if root.resolve().is_relative_to(home) else root).as_posix()
-    place = {**known, "root": where, "named": _named(data), "contents": found}
-    if place != _place(name, paths, None):
-        write_text(paths.place(name), json.dumps(place, indent=1, ensure_ascii=False) + "\n")
-    return place
-
-
-def _place(name: str, paths: Paths, record: dict[str, Any] | None) -> dict[str, Any] | None:
-    """places/NAME.json, if it is of the data that source.json names; or whatever it is of, if there is no source.json."""
-    try:
-        place = json.loads(paths.place(name).read_text(encoding="utf-8"))
-        _ = [place[key] for key in ("kind", "source", "asked", "stamp", "root")], dict(place["named"])
-        whole = all(key in place["contents"] for key in KEYS)
-        return place if whole and (record is None or alike(place["contents"], record)) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _reached(asked: str | list[str], paths: Paths) -> bool:
+    """Whether a fetch could find there what is asked for: a folder or an archive that is not there stops no work on packed data."""
+    return isinstance(asked, list) or asked == "official" or "://" in asked or located(asked, paths).exists()
 
 
 def _record(name: str, paths: Paths) -> dict[str, Any] | None:
@@ -218,8 +176,8 @@ def _refuse_renamed(name: str, data: config.Data, paths: Paths, place: dict[str,
             before = dict(json.loads((paths.settings(name) / "fetch.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return
-    for key, now in _named(data).items():
-        was = _shown(before.get(key))
+    for key, now in named(data).items():
+        was = shown(before.get(key))
         if key in before and was != now:
             raise LapmlError(
                 f"data.{name}.{key} is {now!r}, what lies there was fetched {'from' if key == 'source' else 'with'} "
@@ -229,10 +187,10 @@ def _refuse_renamed(name: str, data: config.Data, paths: Paths, place: dict[str,
 
 def _refuse_elsewhere(name: str, data: config.Data, paths: Paths, found: dict[str, Any]) -> None:
     """What the variable names is what was fetched by the same settings before, or what lies at ``data.source`` itself."""
-    before, what = _place(name, paths, None), "were fetched before"
-    known, named = None, _named(data)
-    if before and all(before["named"].get(key) == named[key] for key in ("reader", "source")):
-        chosen = all(before["named"].get(key) == named[key] for key in ("labels", "classes"))
+    before, what = places.read(name, paths, None), "were fetched before"
+    known, now = None, named(data)
+    if before and all(before["named"].get(key) == now[key] for key in ("reader", "source")):
+        chosen = all(before["named"].get(key) == now[key] for key in ("labels", "classes"))
         known = {key: before["contents"][key] for key in (KEYS if chosen else KEYS[:2])}
     if known is None and isinstance(data.source, str) and (folder := located(data.source, paths)).is_dir():
         with suppress(LapmlError):  # it is no whole data set
@@ -240,7 +198,7 @@ def _refuse_elsewhere(name: str, data: config.Data, paths: Paths, found: dict[st
             known, what = contents(root, data, listed(root, data)), f"lie at data.{name}.source ({data.source})"
     if known is not None and not alike(found, known):
         raise LapmlError(
-            _other(name, _asked(name, data), found, f"than {what}", known)
+            _other(name, asked_for(name, data), found, f"than {what}", known)
             + f", or run `lapml data fetch {name} --anew` to take them all the same"
         )
 
@@ -258,13 +216,15 @@ def _changed(
 
 def _other(name: str, asked: Any, found: dict[str, Any], than: str, record: dict[str, Any]) -> str:
     return (
-        f"{_variable(name)} is {_shown(asked)!r}, which holds other data ({described(found)}) {than} ({described(record)}): the "
+        f"{variable(name)} is {shown(asked)!r}, which holds other data ({described(found)}) {than} ({described(record)}): the "
         f"variable says where data lie, not what they are; unset it, or name them in data.{name}.source"
     )
 
 
-def _elsewhere(name: str, asked: Any) -> str:
+def _elsewhere(name: str, data: config.Data, asked: Any) -> str:
+    if asked == data.source:
+        return f"{shown(asked)}: has changed since data.{name} was fetched from it; run `lapml data fetch {name}`"
     return (
-        f"{_variable(name)} is {_shown(asked)!r}, and the data were fetched from elsewhere; run `lapml data fetch {name}`, which "
-        "compares the two, or unset it"
+        f"{variable(name)} is {shown(asked)!r}, and the data were fetched from elsewhere, or before it changed; run "
+        f"`lapml data fetch {name}`, which compares the two, or unset it"
     )

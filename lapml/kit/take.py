@@ -186,6 +186,7 @@ def make_ready(work: Work, suite: Path, overrides: list[str]) -> None:
     """Fetch and prepare the data sets of a suite, unless they are packed already, and localise them where a method asks for it."""
     from lapml.config import load
     from lapml.data.pack import Packed
+    from lapml.data.sources import refuse_other
     from lapml.paths import Paths
 
     params = load(suite, overrides)
@@ -199,6 +200,7 @@ def make_ready(work: Work, suite: Path, overrides: list[str]) -> None:
 
     for name in params.datasets:
         try:
+            refuse_other(name, params.data[name], paths)
             Packed.open(paths.pack(name), params.data[name])
             print(f"prepare {name}: done before", flush=True)
         except LapmlError:

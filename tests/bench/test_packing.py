@@ -22,7 +22,7 @@ def test_packing_is_timed_against_a_loop_over_the_same_images(tmp_path):
     assert {name: len(times) for name, times in record["seconds"].items()} == {"loop": 3, "pack": 3}
     ratios = [loop / pack for loop, pack in zip(*record["seconds"].values(), strict=True)]
     assert abs(sum(ratios) / 3 - record["speed_vs_loop"][0]) < 1e-9
-    assert sorted(path.name for path in paths.base.iterdir()) == ["data"]  # what was packed is gone
+    assert sorted(path.name for path in paths.base.iterdir()) == ["data", "places"]  # what was packed is gone
 
 
 def test_no_torch_is_loaded():

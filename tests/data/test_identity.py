@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from lapml import config
 from lapml.data import contents, pack, sources
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
@@ -202,7 +203,9 @@ def test_the_variable_beside_a_source_that_is_here(paths, mine, monkeypatch):
 def test_an_archive_elsewhere_is_compared_by_fetching_it(paths, ready, tmp_path, monkeypatch, stage):
     archive = shutil.make_archive(str(tmp_path / "copy"), "zip", paths.root / "old")
     monkeypatch.setenv("LAPML_MINE", archive)
-    with pytest.raises(LapmlError, match=f"copy.zip', and the data were fetched from elsewhere; {ASK}, which compares"):
+    with pytest.raises(
+        LapmlError, match=f"copy.zip', and the data were fetched from elsewhere, .*; {ASK}, which compares"
+    ):
         stage(ready(), paths)
     sources.fetch("mine", ready(), paths)
     stage(ready(), paths)
@@ -216,6 +219,42 @@ def test_a_variable_that_names_nothing_here_stops_only_what_reads_the_images(pat
     sources.refuse_other("mine", ready(), paths)
     with pytest.raises(LapmlError, match="LAPML_MINE is '/not/mounted'"):
         sources.laid_out("mine", paths, ready())
+
+
+# --- what a name leads to ---
+
+
+def test_a_link_that_leads_elsewhere_now(paths, ready, stage):
+    (paths.root / "current").symlink_to("old")
+    sources.fetch("mine", ready("current"), paths)
+    stage(ready("current"), paths)
+    (paths.root / "current").unlink()
+    (paths.root / "current").symlink_to("new")
+    with pytest.raises(LapmlError, match=f"new: holds other data .* than were fetched .*; {ASK}"):
+        stage(ready("current"), paths)
+    (paths.root / "current").unlink()
+    (paths.root / "current").symlink_to(shutil.copytree(paths.root / "old", paths.root / "copy"))
+    stage(ready("current"), paths)
+    with unread():
+        stage(ready("current"), paths)
+
+
+@pytest.mark.parametrize("down", ["", "inside"])
+def test_an_archive_that_was_replaced(paths, ready, stage, down):
+    """Given itself, or in a folder."""
+    (paths.root / "given").mkdir()
+    source = f"given/{down}" if down else "given/it.zip"
+    (paths.root / source).parent.mkdir(exist_ok=True, parents=True)
+    base = str(paths.root / "given" / down / "it")
+    shutil.make_archive(base, "zip", paths.root / "old")
+    sources.fetch("mine", ready(source), paths)
+    stage(ready(source), paths)
+    shutil.make_archive(base, "zip", paths.root / "new")
+    with pytest.raises(LapmlError, match="has changed since data.mine was fetched|holds other data"):
+        stage(ready(source), paths)
+    shutil.rmtree(paths.root / "given")  # what was unpacked of it is enough
+    if not down:
+        sources.laid_out("mine", paths, ready(source))
 
 
 # --- another machine, an experiment's own folder, records of before ---
@@ -302,6 +341,25 @@ def test_passwords_of_urls_are_not_written_down(paths, mine, monkeypatch):
     with pytest.raises(LapmlError, match="LAPML_MINE is 'https://other/x.zip'"):
         sources.refuse_other("mine", data, paths)
     assert not any("secret" in file.read_text() for file in paths.base.rglob("*.json"))
+
+
+@pytest.mark.parametrize("key", ["data_sha256", "localised_sha256"])
+def test_margins_that_were_tuned_on_other_data_are_not_trained_with(paths, key):
+    params = config.load(Path(__file__).parents[2] / "params.yaml")
+    folder = {"data_sha256": paths.pack("birds"), "localised_sha256": paths.localised("birds")}[key]
+    folder.mkdir(parents=True)
+    file = paths.tuned("birds", "margin")
+    file.parent.mkdir(parents=True)
+    for record in ({}, {key: None}, {key: "a" * 64}):  # older ones do not say
+        file.write_text(json.dumps({"values": {"m": 0.5}, **record}))
+        for now in ({}, {"sha256": "a" * 64}):
+            (folder / "meta.json").write_text(json.dumps(now))
+            assert config.tuned_values(params, paths, "birds", "margin") == {"m": 0.5}
+    (folder / "meta.json").write_text(json.dumps({"sha256": "b" * 64}))
+    with pytest.raises(
+        LapmlError, match=f"margin.json: {key}: found a{{12}}, expected b{{12}} .*run `lapml tune birds` again"
+    ):
+        config.tuned_values(params, paths, "birds", "margin")
 
 
 @given(

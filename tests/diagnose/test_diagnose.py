@@ -60,6 +60,7 @@ def trained(params: Params, root: Path, spoil: Callable[[Path], None] = lambda r
     paths = Paths(params.suite, root)
     sources.fetch("birds", params.data["birds"], paths)
     spoil(sources.laid_out("birds", paths)[1])
+    sources.fetch("birds", params.data["birds"], paths)  # what lies there now
     pack.prepare("birds", params.data["birds"], paths, progress=False)
     packed = Packed.open(paths.pack("birds"))
     for seed in params.seeds:
