@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH
 
 from lapml.data import damage, formats, levels
 from lapml.errors import LapmlError
@@ -56,9 +57,8 @@ def decode(file: Path, banner: int = 0, side: int | None = None) -> Decoded:
         if file.stat().st_size == 0:
             raise ValueError("it is empty")
         with formats.opened(file) as image:
-            lower = levels.lower_bytes(
-                image, lambda: formats.opened(file)
-            )  # first: of a PNG, EXIF is behind the pixels
+            # First: of a PNG, EXIF lies behind the pixels, and is read after them.
+            lower = levels.lower_bytes(image, lambda: formats.opened(file))
             _refuse_uncovered(image)
             orientation, whole, box = _orientation(image), image.size, None
             if side is not None and not banner and (draft := image.draft(None, (GAP * side, GAP * side))):
@@ -88,9 +88,12 @@ def decode(file: Path, banner: int = 0, side: int | None = None) -> Decoded:
 def _refuse_uncovered(image: Image.Image) -> None:
     """A TIFF's strips may hold less than the size that it declares: Pillow leaves the rest black."""
     if image.format == "TIFF":
+        declared = tuple(
+            image.tag_v2[tag] for tag in (IMAGEWIDTH, IMAGELENGTH)
+        )  # as stored: its size may be turned already
         covered = tuple(max((tile.extents[end] for tile in image.tile), default=0) for end in (2, 3))
-        if any(less < size for less, size in zip(covered, image.size, strict=True)):
-            raise ValueError(f"it holds {covered[0]} x {covered[1]} pixels of {image.width} x {image.height}")
+        if any(less < size for less, size in zip(covered, declared, strict=True)):
+            raise ValueError(f"it holds {covered[0]} x {covered[1]} pixels of {declared[0]} x {declared[1]}")
 
 
 def _why(file: Path, error: Exception) -> str:
