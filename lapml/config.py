@@ -14,6 +14,7 @@ from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import Paths
 from lapml.reading import expanded, explained, load
+from lapml.recorded import Tuned, checked
 from lapml.rows import Method
 from lapml.schema import FORMAT, WHERE, Data, Drawn, Localise, Model, Params, Range, Run, Train, View
 
@@ -131,12 +132,13 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
     if method not in params.methods or not params.methods[method].unresolved():
         return None
     path = paths.tuned(dataset, method)
+    if not path.exists():
+        raise LapmlError(f"{path}: no tuned margins yet; run `lapml tune {dataset}` first")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["values"]
-    except FileNotFoundError:
-        raise LapmlError(f"{path}: no tuned margins yet; run `lapml tune {dataset}` first") from None
-    except (ValueError, KeyError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
         raise LapmlError(f"{path}: damaged; delete it and run `lapml tune {dataset}`") from None
+    return checked(path, record, Tuned, f"damaged; delete it and run `lapml tune {dataset}`")["values"]
 
 
 def study_identity(
