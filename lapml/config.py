@@ -14,6 +14,7 @@ from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import Paths
 from lapml.reading import expanded, explained, load
+from lapml.recorded import Tuned, checked
 from lapml.rows import Method
 from lapml.schema import FORMAT, WHERE, Data, Drawn, Localise, Model, Params, Range, Run, Train, View
 
@@ -135,13 +136,13 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
     if method not in params.methods or not params.methods[method].unresolved():
         return None
     path = paths.tuned(dataset, method)
+    if not path.exists():
+        raise LapmlError(f"{path}: no tuned margins yet; run `lapml tune {dataset}` first")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        values = record["values"]
-    except FileNotFoundError:
-        raise LapmlError(f"{path}: no tuned margins yet; run `lapml tune {dataset}` first") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
         raise LapmlError(f"{path}: damaged; delete it and run `lapml tune {dataset}`") from None
+    record = checked(path, record, Tuned, f"damaged; delete it and run `lapml tune {dataset}`")
     for key, folder in (("data_sha256", paths.pack(dataset)), ("localised_sha256", paths.localised(dataset))):
         try:
             now = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["sha256"]
@@ -152,7 +153,7 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
                 f"{path}: {key}: found {record[key][:12]}, expected {now[:12]} ({folder}): the margins were tuned on other data, "
                 f"or with other maps, than there are now; run `lapml tune {dataset}` again"
             )
-    return values
+    return record["values"]
 
 
 def study_identity(

@@ -12,6 +12,7 @@ from typing import Any
 
 from lapml.errors import LapmlError
 from lapml.paths import RUN_FILES
+from lapml.recorded import Config, Provenance, checked
 
 NOT_KEPT = "The run was taken over from results/published, where no weights are kept.\n"  # in place of them
 
@@ -76,19 +77,20 @@ def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, An
         optional: files that may be absent, as the model is from a published copy.
 
     Raises:
-        LapmlError: a file is missing, or is not the one that provenance.json was written with.
+        LapmlError: a file is missing or damaged, or is not the one that provenance.json was written with.
     """
     missing = [name for name in RUN_FILES if name not in optional and not (folder / name).is_file()]
     if missing:
         raise LapmlError(f"{folder}: {missing[0]} is missing: the run is not complete; train it (again)")
+    again = "train the run again"
     try:
-        config = json.loads((folder / "config.json").read_text())
-        provenance = json.loads((folder / "provenance.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         files = dict(provenance["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise LapmlError(
-            f"{folder}: config.json or provenance.json is damaged ({error}); train the run again"
-        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise LapmlError(f"{folder}: config.json or provenance.json is damaged ({error}); {again}") from None
+    checked(folder / "provenance.json", provenance, Provenance, again)
+    checked(folder / "config.json", config, Config, again)
     for name, expected in files.items():
         if name in optional and not ((folder / name).exists() and kept(folder / name)):
             continue

@@ -19,6 +19,7 @@ from lapml.errors import LapmlError
 BASE = "base"  # key of an overlay: the file that it changes, relative to its own folder
 NAMED = (("data",), ("methods",), ("defaults", "mixers"), ("report", "steps"))  # sections whose keys are names
 KINDS = ("mixer", "loss")  # sections whose other keys depend on their name
+MOST_VALUES = 100_000  # of a file: anchors of anchors of anchors would fill the memory
 WIDTH = 100  # characters that a section or list may take on one line
 NOTE = """#
 # Every setting of the suite, written by `lapml suite use {name}`. Edit it, then run `snakemake` or `dvc repro`: only what depends
@@ -123,12 +124,14 @@ def _read(path: Path, above: Path | None) -> dict[str, Any]:
         if above:
             raise LapmlError(f"{above}: {BASE}: found no file {path}; name one relative to {above.parent}") from None
         raise LapmlError(f"{path}: no such file; run from the project's folder, or name one with --params") from None
-    except (YAMLError, ValueError, IsADirectoryError) as error:
-        # ValueError: bad UTF-8, impossible dates, endless integers
+    except (YAMLError, ValueError, RecursionError, OSError) as error:
+        # ValueError: bad UTF-8, impossible dates, endless integers; RecursionError: brackets without end
         raise LapmlError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise LapmlError(f"{path}: found {type(raw).__name__}, expected a mapping of sections (suite, datasets, …)")
     try:
+        if (count := _values(raw, {})) > MOST_VALUES:
+            raise LapmlError(f"{path}: found {count:,} values, its anchors repeated, expected {MOST_VALUES:,} at most")
         copied = json.loads(json.dumps(raw, default=str))  # anchors become copies: an override changes one place only
         odd = _odd_key(raw)
     except (TypeError, ValueError, RecursionError) as error:
@@ -136,6 +139,15 @@ def _read(path: Path, above: Path | None) -> dict[str, Any]:
     if odd is not None:
         raise LapmlError(f"{path}: key {odd!r}: found {type(odd).__name__}, expected text; put it in quotes")
     return copied
+
+
+def _values(raw: Any, known: dict[int, int]) -> int:
+    """How many values there are with every anchor copied; RecursionError for an anchor inside itself."""
+    if not isinstance(raw, dict | list):
+        return 1
+    if id(raw) not in known:
+        known[id(raw)] = 1 + sum(_values(each, known) for each in (raw.values() if isinstance(raw, dict) else raw))
+    return known[id(raw)]
 
 
 def _odd_key(raw: Any) -> Any:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -113,20 +113,34 @@ class Checkpoint:
             replace: whether the state of something else is set aside.
 
         Raises:
-            LapmlError: there is one, and it is not to be set aside.
+            LapmlError: there is one, and it is not to be set aside, or is damaged, though it can be read.
         """
         found = ranks.on_first(lambda: self._found(replace, log))
         if not found:
             return [], Epoch()
+        try:
+            history, now = self._put(found, device)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise LapmlError(
+                f"{self.path}: does not fit the run whose state it is ({said}), so it is damaged; move it away to begin again"
+            ) from None
+        self._is_good(history, now)
+        return history, now
+
+    def _put(self, found: dict[str, Any], device: torch.device) -> tuple[list[dict[str, Any]], Epoch]:
         self.net.load_state_dict(found["net"])
-        self.optimizer.load_state_dict(found["optimizer"])
+        _put_optimizer(self.optimizer, found["optimizer"])
         if self.bank is not None:
             self.bank.cells.copy_(found["bank"])
         own = found["ranks"][ranks.rank()]  # in mid-epoch they differ
         for buffer, value in zip(self.net.buffers(), own["buffers"], strict=True):
             buffer.copy_(value)
-        history, now, self.resumed = found["history"], Epoch.restored(own["epoch"], device), found["resumed"] + 1
-        self._is_good(history, now)
+        history, now, self.resumed = list(found["history"]), Epoch.restored(own["epoch"], device), found["resumed"] + 1
+        for row in history:
+            _numbers(row, ("epoch", "seconds", "images_forward", "images_backward"))
+        _numbers({**now.counts, "step": now.step, "seconds": now.seconds}, Epoch().counts)
+        _numbers({**{name: float(value) for name, value in now.means.sums.items()}, **now.means.counts}, now.means.sums)
         return history, now
 
     def _found(self, replace: bool, log: Callable[[str], None]) -> dict[str, Any] | None:
@@ -171,6 +185,26 @@ class Checkpoint:
 
     def _is_good(self, history: list[dict[str, Any]], now: Epoch) -> None:
         self.good = f"that of epoch {len(history)}{f' and step {now.step} after it' if now.step else ''}, {self.path}"
+
+
+def _put_optimizer(optimizer: torch.optim.Optimizer, found: dict[str, Any]) -> None:
+    """As load_state_dict, which takes whatever it is given."""
+    kinds = [{name: type(value) for name, value in group.items()} for group in optimizer.param_groups]
+    optimizer.load_state_dict(found)
+    if kinds != [{name: type(value) for name, value in group.items()} for group in optimizer.param_groups]:
+        raise ValueError("the optimiser's settings are not of the types that they should be")
+    for weight, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if value is not None and (not isinstance(value, Tensor) or value.shape not in (weight.shape, torch.Size())):
+                raise ValueError(f"the optimiser's {name} is no tensor of its weight's shape")
+
+
+def _numbers(record: dict[str, Any], needed: Collection[str]) -> None:
+    """ValueError where a record lacks one of these, or holds anything but numbers and, beside them, None."""
+    for name in {*needed, *record}:
+        value = record[name]
+        if (isinstance(value, bool) or not isinstance(value, int | float)) and (value is not None or name in needed):
+            raise ValueError(f"{name}: found {type(value).__name__}, expected a number")
 
 
 def all_finite(net: nn.Module) -> bool:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
 MARGINS = ("m", "alpha", "delta", "quantile")
-VALUES = "values"  # attribute of a trial: what its margins were, where the search goes by quantiles
 WITHOUT = "without"  # attribute of a study: score and distances of the run without margin losses
 CHECKS = 4  # parts of a run, after each but the last of which it may be pruned
 
@@ -105,7 +104,7 @@ def _study(
         done, values = proposed
         log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: {_show(values)}")
         if study and without:
-            trial.set_user_attr(VALUES, values)
+            trial.set_user_attr(journal.VALUES, values)
         scores: list[float] = []
 
         def check(epoch: int, score: float, scores: list[float] = scores) -> None:
@@ -248,7 +247,7 @@ def _valued(
 
 
 def _values(trial: FrozenTrial) -> dict[str, float]:
-    return trial.user_attrs.get(VALUES, trial.params)
+    return trial.user_attrs.get(journal.VALUES, trial.params)
 
 
 def _quantiles(without: dict[str, Any]) -> dict[str, float]:

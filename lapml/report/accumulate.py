@@ -12,9 +12,9 @@ from lapml.kept import STATE, state_aside
 from lapml.kit import results
 from lapml.locks import holder_of
 from lapml.paths import READS, RUN_FILES, Paths
+from lapml.recorded import read_json
 from lapml.report import diagnosis, tables
 from lapml.report.published import GALLERY, LOCK, PUBLISHED_DIAGNOSIS_FILES, copy_file, copy_folder, copy_run, recover
-from lapml.report.records import read_json
 from lapml.report.runs import UNREAD, examined, one_origin
 from lapml.schema import ADAPTIVE
 
@@ -186,7 +186,7 @@ def _maps_sha256(paths: Paths, dataset: str) -> str:
         raise LapmlError(
             f"{meta.parent}: no maps yet, and published runs mix by them; run `lapml localise {dataset}` first"
         )
-    return read_json(meta)["sha256"]
+    return str(read_json(meta).get("sha256"))
 
 
 def _refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[dict[str, Any]]]:

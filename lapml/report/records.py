@@ -1,9 +1,9 @@
-"""Files of a run folder, read and compared: JSON records, and predictions."""
+"""Files of a run folder, read and compared: predictions, history, and where records differ."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lapml.errors import LapmlError
@@ -34,25 +34,59 @@ def mismatch(truth: tuple[list, list], name: str, first: tuple[list, list]) -> s
     return f"found {len(truth[0])} images, expected {len(first[0])} (as in {name})"
 
 
-def read_json(path: Path, shown: str | None = None) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LapmlError(f"{shown or path}: missing") from None
-    except (ValueError, OSError):
-        raise LapmlError(f"{shown or path}: cannot be read as JSON (half written?)") from None
-    if not isinstance(record, dict):
-        raise LapmlError(f"{shown or path}: found {type(record).__name__}, expected a JSON object")
-    return record
-
-
 def parquet(path: Path, top: int = 1) -> pd.DataFrame:
     """A run's predictions: image, label, and top1 to top``top``.
 
     Raises:
-        LapmlError: the file is damaged or has no such column.
+        LapmlError: the file is damaged, has no such column, or other values than names of images and numbers of classes.
     """
+    columns = ["image", "label", *(f"top{rank + 1}" for rank in range(top))]
     try:
-        return pd.read_parquet(path, columns=["image", "label", *(f"top{rank + 1}" for rank in range(top))])
+        table = pd.read_parquet(path, columns=columns)
     except Exception as error:  # pyarrow raises many kinds for a file that is cut short or lacks a column
         raise LapmlError(f"{path.name}: cannot be read ({' '.join(str(error).split())})") from None
+    if table.empty:
+        raise LapmlError(f"{path.name}: found no image, expected one at least")
+    if not all(isinstance(name, str) for name in table["image"]):
+        raise LapmlError(f"{path.name}: image: expected the name of an image in every row")
+    for column in columns[1:]:
+        if (
+            not pd.api.types.is_integer_dtype(table[column])
+            or table[column].isna().any()
+            or not (table[column] >= 0).all()
+        ):
+            raise LapmlError(
+                f"{path.name}: {column}: found {table[column].dtype}, expected the number of a class in every row"
+            )
+    if (twice := table["image"].duplicated()).any():
+        raise LapmlError(f"{path.name}: image: found {table['image'][twice].iloc[0]!r} twice, expected each image once")
+    return table
+
+
+def history_of(path: Path, curves: tuple[str, ...], epochs: int) -> list[str]:
+    """Faults of a run's history.csv.
+
+    Args:
+        curves: columns that hold a number in every epoch.
+        epochs: how many there are.
+    """
+    try:
+        history = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        return [f"{path.name}: cannot be read ({' '.join(str(error).split())})"]
+    if absent := {"epoch", *curves} - set(history):
+        return [f"{path.name}: column {', '.join(sorted(absent))}: missing"]
+    if len(history) != epochs:
+        return [f"{path.name}: found {len(history)} epochs, expected {epochs}"]
+    for column in history:
+        numbers = pd.api.types.is_numeric_dtype(history[column]) and not pd.api.types.is_bool_dtype(history[column])
+        known = numbers and (
+            np.isfinite(history[column]) | (history[column].isna() & (column not in ("epoch", *curves)))
+        )
+        if not numbers or not known.all():
+            return [f"{path.name}: column {column}: expected finite numbers"]
+    if (history["epoch"].diff().iloc[1:] != 1).any():
+        return [
+            f"{path.name}: column epoch: found {str(history['epoch'].tolist())[:80]}, expected one epoch after another"
+        ]
+    return []

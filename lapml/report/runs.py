@@ -19,7 +19,8 @@ from lapml.data.sources import refuse_other
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import READS, RUN_FILES, Paths
-from lapml.report.records import differences, mismatch, parquet, read_json
+from lapml.recorded import Provenance, Tuned, checked, read_json
+from lapml.report.records import differences, history_of, mismatch, parquet
 from lapml.report.scores import scores
 from lapml.schema import ADAPTIVE, MARGIN
 
@@ -147,9 +148,7 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     if method not in params.tuned_rows:
         return None
     path = paths.tuned(dataset, method)
-    record = read_json(path)
-    if not isinstance(record.get("values"), dict):
-        raise LapmlError(f"{path}: values: found {record.get('values')!r}, expected a mapping such as {{'m': 0.8}}")
+    record = checked(path, read_json(path), Tuned, _again(dataset))
     if (found := (record.get("dataset"), record.get("method"))) != (dataset, method):
         raise LapmlError(f"{path}: found the tuned values of {found}, expected those of {(dataset, method)}")
     params = params.of(dataset)
@@ -160,7 +159,8 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     if meta.exists() and (packed := read_json(meta).get("sha256")) != record.get("data_sha256"):
         raise LapmlError(f"{path}: data_sha256: found {record.get('data_sha256')}, expected {packed} ({meta})")
     follows = method == ADAPTIVE and params.starts_from_margin()
-    earlier = read_json(paths.tuned(dataset, MARGIN)).get("values") if follows else None
+    margin = paths.tuned(dataset, MARGIN)
+    earlier = checked(margin, read_json(margin), Tuned, _again(dataset))["values"] if follows else None
     frozen = config.frozen_margins(params.methods[method], earlier)
     made_of = (record.get(name) for name in ("data_sha256", "localised_sha256"))
     study = config.study_identity(params, dataset, method, frozen, *made_of)
@@ -185,14 +185,15 @@ def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ())
     record, metrics, origin = (
         read_json(folder / name, name) for name in ("config.json", "metrics.json", "provenance.json")
     )
+    checked("provenance.json", origin, Provenance, "train the run again")
     try:
         found = config.settings_of("config.json", record).record()
         faults += [f"config.json: {line}" for line in differences(found, expected)]
     except LapmlError as error:
         faults.append(str(error))
     faults += [
-        f"metrics.json: {name}: found {metrics.get(name)!r}, expected a finite number" for name in METRICS
-        if not _number(metrics.get(name)) and (name in metrics or name not in LATER)
+        f"metrics.json: {name}: found {str(metrics.get(name))[:80]}, expected a finite number" for name in METRICS
+        if not _number(name, metrics.get(name)) and (name in metrics or name not in LATER)
         and not (name in NULLABLE and name in metrics and metrics[name] is None)
     ]  # fmt: skip
     if metrics.get("split") != expected["evaluate"]:
@@ -206,7 +207,7 @@ def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ())
     gpus = expected["train"]["gpus"]
     if (count := origin.get("processes", gpus)) != gpus:
         faults.append(f"provenance.json: processes: found {count}, expected {gpus} (train.gpus)")
-    faults += _history(folder, expected["train"]["epochs"])
+    faults += history_of(folder / "history.csv", CURVES, expected["train"]["epochs"])
     try:
         table = parquet(folder / "predictions.parquet")
     except LapmlError as error:
@@ -228,19 +229,15 @@ def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ())
     return row | {"run_seconds": origin["seconds"], "versions": json.dumps(origin["versions"], sort_keys=True)}
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _again(dataset: str) -> str:
+    return f"delete it and run `lapml tune {dataset}`"
 
 
-def _history(folder: Path, epochs: int) -> list[str]:
-    """Faults of history.csv."""
-    try:
-        history = pd.read_csv(folder / "history.csv")
-    except (ValueError, OSError) as error:
-        return [f"history.csv: cannot be read ({' '.join(str(error).split())})"]
-    if absent := {"epoch", *CURVES} - set(history):
-        return [f"history.csv: column {', '.join(sorted(absent))}: missing"]
-    return [] if len(history) == epochs else [f"history.csv: found {len(history)} epochs, expected {epochs}"]
+def _number(name: str, value: Any) -> bool:
+    """Whether a metric is a number that it can be."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -(2**63) <= value < 2**63:
+        return False
+    return (0 <= value <= 100 or name not in ACCURACIES) and (name != "n" or isinstance(value, int))
 
 
 def one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from lapml.errors import LapmlError
 from lapml.results import RECALL, alone, recall_says, top5_says
 
 TOP1_TOLERANCE = 0.5  # points between metrics.json and predictions.parquet: equal logits may be ranked in two ways
@@ -30,7 +31,11 @@ def scores(
     top1 = 100 * (table["top1"] == table["label"]).mean()
     if not abs(top1 - metrics["top1"]) <= TOP1_TOLERANCE:
         return {}, [f"predictions.parquet: top1: found {top1:.2f} %, expected {metrics['top1']:.2f} (metrics.json)"]
-    if (classes := class_count(table, class_names)) < 2:
+    try:
+        classes = class_count(table, class_names)
+    except LapmlError as error:
+        return {}, [str(error)]
+    if classes < 2:
         return {}, ["provenance.json: class_names: found one class, expected two at least: every answer is right"]
     count, lone = len(table), int(alone(table["label"].to_numpy()).sum())
     if metrics.get("recall_left_out", lone) != lone:
@@ -51,9 +56,12 @@ def scores(
 
 def class_count(table: pd.DataFrame, class_names: list[str] | None) -> int:
     """The classes that a run chose among; of a run that does not name them, as many as are seen to be."""
-    if class_names:
-        return len(class_names)
-    return 1 + int(table.drop(columns="image").to_numpy().max())
+    most = 1 + int(table.drop(columns="image").to_numpy().max())
+    if class_names and most > len(class_names):
+        raise LapmlError(
+            f"predictions.parquet: found class {most - 1}, expected 0 to {len(class_names) - 1} (provenance.json)"
+        )
+    return len(class_names) if class_names else most
 
 
 def _number(value: float | None) -> float:

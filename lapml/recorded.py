@@ -1,0 +1,129 @@
+"""Records that are read back: what they must be of for anything to be made of them. Keys that joined later may be absent."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lapml.errors import LapmlError
+from lapml.paths import RUN_FILES
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class Weights(Record):
+    name: str | None = None
+    sha256: str | None = None
+
+
+class Provenance(Record):
+    """provenance.json of a run."""
+
+    files: dict[str, str] = {}  # their checksums
+    class_names: list[str] | None = None
+    weights: Weights | None = None
+    source: dict[str, Any] | None = None
+    versions: dict[str, str | None] | None = None
+    command: str | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+    data_sha256: str | None = None
+    localised_sha256: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    started: str | None = None
+    finished: str | None = None
+    threads: int | None = None
+    seconds: float | None = Field(None, ge=0)
+    peak_memory_bytes: int | None = Field(None, ge=0, lt=2**63)
+    resumed: int | None = Field(None, ge=0, lt=2**31)
+    test_reads: int | None = Field(None, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if unknown := [name for name in self.files if name not in RUN_FILES]:
+            raise ValueError(f"files: found {unknown[0]!r}, expected checksums of {', '.join(RUN_FILES)} only")
+        if self.class_names is not None and len(set(self.class_names)) != len(self.class_names):
+            raise ValueError("class_names: found one twice, expected each class once")
+        return self
+
+
+class Config(Record):
+    """config.json of a run: what is read before its settings are (see :func:`lapml.config.settings_of`)."""
+
+    suite: str
+    dataset: str
+    fit: list[str]
+
+
+class Trial(Record):
+    number: int
+    values: dict[str, float]
+    score: float | None
+    state: Literal["COMPLETE", "PRUNED", "FAIL"] = "COMPLETE"
+
+    @model_validator(mode="after")
+    def _scored(self) -> Self:
+        if self.state == "COMPLETE" and self.score is None:
+            raise ValueError("score: found None, expected a number of a trial that is complete")
+        return self
+
+
+class Tuned(Record):
+    """A tuned file."""
+
+    values: dict[str, float]
+    score: float | None = None
+    trials: list[Trial] = []
+    seeds: list[int] = []
+    epochs: int | None = None
+    without: float | None = None
+    data_sha256: str | None = None
+    localised_sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        if any(trial.values.keys() != self.trials[0].values.keys() for trial in self.trials):
+            raise ValueError("trials: found values of other margins in some, expected the same in all")
+        return self
+
+
+def checked(where: str | Path, record: Any, form: type[Record], advice: str) -> dict[str, Any]:
+    """The record itself; LapmlError, with the first key, where it is of another form."""
+    if not isinstance(record, dict):
+        raise LapmlError(f"{where}: found {type(record).__name__}, expected a JSON object; {advice}")
+    try:
+        form.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        said = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            said = "missing"
+        elif first["type"] != "value_error":
+            said = f"found {repr(first['input'])[:80]}, expected: {said[0].lower() + said[1:]}"
+        raise LapmlError(f"{where}: {key}{said}; {advice}") from None
+    return record
+
+
+def read_json(path: Path, shown: str | None = None) -> dict[str, Any]:
+    """A JSON object.
+
+    Args:
+        shown: what messages call it.
+
+    Raises:
+        LapmlError: it is missing or damaged.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LapmlError(f"{shown or path}: missing") from None
+    except (ValueError, OSError, RecursionError):
+        raise LapmlError(f"{shown or path}: cannot be read as JSON (half written?)") from None
+    if not isinstance(record, dict):
+        raise LapmlError(f"{shown or path}: found {type(record).__name__}, expected a JSON object")
+    return record
