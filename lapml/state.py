@@ -193,8 +193,8 @@ def _put_optimizer(optimizer: torch.optim.Optimizer, found: dict[str, Any]) -> N
     optimizer.load_state_dict(found)
     if kinds != [{name: type(value) for name, value in group.items()} for group in optimizer.param_groups]:
         raise ValueError("the optimiser's settings are not of the types that they should be")
-    for weight, kept in optimizer.state.items():
-        for name, value in kept.items():
+    for weight, moments in optimizer.state.items():
+        for name, value in moments.items():
             if value is not None and (not isinstance(value, Tensor) or value.shape not in (weight.shape, torch.Size())):
                 raise ValueError(f"the optimiser's {name} is no tensor of its weight's shape")
 
@@ -219,9 +219,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
             with open(temporary, "wb") as file:  # given a name, torch would hide what the system says
                 torch.save(state, file)
                 file.flush()
-                os.fsync(
-                    file.fileno()
-                )  # before it takes the place of the last one, which a crash would leave empty else
+                os.fsync(file.fileno())  # before it takes the place of the last one, which a crash would else leave empty
         except RuntimeError as error:  # closing its archive fails too
             raise next(
                 (each for each in (error.__context__, error.__cause__) if isinstance(each, OSError)), error
