@@ -219,7 +219,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
             with open(temporary, "wb") as file:  # given a name, torch would hide what the system says
                 torch.save(state, file)
                 file.flush()
-                os.fsync(file.fileno())  # before it takes the place of the last one, which a crash would else leave empty
+                os.fsync(
+                    file.fileno()
+                )  # before it takes the place of the last one, which a crash would else leave empty
         except RuntimeError as error:  # closing its archive fails too
             raise next(
                 (each for each in (error.__context__, error.__cause__) if isinstance(each, OSError)), error

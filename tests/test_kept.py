@@ -74,7 +74,7 @@ def test_a_finished_run_of_something_else_is_refused(made, packed, monkeypatch, 
         case "settings":
             options, said = (
                 (other(), "train.lr=0.02"),
-                "train.epochs: found 2, asked for 3; train.lr: found 0.01, asked for 0.02",
+                "train.epochs: found 2, asked for 3; train.lr: found 0.015, asked for 0.02",
             )
         case "data":
             data = type(packed)(packed.index, packed.images, packed.meta | {"sha256": "f" * 64}, packed.class_names)
