@@ -233,6 +233,9 @@ def test_top_five_is_higher(write):
 def test_other_settings_are_noted(write):
     notes = compare([write("baseline/0"), write("cutmix/0", settings=MIXUP)], replicates=50)["notes"]
     assert not any("differ" in note for note in notes)  # a row's own part is what is compared
+    real = [PUBLISHED / f"warblers/runs/cub200/{method}/0" for method in ("snapmix", "loc_cutmix")]
+    notes = compare(real, replicates=50)["notes"]
+    assert not any("differ" in note for note in notes)  # only rows that mix by maps have settings of these
     runs = [
         write("x/baseline/0"),
         write("x/cutmix/0", **{"train.epochs": 40}),

@@ -183,7 +183,8 @@ def caveats(rows: dict[str, Row]) -> list[str]:
     for key in dict.fromkeys(key for flat in flats.values() for key in flat):
         labels: dict[str, list[str]] = {}
         for label, flat in flats.items():
-            labels.setdefault(flat.get(key, "missing"), []).append(label)
+            if key in flat or not key.startswith("localise."):  # only methods that mix by maps have those settings
+                labels.setdefault(flat.get(key, "missing"), []).append(label)
         if len(labels) > 1:
             settings.append(f"{key} ({'; '.join(f'{value}: {listed(names)}' for value, names in labels.items())})")
     notes = [f"The rows differ in more than their method: {listed(settings)}."] if settings else []
