@@ -18,6 +18,7 @@ MANIFEST = "kit.json"
 BLOCK = tarfile.BLOCKSIZE
 EMPTY = tarfile.RECORDSIZE  # bytes of a tar are a multiple of it
 SLICE = 2**20
+LONGEST = 255  # bytes of a file's name, on common disks
 
 
 def room(size: int) -> int:
@@ -104,6 +105,8 @@ def _refuse_unsafe(path: Path, member: tarfile.TarInfo) -> None:
         raise LapmlError(f"{path}: {member.name}: is {kind}, expected plain files only; nothing of it is used")
     if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
         raise LapmlError(f"{path}: {member.name}: leads outside of its folder; nothing of it is used")
+    if any(len(part.encode()) > LONGEST for part in name.parts):
+        raise LapmlError(f"{path}: {member.name[:80]}…: found a name of over {LONGEST} bytes; nothing of it is used")
 
 
 def _copied(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> str:
