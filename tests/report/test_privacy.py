@@ -21,7 +21,8 @@ from lapml.report.published import publish
 ROOT = Path(__file__).parents[2]
 TINY = [
     "suite=private", "rows=[baseline, cutmix, loc_cutmix]", "tuned_rows=[]", "seeds=[0]", "model.name=test_resnet",
-    "model.weights=none", "model.truncate=8", "model.freeze=0", "data.birds.stored_side=64", "data.birds.view.side=48", "train.epochs=2",
+    "model.weights=none", "model.truncate=8", "model.freeze=0", "data.birds.stored_side=64", "data.birds.view.side=48",
+    "train.epochs=2",
     "train.batch=6", "train.device=cpu", "train.warmup_epochs=0", "defaults.mixers.localized.maps=recent",
     "methods.cutmix_semantic.mixer.maps=recent", "defaults.mix.warmup_epochs=0", "data.birds.drawn.classes=3",
     "data.birds.drawn.train_images=6", "data.birds.drawn.test_images=4", "data.birds.drawn.side=64",
