@@ -138,7 +138,7 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         raise LapmlError(f"{path}: damaged; delete it and run `lapml tune {dataset}`") from None
-    return checked(path, record, Tuned, f"damaged; delete it and run `lapml tune {dataset}`")["values"]
+    return checked(f"{path}: damaged; delete it and run `lapml tune {dataset}`", record, Tuned)["values"]
 
 
 def study_identity(
