@@ -142,7 +142,7 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         raise LapmlError(f"{path}: damaged; delete it and run `lapml tune {dataset}`") from None
-    record = checked(path, record, Tuned, f"damaged; delete it and run `lapml tune {dataset}`")
+    record = checked(f"{path}: damaged; delete it and run `lapml tune {dataset}`", record, Tuned)
     for key, folder in (("data_sha256", paths.pack(dataset)), ("localised_sha256", paths.localised(dataset))):
         try:
             now = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["sha256"]

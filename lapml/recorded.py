@@ -91,10 +91,11 @@ class Tuned(Record):
         return self
 
 
-def checked(where: str | Path, record: Any, form: type[Record], advice: str) -> dict[str, Any]:
-    """The record itself; LapmlError, with the first key, where it is of another form."""
+def checked(where: str | Path, record: Any, form: type[Record], advice: str = "") -> dict[str, Any]:
+    """The record itself; LapmlError, with the first key and what to do, where it is of another form."""
+    advice = advice and f"; {advice}"
     if not isinstance(record, dict):
-        raise LapmlError(f"{where}: found {type(record).__name__}, expected a JSON object; {advice}")
+        raise LapmlError(f"{where}: found {type(record).__name__}, expected a JSON object{advice}")
     try:
         form.model_validate(record)
     except ValidationError as error:
@@ -105,7 +106,7 @@ def checked(where: str | Path, record: Any, form: type[Record], advice: str) -> 
             said = "missing"
         elif first["type"] != "value_error":
             said = f"found {repr(first['input'])[:80]}, expected: {said[0].lower() + said[1:]}"
-        raise LapmlError(f"{where}: {key}{said}; {advice}") from None
+        raise LapmlError(f"{where}: {key}{said}{advice}") from None
     return record
 
 

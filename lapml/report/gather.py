@@ -74,7 +74,7 @@ def read(folder: Path, top: int) -> Run:
         raise LapmlError(f"{folder}: {error}; train the run again") from None
     if classes <= top:
         raise LapmlError(
-            f"{folder}: --top: found {top}, expected less than the {classes} that its classes are: among all of them every "
+            f"{folder}: --top: found {top}, expected less than the number of its classes, {classes}: among all of them every "
             "answer is right"
         )
     label = table["label"].to_numpy()

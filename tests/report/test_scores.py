@@ -117,5 +117,7 @@ def test_compare_refuses_a_top_that_cannot_be_missed(suite, seal, classes, top, 
     if fits:
         assert gather.read(folder, top).right.all()
         return
-    with pytest.raises(LapmlError, match=f"--top: found {top}, expected less than the {classes} that its classes are"):
+    with pytest.raises(
+        LapmlError, match=f"--top: found {top}, expected less than the number of its classes, {classes}"
+    ):
         gather.read(folder, top)
