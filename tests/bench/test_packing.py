@@ -18,7 +18,7 @@ def test_packing_is_timed_against_a_loop_over_the_same_images(tmp_path):
     text = preparing(params, paths, "birds", 10, 3, tmp_path / "out")
     record = json.loads((tmp_path / "out/demo/prepare.json").read_text())
     assert (tmp_path / "out/demo/prepare.md").read_text() == text + "\n"
-    assert record["data"]["images"] == 10 and record["data"]["stored_side"] == 96 and record["cores"] >= 1
+    assert record["data"]["images"] == 10 and record["data"]["stored_side"] == 128 and record["cores"] >= 1
     assert {name: len(times) for name, times in record["seconds"].items()} == {"loop": 3, "pack": 3}
     ratios = [loop / pack for loop, pack in zip(*record["seconds"].values(), strict=True)]
     assert abs(sum(ratios) / 3 - record["speed_vs_loop"][0]) < 1e-9

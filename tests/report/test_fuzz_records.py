@@ -1,7 +1,7 @@
 """Damaged settings, run folders, tuned files and archives: a right result or one clear error, never a traceback or a hang; and
 what was damaged is still there.
 
-``python -m pytest -m slow -s tests/report/test_fuzz.py`` prints the outcomes by format.
+``python -m pytest -m slow -s tests/report/test_fuzz_records.py`` prints the outcomes by format.
 """
 
 import io
