@@ -19,6 +19,7 @@ from lapml.errors import LapmlError
 from lapml.files import kept as holds
 from lapml.files import open_run, scratch, write_text
 from lapml.paths import READS, RUN_FILES
+from lapml.recorded import MISSING, differing
 
 KEPT = ".kept"
 STATE = "last.pt"  # of a run that is not finished
@@ -119,16 +120,16 @@ def state_aside(path: Path) -> Path:
 
 
 def differences(found: Any, asked: Any, key: str = "") -> list[str]:
-    """Where two records differ: ``train.epochs: found 12, asked for 2``."""
-    if isinstance(found, dict) and isinstance(asked, dict):
-        return [
-            line
-            for name in dict.fromkeys([*asked, *found])
-            for line in differences(found.get(name), asked.get(name), f"{key}.{name}" if key else str(name))
-        ]
-    return (
-        [] if found == asked else [f"{key.removeprefix('settings.')}: found {_short(found)}, asked for {_short(asked)}"]
-    )
+    """Where two records differ: ``train.epochs: found 12, asked for 2``. What is not there is null, as in older records."""
+    pairs = [
+        (each, *(None if value is MISSING else value for value in values))
+        for each, *values in differing(found, asked, key)
+    ]
+    return [
+        f"{each.removeprefix('settings.')}: found {_short(left)}, asked for {_short(right)}"
+        for each, left, right in pairs
+        if left != right
+    ]
 
 
 def shown(lines: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Records that are read back: what they must be of for anything to be made of them. Keys that joined later may be absent."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -8,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lapml.errors import LapmlError
 from lapml.paths import RUN_FILES
+
+MISSING = object()  # in place of a value whose key is not there
 
 
 class Record(BaseModel):
@@ -108,6 +111,16 @@ def checked(where: str | Path, record: Any, form: type[Record], advice: str = ""
             said = f"found {repr(first['input'])[:80]}, expected: {said[0].lower() + said[1:]}"
         raise LapmlError(f"{where}: {key}{said}{advice}") from None
     return record
+
+
+def differing(found: Any, expected: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two JSON records differ: (``train.lr``, found, expected), in the order of ``expected``; a value may be MISSING."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for name in dict.fromkeys([*expected, *found]):
+            where = f"{key}.{name}" if key else str(name)
+            yield from differing(found.get(name, MISSING), expected.get(name, MISSING), where)
+    elif found != expected:
+        yield key, found, expected
 
 
 def read_json(path: Path, shown: str | None = None) -> dict[str, Any]:

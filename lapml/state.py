@@ -219,9 +219,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
             with open(temporary, "wb") as file:  # given a name, torch would hide what the system says
                 torch.save(state, file)
                 file.flush()
-                os.fsync(
-                    file.fileno()
-                )  # before it takes the place of the last one, which a crash would else leave empty
+                os.fsync(file.fileno())  # else a crash may leave it empty in the place of the last one
         except RuntimeError as error:  # closing its archive fails too
             raise next(
                 (each for each in (error.__context__, error.__cause__) if isinstance(each, OSError)), error

@@ -725,6 +725,22 @@ def torchrun(count: int, **more: str) -> dict[str, str]:
     return {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "localhost", "MASTER_PORT": "1", **numbers, **more}
 
 
+@pytest.fixture
+def started_by(small_params, tmp_path, monkeypatch):
+    """started_by(variables, *words): what a command of small settings ends in, where a launcher has set these variables alone."""
+    (tmp_path / "params.yaml").write_text(small_params().model_dump_json())
+    monkeypatch.chdir(tmp_path)
+    for name in (*torchrun(1), *ranks.STRANGERS):
+        monkeypatch.delenv(name, raising=False)
+
+    def made(variables, *words):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return CliRunner().invoke(app, words)
+
+    return made
+
+
 @pytest.mark.parametrize(
     "variables, options, said",
     [
@@ -743,17 +759,9 @@ def torchrun(count: int, **more: str) -> dict[str, str]:
     ],
 )
 @pytest.mark.parametrize("command", [("train", "birds", "baseline", "0"), ("tune", "birds", "--method", "margin")])
-def test_processes_that_the_settings_do_not_know_of(
-    small_params, tmp_path, monkeypatch, command, variables, options, said
-):
+def test_processes_that_the_settings_do_not_know_of(started_by, command, variables, options, said):
     """Refused in one line, before anything is read or started, by each of them: whichever launcher it was."""
-    (tmp_path / "params.yaml").write_text(small_params().model_dump_json())
-    monkeypatch.chdir(tmp_path)
-    for name in (*torchrun(1), *ranks.STRANGERS):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    result = CliRunner().invoke(app, [*command, *options])
+    result = started_by(variables, *command, *options)
     assert result.exit_code == 1 and result.output.startswith("error: ") and result.output.count("\n") == 1
     assert said in result.output
 
@@ -767,14 +775,8 @@ def test_processes_that_the_settings_do_not_know_of(
         {"RANK": "3"},  # left in a shell
     ],
 )
-def test_the_only_process_of_another_launcher_goes_on_and_speaks(small_params, tmp_path, monkeypatch, variables):
-    (tmp_path / "params.yaml").write_text(small_params().model_dump_json())
-    monkeypatch.chdir(tmp_path)
-    for name in (*torchrun(1), *ranks.STRANGERS):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    result = CliRunner().invoke(app, ["train", "birds", "baseline", "0"])
+def test_the_only_process_of_another_launcher_goes_on_and_speaks(started_by, variables):
+    result = started_by(variables, "train", "birds", "baseline", "0")
     assert result.exit_code == 1 and "lapml data prepare birds" in result.output
 
 

@@ -7,23 +7,17 @@ import numpy as np
 import pandas as pd
 
 from lapml.errors import LapmlError
+from lapml.recorded import MISSING, differing
 
 
-def differences(found: Any, expected: Any, key: str = "") -> list[str]:
+def differences(found: Any, expected: Any) -> list[str]:
     """Where two JSON records differ: a line a key, as ``train.lr: found 0.1, expected 0.01``."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        missing = object()
-        lines = []
-        for name in [*expected, *(extra for extra in found if extra not in expected)]:
-            where = f"{key}.{name}" if key else str(name)
-            if (left := found.get(name, missing)) is missing:
-                lines.append(f"{where}: missing, expected {expected[name]!r}")
-            elif (right := expected.get(name, missing)) is missing:
-                lines.append(f"{where}: found {left!r}, expected no such key")
-            else:
-                lines += differences(left, right, where)
-        return lines
-    return [] if found == expected else [f"{key}: found {found!r}, expected {expected!r}"]
+    return [
+        f"{key}: missing, expected {right!r}"
+        if left is MISSING
+        else f"{key}: found {left!r}, expected {'no such key' if right is MISSING else repr(right)}"
+        for key, left, right in differing(found, expected)
+    ]
 
 
 def mismatch(truth: tuple[list, list], name: str, first: tuple[list, list]) -> str:
