@@ -41,8 +41,8 @@ test-real: $(VENV)/.test  ## run the tests on real CUB-200-2011 (LAPML_CUB200 or
 	@$(BIN)/python -m pytest -m real
 
 lint: $(VENV)/.test  ## check the style of the code and of the workflow
-	@$(BIN)/ruff check lapml tests
-	@$(BIN)/ruff format --check lapml tests
+	@$(BIN)/ruff check lapml benchmarks kit tests
+	@$(BIN)/ruff format --check lapml benchmarks kit tests
 	@$(BIN)/snakemake --lint
 
 dvc: $(VENV)/.main  ## the same job through DVC
@@ -54,12 +54,12 @@ READY = for stage in prepare localise; do $(BIN)/snakemake --quiet all --cores $
 BENCH := results/published/bench
 bench: $(VENV)/.main  ## measure costs on this machine (after `make reproduce`), into results/published/bench/
 	@set -e; $(call READY)
-	@$(BIN)/lapml bench --repeats 20 --steps 12 --output $(BENCH)
-	@$(BIN)/lapml bench --profile --steps 20 --output $(BENCH)
-	@$(BIN)/lapml bench loaders --repeats 10 --steps 12 --output $(BENCH)
-	@$(BIN)/lapml bench options --repeats 10 --steps 12 --output $(BENCH)
-	@$(BIN)/lapml bench growth --repeats 5 --steps 8 --output $(BENCH)
-	@$(BIN)/lapml data bench --output $(BENCH)
+	@$(BIN)/python -m benchmarks rows --repeats 20 --steps 12 --output $(BENCH)
+	@$(BIN)/python -m benchmarks profile --steps 20 --output $(BENCH)
+	@$(BIN)/python -m benchmarks loaders --repeats 10 --steps 12 --output $(BENCH)
+	@$(BIN)/python -m benchmarks options --repeats 10 --steps 12 --output $(BENCH)
+	@$(BIN)/python -m benchmarks growth --repeats 5 --steps 8 --output $(BENCH)
+	@$(BIN)/python -m benchmarks packing --output $(BENCH)
 
 # gpu-SUITE makes the table of suites/SUITE.yaml on GPUs, over as many occasions as it takes: what is published is taken
 # over, JOBS runs at a time share the GPUs, and within a minute of its end every run is published, even where others fail or
@@ -102,8 +102,8 @@ gpu-bench-%: $(VENV)/.main
 	  --set data.cub200.view.side=$$side --set data.cub200.stored_side=$$stored"; \
 	measure="$$common --repeats 20 --steps 20 --output $(BENCH)/gpu"; \
 	$(BIN)/lapml data fetch cub200 $$common; $(BIN)/lapml data prepare cub200 $$common; \
-	$(BIN)/lapml localise cub200 $$common; $(BIN)/lapml bench $$measure; $(BIN)/lapml bench loaders $$measure --repeats 5; \
-	$(BIN)/lapml bench options $$measure --repeats 10; $(BIN)/lapml bench --profile $$measure
+	$(BIN)/lapml localise cub200 $$common; $(BIN)/python -m benchmarks rows $$measure; $(BIN)/python -m benchmarks loaders $$measure --repeats 5; \
+	$(BIN)/python -m benchmarks options $$measure --repeats 10; $(BIN)/python -m benchmarks profile $$measure
 
 # A suite for a machine that reaches nothing (docs/offline.md): wheels for its Python, weights, and IMAGES, in pieces that
 # take at most MIB MiB together with the checkout.
@@ -112,7 +112,7 @@ OUT ?= kit/out
 MIB ?= 60
 kit: $(VENV)/.main  ## pack SUITE=suites/….yaml and IMAGES=DIR for PY=312 into kit/out, for kit/run.sh elsewhere
 	@test -n "$(SUITE)" || { echo "error: make kit: SUITE: found nothing, expected a file such as suites/cub200-first.yaml" >&2; exit 1; }
-	@$(BIN)/python -m lapml.kit make $(SUITE) $(if $(IMAGES),--images "$(IMAGES)") --py $(PY) --out "$(OUT)" --mib $(MIB)
+	@$(BIN)/python -m kit make $(SUITE) $(if $(IMAGES),--images "$(IMAGES)") --py $(PY) --out "$(OUT)" --mib $(MIB)
 
 gpu-test: $(VENV)/.test  ## run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu

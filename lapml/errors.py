@@ -25,7 +25,7 @@ class LostError(LapmlError):
 
 
 class OutOfMemoryError(LapmlError):
-    """Something does not fit into a GPU's memory; :func:`lapml.gpus.memory` raises it.
+    """Something does not fit into a GPU's memory; :func:`lapml.common.gpus.memory` raises it.
 
     Args:
         what: a sentence that says what.

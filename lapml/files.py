@@ -1,20 +1,14 @@
-"""Files: checksums, text that is written whole or not at all, folders to work in, and what a finished run left."""
+"""Files: checksums, text that is written whole or not at all, and folders to work in."""
 
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from lapml.errors import LapmlError
-from lapml.paths import RUN_FILES
-from lapml.recorded import Config, Provenance, checked
-
-NOT_KEPT = "The run was taken over from results/published, where no weights are kept.\n"  # in place of them
 
 
 def sha256(path: Path) -> str:
@@ -68,44 +62,3 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and provenance.json of a complete run folder.
-
-    Args:
-        optional: files that may be absent, as the model is from a published copy.
-
-    Raises:
-        LapmlError: a file is missing or damaged, or is not the one that provenance.json was written with.
-    """
-    missing = [name for name in RUN_FILES if name not in optional and not (folder / name).is_file()]
-    if missing:
-        raise LapmlError(f"{folder}: {missing[0]} is missing: the run is not complete; train it (again)")
-    again = "train the run again"
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        files = dict(provenance["files"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise LapmlError(f"{folder}: config.json or provenance.json is damaged ({error}); {again}") from None
-    checked(folder / "provenance.json", provenance, Provenance, again)
-    checked(folder / "config.json", config, Config, again)
-    for name, expected in files.items():
-        if name in optional and not ((folder / name).exists() and kept(folder / name)):
-            continue
-        if sha256(folder / name) != expected:
-            if not kept(folder / name):
-                raise LapmlError(
-                    f"{folder / name}: holds no weights: the run was taken over from results/published, which keeps none; "
-                    "delete its folder and train the run again to have them"
-                )
-            raise LapmlError(
-                f"{folder / name}: is not the file that this run wrote (checksum differs); train the run again"
-            )
-    return config, provenance
-
-
-def kept(path: Path) -> bool:
-    """Whether a file that is not published holds what it should, and not the note in its place."""
-    return path.stat().st_size != len(NOT_KEPT) or path.read_bytes() != NOT_KEPT.encode()

@@ -10,20 +10,21 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from lapml import evaluate
 from lapml.apply.images import BATCH, Failed, class_names, packs, shown
 from lapml.apply.picture import draw
 from lapml.apply.predict import best
+from lapml.common.text import line
 from lapml.data.batches import Batches
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
-from lapml.files import atomic, open_run
-from lapml.localize import class_maps
-from lapml.optim import DTYPES, autocast
+from lapml.files import atomic
+from lapml.mixing.maps import class_maps
+from lapml.models.device import DTYPES, autocast
 from lapml.paths import EMBEDDINGS
 from lapml.report.pictures import pixels
-from lapml.run import Ready, own_data, ready
-from lapml.text import line
+from lapml.runs import evaluate
+from lapml.runs.execute import Ready, own_data, ready
+from lapml.runs.folder import open_run
 
 
 @torch.no_grad()

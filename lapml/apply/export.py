@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lapml.apply.images import BATCH, class_names
+from lapml.common.provenance import versions
 from lapml.config import Run, settings_of
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
@@ -23,11 +24,11 @@ from lapml.data.pack import Packed
 from lapml.data.readers import reader
 from lapml.data.views import WINDOW
 from lapml.errors import LapmlError
-from lapml.files import atomic, open_run, sha256, write_json
-from lapml.model import Net
+from lapml.files import atomic, sha256, write_json
+from lapml.models.model import Net
 from lapml.paths import RUN_FILES
-from lapml.provenance import versions
-from lapml.run import load_net, own_data
+from lapml.runs.execute import load_net, own_data
+from lapml.runs.folder import open_run
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}  # format: its file beside the run's
 TOLERANCE = 1e-4  # of logits relative to the largest, and of the unit embedding

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lapml.common.text import line
 from lapml.config import Run
 from lapml.data.decode import in_order, square
 from lapml.data.index import COLUMNS
 from lapml.data.pack import Packed
 from lapml.data.readers import reader
 from lapml.errors import LapmlError
-from lapml.text import line
 
 BATCH = 64  # images in memory at once
 

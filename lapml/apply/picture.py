@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from lapml.apply.images import shown
+from lapml.common.text import AS_TYPED
 from lapml.report.figures import RIGHT, WRONG, heat, short
-from lapml.text import AS_TYPED
 
 WIDTH, EDGE = 7.6, 0.15  # inches: of the figure, and around it
 TOP = 0.85  # inches above the views

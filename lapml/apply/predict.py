@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from lapml import evaluate
 from lapml.apply.images import Failed, class_names, packs, shown
-from lapml.files import open_run
-from lapml.run import ready
-from lapml.text import line
+from lapml.common.text import line
+from lapml.runs import evaluate
+from lapml.runs.execute import ready
+from lapml.runs.folder import open_run
 
 LONGEST = 48  # letters of an image's name in the table
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lapml import ranks
+from lapml.common import ranks
 from lapml.config import Method, View
 from lapml.data import views
 from lapml.data.pack import Packed

@@ -13,17 +13,17 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from lapml.common.text import line, shortened
 from lapml.config import Data
-from lapml.data import damage, folder, formats
+from lapml.data import damage, formats
 from lapml.data.decode import decode, in_order, upright
+from lapml.data.fetch.sources import laid_out
 from lapml.data.index import OFFICIAL, SPLITS, read
 from lapml.data.pack import Packed
-from lapml.data.readers import Counts, reader
-from lapml.data.sources import laid_out
+from lapml.data.readers import Counts, folder, reader
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import Paths
-from lapml.text import line, shortened
 
 EXAMPLES = 5  # named for each finding
 FLAT = 16  # levels of 256, from the darkest to the brightest of nearly all pixels of an image that shows nothing

@@ -36,10 +36,10 @@ from tqdm import tqdm
 from lapml import __version__
 from lapml.config import Data, digest
 from lapml.data import index
-from lapml.data.contents import KEYS
 from lapml.data.decode import in_order, square, upright
+from lapml.data.fetch.contents import KEYS
+from lapml.data.fetch.sources import laid_out
 from lapml.data.readers import reader
-from lapml.data.sources import laid_out
 from lapml.errors import LapmlError
 from lapml.paths import PACK_FILES, Paths
 

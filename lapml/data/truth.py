@@ -1,14 +1,19 @@
 """What the annotations say of the images of a batch: where the object and its parts lie in each view."""
 
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lapml.data import views
+from lapml.data.pack import Packed
 from lapml.errors import LapmlError
+
+MASKS = "segmentations"  # folder of the masks, beside images
 
 
 class Truth(NamedTuple):
@@ -60,3 +65,47 @@ class Annotations:
         parts[..., :2] *= side
         boxes = np.concatenate([low, high], 1).clip(0, 1) * side
         return Truth(torch.from_numpy(boxes).float(), torch.from_numpy(parts).float())
+
+
+class Scene(NamedTuple):
+    """What is true of N clean views."""
+
+    truth: Truth
+    objects: Tensor  # (N, H, H) bool: the mask, or the box's pixels
+    masked: bool  # objects are masks
+    labels: Tensor  # (N,) int64
+
+
+def box_pixels(boxes: Tensor, side: int) -> Tensor:
+    """(N, side, side) bool: the pixels whose centre lies in each box (N, 4)."""
+    at = torch.arange(side, device=boxes.device) + 0.5
+    x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
+    return ((at >= y0) & (at < y1))[:, :, None] & ((at >= x0) & (at < x1))[:, None, :]
+
+
+def read_masks(root: Path, packed: Packed, rows: np.ndarray) -> np.ndarray | None:
+    """The masks of some rows of a data set as squares like its packed images, (N, S, S) uint8, 0 in all other rows; None
+    where it has none.
+
+    They lie as CUB-200-2011's do: ``segmentations/CLASS/NAME.png`` for ``images/CLASS/NAME.…``, the lighter the more surely
+    the object.
+
+    Raises:
+        LapmlError: some images have a mask and one has not, or a mask is not of its image's size.
+    """
+    folder, side = root / MASKS, packed.meta["side"]
+    if not folder.is_dir():
+        return None
+    masks = np.zeros((len(packed.index), side, side), np.uint8)
+    for row, path, *size in packed.index.loc[rows, ["path", "width", "height"]].itertuples():
+        file = (folder / path).with_suffix(".png")
+        mend = f"lay all masks out, or move {folder} away to be measured by boxes"
+        try:
+            with Image.open(file) as mask:
+                found = list(mask.size)
+                masks[row] = np.asarray(mask.convert("L").resize((side, side), Image.Resampling.BOX))
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
+            raise LapmlError(f"{file}: cannot be read ({error}), expected a mask for every image; {mend}") from None
+        if found != size:
+            raise LapmlError(f"{file}: found {found} pixels, expected its image's {size}; {mend}")
+    return masks

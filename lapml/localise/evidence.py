@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from lapml.config import Localise, Params, Run
+from lapml.config.rows import LOCALISED
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.data.views import cut
 from lapml.errors import LapmlError
-from lapml.localize import normalised
+from lapml.mixing.maps import normalised
 from lapml.paths import Paths
-from lapml.rows import LOCALISED
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
@@ -81,7 +81,7 @@ def _fitting(folder: Path, settings: Localise, packed: Packed, fit: list[str]) -
 
 
 class Maps:
-    """One map for each image, see :class:`lapml.methods.Stored`.
+    """One map for each image, see :class:`lapml.training.methods.Stored`.
 
     Args:
         maps: (n, h, w) ≥ 0.
@@ -122,7 +122,7 @@ def _carried(maps: Tensor, places: Tensor, windows: Tensor) -> Tensor:
 
 
 def stored(maps: "Localised", needs: Collection[str], images: int, device: torch.device) -> dict[str, Maps | PartMaps]:
-    """What gives the evidence of :data:`~lapml.rows.LOCALISED` that is needed, its arrays on the device. (On a CPU they stay
+    """What gives the evidence of :data:`~lapml.config.rows.LOCALISED` that is needed, its arrays on the device. (On a CPU they stay
     mapped from the disk.)
 
     Args:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lapml import weights as sources
 from lapml.errors import LapmlError, OutOfMemoryError
-from lapml.frozen import passed
 from lapml.localise.activation import PROBE, Classifier, classifier_of
-from lapml.model import GRID
+from lapml.models import weights as sources
+from lapml.models.frozen import passed
+from lapml.models.model import GRID
 
 SLICE = {"cpu": 2, "cuda": 32}  # images in one forward pass: more are slower on a core, whose caches they overflow
 

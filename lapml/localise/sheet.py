@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lapml.common.text import AS_TYPED, line, shortened
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import atomic
 from lapml.localise.store import Localised
 from lapml.paths import Paths
-from lapml.text import AS_TYPED, line, shortened
 
 ACROSS = 4  # images side by side, each twice: its object map, and its parts
 SHADE = 0.75  # of what is not the object

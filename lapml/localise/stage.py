@@ -18,10 +18,10 @@ from threadpoolctl import threadpool_limits
 
 from lapml.config import Data
 from lapml.data.decode import square
+from lapml.data.fetch.sources import laid_out, refuse_other
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.data.readers import reader
-from lapml.data.sources import laid_out, refuse_other
 from lapml.errors import LapmlError
 from lapml.files import locked
 from lapml.localise.extract import load

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from lapml.config import Params
+from lapml.config.schema import ADAPTIVE, MARGIN
 from lapml.errors import LapmlError
 from lapml.files import write_json
 from lapml.paths import Paths
-from lapml.schema import ADAPTIVE, MARGIN
 
 
 def localise_suite(
@@ -30,7 +30,7 @@ def localise_suite(
             )
         from lapml.localise.stage import localise  # slow to import, for nothing where no method asks
         from lapml.localise.work import Settings
-        from lapml.optim import pick_device
+        from lapml.models.device import pick_device
 
         settings, (device, _) = Settings(**own.localise.model_dump()), pick_device(own.train)
         folder, threads = paths.localised(dataset), own.train.threads

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from lapml import kept, state
+from lapml.common import saved
+from lapml.common.provenance import code_sha256, command, commit, device_name, versions
 from lapml.config import digest
 from lapml.data.decode import in_order
 from lapml.errors import LapmlError
@@ -31,7 +32,6 @@ from lapml.localise.activation import Classifier, class_maps
 from lapml.localise.extract import Extractor, dump, side_of, undump
 from lapml.localise.objects import Axis, Moments, object_maps
 from lapml.localise.parts import Parts, Reservoir, describe, factorise, part_maps
-from lapml.provenance import code_sha256, command, commit, device_name, versions
 
 BLOCK = 32  # images: what is in memory at a time
 EVERY = 30.0  # seconds of work between two states that a killed process can go on from
@@ -137,10 +137,10 @@ class Work:
     def _extract(self, bar: tqdm) -> Moments:
         """Forward every image once: their moments, and the features in a file."""
         moments = Moments(self.extractor.channels, self.grid, self.device)
-        saved, size = state.load(self.place / "moments.pt", self.key), 0
-        if saved and self.features.is_file() and self.features.stat().st_size >= saved["bytes"]:
-            moments.restore(saved["moments"])
-            size = saved["bytes"]
+        done, size = saved.load(self.place / "moments.pt", self.key), 0
+        if done and self.features.is_file() and self.features.stat().st_size >= done["bytes"]:
+            moments.restore(done["moments"])
+            size = done["bytes"]
         bar.update(moments.images)
         with open(self.features, "ab") as file:
             file.truncate(size)
@@ -163,8 +163,8 @@ class Work:
 
     def _fit(self, axis: Axis) -> Parts:
         """The parts of a sample of object cells; found once, they are kept for a process that goes on."""
-        if saved := state.load(self.place / "fitted.pt", self.key):
-            return Parts(**saved["parts"])
+        if done := saved.load(self.place / "fitted.pt", self.key):
+            return Parts(**done["parts"])
         sample = Reservoir(self.extractor.channels, self.settings.seed)
         for cells in self._features(0):
             inside = object_maps(cells, axis) > 0
@@ -177,7 +177,7 @@ class Work:
         """The maps of every image, from the file of features."""
         shapes = store.shapes_of(len(self.rows), self.grid, self.settings.parts, fitted.projection.shape[1])
         files = {name: store.Growing(self.place / f"{name}.npy", *shape) for name, shape in shapes.items()}
-        done = (state.load(self.place / "written.pt", self.key) or {"images": 0})["images"]
+        done = (saved.load(self.place / "written.pt", self.key) or {"images": 0})["images"]
         done = done if all(file.holds(done) for file in files.values()) else 0
         bar.update(done)
         with ExitStack() as stack:
@@ -208,7 +208,7 @@ class Work:
         meta = {"format": store.FORMAT, "sha256": checksum, **record, "key": self.key, "files": files}
         write_json(self.place / "meta.json", meta)
         if (self.folder / "meta.json").is_file():  # hours of work, perhaps
-            aside = kept.next_old(self.folder)
+            aside = saved.next_old(self.folder)
             self.folder.rename(aside)
             tqdm.write(f"{aside}: the maps that lay in {self.folder} before")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -253,7 +253,7 @@ class Work:
             )
 
     def _save(self, name: str, record: dict[str, Any]) -> None:
-        state.save(self.place / name, {"key": self.key, **record})
+        saved.save(self.place / name, {"key": self.key, **record})
 
     def _bar(self, what: str, progress: bool) -> tqdm:
         shown = {"mininterval": 0.1 if sys.stderr.isatty() else 30, "disable": not progress}

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from lapml.lazy import Tensor, torch
+from lapml.common.lazy import Tensor, torch
+from lapml.common.sections import LATER, OpenShare
 from lapml.mixing.boxes import Mixed
 from lapml.mixing.protocol import Draws, Evidence, Mixer
-from lapml.sections import LATER, OpenShare
 
 GRID = 7  # the authors' cells a side, to which finer object maps are averaged
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from lapml.common.lazy import Tensor, torch
 from lapml.errors import LapmlError
-from lapml.lazy import Tensor, torch
 
 
 @dataclass(frozen=True)

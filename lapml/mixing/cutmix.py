@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from lapml.lazy import Tensor, torch
+from lapml.common.lazy import Tensor, torch
+from lapml.common.sections import LATER, Positive
 from lapml.mixing.boxes import Mixed, area, centred, mass, paste, square_sides, weighed
 from lapml.mixing.protocol import LABELS, Area, Draws, Evidence, Found, Maps, Mixer
-from lapml.sections import LATER, Positive
 
 
 class Settings(Mixer):

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from lapml.lazy import Tensor, torch
+from lapml.common.lazy import Tensor, torch
+from lapml.common.sections import OpenShare
 from lapml.mixing.boxes import Mixed, inside
 from lapml.mixing.protocol import Draws, Evidence, Mixer
-from lapml.sections import OpenShare
 
 
 class Settings(Mixer):

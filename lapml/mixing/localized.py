@@ -4,11 +4,11 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import model_validator
 
-from lapml.lazy import Tensor
-from lapml.localize import centred_gaussian, draw_cells, match_cells
+from lapml.common.lazy import Tensor
+from lapml.common.sections import LATER, Positive, Share
 from lapml.mixing.boxes import Mixed, area, around, mass, paste, square_sides, weighed
+from lapml.mixing.maps import centred_gaussian, draw_cells, match_cells
 from lapml.mixing.protocol import Draws, Evidence, Found, Maps, Patch
-from lapml.sections import LATER, Positive, Share
 
 
 class Settings(Patch):

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
+from lapml.common.sections import Positive
 from lapml.mixing.boxes import Mixed
 from lapml.mixing.protocol import Draws, Evidence, Mixer
-from lapml.sections import Positive
 
 
 class Settings(Mixer):

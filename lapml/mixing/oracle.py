@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from lapml.lazy import Tensor, torch
-from lapml.localize import draw_cells
+from lapml.common.lazy import Tensor, torch
 from lapml.mixing.boxes import Mixed, area, centred, paste, square_sides, weighed
+from lapml.mixing.maps import draw_cells
 from lapml.mixing.protocol import Draws, Evidence, Patch
 
 

@@ -8,11 +8,11 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationInfo, model_validator
 
-from lapml import own
+from lapml.common import own
+from lapml.common.sections import Text
 from lapml.errors import LapmlError
 from lapml.mixing.boxes import Mixed
 from lapml.mixing.protocol import FIELDS, LABELS, Draws, Evidence, Mixer
-from lapml.sections import Text
 
 GROUP = "lapml.mixers"
 

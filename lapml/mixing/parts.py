@@ -6,11 +6,11 @@ training, without labels.
 
 from typing import Literal
 
-from lapml.lazy import Tensor, torch
-from lapml.localize import draw_cells
+from lapml.common.lazy import Tensor, torch
+from lapml.common.sections import Positive
 from lapml.mixing.boxes import Mixed, area, centred, mass, middles, paste_resized, square_sides, weighed
+from lapml.mixing.maps import draw_cells
 from lapml.mixing.protocol import Area, Draws, Evidence, Patch
-from lapml.sections import Positive
 
 OBJECT = 0.1  # of an object map's peak: the cells above it are the object's
 

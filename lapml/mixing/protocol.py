@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, PrivateAttr
 
-from lapml.lazy import Tensor, torch
-from lapml.localize import normalised
-from lapml.sections import OpenShare, Positive, Section
+from lapml.common.lazy import Tensor, torch
+from lapml.common.sections import OpenShare, Positive, Section
+from lapml.mixing.maps import normalised
 
 if TYPE_CHECKING:
     from torch import Generator

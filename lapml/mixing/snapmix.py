@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from lapml.lazy import Tensor, torch
+from lapml.common.lazy import Tensor, torch
+from lapml.common.sections import LATER, Positive
 from lapml.mixing import cutmix
 from lapml.mixing.boxes import Mixed, area, inside, mass
 from lapml.mixing.protocol import Draws, Evidence, Mixer
-from lapml.sections import LATER, Positive
 
 FLAT = 1e-5  # scores that differ by less, relative to the largest, are equal
 

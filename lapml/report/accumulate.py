@@ -5,18 +5,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lapml.analysis import tables
+from lapml.common.locks import holder_of
+from lapml.common.recorded import read_json
+from lapml.common.saved import state_aside
 from lapml.config import Params
+from lapml.config.schema import ADAPTIVE
 from lapml.errors import LapmlError
-from lapml.files import NOT_KEPT, locked, write_text
-from lapml.kept import STATE, state_aside
-from lapml.kit import results
-from lapml.locks import holder_of
+from lapml.files import locked, write_text
 from lapml.paths import READS, RUN_FILES, Paths
-from lapml.recorded import read_json
-from lapml.report import diagnosis, tables
+from lapml.report import carried, diagnosis
 from lapml.report.published import GALLERY, LOCK, PUBLISHED_DIAGNOSIS_FILES, copy_file, copy_folder, copy_run, recover
-from lapml.report.runs import UNREAD, examined, one_origin
-from lapml.schema import ADAPTIVE
+from lapml.runs.collect import UNREAD, examined, one_origin
+from lapml.runs.folder import NOT_KEPT
+from lapml.runs.kept import STATE
 
 NOT_PUBLISHED = '<meta name="lapml-images" content="none">\n<p>The gallery is not published.</p>\n'
 
@@ -84,7 +86,7 @@ def publish_from(params: Params, paths: Paths, tar: Path) -> str:
     there, added, faults = paths.as_published(), 0, []
     with locked(paths.base / LOCK), TemporaryDirectory(prefix="lapml-") as folder:
         recover(paths)
-        record, jobs = results.unpack(tar, Path(folder))
+        record, jobs = carried.unpack(tar, Path(folder))
         given = type(paths)(params.suite, paths.root)
         given.base = Path(folder)
         if record["suite"] != params.suite:
@@ -190,7 +192,7 @@ def _maps_sha256(paths: Paths, dataset: str) -> str:
 
 
 def _refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[dict[str, Any]]]:
-    """The published runs by data set, as :func:`~lapml.report.runs.examined` gives them.
+    """The published runs by data set, as :func:`~lapml.runs.collect.examined` gives them.
 
     Raises:
         LapmlError: they do not fit the settings, the packed data, each other, or the margins that were tuned here.

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lapml import config, overlays
-from lapml.config import Params
+from lapml import config
+from lapml.analysis import tables
+from lapml.analysis.diagnosis import tables as diagnosis_tables
+from lapml.config import Params, overlays
 from lapml.files import scratch
 from lapml.paths import REPORT_FILES, Paths
-from lapml.report import diagnosis, diagnosis_tables, page, tables
+from lapml.report import diagnosis, page
 from lapml.report.html import data_uri
-from lapml.report.records import differences
+from lapml.runs.records import differences
 
 if TYPE_CHECKING:
     from lapml.report.pictures import Galleries  # torch is slow to import

@@ -6,22 +6,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lapml.analysis.diagnosis import tables
+from lapml.analysis.diagnosis.measure import Known, Measured, measure, mixers, opened, settings, truths
 from lapml.config import Params
-from lapml.data.sources import laid_out
-from lapml.diagnose.measure import Known, Measured, measure, mixers, opened, settings, truths
-from lapml.diagnose.mixes import MASKS
+from lapml.data.fetch.sources import laid_out
+from lapml.data.truth import MASKS
 from lapml.errors import LapmlError
-from lapml.files import open_run, scratch, write_json
+from lapml.files import scratch, write_json
 from lapml.paths import DIAGNOSIS_FILES, Paths
-from lapml.report import diagnosis_tables as tables
 from lapml.report.html import shows_pictures
+from lapml.runs.folder import open_run
 
 
 def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
     """Write the diagnosis of a data set; returns its folder. What lies there is replaced once all is made.
 
     Raises:
-        LapmlError: see :func:`~lapml.diagnose.measure.measure`.
+        LapmlError: see :func:`~lapml.analysis.diagnosis.measure.measure`.
     """
     from lapml.report import diagnosis_figures as figures  # matplotlib, which `publish --finished` does without
 

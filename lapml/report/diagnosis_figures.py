@@ -4,8 +4,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from lapml.diagnose.measure import Measured
-from lapml.report.diagnosis_tables import PERCENT, columns
+from lapml.analysis.diagnosis.measure import Measured
+from lapml.analysis.diagnosis.tables import PERCENT, columns
 from lapml.report.figures import STYLE, look, svg
 
 LINES = ("cutmix", "cutmix_semantic", "snapmix", "loc_cutmix_area", "loc_cutmix", "loc_cutmix_oracle")

@@ -18,20 +18,21 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from lapml.analysis import gather
+from lapml.analysis.stats import t_interval
+from lapml.common.provenance import command, commit, device_name, versions
+from lapml.common.text import line, shortened
+from lapml.common.text import markdown as escaped
 from lapml.config import Localise, Method, settings_of
-from lapml.diagnose.mixes import Mixes, freshly
 from lapml.errors import LapmlError
-from lapml.files import open_run, write_json, write_text
+from lapml.files import write_json, write_text
 from lapml.localise.evidence import opened
-from lapml.losses import band, distance
 from lapml.paths import Paths
-from lapml.provenance import command, commit, device_name, versions
-from lapml.report import gather
 from lapml.report.figures import STYLE, look, svg
-from lapml.run import own_data, ready
-from lapml.stats import t_interval
-from lapml.text import line, shortened
-from lapml.text import markdown as escaped
+from lapml.runs.execute import own_data, ready
+from lapml.runs.folder import open_run
+from lapml.training.losses import band, distance
+from lapml.training.mixes import Mixes, freshly
 
 LETTERS = 60  # of a row's name in the figure
 BINS = 8  # of s in the figure, with as many images each
@@ -61,7 +62,7 @@ def measure(
     """Distances of the rows of finished runs.
 
     Args:
-        folders, baseline: as of :func:`lapml.report.gather.rows`; at least one row mixes by localized CutMix.
+        folders, baseline: as of :func:`lapml.analysis.gather.rows`; at least one row mixes by localized CutMix.
         images: generated for each net, at least.
 
     Returns:

@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lapml.report.tables import cost
-from lapml.text import AS_TYPED, class_name, shortened
+from lapml.analysis.tables import cost
+from lapml.common.text import AS_TYPED, class_name, shortened
 
 COLOURS = ("#5f5f5f", "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9", "#882255")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)))  # a second cue, once the colours repeat

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from lapml.analysis import tables
 from lapml.config import Params
-from lapml.report import figures, studies, tables
+from lapml.report import figures, studies
 from lapml.report.html import data_uri, render
 
 STAGES = ("cutmix", "loc_cutmix", "margin", "adaptive_margin")  # of the ablation; the others are comparators

@@ -4,11 +4,12 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
+from lapml.analysis.diagnosis.metrics import mixing, shares, true_share
 from lapml.config import Method
-from lapml.diagnose.metrics import Scene, mixing, shares, true_share
-from lapml.diagnose.mixes import Made, Mixes
+from lapml.data.truth import Scene
 from lapml.report.gallery import Mix, Pair
 from lapml.report.pictures import glow, pixels
+from lapml.training.mixes import Made, Mixes
 
 OUTLINED = 32  # cells a side of a mask, at most, that the gallery outlines
 FLAGS = {"meaningless": "meaningless", "obscured": "obscured", "ghost": "ghost label"}

@@ -11,14 +11,14 @@ from lapml.config import Params, Run
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
-from lapml.diagnose.mixes import Mixes, freshly
-from lapml.files import kept
 from lapml.localise.evidence import opened
 from lapml.localise.sheet import drawn
-from lapml.localize import class_maps
-from lapml.model import Net
+from lapml.mixing.maps import class_maps
+from lapml.models.model import Net
 from lapml.paths import Paths
-from lapml.run import load_net, open_run, resolved
+from lapml.runs.execute import load_net, open_run, resolved
+from lapml.runs.folder import kept
+from lapml.training.mixes import Mixes, freshly
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from lapml.analysis import tables
 from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.files import locked, scratch
 from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, RUN_FILES, Paths
-from lapml.report import diagnosis, tables
+from lapml.report import diagnosis
 from lapml.report.html import shows_pictures
-from lapml.report.runs import UNREAD
+from lapml.runs.collect import UNREAD
 
 GALLERY = "gallery.html"  # large, and full of pictures of the data: it is not published
 PUBLISHED_RUN_FILES = tuple(name for name in RUN_FILES if name not in UNREAD)

@@ -8,9 +8,9 @@ import matplotlib
 from matplotlib.axes import Axes
 
 from lapml.config import Params
+from lapml.config.schema import Space
 from lapml.report.figures import STYLE, svg
 from lapml.report.html import data_uri
-from lapml.schema import Space
 
 if TYPE_CHECKING:
     import optuna

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torchvision.datasets import FGVCAircraft
 
-from lapml.data import aircraft
+from lapml.data.readers import aircraft
 from lapml.errors import LapmlError
 
 # Real labels, with their spaces, slashes and dots; two variants share a family, three a manufacturer.

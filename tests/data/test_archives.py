@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapml.data import archives
+from lapml.data.fetch import archives
 from lapml.errors import LapmlError
 
 MEND = "set data.birds.source"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
 from torchvision.datasets import StanfordCars
 
-from lapml.data import cars
+from lapml.data.readers import cars
 from lapml.errors import LapmlError
 
 NAMES = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Ram C/V Cargo Van Minivan 2012"]

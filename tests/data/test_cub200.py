@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lapml.data import cub200
+from lapml.data.readers import cub200
 from lapml.errors import LapmlError
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lapml.data import deepfashion
+from lapml.data.readers import deepfashion
 from lapml.errors import LapmlError
 
 CLOTH = "Anno_coarse/list_category_cloth.txt"

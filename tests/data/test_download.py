@@ -16,8 +16,8 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapml.data import download as module
-from lapml.data.download import download
+from lapml.data.fetch import download as module
+from lapml.data.fetch.download import download
 from lapml.errors import LapmlError
 
 CONTENT = bytes(range(256)) * 40  # 10,240 bytes

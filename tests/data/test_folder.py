@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from lapml.data import annotations, folder, formats
+from lapml.data import formats
 from lapml.data.decode import decode
+from lapml.data.readers import annotations, folder
 from lapml.errors import LapmlError
 
 GOOD = (

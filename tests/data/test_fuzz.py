@@ -18,9 +18,11 @@ from fuzzing import of_bytes, of_text, outcome
 from PIL import Image
 
 from lapml.config import Drawn
-from lapml.data import damage, formats, index, inspect, layouts, sources
+from lapml.data import damage, formats, index, inspect
 from lapml.data.decode import square
+from lapml.data.fetch import sources
 from lapml.data.readers import reader
+from lapml.data.synthetic import layouts
 from lapml.errors import LapmlError
 from lapml.paths import Paths
 

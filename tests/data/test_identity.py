@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lapml import config
-from lapml.data import contents, pack, sources
+from lapml.data import pack
+from lapml.data.fetch import contents, sources
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.paths import Paths

@@ -9,9 +9,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lapml.cli import app
-from lapml.data import cub200, inspect, pack, sources
+from lapml.data import inspect, pack
 from lapml.data.decode import ORIENTATION
-from lapml.data.readers import Counts
+from lapml.data.fetch import sources
+from lapml.data.readers import Counts, cub200
 from lapml.errors import LapmlError
 from lapml.paths import Paths
 

@@ -20,10 +20,12 @@ from scipy.io import loadmat
 from torchvision.datasets import FGVCAircraft, ImageFolder, StanfordCars
 
 from lapml.config import Drawn
-from lapml.data import layouts, readers, synthetic
-from lapml.data.anatomy import CUB_PARTS
-from lapml.data.species import species
-from lapml.data.synthetic import Item, pictures
+from lapml.data import readers
+from lapml.data.synthetic import birds as synthetic
+from lapml.data.synthetic import layouts
+from lapml.data.synthetic.anatomy import CUB_PARTS
+from lapml.data.synthetic.birds import Item, pictures
+from lapml.data.synthetic.species import species
 from lapml.errors import LapmlError
 
 SETTINGS = Drawn(classes=9, train_images=5, test_images=2, side=48, seed=3, nuisance=0.7)  # three families

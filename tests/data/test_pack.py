@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from lapml import __version__
-from lapml.data import decode, index, pack, sources
+from lapml.data import decode, index, pack
+from lapml.data.fetch import sources
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.paths import PACK_FILES, Paths
@@ -436,8 +437,8 @@ def test_too_little_room(paths, packed, monkeypatch):
 )
 def test_large_jpeg_is_decoded_smaller_and_hardly_differs(tmp_path, width, height):
     from lapml.config import Drawn
-    from lapml.data.species import species
-    from lapml.data.synthetic import render
+    from lapml.data.synthetic.birds import render
+    from lapml.data.synthetic.species import species
 
     drawn = Drawn(classes=2, train_images=2, test_images=1, side=1024, seed=0, nuisance=0.8)
     picture = render(species(1), np.random.default_rng(3), drawn.side, drawn.nuisance).image.resize((width, height))

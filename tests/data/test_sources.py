@@ -15,8 +15,10 @@ import zipfile
 import pytest
 
 from lapml.config import Drawn, digest
-from lapml.data import archives, cub200, download, laying, layouts, sources, synthetic
-from lapml.data.readers import reader
+from lapml.data.fetch import archives, download, laying, sources
+from lapml.data.readers import cub200, reader
+from lapml.data.synthetic import birds as synthetic
+from lapml.data.synthetic import layouts
 from lapml.errors import LapmlError
 
 DRAWN = Drawn(classes=2, train_images=4, test_images=1, side=32, seed=0, nuisance=0.5)

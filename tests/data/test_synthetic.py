@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lapml.config import Drawn
-from lapml.data import synthetic
-from lapml.data.anatomy import CUB_PARTS, bird
-from lapml.data.species import SISTERS, differing, species
-from lapml.data.synthetic import Placement, footprint, pictures, render
+from lapml.data.synthetic import birds as synthetic
+from lapml.data.synthetic.anatomy import CUB_PARTS, bird
+from lapml.data.synthetic.birds import Placement, footprint, pictures, render
+from lapml.data.synthetic.species import SISTERS, differing, species
 
 FAMILIES: dict[int, list[int]] = {}
 for number in range(200):

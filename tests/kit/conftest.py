@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lapml.kit import tars
-from lapml.kit.processes import Asked
-from lapml.kit.take import Work
+from kit.processes import Asked
+from kit.take import Work
+from lapml.common import tars
 
 CONTENT = {"wheels/a.whl": b"a" * 700, "images/b.tar": bytes(range(256)) * 5, "images/empty": b""}
 

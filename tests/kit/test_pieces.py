@@ -10,10 +10,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from kit import make, plan
+from kit.take import NEEDED, Work, take_in
 from lapml import config
+from lapml.common import tars
 from lapml.errors import LapmlError
-from lapml.kit import make, plan, tars
-from lapml.kit.take import NEEDED, Work, take_in
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from kit import probe
 from lapml.errors import Stopped
-from lapml.kit import probe
-from lapml.run import execute
-from lapml.train import fit
+from lapml.runs.execute import execute
+from lapml.training.loop import fit
 
 
 def test_images_and_seconds_of_a_run_that_was_stopped_and_of_one_that_finished(small_run, packed, tmp_path):

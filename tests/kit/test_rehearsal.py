@@ -19,10 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from lapml import config, provenance
-from lapml.data.layouts import draw
-from lapml.kit import make
-from lapml.kit.__main__ import main
+from kit import make
+from kit.__main__ import main
+from lapml import config
+from lapml.common import provenance
+from lapml.data.synthetic.layouts import draw
 from lapml.paths import Paths
 
 ROOT = Path(__file__).resolve().parents[2]

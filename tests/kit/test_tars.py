@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lapml.common import tars
 from lapml.errors import LapmlError
-from lapml.kit import tars
 
 
 def test_a_tar_gives_back_what_was_put_in_and_is_the_same_bytes_each_time(content, written, files, tmp_path):

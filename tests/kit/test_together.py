@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit import plan, processes
+from kit.processes import Asked
+from kit.runs import Outcome, run_all
+from kit.take import Work
 from lapml import config
 from lapml.errors import LapmlError, Stopped
-from lapml.kit import plan, processes, results
-from lapml.kit.plan import Job
-from lapml.kit.processes import Asked
-from lapml.kit.runs import Outcome, run_all
-from lapml.kit.take import Work
+from lapml.report import carried
+from lapml.report.carried import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,7 +147,7 @@ def test_what_a_killed_kit_left_running_is_ended_and_kept_apart(tmp_path):
         "signal.signal(15, save)\nprint('up', flush=True)\ntime.sleep(99)"
     )
     script.write_text(
-        "import os, sys, time\nfrom pathlib import Path\nfrom lapml.kit import processes\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom kit import processes\n"
         f"with processes.alone(Path({str(tmp_path / 'lock')!r})) as lock:\n"
         f"    processes.start([sys.executable, '-c', {child!r}], Path({str(tmp_path / 'log')!r}), os.environ, lock)\n"
         "    time.sleep(99)\n"
@@ -180,25 +181,25 @@ def test_what_does_not_fit_into_one_tar_is_in_a_second(files, tmp_path, monkeypa
     paths = SimpleNamespace(run=lambda *job: tmp_path.joinpath("runs", *map(str, job)))
     for job in jobs:
         paths.run(*job).mkdir(parents=True)
-        for name in results.FILES:
+        for name in carried.FILES:
             (paths.run(*job) / name).write_bytes(os.urandom(20_000))
-    monkeypatch.setattr(results, "finished", lambda params, paths: jobs)
+    monkeypatch.setattr(carried, "finished", lambda params, paths: jobs)
     log = tmp_path / "failed.log"
     log.write_bytes(b"begin" + b"x" * 100_000 + b"end")
     params, target = SimpleNamespace(suite="s"), tmp_path / "out/s-runs.tar"
-    found = results.pack(params, paths, {}, [log], target, most=320_000)
+    found = carried.pack(params, paths, {}, [log], target, most=320_000)
     assert [path.name for path in found] == ["s-runs.tar", "s-runs-2.tar"]
     assert all(path.stat().st_size <= 320_000 for path in found)
     assert files(tmp_path / "out").keys() == {"s-runs.tar", "s-runs-2.tar"}
     seen = []
     for at, tar in enumerate(found):
-        record, there = results.unpack(tar, tmp_path / f"got{at}")
+        record, there = carried.unpack(tar, tmp_path / f"got{at}")
         assert record["suite"] == "s"
         seen += there
     assert seen == jobs
-    assert (tmp_path / "got0/logs/failed.log").read_bytes() == log.read_bytes()[-results.MOST_LOG :]
+    assert (tmp_path / "got0/logs/failed.log").read_bytes() == log.read_bytes()[-carried.MOST_LOG :]
     for job in jobs:
         at = 0 if (tmp_path / "got0/runs" / str(job)).exists() else 1
         assert files(tmp_path / f"got{at}/runs" / str(job)) == files(paths.run(*job))
     with pytest.raises(LapmlError, match="takes 0.1 MiB, expected at most 0.1"):
-        results.pack(params, paths, {}, [], target, most=100_000)
+        carried.pack(params, paths, {}, [], target, most=100_000)

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapml import config, mixing, run, train
+from lapml import config, mixing
+from lapml.config.rows import LOCALISED
 from lapml.data.index import rows_of
 from lapml.data.views import cut
 from lapml.errors import LapmlError, Stopped
@@ -19,7 +20,8 @@ from lapml.localise import evidence
 from lapml.localise.evidence import opened, stored
 from lapml.mixing import FIELDS
 from lapml.paths import Paths
-from lapml.rows import LOCALISED
+from lapml.runs import execute as run
+from lapml.training import loop as train
 
 CPU = torch.device("cpu")
 WHOLE = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
@@ -239,7 +241,7 @@ def test_by_maps_a_batch_is_made_before_its_step(packed, maps_of, by_parts):
         return real(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lapml.methods.mixing.mix", noted)
+        patch.setattr("lapml.training.methods.mixing.mix", noted)
         fitted = train.fit(by_parts("train.epochs=2"), packed, log=lambda _: None, maps=maps_of(packed))
     assert set(seen) == {(6, 3, 6, 6)}
     assert fitted.history[0]["images_forward"] == 36  # no pass more than the baseline's

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lapml import weights
 from lapml.errors import LapmlError
 from lapml.localise import extract
 from lapml.localise.extract import dump, folded, load, side_of, undump
+from lapml.models import weights
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lapml.data import pack, sources
+from lapml.data import pack
+from lapml.data.fetch import sources
 from lapml.data.pack import Packed
 from lapml.data.views import cut
 from lapml.errors import LapmlError
@@ -146,7 +147,7 @@ def test_maps_lie_in_the_stored_squares_frame(tmp_path):
 
 PLACES = [
     (extract.Extractor, "_forward", 1), (extract.Extractor, "_forward", 3), (work, "dump", 2), (work, "dump", 4),
-    (work.Moments, "add", 3), (work.state, "save", 1), (work.state, "save", 4), (work.state, "save", 6), (work, "undump", 2),
+    (work.Moments, "add", 3), (work.saved, "save", 1), (work.saved, "save", 4), (work.saved, "save", 6), (work, "undump", 2),
     (work, "factorise", 1), (store.Growing, "begin", 3), (store.Growing, "write", 8), (store.Growing, "sync", 7),
     (work, "maps_of", 3), (work, "save_file", 1), (work, "write_json", 1), (work.os, "replace", 9), (work.os, "replace", 13),
     (work.shutil, "rmtree", 2),

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from lapml.config import Method
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
-from lapml.diagnose.mixes import Mixes, freshly
-from lapml.localize import centred_gaussian, normalised
 from lapml.mixing import Draws, Evidence, Mixed, mix, mixer
 from lapml.mixing.localized import Settings
-from lapml.model import build
-from lapml.train import learner
+from lapml.mixing.maps import centred_gaussian, normalised
+from lapml.models.model import build
+from lapml.training.loop import learner
+from lapml.training.mixes import Mixes, freshly
 
 SIDE = 24
 FOUND = ["objects", "activation"]

@@ -11,15 +11,17 @@ import pytest
 import torch
 from scipy import stats
 
-from lapml import config, methods, mixing, train
+from lapml import config, mixing
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
-from lapml.diagnose.mixes import Mixes, control, distinct
 from lapml.errors import LapmlError
 from lapml.mixing import FIELDS, MIXERS, Draws, Evidence, draws, mix, mixer
-from lapml.model import build
+from lapml.models.model import build
 from lapml.report.gallery import page
 from lapml.report.pairs import pairs
+from lapml.training import loop as train
+from lapml.training import methods
+from lapml.training.mixes import Mixes, control, distinct
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCALIZED = {"beta": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh"}
@@ -29,10 +31,10 @@ LABELLED = ("cutmix", "localized", "oracle", "parts", "random")  # by a rule tha
 STRIPES = """
 from typing import Literal
 
-from lapml.lazy import torch
+from lapml.common.lazy import torch
 from lapml.mixing.boxes import Mixed, mass, paste, weighed
 from lapml.mixing.protocol import LABELS, Draws, Evidence, Maps, Mixer
-from lapml.sections import OpenShare
+from lapml.common.sections import OpenShare
 
 
 class Settings(Mixer):
@@ -149,7 +151,7 @@ def test_reading_settings_of_every_mixer_imports_no_torch():
         "config.load('params.yaml')\n"
         "assert all(mixing.names(each) for each in ('finds_similar', 'shows_donor'))\n"  # of all of them
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
-        "import lapml.lazy, torch\nassert lapml.lazy.torch.float32 is torch.float32\n"
+        "import lapml.common.lazy, torch\nassert lapml.common.lazy.torch.float32 is torch.float32\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

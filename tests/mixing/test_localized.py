@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lapml import methods
 from lapml.config import Method
 from lapml.mixing import Draws, Evidence, Mixed, localized, mix, mixer
-from lapml.model import Output
+from lapml.models.model import Output
+from lapml.training import methods
 
 
 def settings_of(label: str = "semantic", **changes) -> localized.Settings:

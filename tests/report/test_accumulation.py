@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 
+from lapml.analysis import tables
+from lapml.common.locks import alone
 from lapml.errors import LapmlError
-from lapml.files import NOT_KEPT
-from lapml.locks import alone
 from lapml.paths import DIAGNOSIS_FILES, READS, RUN_FILES, Paths
-from lapml.report import accumulate, build, diagnosis, tables
+from lapml.report import accumulate, build, diagnosis
+from lapml.runs.folder import NOT_KEPT
 
 LIKE = ("config.json", "history.csv", "metrics.json", "predictions.parquet", "provenance.json")
 

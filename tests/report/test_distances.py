@@ -10,14 +10,15 @@ import torch
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
-from lapml import run as runs
 from lapml.cli import app
-from lapml.data import pack, sources
+from lapml.data import pack
+from lapml.data.fetch import sources
 from lapml.data.pack import Packed
-from lapml.diagnose.mixes import Mixes, freshly
 from lapml.errors import LapmlError
 from lapml.paths import Paths
 from lapml.report.distances import figure, markdown, measure
+from lapml.runs import execute as runs
+from lapml.training.mixes import Mixes, freshly
 
 BIRDS = [
     "data.birds.drawn={classes: 3, train_images: 8, test_images: 4, side: 64, seed: 0, nuisance: 0.2}",

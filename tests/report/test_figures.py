@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lapml.report import figures, pictures, tables
+from lapml.analysis import tables
+from lapml.report import figures, pictures
 
 
 @pytest.fixture

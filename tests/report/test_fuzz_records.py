@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from lapml import config, overlays
-from lapml.kit import results
+from lapml import config
+from lapml.analysis.compare import compare
+from lapml.analysis.compare import markdown as compared
+from lapml.analysis.confusions import confusions
+from lapml.analysis.confusions import markdown as confused
+from lapml.config import overlays
 from lapml.paths import Paths
-from lapml.report import accumulate, build, studies
-from lapml.report.compare import compare
-from lapml.report.compare import markdown as compared
-from lapml.report.confusions import confusions
-from lapml.report.confusions import markdown as confused
+from lapml.report import accumulate, build, carried, studies
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "tests/fixtures/fuzz"
@@ -232,7 +232,7 @@ def test_archives(make, seal, tmp_path):
     params, paths = make("rows=[baseline, cutmix]", "seeds=[0]", "tuned_rows=[]")
     for folder in paths.base.glob("runs/*/*/*"):
         seal(folder)
-    tar = results.pack(params, paths, {}, [], tmp_path / "came/runs.tar")[0]
+    tar = carried.pack(params, paths, {}, [], tmp_path / "came/runs.tar")[0]
     whole, outcomes = tar.read_bytes(), []
     good = {name: content for name, content in contents(paths.base / "runs").items() if "model" not in name}
     for seed in range(TIMES):

@@ -4,7 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lapml.report import page, tables
+from lapml.analysis import tables
+from lapml.report import page
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 

@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 from lapml import config
 from lapml.cli import app
+from lapml.common import tars
 from lapml.errors import LapmlError
-from lapml.kit import results, tars
 from lapml.paths import Paths
-from lapml.report import accumulate
+from lapml.report import accumulate, carried
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def there(make, seal):
 @pytest.fixture
 def pack(there, tmp_path):
     """Packs the runs that are whole as they are now."""
-    return lambda **about: results.pack(*there, about, [], tmp_path / "came/runs.tar")[0]
+    return lambda **about: carried.pack(*there, about, [], tmp_path / "came/runs.tar")[0]
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_the_runs_are_published_as_they_came_and_the_same_tar_again_changes_noth
     published = files(home.published)
     assert set(published) == {
         f"runs/birds/{row}/{seed}/{name}"
-        for row in params.rows for seed in params.seeds for name in results.FILES
+        for row in params.rows for seed in params.seeds for name in carried.FILES
     }  # fmt: skip
     assert all(content == (paths.base / name).read_bytes() for name, content in published.items())
     assert "0 runs added, 6 of 6 are there" in accumulate.publish_from(params, home, pack())
@@ -83,7 +83,7 @@ def test_what_came_later_is_added_and_what_is_there_stays(there, pack, home, edi
     ):
         accumulate.publish_from(params, home, pack())
     after = files(home.published)
-    assert {name: after[name] for name in before} == before and len(after) == len(before) + len(results.FILES)
+    assert {name: after[name] for name in before} == before and len(after) == len(before) + len(carried.FILES)
 
 
 def damage(name):

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from lapml import config, stats
+from lapml import config
+from lapml.analysis import stats, tables
 from lapml.errors import LapmlError
-from lapml.report import tables
-from lapml.report.runs import differences
+from lapml.runs.collect import differences
 
 ROWS = ["baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin"]
 

@@ -1,0 +1,213 @@
+"""What each row costs, end to end, beside the bare model.
+
+`bare` is the same model, precision and batch: forward + backward + step on one fixed batch that lies on the device.
+The rows are timed with their data path, at ``mix.prob = 1`` after warm-up, so that a row's whole price shows.
+"""
+
+import copy
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.record import circumstances, interleaved, interval, ratio, revision, written
+from lapml.common.provenance import device_name
+from lapml.config import Method, Params, Run, resolve
+from lapml.data.batches import Batch, Batches
+from lapml.data.fetch.sources import refuse_other
+from lapml.data.index import rows_of
+from lapml.data.pack import Packed
+from lapml.localise.evidence import opened
+from lapml.models.device import DTYPES, pick_device
+from lapml.models.model import build
+from lapml.paths import Paths
+from lapml.runs.execute import PLACEHOLDER
+from lapml.training.loop import Learner, learner, take_step
+
+# Dense bf16 operations a second that the maker states, by a part of the device's name.
+BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+
+
+class Bench:
+    """One data set on one device, shared by the contenders of a benchmark.
+
+    Args:
+        params: of the data set, overrides in place.
+    """
+
+    def __init__(self, params: Params, paths: Paths, dataset: str):
+        self.params, self.paths, self.dataset = params, paths, dataset
+        refuse_other(dataset, params.data[dataset], paths)
+        self.packed = Packed.open(paths.pack(dataset), params.data[dataset])
+        self.device, self.precision = pick_device(params.train)
+        torch.set_num_threads(params.train.threads)
+        torch.backends.cudnn.deterministic = True
+
+    def config(self, method: str) -> Run:
+        """A row's run, mixing every batch; `bare` is the first row without its mixing."""
+        bare = method == "bare"
+        name = self.params.all_rows()[0] if bare else method
+        config = resolve(self.params, self.dataset, name, 0, PLACEHOLDER)  # a margin's value does not change its cost
+        if bare:
+            return config.model_copy(update={"settings": Method(), "localise": None})
+        return config.model_copy(update={"settings": config.settings.always_mixing()})
+
+    def learner(self, config: Run) -> tuple[Learner, dict[str, Any]]:
+        """A fresh net of a run, and the record of its input."""
+        net, weights = build(config.model, len(self.packed.class_names), config.data.view.side, 0)
+        maps = opened(config, self.paths, self.packed)
+        return learner(config, net, len(self.packed.index), self.device, self.precision, maps), weights
+
+    def batches(self, config: Run, weights: dict[str, Any]) -> Batches:
+        rows = rows_of(self.packed.index, config.fit)
+        mean, std = weights["mean"], weights["std"]
+        return Batches(self.packed, rows, config.data.view, mean, std, self.device, DTYPES[self.precision])
+
+    def ends(self) -> list[str]:
+        """The first and the last row, for what is not measured with all of them."""
+        rows = self.params.all_rows()
+        return list(dict.fromkeys((rows[0], rows[-1])))
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def timed(self, step: Callable[[], Any], steps: int) -> float:
+        """Mean seconds of a step."""
+        self.wait()
+        started = time.perf_counter()
+        for _ in range(steps):
+            step()
+        self.wait()
+        return (time.perf_counter() - started) / steps
+
+    def record(self) -> dict[str, Any]:
+        """What every benchmark of this data set says of itself."""
+        train, data = self.params.train, self.params.data[self.dataset]
+        return {
+            **circumstances(device_name(self.device)),
+            "precision": self.precision,
+            "threads": train.threads,
+            "data": {"dataset": self.dataset, "sha256": self.packed.meta["sha256"], "side": data.view.side},
+            "model": self.params.model.model_dump(),
+            "batch": train.batch,
+        }
+
+
+def endless(batches: Batches, config: Run, it: Learner) -> Iterator[Batch]:
+    """A net's training batches, epoch after epoch."""
+    for epoch in itertools.count():
+        yield from batches.training(0, epoch, config.train.batch, config.settings, then=it.ahead)
+
+
+def stepper(it: Learner, source: Iterator[Batch]) -> Callable[[], tuple[int, int]]:
+    """A function that trains on the next batch; it returns the images (forwarded, gone backward)."""
+    return lambda: take_step(it, next(source))[1:]
+
+
+def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
+    """Time the rows; returns a Markdown table, and writes bench.json and bench.md into ``output/SUITE`` if given."""
+    here = Bench(params.of(dataset), paths, dataset)
+    names = ("bare", *here.params.all_rows())
+    pool, stepped, flops, memory = None, {}, {}, {}
+    for name in names:
+        config = here.config(name)
+        it, weights = here.learner(config)
+        pool = pool or here.batches(config, weights)  # one copy of the images serves all
+        source = endless(pool, config, it)
+        step = stepper(it, itertools.repeat(next(source)) if name == "bare" else source)
+        step()  # allocations and kernel choice
+        period = range(config.settings.margin.every if config.settings.margin else 1)
+        forwards, backwards = np.mean([step() for _ in period], 0)
+        stepped[name], memory[name] = step, max(_peak(here, step) for _ in period)
+        forward, learns = _forward_flops(here, it)
+        flops[name] = forward * forwards + 2 * learns * backwards
+    seconds = interleaved({name: lambda step=step: here.timed(step, steps) for name, step in stepped.items()}, repeats)
+    record = {
+        **here.record(),
+        "rounds": repeats,
+        "steps": steps,
+        "seconds_per_step": seconds,
+        "rows": {
+            name: {
+                **ratios(seconds, name, here.params),
+                "flops_per_step": flops[name],
+                "peak_memory_bytes": memory[name],
+            }
+            for name in names
+        },
+    }
+    return written(record, _markdown(record), output and output / params.suite, "bench")
+
+
+def ratios(seconds: dict[str, list[float]], name: str, params: Params) -> dict[str, Any]:
+    """A contender's images/s, its speed against bare, and its step time against the baseline."""
+    times, confidence = seconds[name], params.report.confidence
+    row = {
+        "images_per_second": params.train.batch / float(np.median(times)),
+        "speed_vs_bare": ratio(seconds["bare"], times, confidence),
+    }
+    if "baseline" in seconds:
+        row["step_vs_baseline"] = ratio(times, seconds["baseline"], confidence)
+    return row
+
+
+@torch.no_grad()
+def _forward_flops(here: Bench, it: Learner) -> tuple[int, int]:
+    """Of one image: all, and those of what learns. (Backward is taken as twice these: torch's counter counts it without regard
+    to groups.)"""
+    side = here.params.data[here.dataset].view.side
+    with FlopCounterMode(display=False) as counter, it.cast():
+        plain = copy.copy(it.net.eval())
+        plain.frozen = None  # the counter does not know folded modules by their names
+        plain(torch.zeros(1, 3, side, side, device=here.device, dtype=DTYPES[here.precision]))
+    still = [f"Net.backbone.{part}" for part in it.net.frozen.parts] if it.net.frozen else []
+    counts, total = counter.get_flop_counts(), counter.get_total_flops()
+    return total, total - sum(sum(counts[part].values()) for part in still if part in counts)
+
+
+def _peak(here: Bench, step: Callable[[], Any]) -> int:
+    """Bytes that a step takes on a GPU, beside what lies there between steps; 0 on a CPU."""
+    if here.device.type != "cuda":
+        return 0
+    here.wait()
+    torch.cuda.reset_peak_memory_stats(here.device)
+    before = torch.cuda.memory_allocated(here.device)
+    step()
+    here.wait()
+    return torch.cuda.max_memory_allocated(here.device) - before
+
+
+def heading(record: dict[str, Any]) -> str:
+    """What was measured on what, for the first line of a table."""
+    model, data = record["model"], record["data"]
+    cut = f" cut at stride {model['truncate']}" if model["truncate"] else ""
+    return (
+        f"{model['name']}{cut}, {data['dataset']} at {data['side']} px, batch {record['batch']}, {record['precision']}, "
+        f"{record['threads']} thread(s), {record['device']}; {record['rounds']} interleaved rounds of {record['steps']} "
+        f"steps; {revision(record)}."
+    )
+
+
+def _markdown(record: dict[str, Any]) -> str:
+    peak = next((each for name, each in BF16_PEAK.items() if name in record["device"]), None)
+    gpu = any(row["peak_memory_bytes"] for row in record["rows"].values())
+    heads = ["", "images/s (median)", "speed / bare", "step time / baseline", "Gflop an image"]
+    heads += ["share of bf16 peak", "memory of a step, MiB"] if gpu else []
+    lines = [heading(record), "", f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    for name, row in record["rows"].items():
+        flops = row["flops_per_step"] / record["batch"]
+        cells = [
+            f"{row['images_per_second']:.1f}", interval(row["speed_vs_bare"]), interval(row.get("step_vs_baseline")),
+            f"{flops / 1e9:.2f}",
+        ]  # fmt: skip
+        if gpu:
+            cells.append(f"{100 * flops * row['images_per_second'] / peak:.1f} %" if peak else "peak not known")
+            cells.append(f"{row['peak_memory_bytes'] / 2**20:,.0f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""Compare the rows of any runs, of one suite or several, published or not, by the statistics of a report's tables.
+
+Accuracies and differences are in percent (points).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapml.analysis import gather, stats
+from lapml.analysis.gather import listed
+from lapml.analysis.tables import BOOTSTRAP_SEED, chance, interval, points
+from lapml.common.text import markdown as escaped
+
+
+def compare(
+    folders: Sequence[Path],
+    baseline: str | None = None,
+    top: int = 1,
+    confidence: float = 0.95,
+    replicates: int = 10_000,
+) -> dict[str, Any]:
+    """Compare every row with one of them.
+
+    A row is the runs that have the same settings but for the seed. It is called by its method, and where several rows
+    have the same method, also by the setting that tells them apart, as ``cutmix (train.lr=0.02)``. Differences are
+    between runs of the same seed; two rows of one run each are compared whatever their seeds, for then only the images
+    are resampled, and two runs in all are two rows.
+
+    Args:
+        folders: run folders, and folders that hold some at any depth.
+        baseline: the row to compare with; without it the first row given, but of a first folder that holds several the
+            one called ``baseline``, if there is one.
+        top: an answer is right if the label is among so many first ones, 1 to 5.
+        confidence, replicates: of intervals and bootstrap, see :mod:`lapml.analysis.stats`.
+
+    Returns:
+        dataset, split, images, top, confidence, replicates, reference; ``rows``, a dict each, the reference first: row,
+        seeds, accuracy, half, and over the reference paired_seeds, difference, low, high, p, p_holm, significant,
+        seeds_needed, seeds_needed_low, seeds_needed_high (see :class:`lapml.analysis.stats.Seeds`); ``mcnemar`` of two single
+        runs: only_row, only_reference, p, else None; ``notes``, sentences. A number that does not exist is NaN.
+
+    Raises:
+        LapmlError: no run, a damaged one, the same seed of a row twice, other data or images than the first run's, fewer
+            than two rows, no such baseline, no seed in common with it, or a setting out of range.
+    """
+    rows = gather.rows(folders, baseline, top)
+    reference, base = next(iter(rows.items()))
+    pairs = {label: gather.paired(label, row, reference, base) for label, row in rows.items() if label != reference}
+    answers = [tuple(np.stack([run.right for run in side]) for side in pair) for pair in pairs.values()]
+    compared = stats.compare_rows([None, *answers], replicates, confidence, BOOTSTRAP_SEED)
+    table = []
+    for (label, row), (difference, p_holm, significant, seeds) in zip(rows.items(), compared, strict=True):
+        accuracy, half = stats.t_interval([100 * float(run.right.mean()) for run in row.values()], confidence)
+        table.append({
+            "row": label, "seeds": list(row), "accuracy": accuracy, "half": half,
+            "paired_seeds": [run.config["seed"] for run in pairs[label][0]] if label in pairs else [],
+            "difference": 100 * difference.mean, "low": 100 * difference.low, "high": 100 * difference.high,
+            "p": difference.p, "p_holm": p_holm, "significant": significant,
+            "seeds_needed": seeds.needed, "seeds_needed_low": seeds.low, "seeds_needed_high": seeds.high,
+        })  # fmt: skip
+    mcnemar = None
+    if len(rows) == 2 and all(len(row) == 1 for row in rows.values()):
+        [(ours, theirs)] = answers
+        mcnemar = dict(zip(("only_row", "only_reference", "p"), stats.mcnemar(ours[0], theirs[0]), strict=True))
+    run = next(iter(base.values()))
+    return {
+        "dataset": run.config["dataset"], "split": run.config["evaluate"], "images": len(run.right), "top": top,
+        "confidence": confidence, "replicates": replicates, "reference": reference, "rows": table, "mcnemar": mcnemar,
+        "notes": _seed_notes(table) + gather.caveats(rows),
+    }  # fmt: skip
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """A result of :func:`compare` as a table to paste, and below it what its numbers are and the notes."""
+    reference, others = escaped(result["reference"]), result["rows"][1:]
+    level, split = f"{100 * result['confidence']:g} %", {"val": "validation"}.get(result["split"], result["split"])
+    heads = ["row", "seeds", f"top-{result['top']} (± {level})", f"points over {reference} [{level}]", "p", "p, Holm",
+             "seeds needed"]  # fmt: skip
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for row in result["rows"]:
+        cells = ["–"] * 4
+        if row in others:
+            difference = points(row["difference"], row["low"], row["high"])
+            difference = f"**{difference}**" if row["significant"] else difference
+            cells = [difference, chance(row["p"]), chance(row["p_holm"]), _needed(row)]
+        lines.append([escaped(row["row"]), str(len(row["seeds"])), interval(row["accuracy"], row["half"]), *cells])
+    text = (
+        f"{result['dataset']}, {result['images']:,} {split} images; accuracies in percent. ±: Student-t interval over seeds. "
+        f"Points, [interval] and p: hierarchical paired bootstrap over seeds and {split} images, "
+        f"{result['replicates']:,} replicates; Holm: p corrected over the table’s differences ({len(others)}); bold where "
+        f"that is below {1 - result['confidence']:.2g}."
+    )
+    if not all(math.isnan(row["seeds_needed"]) for row in others):
+        text += (
+            f" Seeds needed: with so many a paired t-test would see such a difference on these images with probability "
+            f"{stats.POWER}; in brackets, if its spread over seeds were at either end of its {level} interval."
+        )
+    notes = [escaped(note) for note in result["notes"]]
+    if found := result["mcnemar"]:
+        p = chance(found["p"])
+        notes = [
+            f"McNemar’s exact test: images that only {escaped(others[0]['row'])} gets right: {found['only_row']}; that only "
+            f"{reference} does: {found['only_reference']}; p {p if p.startswith('<') else f'= {p}'}.",
+            *notes,
+        ]
+    table = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([*table, "", text, "", *(f"- {note}" for note in notes)])
+
+
+def as_json(result: dict[str, Any]) -> str:
+    """A result of :func:`compare` as JSON, which has no NaN (null here) and no infinity ("> 1000" seeds)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [plain(each) for each in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None if math.isnan(value) else f"> {stats.MOST_SEEDS}"
+        return value
+
+    return json.dumps(plain(result), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _seed_notes(table: list[dict[str, Any]]) -> list[str]:
+    base, *others = table
+    if all(row["seeds"] == base["seeds"] for row in others):
+        notes = [f"Seeds of every row: {listed(base['seeds'])}."]
+    else:
+        notes = ["Seeds: " + "; ".join(f"{listed(row['seeds'])} of {row['row']}" for row in table) + "."]
+    for row in others:
+        if len(row["paired_seeds"]) < max(len(row["seeds"]), len(base["seeds"])):
+            notes.append(
+                f"{row['row']} over {base['row']}: by the seeds that both have ({listed(row['paired_seeds'])})."
+            )
+    if any(len(row["paired_seeds"]) == 1 for row in others):
+        notes.append("Where one seed is compared, p is of the images only, and nothing is called significant.")
+    if any(1 < len(row["paired_seeds"]) < 5 for row in others):
+        notes.append(
+            "Fewer than five seeds: on thousands of images the bootstrap is then too bold; read a p just below the level as a "
+            "hint."
+        )
+    return notes
+
+
+def _needed(row: dict[str, Any]) -> str:
+    needed, low, high = (
+        "–" if math.isnan(number) else f"> {stats.MOST_SEEDS}" if math.isinf(number) else f"{number}"
+        for number in (row["seeds_needed"], row["seeds_needed_low"], row["seeds_needed_high"])
+    )
+    return needed if low == "–" else f"{needed} ({low} to {high})"

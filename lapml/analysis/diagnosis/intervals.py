@@ -1,0 +1,50 @@
+"""Intervals of ratios of sums over (net, image), by the hierarchical bootstrap of lapml/analysis/stats.py."""
+
+import warnings
+
+import numpy as np
+
+BLOCK = 200  # replicates at once
+
+
+def replicates(above: np.ndarray, below: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw nets and images with replacement, and take the ratio of sums in each replicate.
+
+    Args:
+        above, below: (S, N, M) numerators and denominators of M metrics by net and image.
+        count: number of replicates R.
+        seed: of the draws, which depend on nothing else than it, S and N: replicates of two calls are paired.
+
+    Returns:
+        (R, M); NaN where a denominator is 0.
+    """
+    nets, images, metrics = above.shape
+    both = np.stack([above, below], 2).astype(np.float32)  # (S, N, 2, M)
+    flat = np.moveaxis(both, 1, 0).reshape(images, -1)
+    rng = np.random.default_rng(seed)
+    found = np.empty((count, 2, metrics))
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        net_draws = rng.multinomial(nets, np.full(nets, 1 / nets), size=size)
+        image_draws = rng.multinomial(images, np.full(images, 1 / images), size=size).astype(np.float32)
+        sums = (image_draws @ flat).reshape(size, nets, 2, metrics)
+        found[start : start + size] = np.einsum("rs,rskm->rkm", net_draws, sums)
+    return _ratio(found[:, 0], found[:, 1])
+
+
+def whole(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """(M,) ratios of all sums; arguments as in :func:`replicates`."""
+    return _ratio(above.sum((0, 1)), below.sum((0, 1)))
+
+
+def percentiles(values: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high) of replicates (R, …) along the first axis, of those that are numbers; NaN where none is."""
+    tail = (1 - confidence) / 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where none is, as NumPy says
+        low, high = np.nanquantile(values, [tail, 1 - tail], axis=0, method="nearest")  # a ratio may be infinite
+    return low, high
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.full_like(below, np.nan), where=below > 0)

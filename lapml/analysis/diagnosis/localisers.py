@@ -1,0 +1,146 @@
+"""How well objects and parts are found in whole training images, by the stage `localise` and by what stands beside it.
+
+In the frame of the stored square, as the maps are: what a view shows of an image is left to the mixers' own measures.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lapml.analysis.diagnosis import intervals
+from lapml.analysis.diagnosis.boxacc import OVERLAPS, max_box_acc
+from lapml.config import Params
+from lapml.data.truth import Annotations
+from lapml.localise.store import Localised
+from lapml.mixing.maps import SPREAD, class_maps
+from lapml.training.mixes import Mixes
+
+IMAGES = 300  # measured, at most
+SIDE, THRESHOLDS = 112, 50  # of MaxBoxAccV2: within a point of 224 px and 100 on 96 drawn birds, in a sixth of the time
+SHOWN = 0.5  # peak from which a part counts as shown; 1 is the 95 % quantile over object cells
+SEED = 0  # of the images that are chosen, and of their pairs
+METRICS = {
+    "pointing": "peak in the box",
+    "mass": "mass in the box",
+    "box_acc": "MaxBoxAccV2",
+    "agreement": "part agreement",
+}
+OBJECTS, PARTS, IMAGENET = "object maps", "part maps", "ImageNet class maps"
+GAUSSIAN, TRAINED, WHOLE = "centred Gaussian", "class maps", "the whole image"
+
+
+class Places(NamedTuple):
+    """What is true of N images, in the unit square."""
+
+    boxes: np.ndarray  # (N, 4) left, top, right and bottom
+    parts: np.ndarray  # (N, P, 3) x, y, and 1 where the part is seen
+    aspect: np.ndarray  # (N, 2) the images' widths and heights, relative to the longer
+
+
+def chosen(maps: Localised, images: int) -> np.ndarray:
+    """The rows of the index that are measured, ascending."""
+    order = np.random.default_rng(SEED).permutation(len(maps.rows))
+    return np.sort(maps.rows[order[: min(images, IMAGES)]])
+
+
+def places(annotations: Annotations, sizes: np.ndarray, rows: np.ndarray) -> Places:
+    """Args: sizes: (…, 2) widths and heights of all images."""
+    corners = annotations.corners[rows]
+    boxes = np.concatenate([corners.min(1), corners.max(1)], 1).clip(0, 1)
+    return Places(boxes, annotations.parts[rows], sizes[rows] / sizes[rows].max(1, keepdims=True))
+
+
+@torch.no_grad()
+def trained(mixes: Mixes, rows: np.ndarray) -> np.ndarray:
+    """(N, h, w) class maps of the images' own classes by a trained net, of the whole stored squares."""
+    found = []
+    for batch in mixes.batches.whole(rows, mixes.size):
+        features = mixes.net(batch.images).features
+        found.append(class_maps(features, mixes.net.head.weight, batch.labels).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def gaussian(grid: int) -> np.ndarray:
+    """(grid, grid) the Gaussian that mixers know as a control, in fp64: half of it lies in a box of a third of the image."""
+    at = (np.arange(grid) + 0.5) / grid - 0.5
+    return np.exp(-(at[:, None] ** 2 + at[None] ** 2) / (2 * SPREAD**2))
+
+
+def compare(
+    maps: Localised, truth: Places, rows: np.ndarray, nets: Iterable[np.ndarray], params: Params
+) -> pd.DataFrame:
+    """A row for each localiser, in shares of 1: row, and of each metric its value, low and high (NaN where it does not apply).
+
+    Args:
+        rows: of the index, those of ``truth``.
+        nets: class maps of trained nets, see :func:`trained`.
+    """
+    at = maps.places(rows)
+    grid = maps.meta["grid"]
+    kinds = {OBJECTS: maps.objects[at][None, :, None], PARTS: maps.parts[at][None]}
+    if maps.meta["classes"]:
+        kinds[IMAGENET] = maps.activation[at][None, :, None]
+    if nets := list(nets):
+        kinds[TRAINED] = np.stack(nets)[:, :, None]
+    kinds[GAUSSIAN] = np.broadcast_to(gaussian(grid), (1, len(rows), 1, grid, grid))
+    table = [_measured(name, np.asarray(each, np.float32), truth, params) for name, each in kinds.items()]
+    share = (truth.boxes[:, 2:] - truth.boxes[:, :2]).prod(1)
+    whole = {"pointing": share.mean(), "mass": share.mean(), "box_acc": np.greater_equal.outer(share, OVERLAPS).mean()}
+    columns = ["row", *(f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high"))]
+    return pd.DataFrame([*table, {"row": WHOLE, **whole}], columns=columns)
+
+
+def _measured(name: str, maps: np.ndarray, truth: Places, params: Params) -> dict[str, float | str]:
+    """Args: maps: (S, N, K, h, w), of S nets or one localiser, K maps an image."""
+    above, below = sums(maps, truth, name == PARTS)
+    draws = intervals.replicates(above, below, params.report.bootstrap, SEED)
+    low, high = intervals.percentiles(draws, params.report.confidence)
+    row: dict[str, float | str] = {"row": name}
+    for column, (metric, value) in enumerate(
+        zip(("pointing", "mass", "agreement"), intervals.whole(above, below), strict=True)
+    ):
+        row |= {metric: value, f"{metric}_low": low[column], f"{metric}_high": high[column]}
+    if maps.shape[2] == 1 and name != PARTS:
+        row["box_acc"] = np.mean(
+            [max_box_acc(each[:, 0], truth.boxes, SIDE, THRESHOLDS).max_box_acc_v2 for each in maps]
+        )
+    return row
+
+
+def sums(maps: np.ndarray, truth: Places, only_shown: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(S, N, 3) numerators and denominators of pointing game, mass and agreement by net and image: an image counts with as many
+    maps as it has; where ``only_shown``, with those whose peak is at least :data:`SHOWN`."""
+    nets, images, count, height, width = maps.shape
+    flat = maps.reshape(nets, images, count, -1)
+    peak = flat.argmax(3)
+    x, y = (peak % width + 0.5) / width, (peak // width + 0.5) / height
+    left, top, right, bottom = (edge[:, None] for edge in truth.boxes.T)
+    pointing = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+    inside = _covered(truth.boxes[:, 1::2], height)[:, :, None] * _covered(truth.boxes[:, ::2], width)[:, None]
+    total = flat.sum(3)
+    mass = np.einsum("snkhw,nhw->snk", maps, inside) / np.where(total > 0, total, 1)
+    known = (flat.max(3) >= SHOWN) if only_shown else total > 0
+
+    seen = truth.parts[..., 2].any(1)
+    scaled = truth.aspect[:, None]
+    away = np.linalg.norm(
+        np.stack([x, y], -1)[..., None, :] * scaled[:, None] - (truth.parts[..., :2] * scaled)[:, None], axis=-1
+    )
+    nearest = np.where(truth.parts[:, None, :, 2] > 0, away, np.inf).argmin(-1)  # (S, N, K)
+    other = np.empty(images, np.int64)  # a random cycle: no image is paired with itself
+    order = np.random.default_rng(SEED).permutation(images)
+    other[order] = np.roll(order, 1)
+    paired = known & known[:, other] & (seen & seen[other])[:, None]
+    same = (nearest == nearest[:, other]) & paired
+    above = np.stack([(pointing & known).sum(2), (mass * known).sum(2), same.sum(2)], 2)
+    return above.astype(float), np.stack([known.sum(2), known.sum(2), paired.sum(2)], 2).astype(float)
+
+
+def _covered(spans: np.ndarray, cells: int) -> np.ndarray:
+    """(N, cells) share of each of a side's cells that spans (N, 2) cover."""
+    edges = np.arange(cells + 1) / cells
+    covered = np.minimum(spans[:, 1:], edges[1:]) - np.maximum(spans[:, :1], edges[:-1])
+    return covered.clip(0) * cells

@@ -1,0 +1,257 @@
+"""`lapml diagnose`: measure every mixer of a suite, and write the table, the figures and the gallery."""
+
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lapml.analysis.diagnosis import intervals, localisers
+from lapml.analysis.diagnosis.metrics import LOCALISATION, MIXING, localisation, mixing, shares, true_share
+from lapml.common.provenance import command, commit, device_name, versions
+from lapml.config import Method, Params, settings_of
+from lapml.data.fetch.sources import laid_out, refuse_other
+from lapml.data.index import rows_of
+from lapml.data.pack import Packed
+from lapml.data.truth import Annotations, read_masks
+from lapml.errors import LapmlError
+from lapml.localise.evidence import found
+from lapml.models.device import DTYPES, pick_device
+from lapml.paths import Paths
+from lapml.runs.execute import load_net, resolved
+from lapml.runs.folder import open_run
+from lapml.training.mixes import RANDOM, Mixes, control, distinct
+
+if TYPE_CHECKING:
+    from lapml.localise.store import Localised
+
+BOOTSTRAP_SEED = 0
+MAPS = "class maps"  # what is measured of the nets, not of a mixer
+COUNTED = ("meaningless", "obscured")  # rates of images that are, or are not
+EVENTS = 20  # such images, at least, for a ratio to that rate
+BINS = 10  # of ρ, for the figure of labels
+
+
+class Known(NamedTuple):
+    """What is known of a data set."""
+
+    packed: Packed
+    masks: np.ndarray | None  # of its training images
+    annotations: Annotations | None
+    maps: "Localised | None" = None  # what the stage `localise` found
+
+
+NONE = pd.DataFrame()
+
+
+class Measured(NamedTuple):
+    table: pd.DataFrame  # a row a mixer: row, and of each metric its value, low and high (shares of 1)
+    maps: pd.DataFrame  # one row: the same of the metrics of localisation
+    ratios: pd.DataFrame  # a row a (metric, against): value, low and high of loc_cutmix's over that row's
+    labels: pd.DataFrame  # a row a (row, bin of ρ): images, mean ρ, mean true share
+    record: dict[str, Any]  # what made them
+    localisers: pd.DataFrame = NONE  # a row for each localiser, see localisers.py; none where nothing was localised
+
+
+def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measured:
+    """Measure all mixers of a suite on one data set.
+
+    Args:
+        known: of :func:`truths`.
+
+    Raises:
+        LapmlError: the runs of ``diagnose.row`` are not there, or do not fit the settings.
+    """
+    made = dict(zip(("commit", "dirty"), commit(), strict=True))
+    packed, masks, annotations, maps_found = known
+    rows = mixers(params, dataset, known)
+    compared = localisers.chosen(maps_found, params.diagnose.images) if maps_found and annotations else None
+    of_nets: list[np.ndarray] = []
+    sums: dict[str, np.ndarray] = {}
+    bins = {name: np.zeros((BINS, 3)) for name in rows}
+    models = {}
+    nets = len(params.seeds)
+    shape = (nets, len(packed.index))
+    used = np.zeros(shape[1], bool)
+    for place, seed in enumerate(params.seeds):
+        mixes, _, models[str(seed)] = opened(params, paths, dataset, seed, rows, known)
+        points = torch.Generator().manual_seed(seed)
+        generated_images = 0
+        if compared is not None:
+            of_nets.append(localisers.trained(mixes, compared))
+        for batch, scene, generated, maps in mixes.generate(params.diagnose.images):
+            found = {}
+            generated_images += batch.count
+            used[batch.rows[: batch.count]] = True
+            if scene:
+                found[MAPS] = localisation(maps.float(), scene.truth, batch.images.shape[-1], points)
+            for name, (mixed, _) in generated.items():
+                if scene:
+                    found[name] = mixing(mixed, scene)
+                    _fill(bins[name], mixed.rho, *true_share(mixed, scene))
+                else:
+                    area = shares(mixed).hidden.mean((1, 2))
+                    found[name] = {"area": (area, torch.ones_like(area))}
+            for name, metrics in found.items():
+                names = LOCALISATION if name == MAPS else MIXING
+                total = sums.setdefault(name, np.zeros((2, *shape, len(names))))
+                for column, metric in enumerate(names):
+                    if metric in metrics:
+                        for part, values in enumerate(metrics[metric]):
+                            np.add.at(total[part, place, :, column], batch.rows[: len(values)], values.cpu().numpy())
+    sums = {name: total[:, :, used] for name, total in sums.items()}
+    table, maps, ratios = _tables(sums, list(rows), params)
+    record = {
+        "command": command(),
+        **made,
+        "dataset": dataset,
+        "settings": settings(params, dataset, maps_found is not None),
+        "seeds": params.seeds,
+        "images": int(used.sum()),
+        "generated": generated_images,
+        "data_sha256": packed.meta["sha256"],
+        "models_sha256": models,
+        "object": "masks" if masks is not None else "boxes" if annotations else "unknown",
+        "masks_sha256": hashlib.sha256(masks).hexdigest() if masks is not None else None,
+        "device": device_name(mixes.device),
+        "versions": versions(),
+    }
+    if maps_found:
+        record["localised_sha256"] = maps_found.meta["sha256"]
+    if compared is None:
+        return Measured(table, maps, ratios, _labels(bins), record)
+    record["compared"] = len(compared)
+    truth = localisers.places(annotations, packed.index[["width", "height"]].to_numpy(np.float64), compared)
+    beside = localisers.compare(maps_found, truth, compared, of_nets, params)
+    return Measured(table, maps, ratios, _labels(bins), record, beside)
+
+
+def settings(params: Params, dataset: str, localised: bool) -> dict[str, Any]:
+    """Everything of the params that a diagnosis depends on, beside the runs and maps that it names by checksum.
+
+    Args:
+        localised: it is by maps of the stage `localise`.
+    """
+    rows = distinct(params.of(dataset), localised=localised)
+    return {
+        "view": params.data[dataset].view.recorded(),
+        "batch": params.of(dataset).train.batch,
+        "diagnose": params.diagnose.recorded(),
+        "methods": {name: method.recorded(exclude_none=True) for name, method in rows.items()},
+        "confidence": params.report.confidence,
+        "bootstrap": params.report.bootstrap,
+    }
+
+
+def mixers(params: Params, dataset: str, known: Known) -> dict[str, Method]:
+    """The rows that are measured and shown: each way of mixing, and the control."""
+    rows = distinct(params.of(dataset), known.annotations is not None, known.maps is not None)
+    return rows | control(rows)
+
+
+def truths(params: Params, paths: Paths, dataset: str) -> Known:
+    """A packed data set, and the masks (of its training images), boxes and maps that it has, or None.
+
+    Raises:
+        LapmlError: unknown data set, it is not prepared, where it lay is gone, a mask is missing, or maps are that a method of
+            the tables mixes by.
+    """
+    if dataset not in params.data:
+        raise LapmlError(f"unknown data set {dataset!r}: expected one of {', '.join(params.data)}")
+    refuse_other(dataset, params.data[dataset], paths)
+    packed = Packed.open(paths.pack(dataset), params.data[dataset])
+    boxed = all(box is not None for box in packed.index["box"])
+    _, root = laid_out(dataset, paths, params.data[dataset])
+    fit = resolved(params, paths, dataset, params.diagnose.row, params.seeds[0]).fit
+    masks, maps = read_masks(root, packed, rows_of(packed.index, fit)), found(params, paths, dataset, packed)
+    return Known(packed, masks, Annotations(packed.index) if boxed else None, maps)
+
+
+def opened(
+    params: Params,
+    paths: Paths,
+    dataset: str,
+    seed: int,
+    rows: dict,
+    known: Known,
+) -> tuple[Mixes, dict[str, Any], str]:
+    """What the net of one seed makes of the training images: (mixes, the record of its input, its checksum)."""
+    packed, masks, annotations, maps = known
+    folder = paths.run(dataset, params.diagnose.row, seed)
+    config = resolved(params, paths, dataset, params.diagnose.row, seed)
+    record, provenance = open_run(folder)
+    made = settings_of(folder / "config.json", record)
+    if made.record() != config.record() or provenance["data_sha256"] != packed.meta["sha256"]:
+        raise LapmlError(
+            f"{folder}: was made with other settings or data than params.yaml has now; train it again "
+            f"(`lapml train {dataset} {params.diagnose.row} {seed}`)"
+        )
+    net, weights = load_net(folder, config, len(packed.class_names))
+    device, precision = pick_device(config.train)
+    torch.set_num_threads(config.train.threads)
+    net = net.to(device, DTYPES[precision])
+    mixes = Mixes(config, net, weights, packed, rows, masks, annotations, precision, maps)
+    return mixes, weights, provenance["files"]["model.safetensors"]
+
+
+def _tables(
+    sums: dict[str, np.ndarray], rows: list[str], params: Params
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    confidence, count = params.report.confidence, params.report.bootstrap
+    draws, table = {}, []
+    for name, (above, below) in sums.items():
+        draws[name] = intervals.replicates(above, below, count, BOOTSTRAP_SEED)
+        values = intervals.whole(above, below)
+        low, high = intervals.percentiles(draws[name], confidence)
+        row: dict[str, Any] = {"row": name}
+        for column, metric in enumerate(LOCALISATION if name == MAPS else MIXING):
+            row |= {metric: values[column], f"{metric}_low": low[column], f"{metric}_high": high[column]}
+        table.append(row)
+    frame = pd.DataFrame(table, columns=None if table else ["row"])
+    columns = ["row", *(f"{metric}{end}" for metric in MIXING for end in ("", "_low", "_high"))]
+    of_mixers = frame[frame["row"].isin(rows)].reindex(columns=columns)
+    of_maps = frame[frame["row"] == MAPS].drop(columns=["row", *columns[1:]], errors="ignore")
+    return of_mixers, of_maps, _ratios(of_mixers, sums, draws, confidence)
+
+
+def _ratios(
+    table: pd.DataFrame, sums: dict[str, np.ndarray], draws: dict[str, np.ndarray], confidence: float
+) -> pd.DataFrame:
+    """loc_cutmix's rates over those of cutmix and of the control: what the hypothesis is about."""
+    rows = []
+    by_row = table.set_index("row")
+    masked = "label_error_masks" in table and table["label_error_masks"].notna().any()
+    asked = ("meaningless", "obscured", "label_error_masks" if masked else "label_error_parts")
+    for against in ("cutmix", RANDOM):
+        if not {"loc_cutmix", against} <= set(draws):
+            continue
+        for metric in asked:
+            if by_row.loc[["loc_cutmix", against], metric].isna().any():  # such as parts, where there are none
+                continue
+            column = list(MIXING).index(metric)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = draws["loc_cutmix"][:, column] / draws[against][:, column]
+                value = by_row.loc["loc_cutmix", metric] / by_row.loc[against, metric]
+            low, high = intervals.percentiles(ratio, confidence)
+            if metric in COUNTED and sums[against][0][..., column].sum() < EVENTS:  # a handful would decide
+                low = high = np.nan
+            rows.append({"metric": metric, "against": against, "ratio": value, "low": float(low), "high": float(high)})
+    return pd.DataFrame(rows, columns=["metric", "against", "ratio", "low", "high"])
+
+
+def _fill(bins: np.ndarray, rho: torch.Tensor, truth: torch.Tensor, applies: torch.Tensor) -> None:
+    """Add images to bins of ρ: (images, sum of ρ, sum of true shares)."""
+    rho, truth = rho[applies].cpu().double().numpy(), truth[applies].cpu().double().numpy()
+    place = np.clip((rho * BINS).astype(int), 0, BINS - 1)
+    np.add.at(bins, place, np.stack([np.ones_like(rho), rho, truth], 1))
+
+
+def _labels(bins: dict[str, np.ndarray]) -> pd.DataFrame:
+    rows = [
+        {"row": name, "images": int(count), "rho": rho / count, "true": truth / count}
+        for name, each in bins.items()
+        for count, rho, truth in each
+        if count
+    ]
+    return pd.DataFrame(rows, columns=["row", "images", "rho", "true"])

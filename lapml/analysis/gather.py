@@ -1,0 +1,233 @@
+"""Find run folders anywhere, and group them into rows that can be compared."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lapml.analysis.tables import BASELINE
+from lapml.config import settings_of
+from lapml.errors import LapmlError
+from lapml.paths import RUN_FILES
+from lapml.runs.collect import UNREAD
+from lapml.runs.folder import open_run
+from lapml.runs.records import mismatch, parquet
+from lapml.runs.scores import class_count
+
+MARKS = {*RUN_FILES, "last.pt"}  # a folder with any of them is a run, if perhaps not a whole one
+ORIGIN = ("device", "processes", "precision", "commit")  # of provenance.json: what may explain a difference
+
+
+class Run(NamedTuple):
+    """One run folder."""
+
+    folder: Path
+    config: dict[str, Any]
+    origin: dict[str, Any]  # provenance.json
+    truth: tuple[list, list]  # image names and labels
+    right: np.ndarray  # (N,) 1 where the label is among the first answers, else 0
+    first: np.ndarray  # (N,) the first answers
+
+
+Row = dict[int, Run]  # by seed
+
+
+def find(folder: Path) -> list[Path]:
+    """The run folders at and below a folder, in the order of their paths.
+
+    Raises:
+        LapmlError: there is none.
+    """
+    if not folder.is_dir():
+        raise LapmlError(f"{folder}: no such folder; give run folders, or folders that hold some")
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.name in MARKS)
+    # Into a hidden folder a run is still being written; SEED.old-1 is what another one has replaced (lapml/runs/kept.py).
+    found = {
+        folder / path.parent for path in files if not any(re.match(r"\.|.*\.old-\d+$", part) for part in path.parts)
+    }
+    if not found:
+        raise LapmlError(f"{folder}: holds no run, expected folders with {', '.join(RUN_FILES)}; train one first")
+    return sorted(found)
+
+
+def read(folder: Path, top: int) -> Run:
+    """One run; its model may be absent, as from a published copy.
+
+    Args:
+        top: an answer is right if the label is among so many first ones, 1 to 5.
+
+    Raises:
+        LapmlError: the run is not complete or damaged, or ``top`` is out of range.
+    """
+    if not 1 <= top <= 5:
+        raise LapmlError(f"--top: found {top}, expected 1 to 5: predictions.parquet holds no more answers an image")
+    record, origin = open_run(folder, optional=UNREAD)
+    config = settings_of(folder / "config.json", record).record()
+    try:
+        table = parquet(folder / "predictions.parquet")
+        if (classes := class_count(table, origin.get("class_names"))) > top > 1:
+            table = parquet(folder / "predictions.parquet", top)
+    except LapmlError as error:
+        raise LapmlError(f"{folder}: {error}; train the run again") from None
+    if classes <= top:
+        raise LapmlError(
+            f"{folder}: --top: found {top}, expected less than the number of its classes, {classes}: among all of them every "
+            "answer is right"
+        )
+    label = table["label"].to_numpy()
+    answers = table[[f"top{rank + 1}" for rank in range(top)]].to_numpy()
+    right = (answers == label[:, None]).any(axis=1).astype(np.uint8)
+    return Run(folder, config, origin, (table["image"].tolist(), label.tolist()), right, answers[:, 0])
+
+
+def rows(folders: Sequence[Path], baseline: str | None = None, top: int = 1) -> dict[str, Row]:
+    """The rows of the runs at and below some folders, by label; the one to compare with comes first.
+
+    Args:
+        baseline: its label; without it the first row given, but of a first folder that holds several the one called
+            ``baseline``, if there is one.
+
+    Raises:
+        LapmlError: no run, a damaged one, the same seed of a row twice, other data or images than the first run's, fewer
+            than two rows, or no such baseline.
+    """
+    found = [find(folder) for folder in folders]
+    runs = [read(folder, top) for several in found for folder in several]
+    refuse_other_images(runs)
+    grouped = group(runs)
+    first = [label for label, row in grouped.items() if any(run.folder in found[0] for run in row.values())]
+    reference = baseline or (BASELINE if BASELINE in first else first[0])
+    if reference not in grouped:
+        raise LapmlError(f"--baseline: found {reference!r}, expected one of {listed(map(repr, grouped))}")
+    return {reference: grouped.pop(reference), **grouped}
+
+
+def refuse_other_images(runs: list[Run]) -> None:
+    """Raises LapmlError for the first run of another data set, split, or other images or labels than the first one's."""
+    first, advice = runs[0], "only runs that were read on the same images are compared: leave it out"
+    for run in runs[1:]:
+        for name, key, found, expected in (
+            ("config.json", "dataset", run.config["dataset"], first.config["dataset"]),
+            ("config.json", "evaluate", run.config["evaluate"], first.config["evaluate"]),
+            ("provenance.json", "data_sha256", run.origin.get("data_sha256"), first.origin.get("data_sha256")),
+        ):
+            if found != expected:
+                raise LapmlError(
+                    f"{run.folder / name}: {key}: found {found!r}, expected {expected!r} (as in {first.folder}); {advice}"
+                )
+        if run.truth != first.truth:
+            fault = mismatch(run.truth, str(first.folder), first.truth)
+            raise LapmlError(f"{run.folder / 'predictions.parquet'}: {fault}; {advice}")
+
+
+def group(runs: list[Run]) -> dict[str, Row]:
+    """The rows by label, in the order given: runs of the same settings but for the seed, in the order of the seeds.
+
+    Of two runs in all, each is a row. A row is called by its method; where several have the same one, also by what tells
+    them apart.
+
+    Raises:
+        LapmlError: a seed of a row comes twice, or there is one row only.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        settings = {key: value for key, value in run.config.items() if key != "seed" or len(runs) == 2}
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+    rows: dict[str, Row] = {}
+    for label, members in zip(_labels([_flat(json.loads(key)) for key in groups]), groups.values(), strict=True):
+        row = rows[label] = {}
+        for run in sorted(members, key=lambda run: run.config["seed"]):
+            if other := row.get(seed := run.config["seed"]):
+                raise LapmlError(
+                    f"{run.folder}: found seed {seed} of {label} again, expected each seed of a row once; leave it or "
+                    f"{other.folder} out"
+                )
+            row[seed] = run
+    if len(rows) == 1:
+        seeds = listed(rows[label])
+        raise LapmlError(
+            f"found one row, {label} (seed {seeds}), expected two or more to compare; give runs of another"
+        )
+    return rows
+
+
+def paired(label: str, row: Row, reference: str, base: Row) -> tuple[list[Run], list[Run]]:
+    """The runs of a row and of the reference that are compared with each other: those of the same seed, or the only ones,
+    of which no seed is resampled.
+
+    Raises:
+        LapmlError: they have no seed in common.
+    """
+    if len(row) == len(base) == 1:
+        return list(row.values()), list(base.values())
+    common = [seed for seed in row if seed in base]
+    if not common:
+        raise LapmlError(
+            f"{label}: found seed {listed(row)}, expected at least one of {reference}'s ({listed(base)}), for only runs of the "
+            "same seed are compared; train it with these seeds, or choose another --baseline"
+        )
+    return [row[seed] for seed in common], [base[seed] for seed in common]
+
+
+def caveats(rows: dict[str, Row]) -> list[str]:
+    """Sentences on what the rows differ in beside their methods."""
+    own = ("suite", "method", "seed", "settings")
+    flats = {
+        label: _flat({key: value for key, value in next(iter(row.values())).config.items() if key not in own})
+        for label, row in rows.items()
+    }
+    settings = []
+    for key in dict.fromkeys(key for flat in flats.values() for key in flat):
+        labels: dict[str, list[str]] = {}
+        for label, flat in flats.items():
+            if key in flat or not key.startswith("localise."):  # only methods that mix by maps have those settings
+                labels.setdefault(flat.get(key, "missing"), []).append(label)
+        if len(labels) > 1:
+            settings.append(f"{key} ({'; '.join(f'{value}: {listed(names)}' for value, names in labels.items())})")
+    notes = [f"The rows differ in more than their method: {listed(settings)}."] if settings else []
+    origins = [run.origin for row in rows.values() for run in row.values()]
+    for key in ORIGIN:
+        values = dict.fromkeys(str(origin.get(key) or "unknown") for origin in origins)
+        if len(values) > 1:
+            notes.append(f"The runs differ in {key}: {'; '.join(values)}.")
+    if len({(origin.get("weights") or {}).get("sha256") for origin in origins}) > 1:
+        notes.append("The runs began from different pretrained weights.")
+    if any(origin.get("dirty") for origin in origins):
+        notes.append("Some runs come from uncommitted code: their commit does not say all that ran.")
+    return notes
+
+
+def listed(things: Any) -> str:
+    return ", ".join(map(str, things))
+
+
+def _labels(rows: list[dict[str, str]]) -> list[str]:
+    """A name for each row: its method, and what tells it from others of that method: the suite if that does, else the
+    setting of the shortest name that does, else all settings in which they differ.
+
+    Args:
+        rows: settings as of :func:`_flat`.
+    """
+    labels = []
+    for row in rows:
+        alike = [other for other in rows if other["method"] == row["method"]]
+        values = {key: len({other.get(key) for other in alike}) for key in dict.fromkeys(k for o in alike for k in o)}
+        differing = sorted((key for key, n in values.items() if n > 1), key=lambda key: (key != "suite", len(key), key))
+        telling = [key for key in differing if values[key] == len(alike)][:1] or differing
+        settings = listed(f"{key}={row.get(key, 'missing')}" for key in telling)
+        labels.append(f"{row['method']} ({settings})" if settings else row["method"])
+    return labels
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """{dotted key: value as text} of nested settings."""
+    flat: dict[str, str] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value)
+    return flat

@@ -1,0 +1,256 @@
+"""The tables of a report: compare the rows of a suite, and write them for people, papers and programs.
+
+Accuracies and gains are in percent (points) in every table.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lapml.analysis import stats
+from lapml.common.text import markdown, tex
+from lapml.config import Params
+from lapml.runs.collect import ACCURACIES, CURVES, collect, histories, predictions, tuned_record
+
+__all__ = [
+    "accuracy", "cells", "chance", "collect", "cost", "curves", "emphasised", "headings", "histories", "interval", "note",
+    "points", "predictions", "summary", "tuned_record", "write",
+]  # fmt: skip
+
+BASELINE = "baseline"
+BOOTSTRAP_SEED = 0  # of the resampling, the same for every comparison: a table is a function of its runs
+
+
+def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray], params: Params) -> pd.DataFrame:
+    """The main table: a row a (dataset, method), in the order of the suite; NaN where a number does not exist.
+
+    Columns:
+        n_seeds; top1 (mean over seeds) and top1_half (half-width of its Student-t interval; NaN for one seed);
+        top5, mean_class, recall1, recall5: means, percent (NaN where nothing can be missed, as among five classes);
+        recall_left_out: images that R@K does not count, for they are the only one of their class;
+        gain, gain_low, gain_high, p, p_holm, significant, gain_seeds: points over the row ``baseline``, by
+        :func:`lapml.analysis.stats.compare_rows` over the data set's rows, and the number of seeds that would show as much (NaN
+        without a baseline);
+        previous, step, step_low, step_high, step_p, step_p_holm, step_significant, step_seeds: the same over the row
+        above, or the one that ``report.steps`` says (then ``named``);
+        images_forward, images_backward, seconds: means of a training run;
+        cost_ratio: cost over the baseline's, see :func:`cost`; seconds_ratio: seconds over the baseline's.
+    """
+    table = []
+    methods = params.all_rows()
+    above = [None, *methods[:-1]]
+    before = [params.report.steps.get(method, row) for method, row in zip(methods, above, strict=True)]
+    before = [row if row in methods else place for row, place in zip(before, above, strict=True)]
+    for dataset in params.datasets:
+        gains, steps = (
+            stats.compare_rows(
+                [
+                    (predictions[dataset, method], predictions[dataset, other])
+                    if other != method and (dataset, other) in predictions
+                    else None
+                    for method, other in zip(methods, others, strict=True)
+                ],
+                params.report.bootstrap,
+                params.report.confidence,
+                BOOTSTRAP_SEED,
+            )
+            for others in ([BASELINE] * len(methods), before)
+        )
+        rows: list[dict[str, Any]] = []
+        for method, gain, step, previous, row_above in zip(methods, gains, steps, before, above, strict=True):
+            of_row = runs[(runs["dataset"] == dataset) & (runs["method"] == method)]
+            top1, half = stats.t_interval(of_row["top1"].to_list(), params.report.confidence)
+            row = {"dataset": dataset, "method": method, "n_seeds": len(of_row), "top1": top1, "top1_half": half}
+            row |= {name: of_row[name].mean() for name in ACCURACIES[1:]}
+            row["recall_left_out"] = of_row.get("recall_left_out", pd.Series([0])).iloc[0]  # all share the images
+            row |= _points("gain", "", gain) | _points("step", "step_", step)
+            row |= {"previous": previous, "named": previous is not None and previous != row_above}
+            row |= {name: of_row[name].mean() for name in ("images_forward", "images_backward", "seconds")}
+            rows.append(row | {"cost": cost(of_row).mean()})
+        base = next((row for row in rows if row["method"] == BASELINE), {"cost": math.nan, "seconds": math.nan})
+        for row in rows:
+            row["cost_ratio"] = row["cost"] / base["cost"] if base["cost"] else math.nan
+            row["seconds_ratio"] = row["seconds"] / base["seconds"] if base["seconds"] else math.nan
+        table += rows
+    return pd.DataFrame(table)
+
+
+def cost(runs: pd.DataFrame) -> pd.Series:
+    """Training cost of each run in forward passes of one image, a backward pass counted as two."""
+    return runs["images_forward"] + 2 * runs["images_backward"]
+
+
+def curves(epochs: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over seeds (0 for one seed) of training loss and accuracy, by epoch."""
+    groups = epochs.groupby(["dataset", "method", "epoch"], sort=False)[list(CURVES)]
+    table = groups.agg(["mean", lambda values: values.std(ddof=1) if len(values) > 1 else 0.0])
+    table.columns = [f"{name}_{what}" for name in CURVES for what in ("mean", "sd")]
+    return table.reset_index()
+
+
+def headings(params: Params) -> dict[str, str]:
+    """Column → heading of the table that people read; accuracy.md, accuracy.tex and the page share it."""
+    level = f"{100 * params.report.confidence:g} %"
+    return {
+        "method": "row",
+        "top1": f"top-1 (± {level})",
+        "top5": "top-5",
+        "mean_class": "class mean",
+        "recall1": "R@1",
+        "recall5": "R@5",
+        "gain": f"points over {BASELINE} [{level}], p",
+        "step": f"points over the row above [{level}], p",
+        "cost_ratio": "cost ×",
+        "seconds": "train s",
+    }
+
+
+def cells(row: dict[str, Any]) -> dict[str, str]:
+    """One row of :func:`accuracy` as text, with the columns of :func:`headings`; a number that is not there is –."""
+    return {
+        "method": row["method"],
+        "top1": interval(row["top1"], row["top1_half"]),
+        **{name: number(row[name], ".1f") for name in ACCURACIES[1:]},
+        "gain": _comparison(row["gain"], row["gain_low"], row["gain_high"], row["p_holm"]),
+        "step": _comparison(row["step"], row["step_low"], row["step_high"], row["step_p_holm"])
+        + (f" ({row['previous']})" if row["named"] else ""),
+        "cost_ratio": number(row["cost_ratio"], ".2f"),
+        "seconds": number(row["seconds"], ".0f"),
+    }
+
+
+def summary(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """{dataset: {method: {top1, top1_half, gain, p, p_holm}}} for ``dvc metrics``; a number that is not there is
+    left out, because JSON has no NaN."""
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for row in table.to_dict("records"):
+        numbers = {name: row[name] for name in ("top1", "top1_half", "gain", "p", "p_holm")}
+        numbers = {name: round(value, 6) for name, value in numbers.items() if not math.isnan(value)}
+        result.setdefault(row["dataset"], {})[row["method"]] = numbers
+    return result
+
+
+def write(folder: Path, params: Params, runs: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Write accuracy.{csv,md,tex}, runs.csv, curves.csv and summary.json into ``folder``.
+
+    Args:
+        runs: of :func:`collect`; epochs: of :func:`histories`; table: of :func:`accuracy`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / "accuracy.csv", index=False)
+    runs.to_csv(folder / "runs.csv", index=False)
+    curves(epochs).to_csv(folder / "curves.csv", index=False)
+    (folder / "summary.json").write_text(json.dumps(summary(table), indent=1) + "\n", encoding="utf-8")
+    (folder / "accuracy.md").write_text(_markdown(table, params), encoding="utf-8")
+    (folder / "accuracy.tex").write_text(_latex(table, params), encoding="utf-8")
+
+
+def _markdown(table: pd.DataFrame, params: Params) -> str:
+    names = headings(params)
+    lines = []
+    for dataset, rows in table.groupby("dataset", sort=False):
+        lines += [f"### {markdown(dataset)}", "", "| " + " | ".join(names.values()) + " |"]
+        lines += ["|" + "|".join([" --- ", *[" ---: "] * (len(names) - 1)]) + "|"]
+        for row in rows.to_dict("records"):
+            names_of = {name: markdown(row[name]) for name in ("method", "previous") if isinstance(row[name], str)}
+            text = cells(row | names_of)
+            text |= {name: f"**{text[name]}**" for name in emphasised(row)}
+            lines.append("| " + " | ".join(text[name] for name in names) + " |")
+        lines.append("")
+    return "\n".join([*lines, note(table, params), ""])
+
+
+def _latex(table: pd.DataFrame, params: Params) -> str:
+    names = headings(params)
+    blocks = ["% needs \\usepackage{booktabs}"]
+    for dataset, rows in table.groupby("dataset", sort=False):
+        blocks += [f"% {dataset}", rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}", r"\toprule"]
+        blocks += [" & ".join(tex(name) for name in names.values()) + r" \\", r"\midrule"]
+        for row in rows.to_dict("records"):
+            text = {name: tex(cell) for name, cell in cells(row).items()}
+            text |= {name: rf"\textbf{{{text[name]}}}" for name in emphasised(row)}
+            blocks.append(" & ".join(text[name] for name in names) + r" \\")
+        blocks += [r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join([*blocks, *(f"% {line}" for line in note(table, params).splitlines()), ""])
+
+
+def note(table: pd.DataFrame, params: Params) -> str:
+    """What the table's numbers are: seeds, intervals, tests, cost."""
+    seeds = ", ".join(str(seed) for seed in params.seeds)
+    means = "of seed" if len(params.seeds) == 1 else "means over the seeds"
+    text = (
+        f"Accuracies in percent, {means} {seeds}; ±: Student-t interval over seeds. Points, [interval] and p: "
+        f"hierarchical paired bootstrap over seeds and {params.split_name()} images, {params.report.bootstrap:,} replicates; "
+        f"p corrected by Holm’s method over the rows of a data set; bold where it is below {1 - params.report.confidence:.2g}. "
+        "Cost: (images forwarded + 2 × images backwarded) in training, over the baseline’s."
+    )
+    text += _no_result(table, params)
+    if table["named"].any():
+        text += " (Row): compared with that one and not with the row above."
+    if len(params.seeds) == 1:
+        text += " One seed: no interval over seeds exists, p is of the images only, and nothing is called significant."
+    if BASELINE not in set(table["method"]):
+        text += f" No row “{BASELINE}”: gains over it and cost ratios are empty."
+    return text
+
+
+def _no_result(table: pd.DataFrame, params: Params) -> str:
+    """What the note says of accuracies that leave images out, or that are not there."""
+    text, split = "", params.split_name()
+    for dataset, rows in table.groupby("dataset", sort=False):
+        row, where = rows.iloc[0], f" ({dataset})" if len(params.datasets) > 1 else ""
+        if left_out := int(row["recall_left_out"]):
+            images = "image that is" if left_out == 1 else "images that are each"
+            text += f" R@K{where} leaves out {left_out:,} {split} {images} the only one of its class."
+        heads = headings(params)
+        absent = [heads[name] for name in ACCURACIES if math.isnan(row[name])]
+        if absent:
+            text += f" –{where}: {', '.join(absent)} cannot be missed, or cannot be had, with so few classes or images."
+    return text
+
+
+def emphasised(row: dict[str, Any]) -> list[str]:
+    """Cells to print bold: differences that are significant, of either sign; never a mere maximum."""
+    return [name for name, flag in (("gain", "significant"), ("step", "step_significant")) if row[flag]]
+
+
+def interval(mean: float, half: float) -> str:
+    """A mean over seeds and the half-width of its interval, which one seed has not."""
+    return f"{mean:.1f} (one seed)" if math.isnan(half) else f"{mean:.1f} ± {half:.1f}"
+
+
+def points(mean: float, low: float, high: float) -> str:
+    """A difference in points, and its interval."""
+    return _minus(f"{mean:+.1f} [{low:.1f}, {high:.1f}]")
+
+
+def chance(p: float) -> str:
+    """A p-value."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def _comparison(mean: float, low: float, high: float, p: float) -> str:
+    if math.isnan(mean):
+        return "–"
+    text = chance(p)
+    return f"{points(mean, low, high)}, p {text if text.startswith('<') else f'= {text}'}"
+
+
+def number(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else _minus(format(value, form))
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _points(name: str, prefix: str, found: stats.Comparison) -> dict[str, Any]:
+    """Columns of one comparison, its difference in points."""
+    mean, low, high, p = found.difference
+    row = {name: 100 * mean, f"{name}_low": 100 * low, f"{name}_high": 100 * high}
+    row |= {f"{prefix}p": p, f"{prefix}p_holm": found.p_holm, f"{prefix}significant": found.significant}
+    return row | {f"{name}_seeds": found.seeds.needed}

@@ -1,0 +1,208 @@
+"""The `lapml` command: thin, it names files and calls one function. Heavy imports happen inside the commands.
+
+Exit status: 0 done; 1 bad input or state (one line on standard error says what to do); 2 wrong usage; 75 stopped by
+SIGTERM or Ctrl-C with its state saved: the same command, given again, goes on.
+"""
+
+import signal
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lapml import __version__
+from lapml.cli import data as data_commands
+from lapml.cli.apply import explain, export, predict
+from lapml.cli.common import (
+    DEFAULT,
+    RAW,
+    Dataset,
+    MethodName,
+    ParamsFile,
+    SeedNumber,
+    Set,
+    is_first,
+    known,
+    load,
+    plain,
+    quiet,
+    say_device,
+)
+from lapml.cli.compare import compare, confusions
+from lapml.cli.diagnose import diagnose, distances
+from lapml.cli.localise import localise
+from lapml.cli.published import publish, restore
+from lapml.cli.settings import config_app, suite_app
+
+app = typer.Typer(
+    add_completion=False,
+    help="Fine-grained image recognition: baseline, CutMix, localized CutMix, margin losses.",
+    **RAW,
+)
+app.add_typer(config_app, name="config")
+app.add_typer(suite_app, name="suite")
+app.add_typer(data_commands.app, name="data")
+for command in (localise, publish, restore, diagnose, distances, compare, confusions, predict, explain, export):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+@plain
+def train(
+    dataset: Dataset,
+    method: MethodName,
+    seed: SeedNumber,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+    development: Annotated[
+        bool, typer.Option(help="Train on train, read val; into results/SUITE/development/.")
+    ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Train also where a run of other settings, data or code lies, and keep that as SEED.old-1.",
+        ),
+    ] = False,
+    smoke: Annotated[
+        bool, typer.Option(help="Two epochs, the second mixed throughout: does it run at all? Into a temporary folder.")
+    ] = False,
+) -> None:
+    """Train one run on train + val, evaluate its last epoch on test, write its run folder.
+
+    Example: lapml train birds loc_cutmix 0
+    """
+    import tempfile
+
+    settings, paths = load(params, overrides)
+    _shared(settings, dataset)
+    from lapml.common import ranks
+    from lapml.data.fetch.sources import refuse_other
+    from lapml.localise.evidence import opened
+    from lapml.runs.execute import Packed, execute, pick_device, resolved, smoked
+
+    config = (
+        smoked(settings, dataset, method, seed)
+        if smoke
+        else resolved(settings, paths, dataset, method, seed, development)
+    )
+    refuse_other(dataset, config.data, paths)
+    packed = Packed.open(paths.pack(dataset), config.data)
+    maps = opened(config, paths, packed)
+    with tempfile.TemporaryDirectory() if smoke else nullcontext() as temporary:
+        folder = (paths.development if development else paths.run)(dataset, method, seed)
+        say_device(config.train)
+        with ranks.joined(pick_device(config.train)[0].type):
+            metrics = execute(config, packed, Path(temporary, "run") if smoke else folder, quiet(), _log, maps, replace)
+    _log(f"{config.evaluate} top-1 {metrics['top1']:.2f} %  ({'smoke' if smoke else folder})")
+
+
+@app.command()
+@plain
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    dataset: Annotated[
+        str, typer.Option(help="Another prepared data set of the params file; the run's own by default.")
+    ] = "",
+    split: Annotated[
+        str, typer.Option(help="test, val or train, if the run was not trained on it; readings are recorded.")
+    ] = "test",
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """Evaluate a finished run again, or its transfer to another data set: accuracy if that has no class that the run
+    does not know, else Recall@K of the embedding.
+
+    Example: lapml evaluate results/demo/runs/birds/baseline/0
+    """
+    import json
+
+    if split not in ("test", "val", "train"):
+        raise typer.BadParameter(f"found {split!r}, expected test, val or train", param_hint="--split")
+    from lapml.runs.execute import reevaluate, transfer
+
+    if dataset:
+        settings, _ = load(params, [])
+        result = transfer(run, dataset, split, settings)
+    else:
+        result = reevaluate(run, split)
+    typer.echo(json.dumps(result, indent=2))
+
+
+@app.command()
+@plain
+def tune(
+    dataset: Dataset,
+    method: Annotated[str, typer.Option(help="margin or adaptive_margin; without it, both in this order.")] = "",
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+) -> None:
+    """Tune the margins on the validation split; goes on where it was interrupted.
+
+    Example: lapml tune birds
+    """
+    settings, paths = load(params, overrides)
+    known(settings, dataset)
+    _shared(settings, dataset)
+    from lapml.common import ranks
+    from lapml.config.schema import ADAPTIVE, MARGIN
+    from lapml.runs.execute import pick_device
+    from lapml.runs.tune import tune as search
+
+    if method and method not in (MARGIN, ADAPTIVE):
+        raise typer.BadParameter(f"found {method!r}, expected {MARGIN} or {ADAPTIVE}", param_hint="--method")
+    if not (method or settings.studies()):
+        _log("tuned_rows is empty: there is nothing to tune")
+    if settings.studies():
+        say_device(settings.of(dataset).train)
+    with ranks.joined(pick_device(settings.of(dataset).train)[0].type):
+        for name in [method] if method else settings.studies():
+            result = search(settings, paths, dataset, name, _log)
+            found = (
+                f"{result['values']}, validation top-1 {result['score']:.2f} %" if result["trials"] else "is not tuned"
+            )
+            _log(f"{paths.tuned(dataset, name)}: {found}")
+
+
+@app.command()
+@plain
+def report(
+    images: Annotated[bool, typer.Option(help="Show pictures of the data; also switched off by report.images.")] = True,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+) -> None:
+    """Make the tables, figures and report.html of a suite; refuses runs that do not fit its settings.
+
+    Example: lapml report --no-images
+    """
+    settings, paths = load(params, overrides)
+    from lapml.report.build import report as build
+    from lapml.report.pictures import galleries
+
+    images = images and settings.report.images
+    page = build(settings, params, paths, images, galleries(settings, paths) if images else None)
+    typer.echo(f"{page}")
+
+
+def _shared(settings, dataset: str) -> None:
+    """With ``train.gpus`` above 1, hand this command over to that many processes, and end with their status."""
+    from lapml.common import ranks
+
+    gpus = settings.of(dataset).train.gpus if dataset in settings.data else 1
+    ranks.refuse_other_count(gpus)
+    if gpus > 1 and not ranks.launched():
+        raise typer.Exit(ranks.launch(gpus))
+
+
+def _log(line: str) -> None:
+    """Print a line, once for all processes of a run."""
+    if is_first():
+        typer.echo(line)

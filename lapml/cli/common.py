@@ -1,0 +1,98 @@
+"""What the commands share: their options, and how they end."""
+
+import os
+import signal
+import sys
+import time
+from functools import wraps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lapml.errors import LapmlError, OutOfMemoryError, Stopped
+
+RAW = {"rich_markup_mode": None, "no_args_is_help": True, "pretty_exceptions_enable": False}
+ParamsFile = Annotated[
+    Path, typer.Option("--params", help="A params file: complete, or an overlay such as suites/tiny.yaml.")
+]
+Set = Annotated[list[str], typer.Option("--set", help="Override a key, as train.lr=0.01; repeatable.")]
+Dataset = Annotated[str, typer.Argument(help="A section of `data` in the params file.")]
+MethodName = Annotated[str, typer.Argument(help="A row: a section of `methods`.")]
+SeedNumber = Annotated[int, typer.Argument(min=0, help="The seed.")]
+DEFAULT = Path("params.yaml")
+
+
+def plain(function):
+    """A LapmlError becomes one message on standard error and its exit status; so do a full disk and Ctrl-C."""
+
+    @wraps(function)
+    def command(*args, **kwargs):
+        everywhere, status = False, 1
+        try:
+            return function(*args, **kwargs)
+        except LapmlError as error:
+            message, everywhere, status = str(error), error.everywhere, error.status
+        except OSError as error:  # a full disk, a folder that may not be written
+            message = f"{error.filename or 'the system'}: {error.strerror or error}; what was finished before is intact"
+        except RuntimeError as error:
+            if (
+                type(error).__name__ != "OutOfMemoryError"
+            ):  # torch's, of work that does not say more (lapml.common.gpus.memory)
+                raise
+            what, advice = (
+                "this command's nets and images do not fit into the GPU's memory",
+                "take a GPU that nobody else uses",
+            )
+            message = str(OutOfMemoryError(what, error, advice))
+        except KeyboardInterrupt:
+            message, everywhere, status = "stopped; run the same command again to go on", True, Stopped.status
+        first = is_first()
+        if everywhere and not first and status == 1:  # the first to end is ended by the launcher for all
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(15)
+            first = True  # it has met nothing of the kind
+        if message and (first or not everywhere):
+            typer.echo(f"error: {message}", err=True)
+        raise typer.Exit(status)
+
+    return command
+
+
+def is_first() -> bool:
+    """Whether this is the only process of a command, or the first of those that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
+def load(path: Path, overrides: list[str]):
+    from lapml.config import load
+    from lapml.paths import Paths
+
+    params = load(path, overrides)
+    return params, Paths(params.suite)
+
+
+def quiet() -> bool:
+    return not sys.stderr.isatty()
+
+
+def say_device(train) -> None:
+    """Say where ``train.device: auto`` asks for a GPU and there is none."""
+    from lapml.models.device import without_gpu
+
+    if (why := without_gpu(train)) and is_first():
+        typer.echo(
+            f"note: train.device is auto, and no GPU is here ({why}): this runs on the CPU; cuda would refuse to, and cpu says "
+            "that it is meant"
+        )
+
+
+def known(settings, name: str):
+    if name not in settings.data:
+        raise LapmlError(f"unknown data set {name!r}: expected one of {', '.join(settings.data)}")
+    return settings.data[name]
+
+
+def refuse_pictures(settings, what: str, advice: str = "to see it all the same, give --set report.images=true") -> None:
+    if not settings.report.images:
+        raise LapmlError(f"report.images is false, so no picture of the data is written, and {what} is one; {advice}")

@@ -1,0 +1,49 @@
+"""`lapml publish` and `lapml restore`: what is committed of a suite, there and back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lapml.cli.common import DEFAULT, ParamsFile, Set, load, plain
+
+
+@plain
+def publish(
+    params: ParamsFile = DEFAULT,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Add the runs that are finished, whether or not there is a report yet.")
+    ] = False,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Add the finished runs of a tar that kit/run.sh wrote elsewhere.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also where published runs would be gone that the settings do not have.")
+    ] = False,
+    overrides: Set = [],  # noqa: B006
+) -> None:
+    """Copy a suite's report, metrics, predictions and provenance to results/published/SUITE, which is committed.
+
+    Example: lapml publish --params suites/sparrows.yaml
+    """
+    settings, paths = load(params, overrides)
+    from lapml.report.accumulate import publish_finished, publish_from
+    from lapml.report.published import publish as publish_whole
+
+    if source is not None:
+        typer.echo(publish_from(settings, paths, source))
+        return
+    typer.echo(f"{publish_finished(settings, paths) if finished else publish_whole(settings, paths, replace)}")
+
+
+@plain
+def restore(params: ParamsFile = DEFAULT) -> None:
+    """Take over the runs of results/published/SUITE that fit the settings and the packed data, so that only the others
+    are run.
+
+    Example: lapml restore --params suites/sparrows.yaml
+    """
+    settings, paths = load(params, [])
+    from lapml.report import accumulate
+
+    typer.echo(accumulate.restore(settings, paths))

@@ -1,0 +1,92 @@
+"""`lapml config` and `lapml suite`."""
+
+from typing import Annotated
+
+import typer
+
+from lapml.cli.common import DEFAULT, RAW, Dataset, ParamsFile, Set, known, load, plain
+from lapml.errors import LapmlError
+
+config_app = typer.Typer(help="Show and check settings.", **RAW)
+suite_app = typer.Typer(help="List suites, or put one into params.yaml.", **RAW)
+
+
+@config_app.command("show")
+@plain
+def config_show(
+    dataset: Annotated[str, typer.Option(help="Data set.")] = "",
+    method: Annotated[str, typer.Option(help="Row.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+) -> None:
+    """Print one resolved run as JSON; without --dataset and --method, check and print the whole file.
+
+    Example: lapml config show --dataset birds --method cutmix --seed 0 --set train.lr=0.02
+    """
+    import json
+
+    settings, paths = load(params, overrides)
+    if not dataset and not method:
+        typer.echo(settings.model_dump_json(indent=2))
+        return
+    from lapml.config import resolve, tuned_values
+
+    dataset, method = dataset or settings.datasets[0], method or settings.all_rows()[0]
+    values = tuned_values(settings, paths, dataset, method)
+    typer.echo(json.dumps(resolve(settings, dataset, method, seed, values).record(), indent=2))
+
+
+@config_app.command("resolve")
+@plain
+def config_resolve(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
+    """Write what each stage of a data set depends on, resolved, to results/SUITE/settings: the orchestrators compare it.
+
+    Example: lapml config resolve birds
+    """
+    settings, paths = load(params, overrides)
+    known(settings, dataset)
+    from lapml.config.stages import write
+
+    typer.echo(f"{write(settings, paths, dataset)}")
+
+
+@suite_app.command("list")
+@plain
+def suite_list() -> None:
+    """List the suites.
+
+    Example: lapml suite list
+    """
+    from lapml.config.suites import FOLDER, names
+
+    for name in names():
+        settings, _ = load(FOLDER / f"{name}.yaml", [])
+        runs = len(settings.datasets) * len(settings.all_rows()) * len(settings.seeds)
+        typer.echo(f"{name:15} {', '.join(settings.datasets)}: {', '.join(settings.all_rows())}; {runs} runs")
+
+
+@suite_app.command("use")
+@plain
+def suite_use(name: Annotated[str, typer.Argument(help="A file of suites/, without .yaml.")]) -> None:
+    """Write a suite as one complete file to params.yaml; an edited params.yaml is kept as params.yaml.old.
+
+    Example: lapml suite use sparrows
+    """
+    from lapml.config.suites import use
+
+    typer.echo(use(name))
+
+
+@suite_app.command("report")
+@plain
+def suite_report(params: ParamsFile = DEFAULT) -> None:
+    """Print where the suite's finished report lies.
+
+    Example: lapml suite report
+    """
+    _, paths = load(params, [])
+    page = (paths.report / "report.html").resolve()
+    if not page.is_file():
+        raise LapmlError(f"{page}: no report yet; run `snakemake --cores all` or `dvc repro`")
+    typer.echo(f"{page}")

@@ -1,1 +1,0 @@
-"""The `lapml` command, a file a family; lapml/cli.py puts them together."""

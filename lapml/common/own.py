@@ -1,0 +1,164 @@
+"""A user's own mixer or loss: a function that a dotted path or an entry point names (docs/methods.md)."""
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import ValidationError, create_model
+
+from lapml.common.sections import Section
+from lapml.errors import LapmlError
+from lapml.files import sha256
+
+
+def function(name: str, group: str, known: tuple[str, ...] = ()) -> tuple[Callable, Path]:
+    """A user's function and the file that holds it.
+
+    Modules are looked for where Python looks, then in the folder that the command is run in.
+
+    Args:
+        name: dotted path such as ``my_methods.stripes``, or an entry point's name.
+        group: of entry points.
+        known: names that the caller would have taken instead, for its message.
+
+    Raises:
+        ValueError: nothing of that name can be imported, or it is no function.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: a file there must not take the place of a library's module
+    point = next(iter(entry_points(group=group, name=name)), None)
+    module, _, attribute = (point.value.replace(":", ".") if point else name).rpartition(".")
+    if not module.strip("."):
+        others = f"one of {', '.join(known)}, " if known else ""
+        raise ValueError(
+            f"name: found {name!r}, expected {others}the dotted path of a function (module.function) or an entry point of "
+            f"group {group}"
+        )
+    try:
+        found = getattr(import_module(module), attribute)
+    except Exception as error:  # whatever the user's file raises when it is run
+        raise ValueError(
+            f"name: found {name!r}, expected the dotted path of a function, but {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; the module is looked for among the installed packages and in {os.getcwd()}"
+        ) from None
+    plain = inspect.unwrap(found) if callable(found) else found  # a decorator's own file is not what the user edits
+    file = inspect.getsourcefile(plain) if inspect.isfunction(plain) else None
+    if file is None or not os.path.isfile(file):
+        raise ValueError(f"name: found {name!r}, a {type(found).__name__}, expected a function written in Python")
+    return found, Path(file)
+
+
+def looked_up(
+    keys: Any,
+    group: str,
+    model_of: Callable[[Callable, Path], type[Section]],
+    ours: tuple[str, ...],
+    reading: bool,
+    known: tuple[str, ...] = (),
+    filled: tuple[str, ...] = (),
+) -> Any:
+    """A section of params.yaml that names a user's function: its keys checked against the function's, with the defaults of
+    those that are not given, and the checksum of its file, so that a run says which code made it.
+
+    Args:
+        model_of: the model of the keys of a function, which its file holds.
+        ours: keys that are not the function's.
+        reading: a params file is being read; else, a section that has a checksum is the record of a run and is taken as
+            it is.
+        known: as of :func:`function`.
+        filled: keys of ours that no user gives.
+
+    Raises:
+        ValueError: see :func:`function`; or a key is none of the function's, is missing, or has a wrong value.
+    """
+    if not isinstance(keys, dict):
+        return keys
+    if "sha256" in keys:
+        if reading:
+            raise ValueError("sha256: unknown key; remove it, it is filled in when a run is recorded")
+        return keys
+    if not isinstance(keys.get("name"), str):
+        others = f"one of {', '.join(known)}, or " if known else ""
+        raise ValueError(f"name: found {keys.get('name')!r}, expected {others}a name such as my_methods.stripes")
+    found, file = function(keys["name"], group, known)
+    model = model_of(found, file)
+    wanted = model.model_fields
+    if clash := set(wanted) & {*ours, *filled, "sha256"}:
+        raise ValueError(f"{file}: {found.__name__}: its key {min(clash)!r} is one of lapml's own; rename it")
+    theirs = {key: value for key, value in keys.items() if key not in ours}
+    try:
+        values = model.model_validate(theirs).model_dump()
+        json.dumps(values)
+    except ValidationError as error:
+        raise ValueError(f"{_first(error)} (the keys of {keys['name']} are: {', '.join(wanted) or 'none'})") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file}: {found.__name__}: its keys must be numbers, text, lists or the like ({error})"
+        ) from None
+    return {**{key: keys[key] for key in ours if key in keys}, **values, "sha256": sha256(file)}
+
+
+def _first(error: ValidationError) -> str:
+    """The first mistake of a user's keys: key, found, expected."""
+    first = error.errors()[0]
+    says = {"missing": "missing; add it", "extra_forbidden": "unknown key; remove it or mend its spelling"}
+    message = says.get(first["type"]) or f"found {first['input']!r}, expected: {first['msg']}"
+    if first["type"] == "value_error":  # theirs: says what was found
+        message = first["msg"].removeprefix("Value error, ")
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), message)))
+
+
+def arguments_of(found: Callable, file: Path) -> type[Section]:
+    """The model of a user's loss's keys: its keyword arguments, with their types and defaults.
+
+    Raises:
+        ValueError: it is not given one positional argument, or its annotations cannot be read.
+    """
+    wanted, placed = {}, []
+    try:
+        hints = get_type_hints(found)
+    except Exception as error:  # a name that is there for type checkers only, or misspelt
+        raise ValueError(f"{file}: {found.__name__}: its annotations cannot be read ({error})") from None
+    for argument in inspect.signature(found).parameters.values():
+        if argument.kind is inspect.Parameter.KEYWORD_ONLY:
+            default = ... if argument.default is inspect.Parameter.empty else argument.default
+            wanted[argument.name] = (hints.get(argument.name, Any), default)
+        else:
+            placed.append(argument.name)
+    if len(placed) != 1:
+        raise ValueError(
+            f"{file}: {found.__name__}: found the positional arguments {', '.join(placed) or 'none'}, expected (seen, *, your "
+            "keys): write a * before those that are keys of params.yaml"
+        )
+    return create_model("Keys", __base__=Section, **wanted)
+
+
+def named(name: str, group: str) -> tuple[Callable, Path]:
+    """As :func:`function`, of a name that was found when the settings were read: LapmlError where it is gone."""
+    try:
+        return function(name, group)
+    except ValueError as error:
+        raise LapmlError(str(error)) from None
+
+
+@lru_cache
+def bound(name: str, checksum: str, group: str) -> Callable:
+    """The function that a section of settings names.
+
+    Args:
+        checksum: sha256 of its file when the settings were read.
+
+    Raises:
+        LapmlError: it is gone, or its file has changed since.
+    """
+    found, file = named(name, group)
+    if sha256(file) != checksum:
+        raise LapmlError(f"{file}: has changed since the settings were read ({checksum[:12]}); give the command again")
+    return found

@@ -1,0 +1,222 @@
+"""One run on several devices: as many processes ("ranks") as torchrun started, or one.
+
+Every function here is the identity where there is only one process, so that the rest of the house is written once.
+All ranks draw the same random tables and know the same bank; each forwards its own slice of every batch.
+"""
+
+import inspect
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lapml.common import gpus
+from lapml.errors import LapmlError, LostError, Stopped
+
+GRACE = 20.0  # seconds in which the launcher ends a process that has lost another one
+STRANGERS = {  # where launchers other than torchrun say how many processes they have started
+    "WORLD_SIZE": "a launcher",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpirun",
+    "MV2_COMM_WORLD_SIZE": "mpirun",
+    "SLURM_STEP_NUM_TASKS": "srun",  # SLURM_NTASKS is also set where a batch script is the only process
+}
+asked = False  # whether this process has been asked to stop (state.Watch)
+
+
+def size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def refuse_other_count(expected: int) -> None:
+    """Refuse a run on another number of processes than its settings say, ``train.gpus``: its record would name that one.
+
+    Raises:
+        LapmlError: there are more, or fewer; or another launcher than torchrun has started several, each of which would take
+            itself for the only one.
+    """
+    if launched():
+        if (count := int(os.environ["WORLD_SIZE"])) != expected:
+            raise LapmlError(other_count(count, expected))
+        return
+    for name, launcher in STRANGERS.items():
+        count = os.environ.get(name, "")
+        if count.isdigit() and int(count) > 1:
+            raise LapmlError(
+                f"{name}: found {count} processes that {launcher} started, expected one: they know nothing of one another, and "
+                f"each would make the whole run. Start one, which starts train.gpus ({expected}) processes itself, or use "
+                f"torchrun; if there is only this one, unset {name}"
+            )
+
+
+def other_count(found: int, expected: int) -> str:
+    return (
+        f"train.gpus: found {found} process(es), expected {expected}: a run's record says how many share it; start {expected}, "
+        f"or give --set train.gpus={found}"
+    )
+
+
+def launch(processes: int) -> int:
+    """Run this very command as several processes on this machine, by torchrun's launcher.
+
+    Returns:
+        their exit status: that of the first that failed.
+
+    Raises:
+        LapmlError: a process died without a word.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.CRITICAL)  # the launcher would print warnings and tracebacks of its own
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "lapml", *sys.argv[1:])
+    except SignalException:  # passed on to the processes, which have saved their state
+        return Stopped.status
+    except ChildFailedError as error:
+        first, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            raise LapmlError(
+                f"process {first} of {processes} was killed ({name}); run the same command again: it goes on from the last "
+                "saved state" + (" (SIGKILL is also what a full memory looks like)" if name == "SIGKILL" else "")
+            ) from None
+        return failure.exitcode
+    return 0
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Within, the processes that torchrun started know one another; does nothing for a single one.
+
+    Args:
+        device: ``cuda`` (NCCL, one GPU a process) or ``cpu`` (gloo).
+
+    Raises:
+        LapmlError: fewer GPUs than processes.
+    """
+    if not launched():
+        yield
+        return
+    local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if device == "cuda":
+        if torch.cuda.device_count() < here:
+            raise LapmlError(
+                f"train.gpus: found {here} processes on this machine, expected at most its {torch.cuda.device_count()} GPUs"
+            )
+        gpus.take(local)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield
+    except RuntimeError as error:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if asked:  # by the launcher, which saw another one die and will say so
+            raise LostError("") from None
+        time.sleep(GRACE)
+        raise LostError(
+            f"process {rank()} of {size()} failed, or lost one that did: {str(error).splitlines()[0][:300]}; mend what the "
+            "first to fail says, and run the same command again: it goes on from the last saved state"
+        ) from None
+    finally:
+        dist.destroy_process_group()
+
+
+def shared(net: nn.Module) -> DistributedDataParallel:
+    """The net as it trains on several ranks: gradients become their mean over them; buffers stay each rank's own."""
+    # torch 2.14 renamed the option
+    new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    return DistributedDataParallel(net, **{"forward_sync_buffers" if new else "broadcast_buffers": False})
+
+
+def shard(count: int) -> slice:
+    """This rank's part of ``count`` things in a row; ``count`` is a multiple of the number of ranks."""
+    share = count // size()
+    return slice(rank() * share, (rank() + 1) * share)
+
+
+def total(value: Tensor) -> Tensor:
+    """Sum over the ranks, without gradient."""
+    if size() == 1:
+        return value
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value
+
+
+def gathered(value: Tensor) -> Tensor:
+    """(N, …) of every rank, all of one shape, one after another: (ranks · N, …), without gradient."""
+    if size() == 1:
+        return value
+    parts = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(size())]
+    dist.all_gather(parts, value.detach().contiguous())
+    return torch.cat(parts)
+
+
+def collected(value: Any) -> list[Any]:
+    """A value of every rank, in their order."""
+    if size() == 1:
+        return [value]
+    values = [None] * size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def agreed(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    if size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def on_first(call: Callable[[], Any]) -> Any:
+    """What a call gives on rank 0, which alone makes it, on every rank; a LapmlError that it raises there, every rank raises."""
+    found = None
+    if rank() == 0:
+        try:
+            found = call()
+        except LapmlError as error:
+            found = error
+    found = agreed(found)
+    if isinstance(found, LapmlError):
+        raise found
+    return found
+
+
+def average_buffers(buffers: Iterable[Tensor]) -> None:
+    """The running statistics of batch norm become the mean over the ranks."""
+    if size() > 1:
+        for buffer in buffers:
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= size()

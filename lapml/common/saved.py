@@ -1,0 +1,81 @@
+"""Saved states, from which work that was stopped goes on, and where they go when other work takes their place."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lapml.common.lazy import torch
+from lapml.common.recorded import MISSING, differing
+from lapml.files import atomic
+
+SHOWN = 6  # differences that a message names
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    with atomic(path) as temporary:
+        try:
+            with open(temporary, "wb") as file:  # given a name, torch would hide what the system says
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())  # else a crash may leave it empty in the place of the last one
+        except RuntimeError as error:  # closing its archive fails too
+            raise next(
+                (each for each in (error.__context__, error.__cause__) if isinstance(each, OSError)), error
+            ) from None
+
+
+def load(path: Path, key: str) -> dict[str, Any] | None:
+    """The saved state, if it is one of that key."""
+    state = read(path)
+    return state if state and state.get("key") == key else None
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A saved state, or None where there is none, or a damaged one."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # of many types
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def differences(found: Any, asked: Any, key: str = "") -> list[str]:
+    """Where two records differ: ``train.epochs: found 12, asked for 2``. What is not there is null, as in older records."""
+    pairs = [
+        (each, *(None if value is MISSING else value for value in values))
+        for each, *values in differing(found, asked, key)
+    ]
+    return [
+        f"{each.removeprefix('settings.')}: found {_short(left)}, asked for {_short(right)}"
+        for each, left, right in pairs
+        if left != right
+    ]
+
+
+def shown(lines: list[str]) -> str:
+    more = len(lines) - SHOWN
+    return "; ".join(lines[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def state_aside(path: Path) -> Path:
+    """Move a saved state beside its run folder; returns where it is."""
+    target = next_old(path.parent)
+    target.mkdir(parents=True)
+    os.replace(path, target / path.name)
+    return target / path.name
+
+
+def olds(folder: Path) -> list[Path]:
+    return [each for each in folder.parent.glob(f"{folder.name}.old-*") if each.is_dir()]
+
+
+def next_old(folder: Path) -> Path:
+    """Where what lies in a folder is kept when it is replaced: ``NAME.old-1`` beside it, or the next number."""
+    numbers = [int(each.name.rpartition("-")[2]) for each in olds(folder) if each.name.rpartition("-")[2].isdigit()]
+    return folder.with_name(f"{folder.name}.old-{max(numbers, default=0) + 1}")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text[:12] if len(text) in (40, 64) else text[:60]

@@ -1,0 +1,26 @@
+"""What a run is: the settings of params.yaml and its suites, checked, and resolved to those of one run.
+
+In: YAML files and ``--set``. Out: :class:`Params` of a suite, and :class:`Run` of one run, which its record keeps. Nothing here
+reads data or imports torch.
+"""
+
+from lapml.config.reading import expanded, load
+from lapml.config.resolved import (
+    digest,
+    frozen_margins,
+    resolve,
+    settings_of,
+    study_identity,
+    study_names,
+    tuned_values,
+    unseeded,
+    weights_file,
+)
+from lapml.config.rows import Method
+from lapml.config.schema import Data, Drawn, Localise, Model, Params, Range, Run, Train, View
+
+__all__ = [
+    "Data", "Drawn", "Localise", "Method", "Model", "Params", "Range", "Run", "Train", "View",
+    "digest", "expanded", "frozen_margins", "load", "resolve", "settings_of", "study_identity", "study_names", "tuned_values",
+    "unseeded", "weights_file",
+]  # fmt: skip

@@ -1,0 +1,203 @@
+"""``resolve``: one run's settings out of a suite's; and what a finished run's record says, read by meaning.
+
+Params files are read in reading.py, the models are in schema.py.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lapml.common.recorded import Tuned, checked
+from lapml.config.reading import explained
+from lapml.config.rows import Method
+from lapml.config.schema import FORMAT, WHERE, Params, Run, Train
+from lapml.errors import LapmlError
+from lapml.files import sha256
+from lapml.paths import Paths
+
+
+def digest(record: Any) -> str:
+    """A short, stable name for a JSON-able record."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def resolve(
+    params: Params,
+    dataset: str,
+    method: str,
+    seed: int,
+    tuned: dict[str, float] | None = None,
+    development: bool = False,
+) -> Run:
+    """The settings of one run.
+
+    Args:
+        tuned: values for the keys that say 'tuned' (``m, alpha, delta, quantile``), from the tuned file.
+        development: train on ``train`` and read ``val``, as in a suite with ``read: val``; otherwise train on
+            ``train + val`` and read ``test``.
+
+    Raises:
+        LapmlError: unknown data set or method, or a tuned value is missing or out of range.
+    """
+    run = unseeded(params, dataset, method, development)
+    settings = run.settings.model_dump()
+    for key in run.settings.unresolved():
+        part, name = key.split(".")
+        if name not in (tuned or {}):
+            raise LapmlError(
+                f"methods.{method}.{key} is 'tuned', and no tuned value is at hand: run `lapml tune {dataset}` first, "
+                f"or give a number with --set methods.{method}.{key}=…"
+            )
+        settings[part][name] = tuned[name]
+    record = {**run.model_dump(), "seed": seed, "settings": settings}
+    try:
+        run = Run.model_validate(record)
+        if left := run.settings.unresolved():
+            raise LapmlError(
+                f"{dataset}/{method}/{seed}: {left[0]}: found 'tuned' as the tuned value, expected a number"
+            )
+        return run
+    except ValidationError as error:
+        raise LapmlError(explained(f"{dataset}/{method}/{seed}", record, error)) from None
+
+
+def unseeded(params: Params, dataset: str, method: str, development: bool = False) -> Run:
+    """A run of seed 0 whose tuned margins are not in place yet: what all runs of a method are, see :func:`resolve`."""
+    for key, name, known in (("data set", dataset, params.data), ("method", method, params.methods)):
+        if name not in known:
+            raise LapmlError(f"unknown {key} {name!r}: expected one of {', '.join(known)}")
+    params = params.of(dataset, method)
+    development = development or params.read == "val"
+    record = {
+        "suite": params.suite,
+        "dataset": dataset,
+        "method": method,
+        "seed": 0,
+        "fit": ["train"] if development else ["train", "val"],
+        "evaluate": "val" if development else "test",
+        "data": params.data[dataset].model_dump(),
+        "model": params.model.model_dump(),
+        "train": params.train.model_dump(),
+        "settings": params.methods[method].model_dump(),
+    }
+    if params.localise and params.methods[method].localised():
+        record["localise"] = params.localise.model_dump()
+    try:
+        return Run.model_validate(record)
+    except ValidationError as error:
+        raise LapmlError(explained(f"{dataset}/{method}", record, error)) from None
+
+
+def settings_of(where: str | Path, record: dict[str, Any]) -> Run:
+    """A run's config.json as settings, by meaning: keys that joined later are as they were before. Where its data lay and
+    what it was computed by are not among them, and no longer matter.
+
+    Raises:
+        LapmlError: it is of a format that is not known here, a key is missing, or one is unknown or not allowed.
+    """
+    if not isinstance(record, dict):
+        raise LapmlError(f"{where}: found {type(record).__name__}, expected a JSON object; train the run again")
+    number = record.get("format", 1)
+    if not isinstance(number, int) or not 1 <= number <= FORMAT:
+        raise LapmlError(
+            f"{where}: format: found {number!r}, expected 1 to {FORMAT}: a later version of lapml made this run; update lapml"
+        )
+    known = {key: value for key, value in record.items() if key != "format"}
+    if isinstance(data := known.get("data"), dict):
+        known["data"] = {**data, "source": "drawn" if data.get("drawn") else "packed", "overrides": {}}
+    if isinstance(train := known.get("train"), dict):
+        known["train"] = {**train, "device": "auto", "threads": 1}
+    try:
+        return Run.model_validate(known)
+    except ValidationError as error:
+        first = explained(str(where), known, error).partition("\n")[0]
+        first = first.removesuffix("; add it").removesuffix("; remove it or mend its spelling")
+        raise LapmlError(
+            f"{first}; this version has other settings than the one that made the run: use that one (provenance.json names its "
+            "commit), or train the run again"
+        ) from None
+
+
+def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, float] | None:
+    """What the tuned file of a row says, or None for a row without tuned keys.
+
+    Raises:
+        LapmlError: it is missing, damaged, or was tuned on other data than are packed now, or with other maps.
+    """
+    if method not in params.methods or not params.methods[method].unresolved():
+        return None
+    path = paths.tuned(dataset, method)
+    if not path.exists():
+        raise LapmlError(f"{path}: no tuned margins yet; run `lapml tune {dataset}` first")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise LapmlError(f"{path}: damaged; delete it and run `lapml tune {dataset}`") from None
+    record = checked(f"{path}: damaged; delete it and run `lapml tune {dataset}`", record, Tuned)
+    for key, folder in (("data_sha256", paths.pack(dataset)), ("localised_sha256", paths.localised(dataset))):
+        try:
+            now = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # whoever opens it says what is wrong
+        if record.get(key) not in (None, now):
+            raise LapmlError(
+                f"{path}: {key}: found {record[key][:12]}, expected {now[:12]} ({folder}): the margins were tuned on other data, "
+                f"or with other maps, than there are now; run `lapml tune {dataset}` again"
+            )
+    return record["values"]
+
+
+def study_identity(
+    params: Params,
+    dataset: str,
+    method: str,
+    frozen: dict[str, float],
+    data_sha256: str,
+    localised_sha256: str | None = None,
+) -> dict[str, Any]:
+    """Everything that a tuning study's scores depend on; the study's name is its :func:`digest`.
+
+    Args:
+        frozen: what an earlier study found, see :func:`frozen_margins`.
+        data_sha256: of the packed data.
+        localised_sha256: of the maps that its runs mix by, if they do.
+    """
+    params = params.of(dataset, method)
+    space = getattr(params.tune, method)
+    placeholder = {**frozen, **{name: each.low for name, each in space}}
+    run = resolve(params, dataset, method, params.tune.seeds[0], placeholder, development=True)
+    record = run.model_copy(update={"train": run.train.shortened(params.tune.epochs)}).record()
+    return {
+        "run": {key: value for key, value in record.items() if key not in ("format", "suite", "seed")},
+        "frozen": frozen,
+        "space": space.recorded(),
+        "trials": params.tune.trials,
+        **({"prune": True} if params.tune.prune else {}),
+        "seeds": params.tune.seeds,
+        "data_sha256": data_sha256,
+        **({"localised_sha256": localised_sha256} if localised_sha256 else {}),
+        **weights_file(params.model.weights),
+    }
+
+
+def study_names(study: dict[str, Any], train: Train) -> tuple[str, str]:
+    """The name of a study, and the one that it had when its runs' records were of format 1 and named device and threads."""
+    run = study["run"]
+    before = {**run, "train": {**run["train"], **{name: getattr(train, name) for name in WHERE}}}
+    return digest(study), digest({**study, "run": before})
+
+
+def weights_file(source: str) -> dict[str, str]:
+    """What a weights file holds, by checksum: its path says nothing of it."""
+    path = Path(source)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    return {"weights_sha256": sha256(path)}
+
+
+def frozen_margins(settings: Method, earlier: dict[str, float] | None) -> dict[str, float]:
+    """What the tuning of a row takes over from the values that ``margin`` was tuned to: those of its own open keys."""
+    return {name: earlier[name] for name in ("m", "alpha") if name in settings.open_names() and name in (earlier or {})}

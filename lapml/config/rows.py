@@ -1,0 +1,140 @@
+"""A row of the ablation in params.yaml: what it mixes, how it labels, which loss it adds."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny, ValidationInfo, model_validator
+
+from lapml import mixing
+from lapml.common import own
+from lapml.common.sections import LATER, TUNED, Count, Distance, NonNegative, Section, Share, Text
+from lapml.mixing import Mixer
+from lapml.mixing.own import Own
+
+LOCALISED = ("objects", "parts", "activation")  # evidence that the stage `localise` finds
+READING = "a params file"  # validation context: keys are a user's, not the record of a run
+
+
+class Mix(Section):
+    prob: Share  # of a batch being mixed
+    warmup_epochs: Annotated[int, Field(ge=0)]  # epochs without mixing: a fresh head localises nothing
+    cooldown_epochs: Annotated[int, Field(ge=0), LATER] = 0  # the last epochs, without mixing
+
+    def at_work(self, epoch: int, epochs: int | None) -> bool:
+        """Whether batches of an epoch, counted from 0, are mixed in a run of ``epochs`` (None: without end)."""
+        return self.warmup_epochs <= epoch and (epochs is None or epoch < epochs - self.cooldown_epochs)
+
+
+class OwnLoss(Section):
+    """A user's own loss, added to the row's with a weight; every key beyond these is an argument of its function."""
+
+    model_config = ConfigDict(extra="allow")
+    name: Text  # dotted path of the function, or an entry point of group lapml.losses
+    alpha: NonNegative  # its weight
+    reference: bool = False  # it takes the clean images' embeddings: another forward pass where a batch is mixed
+    sha256: str  # of the file that holds the function; filled in when params are read
+
+    @model_validator(mode="before")
+    @classmethod
+    def _looked_up(cls, keys: Any, info: ValidationInfo) -> Any:
+        ours = ("name", "alpha", "reference")
+        return own.looked_up(keys, "lapml.losses", own.arguments_of, ours, info.context == READING)
+
+
+def _by_name(keys: Any, info: ValidationInfo) -> Mixer:
+    return mixing.settings_of(keys, reading=info.context == READING)
+
+
+AnyMixer = Annotated[SerializeAsAny[Mixer], PlainValidator(_by_name)]  # the settings of the mixer that ``name`` says
+
+
+class Margin(Section):
+    m: Distance | TUNED
+    alpha: NonNegative | TUNED
+    positive: Distance  # m+, for donors of the same class
+    scale: Literal["constant", "share"]
+    reference: Literal["detached", "joint"]
+    every: Count  # the losses are taken of every n-th mixed batch
+    pairs: Annotated[Literal["all", "dominant"], LATER] = "all"  # dominant: push where ρ ≥ ½, else pull
+
+
+class Adaptive(Section):
+    delta: Distance | TUNED
+    quantile: Annotated[float, Field(ge=0, lt=1)] | TUNED
+
+
+class RowOverrides(Section):
+    """Keys of other sections that differ for one row, at any depth; they come after those of the data set."""
+
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    view: dict[str, Any] = {}
+
+
+class Method(Section):
+    """A row of the ablation: what it mixes, how it labels, which loss it adds, and in what its recipe differs."""
+
+    mix: Mix | None = None
+    mixer: AnyMixer | None = None
+    label: Literal["area", "semantic", "snapmix"] | None = None
+    margin: Margin | None = None
+    adaptive: Adaptive | None = None
+    loss: OwnLoss | None = None
+    overrides: RowOverrides | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self, info: ValidationInfo) -> Self:
+        if (self.mix is None) != (self.mixer is None):
+            raise ValueError("mix and mixer go together: give both, or none for a row that does not mix")
+        if not isinstance(self.mixer, Own) or info.context == READING:  # a record was checked when it was read
+            self._labelled()
+            self._paired()
+        if self.adaptive and not self.margin:
+            raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
+        if self.joint and self.margin.every != 1:
+            raise ValueError(
+                f"margin.every: found {self.margin.every}, expected 1 with margin.reference 'joint', whose pass embeds all"
+            )
+        return self
+
+    def _labelled(self) -> None:
+        """The label is one that the mixer takes."""
+        allowed = self.mixer.labels() if self.mixer else ()
+        if self.label not in (allowed or (None,)):
+            expected = self.mixer.allowed() if self.mixer else "no label: a row without a mixer has none"
+            raise ValueError(f"label: found {self.label!r}, expected {expected}")
+
+    def _paired(self) -> None:
+        """The margin losses are taken of images that have something of a pair."""
+        if self.margin and not (self.mixer and self.mixer.shows_donor):
+            raise ValueError("margin: needs a mixer that shows something of a donor")
+        if self.adaptive and self.margin and not self.mixer.finds_similar:
+            raise ValueError(
+                f"adaptive: needs mixer.name {mixing.names('finds_similar')} (or a mixer of your own), which finds similar parts"
+            )
+
+    @property
+    def joint(self) -> bool:
+        """Whether the clean images of a mixed batch are learned from too, in a pass of their own."""
+        return self.margin is not None and self.margin.reference == "joint"
+
+    def localised(self) -> list[str]:
+        """What it asks for of :data:`LOCALISED`."""
+        return [need for need in LOCALISED if self.mixer and need in self.mixer.needs()]
+
+    def unresolved(self) -> list[str]:
+        """Keys that still say 'tuned', as ``margin.m``."""
+        parts = {"margin": self.margin, "adaptive": self.adaptive}
+        return [
+            f"{part}.{key}" for part, section in parts.items() if section for key, value in section if value == "tuned"
+        ]
+
+    def open_names(self) -> list[str]:
+        """The same keys by the names that a tuned file has for them, as ``m``."""
+        return [key.partition(".")[2] for key in self.unresolved()]
+
+    def always_mixing(self, after: int = 0) -> Self:
+        """The same row, mixing every batch once ``after`` epochs are over, to the end: for benchmarks, pictures, smoke runs."""
+        if not self.mix:
+            return self
+        always = {"prob": 1.0, "warmup_epochs": after, "cooldown_epochs": 0}
+        return self.model_copy(update={"mix": self.mix.model_copy(update=always)})

@@ -1,0 +1,504 @@
+"""The pydantic models of params.yaml: every key that there is, and what it may be. The rows of the ablation are in rows.py.
+
+Every key is written out in params.yaml. The only defaults are an absent part of a row (None), a linear search range, and
+sections that a data set overrides nothing of.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from lapml import mixing
+from lapml.common.sections import (
+    LATER,
+    SQRT2,
+    Count,
+    Name,
+    NonNegative,
+    OpenShare,
+    Positive,
+    Section,
+    Seed,
+    Share,
+    Text,
+)
+from lapml.config.rows import Adaptive, Margin, Method, Mix
+
+FORMAT = 2  # of a run's record (config.json); those without a number are of format 1
+WHERE = ("device", "threads")  # of ``train``: where and how a run is computed, which is not what it is
+JOB = (*WHERE, "gpus")  # of ``train``: what a job runs on
+MARGIN, ADAPTIVE = "margin", "adaptive_margin"  # the methods whose margins are tuned, in this order
+TAKEN = ("published", "bench")  # folders below results/ and results/published/ that are no suite's
+OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has (or may have) a val split of its own
+
+LABELS = {"aircraft": ("variant", "family", "manufacturer"), "folder": (None, "nested", "top")}  # data.NAME.labels
+
+
+class Drawn(Section):
+    """The drawn birds: how many, how large, and from which seed."""
+
+    classes: Annotated[int, Field(ge=2, le=200)]
+    train_images: Annotated[int, Field(ge=2, le=10_000)]  # a class
+    test_images: Annotated[int, Field(ge=1, le=10_000)]  # a class
+    side: Annotated[int, Field(ge=32, le=1024)]  # the longer side in pixels
+    seed: Seed
+    nuisance: Share  # strength of what misleads: background, pose, light, occlusion
+
+
+class View(Section):
+    """How a batch is cut from the stored squares."""
+
+    side: Annotated[int, Field(ge=16, le=2048)]
+    aspect: Literal["keep", "warp"]
+    crop: Literal["resized", "fixed"]
+    scale: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    flip: bool
+    jitter: Share
+
+    @model_validator(mode="after")
+    def _scale(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale: found {self.scale}, expected [low, high] with 0 < low <= high <= 1")
+        return self
+
+
+class Overrides(Section):
+    """Keys of other sections that differ for one data set, at any depth."""
+
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    tune: dict[str, Any] = {}
+    localise: Annotated[dict[str, Any], LATER] = {}
+
+
+class Data(Section):
+    reader: Literal["cub200", "aircraft", "cars", "deepfashion", "folder"]
+    source: Text | Annotated[list[Text], Field(min_length=1)]  # "drawn", "official", a folder, an archive, URLs
+    drawn: Drawn | None
+    labels: Literal["variant", "family", "manufacturer"] | Literal["nested", "top"] | None  # levels | of folders
+    classes: Annotated[str, Field(pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")]
+    val_fraction: OpenShare | Literal["official"]
+    split_seed: Seed
+    stored_side: Annotated[int, Field(ge=16, le=2048)]
+    view: View
+    overrides: Overrides
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.source == "drawn") != (self.drawn is not None):
+            raise ValueError("drawn: give its settings if and only if source is 'drawn' (else write 'drawn: null')")
+        if self.stored_side > 2 * self.view.side:
+            raise ValueError(
+                f"stored_side: found {self.stored_side}, expected at most twice view.side ({self.view.side}): "
+                "a larger one costs time and memory and is filtered away"
+            )
+        if self.labels not in LABELS.get(self.reader, (None,)):
+            raise ValueError(
+                f"labels: found {self.labels}, expected variant, family or manufacturer with reader 'aircraft', null, nested or "
+                "top with 'folder', null with others"
+            )
+        if self.val_fraction == "official" and self.reader not in OFFICIAL_VAL:
+            raise ValueError(
+                f"val_fraction: found 'official', expected a number: the layout of {self.reader!r} has no validation split"
+            )
+        return self
+
+    def fetching(self) -> dict[str, Any]:
+        """The settings that say what the data are, as JSON: what is fetched depends on them."""
+        return self.model_dump(mode="json", include={"reader", "source", "drawn", "labels", "classes"})
+
+    def packing(self) -> dict[str, Any]:
+        """The settings that a pack depends on."""
+        return self.model_dump(include={"reader", "labels", "classes", "val_fraction", "split_seed", "stored_side"})
+
+
+class Model(Section):
+    name: Annotated[str, Field(min_length=1)]  # a timm model
+    weights: Annotated[str, Field(min_length=1)]  # pypi | timm | none | a .safetensors file
+    truncate: Literal[4, 8, 16, 32] | None
+    output_stride: Literal[8, 16, 32] | None
+    embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None
+    freeze: Annotated[int, Field(ge=0), LATER] = 0  # the stem and so many stages stay as pretrained
+
+
+class Train(Section):
+    epochs: Count
+    batch: Annotated[int, Field(ge=2)]
+    lr: Positive
+    head_lr: Positive  # factor on lr for the new head
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegative
+    warmup_epochs: NonNegative
+    milestones: list[Count] | None  # epochs after which the rate falls to a tenth; None: a cosine to 0
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16", "fp64"]
+    threads: Annotated[int, Field(ge=1, le=256)]
+    gpus: Annotated[int, Field(ge=1, le=1024)]  # processes that share a run's batches, one a GPU
+    batch_norm: Literal["local", "sync", "frozen"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
+
+    @model_validator(mode="after")
+    def _warmup(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs: found {self.warmup_epochs}, expected less than epochs ({self.epochs})")
+        if self.milestones is not None:
+            ascending = [self.warmup_epochs, *self.milestones, self.epochs]
+            if any(later <= earlier for earlier, later in itertools.pairwise(ascending)):
+                raise ValueError(
+                    f"milestones: found {self.milestones}, expected ascending epochs between warmup_epochs "
+                    f"({self.warmup_epochs}) and epochs ({self.epochs})"
+                )
+        return self
+
+    def shortened(self, epochs: int) -> Self:
+        """The same schedule in fewer epochs: milestones keep their place in the run, where there is one between the
+        warm-up and the end. (Warm-ups and cool-downs stay as long as they are.)"""
+        milestones = self.milestones
+        if milestones is not None:
+            moved = {round(epoch * epochs / self.epochs) for epoch in milestones}
+            milestones = sorted(epoch for epoch in moved if self.warmup_epochs < epoch < epochs)
+        return self.model_copy(update={"epochs": epochs, "milestones": milestones})
+
+
+class Localise(Section):
+    """How objects and their parts are found, once, by a pretrained network and without labels."""
+
+    model: Annotated[str, Field(min_length=1)]  # a timm model
+    weights: Annotated[str, Field(min_length=1)]  # pypi | timm | a .safetensors file
+    side: Annotated[int, Field(ge=32, le=2048)]  # pixels that images are squashed to, at most
+    parts: Annotated[int, Field(ge=1, le=64)]
+    seed: Seed
+
+
+class Range(Section):
+    low: float
+    high: float
+    log: bool = False
+    quantile: Annotated[bool, LATER] = False  # of the distances that occur without margin losses: for m and delta
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.quantile and (self.log or self.low < 0 or self.high > 1):
+            raise ValueError(f"found {self.low}..{self.high}, expected within 0..1, and no log, with quantile: true")
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"found {self.low}..{self.high}, expected low < high, and low > 0 if log")
+        return self
+
+
+class Space(Section):
+    """What is searched; every value of a range must be one that the row's own setting allows."""
+
+    @model_validator(mode="after")
+    def _allowed(self) -> Self:
+        bounds = {"m": (0, SQRT2), "alpha": (0, math.inf), "delta": (0, SQRT2), "quantile": (0, 1)}
+        for name, each in self:
+            low, high = bounds[name]
+            if each.quantile and name not in ("m", "delta"):
+                raise ValueError(f"{name}.quantile: found true, expected false: it is no distance")
+            if each.low < low or each.high > high or (name == "quantile" and each.high == high):
+                raise ValueError(f"{name}: found {each.low}..{each.high}, expected within {low}..{high:.4g}")
+        return self
+
+
+class MarginSpace(Space):
+    m: Range
+    alpha: Range
+
+
+class AdaptiveSpace(Space):
+    delta: Range
+    quantile: Range
+
+
+class Tune(Section):
+    trials: Count  # for each tuned row
+    seeds: Annotated[list[Seed], Field(min_length=1)]  # a trial's score is the mean over them
+    epochs: Count
+    prune: Annotated[bool, LATER] = False  # trials that stay below the median of those before
+    margin: MarginSpace
+    adaptive_margin: AdaptiveSpace
+
+
+class Published(Section):
+    """A number that others publish, to stand beside ours."""
+
+    dataset: Name
+    row: Text  # what its authors call it
+    top1: Annotated[float, Field(ge=0, le=100)]  # percent
+    source: Text
+
+
+class Diagnose(Section):
+    """How good the mixed images and their labels are, see docs/diagnosis.md."""
+
+    row: Name  # whose nets give the class maps
+    images: Count  # generated images for each mixer and net
+    pairs: Count  # shown in the gallery
+
+
+class Report(Section):
+    confidence: OpenShare
+    bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
+    images: bool  # show pictures of the data
+    steps: dict[Name, Name]  # row: the row that it is compared with, where that is not the row above
+    beside: list[Published]
+
+
+class Defaults(Section):
+    """What data sets and methods share; each refines it. It is in place in ``data`` and ``methods`` already."""
+
+    data: dict[str, Any]
+    mix: Mix
+    mixers: dict[str, dict[str, Any]]  # by name
+    margin: Margin
+    adaptive: Adaptive
+
+
+class Params(Section):
+    """A whole suite: params.yaml."""
+
+    suite: Name
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    rows: list[Name]
+    tuned_rows: list[Literal["margin", "adaptive_margin"]]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    read: Literal["test", "val"]  # the split that runs are read on; val: they train on train alone
+    defaults: Defaults | None = None
+    data: dict[Name, Data]
+    model: Model
+    train: Train
+    localise: Annotated[Localise | None, LATER] = None
+    methods: dict[Name, Method]
+    tune: Tune
+    diagnose: Diagnose
+    report: Report
+
+    @field_validator("datasets", "rows", "tuned_rows", "seeds")
+    @classmethod
+    def _unique(cls, value: list) -> list:
+        if len(set(value)) != len(value):
+            raise ValueError(f"found {value}, expected each entry once")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.suite in TAKEN:
+            raise ValueError(
+                f"suite: found {self.suite!r}, expected another name: results/ keeps other things under this one"
+            )
+        for name in self.datasets:
+            _known("datasets", name, self.data)
+        used = {method.mixer.name for method in self.methods.values() if method.mixer}
+        for name, keys in self.defaults.mixers.items() if self.defaults else ():
+            _known("defaults.mixers", name, mixing.MIXERS, "a mixer of your own has its keys below methods: ")
+            if name not in used:
+                _validated(mixing.settings_of, {"name": name, **keys}, f"defaults.mixers.{name}")
+        if not self.rows + self.tuned_rows:
+            raise ValueError("rows: found no row in rows and tuned_rows, expected at least one")
+        for key, rows in (("rows", self.rows), ("tuned_rows", self.tuned_rows)):
+            for name in rows:
+                _known(key, name, self.methods)
+        for name in self.rows:
+            if open_keys := self.methods[name].unresolved():
+                raise ValueError(
+                    f"methods.{name}.{open_keys[0]}: found 'tuned' in a row listed under rows; "
+                    f"give a number, or list {name} under tuned_rows"
+                )
+        if both := set(self.rows) & set(self.tuned_rows):
+            raise ValueError(f"tuned_rows: found {min(both)!r} in rows too, expected each row in one of them")
+        if self.tuned_rows:
+            for name in ("margin", "adaptive_margin"):
+                _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
+            self._tunable()
+        if self.localise is None and (asking := self.localising()):
+            needs = " and ".join(self.methods[asking[0]].localised())
+            raise ValueError(
+                f"localise: missing; {asking[0]} mixes by {needs}: add the section, as in suites/base.yaml"
+            )
+        _known("diagnose.row", self.diagnose.row, self.all_rows())
+        for row in (name for step in self.report.steps.items() for name in step):
+            _known("report.steps", row, self.methods)
+        for number in self.report.beside:
+            _known("report.beside", number.dataset, self.data)
+        for dataset in self.data:
+            params = self.of(dataset)
+            for row in self.methods:
+                params.of(dataset, row)
+            if dataset in self.datasets:
+                self._runnable(dataset, params, "" if params is self else f" for {dataset}")
+        return self
+
+    def of(self, dataset: str, row: str | None = None) -> Self:
+        """The params with the overrides of one data set in place, and those of one of its rows.
+
+        Raises:
+            ValueError: an override is unknown or not allowed.
+        """
+        changed = {}
+        for part, section in self.data[dataset].overrides:
+            if section:
+                key = f"data.{dataset}.overrides.{part}"
+                if (whole := getattr(self, part)) is None:
+                    raise ValueError(f"{key}: found a change of {part}, expected that section too; add it")
+                changed[part] = _changed(whole, section, key)
+        own = self.model_copy(update=changed) if changed else self
+        overrides = self.methods[row].overrides if row else None
+        if overrides is None:
+            return own
+        key = f"methods.{row}.overrides"
+        for name in JOB:
+            if name in overrides.train:
+                raise ValueError(f"{key}.train.{name}: unknown key; what a job runs on is the same for all rows")
+        changed = {
+            part: _changed(getattr(own, part), getattr(overrides, part), f"{key}.{part}")
+            for part in ("model", "train")
+            if getattr(overrides, part)
+        }
+        if overrides.view:
+            view = _changed(own.data[dataset].view, overrides.view, f"{key}.view")
+            data = _changed(own.data[dataset], {"view": view.model_dump()}, f"{key}.view: {dataset}")
+            changed["data"] = {**own.data, dataset: data}
+        return own.model_copy(update=changed)
+
+    def _runnable(self, dataset: str, params: Self, where: str) -> None:
+        """Warm-ups and cool-downs leave something of the runs."""
+        for name in self.all_rows():
+            mix, epochs = self.methods[name].mix, params.of(dataset, name).train.epochs
+            if mix and mix.warmup_epochs >= epochs:
+                raise ValueError(
+                    f"methods.{name}.mix.warmup_epochs: found {mix.warmup_epochs}, expected less than train.epochs{where} "
+                    f"({epochs}): the row would never mix"
+                )
+            if mix and mix.warmup_epochs + mix.cooldown_epochs >= epochs:
+                raise ValueError(
+                    f"methods.{name}.mix.cooldown_epochs: found {mix.cooldown_epochs}, expected less than the "
+                    f"{epochs - mix.warmup_epochs} epochs that train.epochs{where} ({epochs}) leaves after warmup_epochs "
+                    f"({mix.warmup_epochs}): the row would never mix"
+                )
+        if self.tuned_rows:
+            mixes = [self.methods[name].mix for name in self.tuned_rows]
+            warmup = max(params.train.warmup_epochs, *(mix.warmup_epochs for mix in mixes))
+            if params.tune.epochs <= warmup:
+                raise ValueError(
+                    f"tune.epochs: found {params.tune.epochs}{where}, expected more than the warm-up of its runs ({warmup})"
+                )
+            clean = max(mix.warmup_epochs + mix.cooldown_epochs for mix in mixes)
+            if params.tune.epochs <= clean:
+                raise ValueError(
+                    f"tune.epochs: found {params.tune.epochs}{where}, expected more than the epochs that its runs do not mix "
+                    f"(mix.warmup_epochs + mix.cooldown_epochs: {clean})"
+                )
+
+    def _tunable(self) -> None:
+        """Tuned rows have something to tune."""
+        for name in self.tuned_rows:
+            own = {"margin": ("margin.m", "margin.alpha"), "adaptive_margin": ("adaptive.delta", "adaptive.quantile")}[
+                name
+            ]
+            if not set(own) & set(self.methods[name].unresolved()):
+                raise ValueError(
+                    f"tuned_rows: {name} has no key that says 'tuned' among {' and '.join(own)}; list it under rows"
+                )
+
+    def studies(self) -> list[str]:
+        """The methods whose margins are searched: the tuned ones, after ``margin`` where adaptive_margin starts from it."""
+        needed = {*self.tuned_rows, *([MARGIN] if ADAPTIVE in self.tuned_rows and self.starts_from_margin() else [])}
+        return [method for method in (MARGIN, ADAPTIVE) if method in needed]
+
+    def starts_from_margin(self) -> bool:
+        """Whether adaptive_margin takes over what ``margin`` was tuned to."""
+        taken = {"m", "alpha"}.intersection(self.methods[ADAPTIVE].open_names())
+        return bool(taken.intersection(self.methods[MARGIN].open_names()))
+
+    def localising(self) -> list[str]:
+        """The methods of the tables and studies that mix by what the stage `localise` finds."""
+        return [name for name in dict.fromkeys([*self.all_rows(), *self.studies()]) if self.methods[name].localised()]
+
+    def localised_splits(self) -> list[str]:
+        """Those whose images are localised: what the tables' runs are fit on. Studies and development runs, which are fit on
+        less, use the same maps."""
+        return ["train", "val"] if self.read == "test" else ["train"]
+
+    def split_name(self) -> str:
+        """Of the split that runs are read on, in words."""
+        return {"test": "test", "val": "validation"}[self.read]
+
+    def all_rows(self) -> list[str]:
+        """The rows of every table, in the order of ``rows``; those that are tuned come last."""
+        return [*self.rows, *self.tuned_rows]
+
+
+class Run(Section):
+    """One run, wholly resolved: what ``config.json`` records and what the table stage compares."""
+
+    suite: str
+    dataset: str
+    method: str
+    seed: Seed
+    fit: list[Literal["train", "val"]]
+    evaluate: Literal["val", "test"]
+    data: Data
+    model: Model
+    train: Train
+    settings: Method
+    localise: Annotated[Localise | None, LATER] = None  # of methods that mix by what it finds
+
+    @model_validator(mode="after")
+    def _localises(self) -> Self:
+        if (self.localise is None) and (needs := self.settings.localised()):
+            raise ValueError(f"localise: missing; {self.method} mixes by {' and '.join(needs)}: add that section")
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained(self) -> Self:
+        mixer = self.settings.mixer
+        if mixer and "attention" in mixer.needs() and self.model.weights == "none":
+            raise ValueError(f"model.weights: found 'none', expected pretrained ones: {mixer.name} attends by them")
+        return self
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, without what does not say what the run is: where the files lie (what they hold is recorded by checksum in
+        provenance.json), and the device and threads that it is computed by. :func:`lapml.config.settings_of` reads it."""
+        record = {"format": FORMAT, **self.recorded()}
+        del record["data"]["source"], record["data"]["overrides"]  # overrides are in place already
+        del record["settings"]["overrides"]
+        for name in WHERE:
+            del record["train"][name]
+        return record
+
+
+def _changed(own: Section, changes: dict[str, Any], where: str) -> Section:
+    """A section with ``changes`` in place; ValueError, with the key, where they are not allowed."""
+    return _validated(type(own).model_validate, merged(own.model_dump(), changes), where)
+
+
+def _validated(read: Callable[[Any], Section], keys: dict[str, Any], where: str) -> Section:
+    """A section of these keys; ValueError, with the key, where they are not allowed."""
+    try:
+        return read(keys)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([where, *map(str, first["loc"])])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "unknown key; remove it or mend its spelling"
+        elif first["type"] != "value_error":  # ours already say what was found
+            message = f"found {first['input']!r}, expected: {message}"
+        raise ValueError(f"{key}: {message}") from None
+
+
+def merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``whole`` with ``changes`` in place, section by section."""
+    both = {
+        key: merged(whole[key], value) if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
+        for key, value in changes.items()
+    }
+    return {**whole, **both}
+
+
+def _known(key: str, name: str, known: Collection[str], why: str = "") -> None:
+    if name not in known:
+        raise ValueError(f"{key}: found {name!r}, {why}expected one of {', '.join(sorted(known))}")

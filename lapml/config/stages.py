@@ -1,0 +1,81 @@
+"""What each stage of a data set depends on, resolved: the settings by which both orchestrators decide what to run again.
+
+A stage runs again when its resolved settings change, whichever key of whichever file they come from; where a run is computed
+(its device, its threads, the path of the params file) is not among them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from lapml.config import Params, Run, unseeded, weights_file
+from lapml.config.schema import ADAPTIVE, MARGIN
+from lapml.files import scratch, write_json
+from lapml.paths import Paths
+
+
+def settings(params: Params, dataset: str) -> dict[str, Any]:
+    """{name: settings}: ``fetch``, ``prepare``, ``localise`` (None where no method mixes by it), ``runs/METHOD`` of every
+    method of the tables, ``studies/METHOD`` of those whose margins may be tuned (None where they are not), and ``diagnosis``.
+    All are JSON."""
+    own = params.of(dataset)
+    runs = {method: _run(unseeded(params, dataset, method)) for method in params.all_rows()}
+    made = {
+        "fetch": own.data[dataset].fetching(),
+        "prepare": own.data[dataset].packing(),
+        "localise": _localise(params, dataset),
+        "diagnosis": {
+            "run": runs[params.diagnose.row],
+            "seeds": params.seeds,
+            "diagnose": params.diagnose.recorded(),
+            "report": params.report.recorded(include={"confidence", "bootstrap"}),
+            "methods": {
+                name: method.always_mixing().recorded(include={"mix", "mixer", "label"})
+                for name, method in params.methods.items()
+            },
+        },
+    }
+    if not params.report.images:  # its gallery shows none then; named only where it says so, as before
+        made["diagnosis"]["report"]["images"] = False
+    if made["localise"]:
+        made["diagnosis"]["localise"] = made["localise"]
+    made |= {f"runs/{method}": record for method, record in runs.items()}
+    for method in (each for each in (MARGIN, ADAPTIVE) if each in params.methods):
+        if method not in params.studies():
+            made[f"studies/{method}"] = None  # DVC has the stage all the same
+            continue
+        # what an earlier study found comes beside it
+        trial = unseeded(params, dataset, method, development=True)
+        trial = trial.model_copy(update={"train": trial.train.shortened(own.tune.epochs)})
+        made[f"studies/{method}"] = {
+            "run": _run(trial),
+            "tune": own.tune.recorded(include={"trials", "seeds", "epochs", "prune"}),
+            "space": getattr(own.tune, method).recorded(),
+        }
+    return made
+
+
+def _localise(params: Params, dataset: str) -> dict[str, Any] | None:
+    if not params.localising():
+        return None
+    own = params.of(dataset).localise
+    return {"settings": own.recorded(), "splits": params.localised_splits(), **weights_file(own.weights)}
+
+
+def _run(run: Run) -> dict[str, Any]:
+    """What all runs of a method are; margins that are tuned say so."""
+    record = {key: value for key, value in run.record().items() if key not in ("format", "seed")}
+    return record | weights_file(run.model.weights)
+
+
+def write(params: Params, paths: Paths, dataset: str) -> Path:
+    """Write :func:`settings` of a data set, a file each; returns the folder, which appears whole."""
+    folder = paths.settings(dataset)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(folder.with_name(f".{folder.name}.partial")) as partial:
+        for name, record in settings(params, dataset).items():
+            write_json(partial / f"{name}.json", record)
+        with scratch(folder.with_name(f".{folder.name}.old")) as old:
+            if folder.exists():
+                folder.rename(old / folder.name)
+            partial.rename(folder)
+    return folder

@@ -1,0 +1,100 @@
+"""Where a fetched data set lies on this machine, and which settings named it: ``places/NAME.json``.
+
+    kind, source    drawn, folder, archive or url; of several URLs the one that was used
+    asked           what was asked for: ``data.NAME.source``, or what the environment variable had in its place
+    named           the settings that named the data
+    origin          how a folder or an archive that was asked for looked: where its name led to, and an archive's size and time
+    root            the folder that the reader knows, relative to the project's if it lies inside
+    stamp           how its files looked when their bytes were last read
+    contents        what they were
+
+No output of a stage, and none depends on it: it differs from machine to machine.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lapml import config
+from lapml.data.fetch.contents import KEYS, alike
+from lapml.data.fetch.laying import archives_in, located
+from lapml.files import write_text
+from lapml.paths import Paths
+
+
+def asked_for(name: str, data: config.Data) -> str | list[str]:
+    """``data.source``; where the environment variable is set, and nothing is drawn, that."""
+    return data.source if data.source == "drawn" else os.environ.get(variable(name)) or data.source
+
+
+def variable(name: str) -> str:
+    return "LAPML_" + name.upper().replace("-", "_")
+
+
+def shown(value: Any) -> Any:
+    """A source without the names and passwords that URLs may hold; any other setting as it is."""
+    if not isinstance(value, str | list) or "@" not in str(value):
+        return value
+    from lapml.data.fetch.download import shown as without  # slow to import
+
+    return [without(each) for each in value] if isinstance(value, list) else without(value)
+
+
+def named(data: config.Data) -> dict[str, Any]:
+    """The settings that say what the data are."""
+    return {key: shown(value) for key, value in data.fetching().items()}
+
+
+def read(name: str, paths: Paths, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The place, if it is of the data that source.json (``record``) names; whatever it is of, if there is no source.json."""
+    try:
+        place = json.loads(paths.place(name).read_text(encoding="utf-8"))
+        _ = [place[key] for key in ("kind", "source", "asked", "origin", "stamp", "root")], dict(place["named"])
+        whole = all(key in place["contents"] for key in KEYS)
+        return place if whole and (record is None or alike(place["contents"], record)) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def keep(
+    name: str, data: config.Data, paths: Paths, known: dict[str, Any], root: Path, stamp: str, found: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the place, and return it.
+
+    Args:
+        known: kind, source and asked.
+        found: what the data are.
+    """
+    home = paths.root.resolve()
+    where = (root.resolve().relative_to(home) if root.resolve().is_relative_to(home) else root).as_posix()
+    place = {
+        **{key: known[key] for key in ("kind", "source", "asked")},
+        "named": named(data),
+        "origin": _origin(known["asked"], paths, root),
+        "root": where,
+        "stamp": stamp,
+        "contents": found,
+    }
+    if place != read(name, paths, None):
+        write_text(paths.place(name), json.dumps(place, indent=1, ensure_ascii=False) + "\n")
+    return place
+
+
+def is_where(place: dict[str, Any], asked: str | list[str], data: config.Data, paths: Paths) -> bool:
+    """Whether what is asked for now is what was fetched from there, and has not been put in place of it since. Where the
+    variable is not set any more, and where what was fetched is gone but for what was unpacked of it, it still is."""
+    if asked != data.source and shown(asked) != place["asked"]:
+        return False
+    now = _origin(place["asked"], paths, paths.root / place["root"])
+    return now is None or now == place["origin"]
+
+
+def _origin(asked: str | list[str], paths: Paths, root: Path) -> list[Any] | None:
+    """Of a folder or an archive that is there: what its name leads to, and of archives the sizes and times of change."""
+    if not isinstance(asked, str) or not (path := located(asked, paths)).exists():
+        return None
+    used_in_place = path.is_dir() and root.resolve().is_relative_to(path.resolve())
+    packed = [path] if path.is_file() else [] if used_in_place else archives_in(path)
+    looks = [(each.stat().st_size, each.stat().st_mtime_ns) for each in packed]
+    return [str(path.resolve()), config.digest(looks)]

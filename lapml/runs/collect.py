@@ -1,0 +1,269 @@
+"""Read the runs of a suite, and refuse those that were not made by its settings.
+
+Either orchestrator can leave results that no longer belong to params.yaml (a file restored from a cache, an edit after
+the fact), so no table is made of a run that does not say itself that it belongs there.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lapml import config
+from lapml.common.recorded import Provenance, Tuned, checked, read_json
+from lapml.config import Params
+from lapml.config.schema import ADAPTIVE, MARGIN
+from lapml.data.fetch.sources import refuse_other
+from lapml.errors import LapmlError
+from lapml.files import sha256
+from lapml.paths import READS, RUN_FILES, Paths
+from lapml.runs.records import differences, history_of, mismatch, parquet
+from lapml.runs.scores import scores
+
+ACCURACIES = ("top1", "top5", "mean_class", "recall1", "recall5")  # percent
+NULLABLE = ("top5", "recall1", "recall5")  # of ACCURACIES: null where nothing can be missed, see lapml.runs.evaluate
+METRICS = (*ACCURACIES, "n", "loss", "images_forward", "images_backward", "seconds")
+PROVENANCE = (
+    "command", "commit", "dirty", "data_sha256", "localised_sha256", "weights", "versions", "device", "precision", "threads",
+    "started", "finished", "seconds", "peak_memory_bytes", "resumed", "test_reads",
+)  # fmt: skip
+LATER: tuple[str, ...] = (
+    "localised_sha256",
+)  # of METRICS and PROVENANCE: joined after runs had been published, and empty for older ones
+UNREAD = ("model.safetensors",)  # large, and no table is made of it
+CURVES = ("loss", "accuracy")  # columns of history.csv that every row has
+
+
+def collect(params: Params, paths: Paths) -> pd.DataFrame:
+    """All runs of a suite, checked against its settings: a row a (dataset, method, seed), in the suite's order.
+
+    Columns: dataset, method, seed; the metrics (percent, images, seconds of training); ``m, alpha, delta, quantile``
+    (empty where a row has none); ``recall_left_out`` (images that R@K does not count);
+    ``weights_name, weights_sha256``, ``run_seconds`` and the rest of provenance.json
+    (``versions`` as JSON).
+
+    Raises:
+        LapmlError: lists every run that is missing, half written, made with other settings, other data or other
+            weights, or read on other images than its neighbours, and the keys in which it differs.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {dataset: [] for dataset in params.datasets}
+    faults: dict[str, list[str]] = {dataset: [] for dataset in params.datasets}
+    for (dataset, method, seed), found in examined(params, paths):
+        if isinstance(found, Untuned):
+            faults[dataset] += [str(found)] if str(found) not in faults[dataset] else []
+        elif isinstance(found, LapmlError):
+            faults[dataset] += [f"{dataset}/{method}/{seed}: {line}" for line in str(found).splitlines()]
+        else:
+            rows[dataset].append({"dataset": dataset, "method": method, "seed": seed, **found})
+    for dataset in params.datasets:
+        faults[dataset] += one_origin(rows[dataset], paths.pack(dataset) / "meta.json")
+    _refuse([line for lines in faults.values() for line in lines], params)
+    predictions(params, paths)
+    return pd.DataFrame([row for of_dataset in rows.values() for row in of_dataset])
+
+
+class Untuned(LapmlError):
+    """A row has no margins to be checked with."""
+
+
+def examined(
+    params: Params, paths: Paths, optional: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, str, int], dict[str, Any] | LapmlError]]:
+    """Each run of a suite, in its order: (dataset, method, seed), and what :func:`collect` says of it, or why it cannot.
+
+    Args:
+        optional: files that may be missing.
+
+    Raises:
+        LapmlError: what was fetched or packed is something else than the settings name.
+    """
+    for dataset in params.datasets:
+        refuse_other(dataset, params.data[dataset], paths)
+    for dataset in params.datasets:
+        for method in params.all_rows():
+            failed = values = None
+            try:
+                if tuned := tuned_record(params, paths, dataset, method):
+                    values = tuned["values"]
+                config.resolve(params, dataset, method, params.seeds[0], tuned=values)
+            except LapmlError as error:
+                failed = Untuned(str(error))
+            for seed in params.seeds:
+                run = (dataset, method, seed)
+                if failed:
+                    yield run, failed
+                    continue
+                try:
+                    yield run, _run(paths.run(*run), config.resolve(params, *run, tuned=values).record(), optional)
+                except LapmlError as error:
+                    yield run, error
+
+
+def predictions(params: Params, paths: Paths) -> dict[tuple[str, str], np.ndarray]:
+    """Which test images each row gets right: {(dataset, method): (seeds, images) uint8, 1 where top1 = label}.
+
+    Raises:
+        LapmlError: lists the runs whose images or labels are not those of the data set's first run, in its order.
+    """
+    correct, faults = {}, []
+    for dataset in params.datasets:
+        first = None
+        for method in params.all_rows():
+            answers = []
+            for seed in params.seeds:
+                table = parquet(paths.run(dataset, method, seed) / "predictions.parquet")
+                truth = (table["image"].tolist(), table["label"].tolist())
+                first = first or (f"{method}/{seed}", truth)
+                if truth == first[1]:
+                    answers.append((table["top1"] == table["label"]).to_numpy(dtype=np.uint8))
+                else:
+                    faults.append(f"{dataset}/{method}/{seed}: predictions.parquet: {mismatch(truth, *first)}")
+            if len(answers) == len(params.seeds):
+                correct[dataset, method] = np.stack(answers)
+    _refuse(faults, params)
+    return correct
+
+
+def histories(params: Params, paths: Paths) -> pd.DataFrame:
+    """The epochs of every run: dataset, method, seed and the columns of history.csv (NaN where empty)."""
+    parts = []
+    for dataset in params.datasets:
+        for method in params.all_rows():
+            for seed in params.seeds:
+                history = pd.read_csv(paths.run(dataset, method, seed) / "history.csv")
+                parts.append(history.assign(dataset=dataset, method=method, seed=seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, Any] | None:
+    """The tuned file of a row, or None for a row that is not tuned.
+
+    Raises:
+        LapmlError: it is missing, half written, of another row, or was tuned with other seeds, epochs or data.
+    """
+    if method not in params.tuned_rows:
+        return None
+    path = paths.tuned(dataset, method)
+    record = checked(path, read_json(path), Tuned, _again(dataset))
+    if (found := (record.get("dataset"), record.get("method"))) != (dataset, method):
+        raise LapmlError(f"{path}: found the tuned values of {found}, expected those of {(dataset, method)}")
+    params = params.of(dataset)
+    asked = {"seeds": params.tune.seeds, "epochs": params.tune.epochs}
+    if faults := differences({key: record.get(key) for key in asked}, asked):
+        raise LapmlError(f"{path}: {'; '.join(faults)} (tune)")
+    meta = paths.pack(dataset) / "meta.json"
+    if meta.exists() and (packed := read_json(meta).get("sha256")) != record.get("data_sha256"):
+        raise LapmlError(f"{path}: data_sha256: found {record.get('data_sha256')}, expected {packed} ({meta})")
+    follows = method == ADAPTIVE and params.starts_from_margin()
+    margin = paths.tuned(dataset, MARGIN)
+    earlier = checked(margin, read_json(margin), Tuned, _again(dataset))["values"] if follows else None
+    frozen = config.frozen_margins(params.methods[method], earlier)
+    made_of = (record.get(name) for name in ("data_sha256", "localised_sha256"))
+    study = config.study_identity(params, dataset, method, frozen, *made_of)
+    names = config.study_names(study, params.of(dataset, method).train)
+    if record.get("study") not in names:
+        raise LapmlError(
+            f"{path}: study: found {record.get('study')}, expected {names[0]}: the settings of its runs, its search range or "
+            "the margins it started from have changed since"
+        )
+    return record
+
+
+def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """One run as a row; raises LapmlError with a line for each fault."""
+    faults = [f"{name}: missing" for name in RUN_FILES if name not in optional and not (folder / name).is_file()]
+    faults += [
+        f"{name}: empty (half written?)" for name in RUN_FILES
+        if (folder / name).is_file() and not (folder / name).stat().st_size
+    ]  # fmt: skip
+    if faults:
+        raise LapmlError("\n".join(faults))
+    record, metrics, origin = (
+        read_json(folder / name, name) for name in ("config.json", "metrics.json", "provenance.json")
+    )
+    checked("provenance.json", origin, Provenance, "train the run again")
+    try:
+        found = config.settings_of("config.json", record).record()
+        faults += [f"config.json: {line}" for line in differences(found, expected)]
+    except LapmlError as error:
+        faults.append(str(error))
+    faults += [
+        f"metrics.json: {name}: found {str(metrics.get(name))[:80]}, expected a finite number" for name in METRICS
+        if not _number(name, metrics.get(name)) and (name in metrics or name not in LATER)
+        and not (name in NULLABLE and name in metrics and metrics[name] is None)
+    ]  # fmt: skip
+    if metrics.get("split") != expected["evaluate"]:
+        faults.append(f"metrics.json: split: found {metrics.get('split')!r}, expected {expected['evaluate']!r}")
+    faults += [f"provenance.json: {name}: missing" for name in PROVENANCE if name not in origin and name not in LATER]
+    faults += [
+        f"{name}: is not the file that this run wrote (checksum differs from provenance.json)"
+        for name, checksum in (origin.get("files") or {}).items()
+        if name not in UNREAD and (folder / name).is_file() and sha256(folder / name) != checksum
+    ]
+    gpus = expected["train"]["gpus"]
+    if (count := origin.get("processes", gpus)) != gpus:
+        faults.append(f"provenance.json: processes: found {count}, expected {gpus} (train.gpus)")
+    faults += history_of(folder / "history.csv", CURVES, expected["train"]["epochs"])
+    try:
+        table = parquet(folder / "predictions.parquet")
+    except LapmlError as error:
+        faults.append(str(error))
+    if faults:
+        raise LapmlError("\n".join(faults))
+    accuracies, faults = scores(metrics, table, origin.get("class_names"))
+    if faults:
+        raise LapmlError("\n".join(faults))
+    margin, adaptive = (expected["settings"].get(name) or {} for name in ("margin", "adaptive"))
+    weights = origin["weights"] or {}
+    row = {name: metrics.get(name, math.nan) for name in METRICS} | accuracies
+    row |= {name: section.get(name) for section, names in ((margin, ("m", "alpha")), (adaptive, ("delta", "quantile")))
+            for name in names}  # fmt: skip
+    row |= {"weights_name": weights.get("name"), "weights_sha256": weights.get("sha256")}
+    row |= {name: origin.get(name) for name in PROVENANCE if name not in ("weights", "seconds", "versions")}
+    if (reads := folder / READS).is_file():  # later readings too
+        row["test_reads"] = len(reads.read_text(encoding="utf-8").splitlines())
+    return row | {"run_seconds": origin["seconds"], "versions": json.dumps(origin["versions"], sort_keys=True)}
+
+
+def _again(dataset: str) -> str:
+    return f"delete it and run `lapml tune {dataset}`"
+
+
+def _number(name: str, value: Any) -> bool:
+    """Whether a metric is a number that it can be."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -(2**63) <= value < 2**63:
+        return False
+    return (0 <= value <= 100 or name not in ACCURACIES) and (name != "n" or isinstance(value, int))
+
+
+def one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
+    """Faults of runs that were made from other data than the packed, or from other data, weights or maps than their like."""
+    faults = []
+    packed = read_json(meta).get("sha256") if meta.exists() else None
+    for key, expected, source in (
+        ("data_sha256", packed, meta),
+        ("weights_sha256", None, None),
+        ("localised_sha256", None, None),
+    ):
+        for row in rows:
+            if key == "localised_sha256" and row[key] is None:  # a method that uses no maps
+                continue
+            name = f"{row['dataset']}/{row['method']}/{row['seed']}"
+            expected, source = (expected, source) if expected else (row[key], f"as in {name}")
+            if row[key] != expected:
+                faults.append(f"{name}: provenance.json: {key}: found {row[key]}, expected {expected} ({source})")
+    return faults
+
+
+def _refuse(faults: list[str], params: Params) -> None:
+    if faults:
+        raise LapmlError(
+            f"the runs of suite {params.suite!r} do not agree with its settings, so no table is made of them:\n  "
+            + "\n  ".join(faults)
+            + "\nrun `snakemake` or `dvc repro` again: it makes anew what is missing or out of date; where it finds nothing to "
+            "do, delete the folders of these runs first"
+        )

@@ -1,0 +1,157 @@
+"""Evaluation: predictions, accuracy and retrieval of a trained net."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lapml.common import ranks
+from lapml.common.gpus import ALONE, memory
+from lapml.config import Run
+from lapml.data.batches import Batches
+from lapml.data.index import rows_of
+from lapml.data.pack import Packed
+from lapml.errors import LapmlError
+from lapml.models.device import DTYPES, autocast
+from lapml.models.model import Net
+from lapml.runs.results import RECALL, TOP, alone, recall_says, top5_says
+
+BLOCK = 1024  # images whose neighbours are looked for at once
+
+
+@dataclass(frozen=True)
+class Predictions:
+    rows: np.ndarray  # (N,) rows of the index
+    labels: np.ndarray  # (N,)
+    logits: np.ndarray  # (N, K) float32
+    embeddings: np.ndarray  # (N, D) float32, unit length
+    device: torch.device = torch.device("cpu")  # that made them, and on which they are compared
+
+
+def predict(
+    net: Net, packed: Packed, config: Run, weights: dict[str, Any], device: torch.device, precision: str
+) -> Predictions:
+    """Logits and embeddings of the run's evaluation split, in evaluation mode and view.
+
+    Several ranks take every so manieth image each, and every image counts once; all of them get the whole.
+
+    Raises:
+        LapmlError: the split is empty, or a batch does not fit into the GPU's memory.
+    """
+    rows = rows_of(packed.index, [config.evaluate])
+    if not len(rows):
+        raise LapmlError(f"{config.dataset}: its {config.evaluate} split is empty; nothing to evaluate")
+    own, size, view = rows[ranks.rank() :: ranks.size()], max(config.train.batch, 64), config.data.view
+    what = f"{config.dataset}: {size} images of {view.side} px in evaluation"
+    with memory(what, f"take {ALONE}, or a smaller data.*.view.side"):
+        batches = Batches(packed, own, view, weights["mean"], weights["std"], device, DTYPES[precision])
+        found = outputs(net, batches, size, precision) if len(own) else None
+        parts = found and [part.cpu().numpy() for part in found]
+    shares = ranks.collected(parts)
+    logits, embeddings = (np.empty((len(rows), part.shape[1]), np.float32) for part in shares[0])
+    for rank, share in enumerate(shares):
+        if share is not None:  # fewer images than ranks
+            logits[rank :: ranks.size()], embeddings[rank :: ranks.size()] = share
+    return Predictions(rows, packed.index["label"].to_numpy()[rows], logits, embeddings, device)
+
+
+@torch.no_grad()
+def outputs(net: Net, batches: Batches, size: int, precision: str) -> tuple[Tensor, Tensor]:
+    """(N, K) logits and (N, D) embeddings of all rows of ``batches``, fp32, on the device, which is not waited for.
+
+    Args:
+        size: images that are forwarded at a time.
+    """
+    net.eval()
+    found = []
+    for batch in batches.evaluation(size):
+        with autocast(batches.device, precision):
+            found.append(net(batch.images)[1:])
+    logits, embeddings = (torch.cat(part).float() for part in zip(*found, strict=True))
+    return logits, embeddings
+
+
+def metrics(predictions: Predictions) -> dict[str, float | None]:
+    """Top-1, top-5, mean per-class accuracy, Recall@1 and @5 of the embedding (all in percent), loss and n.
+
+    What cannot be missed is no result, and None: top-5 among five classes or fewer; see also :func:`retrieval`.
+    """
+    labels, logits = predictions.labels, predictions.logits
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
+    hits = order == labels[:, None]
+    classes, members = np.unique(labels, return_inverse=True)
+    per_class = np.bincount(members, hits[:, 0]) / np.bincount(members)
+    shifted = logits - logits.max(1, keepdims=True)
+    loss = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
+    return {
+        "top1": 100 * float(hits[:, 0].mean()),
+        "top5": 100 * float(hits.any(1).mean()) if top5_says(logits.shape[1]) else None,
+        "mean_class": 100 * float(per_class.mean()),
+        "loss": float(loss.mean()),
+        **retrieval(predictions),
+    }
+
+
+def retrieval(predictions: Predictions) -> dict[str, float | None]:
+    """Recall@1 and @5 of the embedding, in percent, and n: all that can be said of classes the net does not know.
+
+    ``recall_left_out`` images have no other of their class to be found, and do not count. A Recall@K is None where that is
+    all of them, or where there are no more than K others, so that none can be missed.
+    """
+    count, left_out = len(predictions.labels), int(alone(predictions.labels).sum())
+    with memory(f"the neighbours of {count} images among each other", f"take {ALONE}"):
+        recall = recall_at(predictions.embeddings, predictions.labels, RECALL, predictions.device)
+    return {
+        **{f"recall{k}": 100 * share if recall_says(k, count, left_out) else None for k, share in recall.items()},
+        "recall_left_out": left_out,
+        "n": count,
+    }
+
+
+def recall_at(
+    embeddings: np.ndarray, labels: np.ndarray, ks: tuple[int, ...], device: torch.device | str = "cpu"
+) -> dict[int, float]:
+    """Recall@K: the share of images with one of their class among their K nearest others (cosine).
+
+    Images that are the only one of their class are left out, as pytorch-metric-learning does: they cannot be a hit. NaN
+    where no image is left.
+
+    Args:
+        embeddings: (N, D) of unit length.
+        labels: (N,).
+        device: that compares them.
+    """
+    counted = ~alone(labels)
+    if not counted.any():
+        return dict.fromkeys(ks, float("nan"))
+    k = min(max(ks), len(labels) - 1)
+    hit = nearest_hits(torch.from_numpy(embeddings).to(device), torch.from_numpy(labels).to(device), k)
+    hit = hit[torch.from_numpy(counted).to(device)]
+    shares = torch.stack([hit[:, :each].any(1).double().mean() for each in ks]).tolist()
+    return dict(zip(ks, shares, strict=True))
+
+
+def nearest_hits(vectors: Tensor, targets: Tensor, k: int) -> Tensor:
+    """(N, k) bool: whether the i-th nearest other of each of (N, D) unit vectors has its label, (N,)."""
+    found = []
+    for start in range(0, len(targets), BLOCK):  # a block of the similarity matrix at a time
+        similarity = vectors[start : start + BLOCK] @ vectors.T
+        similarity.diagonal(start).fill_(-torch.inf)
+        nearest = similarity.topk(k, dim=1).indices
+        found.append(targets[nearest] == targets[start : start + BLOCK, None])
+    return torch.cat(found)
+
+
+def table(predictions: Predictions, packed: Packed) -> pd.DataFrame:
+    """A row an image: image, label, top1 … top5, probability of the true class; in the index's order."""
+    logits = predictions.logits
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    probability = shares[np.arange(len(logits)), predictions.labels] / shares.sum(1)
+    frame = pd.DataFrame({"image": packed.index["path"].to_numpy()[predictions.rows], "label": predictions.labels})
+    for rank in range(order.shape[1]):
+        frame[f"top{rank + 1}"] = order[:, rank]
+    return frame.assign(probability=probability)

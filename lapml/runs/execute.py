@@ -1,0 +1,296 @@
+"""One run, whole: train, evaluate, and write the run folder so that nothing half-written is ever taken for a result."""
+
+import json
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lapml.common import ranks
+from lapml.common.gpus import ALONE, memory
+from lapml.common.locks import alone
+from lapml.common.provenance import code_sha256, command, commit, device_name, versions
+from lapml.config import Params, Run, resolve, settings_of, tuned_values
+from lapml.data.fetch.sources import refuse_other
+from lapml.data.pack import Packed
+from lapml.errors import LapmlError
+from lapml.files import sha256, write_json
+from lapml.models.device import DTYPES, pick_device, tf32, without_gpu
+from lapml.models.model import Net, build
+from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
+from lapml.runs import evaluate, kept
+from lapml.runs.folder import open_run
+from lapml.training.loop import Fitted, fit, made_of
+
+if TYPE_CHECKING:
+    from lapml.localise.store import Localised
+
+PLACEHOLDER = {"m": 0.8, "alpha": 0.1, "delta": 0.4, "quantile": 0.5}  # where no tuned margin is needed
+
+
+def execute(
+    config: Run,
+    packed: Packed,
+    folder: Path,
+    quiet: bool = True,
+    log: Callable[[str], None] = print,
+    maps: "Localised | None" = None,
+    replace: bool = False,
+) -> dict[str, Any]:
+    """Train, evaluate once, and write :data:`~lapml.paths.RUN_FILES` into ``folder``; returns the metrics. On several
+    ranks all of them call this, and the first one writes. One process, or group of ranks, at a time: another one waits. What is
+    finished already, of the same settings, data and code, is left as it is.
+
+    The files are written to a temporary folder and renamed, provenance.json last: it holds the others' checksums.
+    ``last.pt`` lies beside them until the run is complete.
+
+    Args:
+        maps: see :func:`~lapml.training.loop.fit`.
+        replace: train also where a finished run or a saved state of other settings, data or code lies, and keep that beside
+            (:mod:`lapml.runs.kept`).
+
+    Raises:
+        LapmlError: such a one lies there, and may not be replaced; and what :func:`~lapml.training.loop.fit` raises.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, log):
+        asked = made_of(config, packed, maps, pick_device(config.train)[0])
+        done = ranks.on_first(lambda: kept.finished(folder, asked, config.model.weights, replace, log))
+        return done or _execute(config, packed, folder, quiet, log, maps, replace)
+
+
+def _execute(
+    config: Run,
+    packed: Packed,
+    folder: Path,
+    quiet: bool,
+    log: Callable[[str], None],
+    maps: "Localised | None",
+    replace: bool,
+) -> dict[str, Any]:
+    started, clock = datetime.now(UTC), time.perf_counter()
+    code = dict(zip(("commit", "dirty"), commit(), strict=True)) | {"code_sha256": code_sha256()}
+    fitted = fit(config, packed, folder / kept.STATE, quiet, log, maps, replace=replace)
+    reads = kept.readings(folder)
+    if ranks.rank() == 0:
+        record_read(folder, config.evaluate, "train")  # before it is read, so that no reading goes unrecorded
+    seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
+    totals = {key: sum(row[key] for row in fitted.history) for key in ("images_forward", "images_backward", "seconds")}
+    metrics = {**evaluate.metrics(seen), **totals, "split": config.evaluate}
+    if ranks.rank():
+        return metrics
+
+    partial = folder / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write_json(partial / "config.json", config.record())
+    pd.DataFrame(fitted.history).to_csv(partial / "history.csv", index=False, lineterminator="\n")
+    write_json(partial / "metrics.json", metrics)
+    evaluate.table(seen, packed).to_parquet(partial / "predictions.parquet", index=False)
+    try:
+        save_file(
+            {name: value.contiguous().cpu() for name, value in fitted.net.state_dict().items()},
+            partial / "model.safetensors",
+        )
+    except SafetensorError as error:  # its own kind, for a disk that is full
+        raise OSError(None, str(error), str(folder / "model.safetensors")) from None
+    files = {name: sha256(partial / name) for name in RUN_FILES if name != "provenance.json"}
+    seconds = time.perf_counter() - clock + fitted.earlier_seconds
+    provenance = _provenance(config, packed, fitted, code, started, seconds, folder, maps)
+    write_json(partial / "provenance.json", {**provenance, "files": files})
+    kept.finish(folder, partial, reads, log)
+    return metrics
+
+
+def load_net(folder: Path, config: Run, classes: int) -> tuple[Net, dict[str, Any]]:
+    """The trained net of a run on the CPU, in evaluation mode, and the record of its input (mean, std, grid)."""
+    net, weights = build(config.model, classes, config.data.view.side, config.seed, initial=False)
+    try:
+        net.load_state_dict(load_file(folder / "model.safetensors"))
+    except Exception as error:  # safetensors and torch raise several types for a damaged or foreign file
+        raise LapmlError(
+            f"{folder / 'model.safetensors'}: does not fit the run's config ({str(error)[:200]})"
+        ) from None
+    return net.to(memory_format=torch.channels_last).eval(), weights
+
+
+class Ready(NamedTuple):
+    config: Run
+    net: Net  # on the device, in evaluation mode
+    weights: dict[str, Any]  # what its input is: mean, std, grid
+    device: torch.device
+    precision: str
+
+
+def ready(folder: Path, record: dict[str, Any], classes: int) -> Ready:
+    """A finished run, given its config.json and K, on the GPU if there is one, in the precision that its settings mean there.
+
+    Raises:
+        LapmlError: another version made the run, its net does not fit its settings, or its device is not here.
+    """
+    config = settings_of(folder / "config.json", record)
+    net, weights = load_net(folder, config, classes)
+    device, precision = pick_device(config.train)
+    with memory(f"{folder}: its weights", f"take {ALONE}"):
+        net.to(device, DTYPES[precision])
+    return Ready(config, net, weights, device, precision)
+
+
+def own_data(record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:
+    """The packed data that a finished run (of :func:`open_run`) was made with; LapmlError if they are gone or changed."""
+    where = Paths(record["suite"], root).pack(record["dataset"])
+    packed = Packed.open(where)
+    if packed.meta["sha256"] != provenance["data_sha256"]:
+        raise LapmlError(
+            f"{where}: holds other data ({packed.meta['sha256'][:12]}) than the run was made with "
+            f"({provenance['data_sha256'][:12]}); prepare that data again, or train the run again"
+        )
+    return packed
+
+
+def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, float]:
+    """Metrics of a finished run on a split of its own packed data; a reading of the test split is recorded beside it.
+
+    Raises:
+        LapmlError: the run is not complete, its data have changed since, or it was trained on that split.
+    """
+    record, provenance = open_run(folder)
+    _refuse_trained(folder, record["fit"], split)
+    packed = own_data(record, provenance, root)
+    record_read(folder, split, "evaluate")
+    return evaluate.metrics(_predict(folder, record, split, packed, len(packed.class_names)))
+
+
+def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path = Path(".")) -> dict[str, Any]:
+    """Metrics of a finished run on another packed data set, in the run's own view; each is recorded beside the run, in
+    :data:`~lapml.paths.TRANSFERS`.
+
+    Where every class of that data set is one of the run's (by name), all metrics, the net choosing among all of the
+    run's classes; else only Recall@K of the embedding. The data set that the run was trained on counts as its own in
+    whatever size it is packed: only its test split may be read, and that is a reading of it.
+
+    Args:
+        dataset: a prepared data set of ``params``' suite.
+
+    Raises:
+        LapmlError: the run is not complete or of an old version, the data set is unknown or not prepared, or it is the
+            run's own and the run was trained on that split.
+    """
+    record, provenance = open_run(folder)
+    if dataset not in params.data:
+        raise LapmlError(
+            f"unknown data set {dataset!r}: expected one of {', '.join(params.data)} (or another --params)"
+        )
+    refuse_other(dataset, params.data[dataset], Paths(params.suite, root))
+    packed = Packed.open(Paths(params.suite, root).pack(dataset))
+    known, source = provenance.get("class_names"), provenance.get("source")
+    if not known or not source:
+        raise LapmlError(
+            f"{folder / 'provenance.json'}: class_names or source: missing, as in old runs; train it again"
+        )
+    if packed.meta["source"]["annotations_sha256"] == source["annotations_sha256"]:
+        _refuse_trained(folder, ["train", "val"], split)
+        record_read(folder, split, f"evaluate on {dataset} of {params.suite}")
+    foreign = [name for name in packed.class_names if name not in known]
+    seen = _predict(folder, record, split, packed, len(known))
+    if foreign:
+        measured = evaluate.retrieval(seen)
+    else:
+        labels = np.array([known.index(name) for name in packed.class_names])[seen.labels]
+        measured = evaluate.metrics(replace(seen, labels=labels))
+    result = {
+        "dataset": dataset,
+        "split": split,
+        "classes": len(packed.class_names),
+        "foreign_classes": len(foreign),
+        **measured,
+        "data_sha256": packed.meta["sha256"],
+        "model_sha256": provenance["files"]["model.safetensors"],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with open(folder / TRANSFERS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+    return result
+
+
+def _refuse_trained(folder: Path, fit: list[str], split: str) -> None:
+    if split in fit:
+        raise LapmlError(
+            f"{folder}: this run was trained on {' + '.join(fit)} of this data, so {split} says nothing of it; "
+            "train one with --development to read val"
+        )
+
+
+def _predict(folder: Path, record: dict[str, Any], split: str, packed: Packed, classes: int) -> evaluate.Predictions:
+    """Of a finished run."""
+    run = ready(folder, record, classes)
+    config = run.config.model_copy(update={"evaluate": split})
+    return evaluate.predict(run.net, packed, config, run.weights, run.device, run.precision)
+
+
+def record_read(folder: Path, split: str, why: str) -> None:
+    """Note a reading of the test split: there should be one a run."""
+    if split == "test":
+        with open(folder / READS, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why}) + "\n")
+
+
+def resolved(params: Params, paths: Paths, dataset: str, method: str, seed: int, development: bool = False) -> Run:
+    """:func:`lapml.config.resolve` with the tuned file's values."""
+    return resolve(params, dataset, method, seed, tuned_values(params, paths, dataset, method), development)
+
+
+def smoked(params: Params, dataset: str, method: str, seed: int) -> Run:
+    """A development run of two epochs whose second is mixed throughout; margins that are not tuned yet are placeholders."""
+    run = resolve(params, dataset, method, seed, PLACEHOLDER, development=True)
+    train = run.train.shortened(2).model_copy(update={"warmup_epochs": 0.0})
+    return run.model_copy(update={"train": train, "settings": run.settings.always_mixing(after=1)})
+
+
+def _provenance(
+    config: Run,
+    packed: Packed,
+    fitted: Fitted,
+    code: dict[str, Any],
+    started: datetime,
+    seconds: float,
+    folder: Path,
+    maps: "Localised | None",
+) -> dict[str, Any]:
+    cuda = fitted.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    reads = (folder / READS).read_text().splitlines() if (folder / READS).exists() else []
+    return {
+        "command": command(),
+        **code,
+        "data_sha256": packed.meta["sha256"],
+        "localised_sha256": maps.meta["sha256"] if maps else None,
+        "source": packed.meta["source"],
+        "class_names": packed.class_names,
+        "weights": fitted.weights,
+        "versions": versions(),
+        "device": device_name(fitted.device),
+        "device_asked": config.train.device,
+        "without_gpu": without_gpu(config.train),
+        "precision": fitted.precision,
+        "tf32": tf32(fitted.device),
+        "threads": config.train.threads,
+        "processes": ranks.size(),
+        "seed": config.seed,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "peak_memory_bytes": peak,
+        "resumed": fitted.resumed,
+        "test_reads": len(reads),
+    }

@@ -1,0 +1,83 @@
+"""The distances that occur: of generated images from their references, as training leaves them without margin losses.
+
+Margins belong where distances lie, which differs from data set to data set; so a search may go by their quantiles.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+
+from lapml.common.sections import SQRT2
+from lapml.config import Run
+from lapml.data.pack import Packed
+from lapml.models.device import autocast
+from lapml.models.model import running_statistics, training_mode
+from lapml.training import methods
+from lapml.training.loop import Fitted
+from lapml.training.losses import distance
+from lapml.training.mixes import Mixes, freshly
+
+if TYPE_CHECKING:
+    from lapml.localise.store import Localised
+
+PAIRS = 2000  # generated images that are looked at, those of donors of the reference's class included
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Of pairs whose donor is of another class than the reference.
+
+    Args:
+        d: (n,) distances.
+        rho: (n,) the donors' shares of the labels.
+    """
+
+    d: np.ndarray
+    rho: np.ndarray
+
+    def margin(self, quantile: float, scale: str) -> float:
+        """The margin m that this share of the pairs lies within: m itself, or 2mρ by ``margin.scale: share``."""
+        reached = self.d / np.maximum(2 * self.rho, 1e-6) if scale == "share" else self.d
+        return float(min(np.quantile(reached, quantile), SQRT2))
+
+    def delta(self, quantile: float, m: float, scale: str) -> float:
+        """The width δ of the band, 0 at least, at which this share of the pairs lies within its outer edge, were their parts
+        not similar at all."""
+        beyond = self.d - (2 * m * self.rho if scale == "share" else m)
+        return float(np.clip(np.quantile(beyond, quantile), 0, SQRT2))
+
+    def record(self) -> dict[str, list[float]]:
+        """As JSON."""
+        return {"d": np.round(self.d, 4).tolist(), "rho": np.round(self.rho, 4).tolist()}
+
+    @classmethod
+    def read(cls, record: dict[str, Any]) -> Self:
+        """Of :meth:`record`."""
+        return cls(np.asarray(record["d"]), np.asarray(record["rho"]))
+
+
+@torch.no_grad()
+def measured(config: Run, packed: Packed, fitted: Fitted, maps: "Localised | None" = None) -> Distances:
+    """Distances in the training views of a trained run, with batch norm as in training. The net's running statistics are not what
+    they were afterwards.
+
+    Args:
+        config: of the run; it mixes.
+        fitted: the run; its class maps and features are those of a pass of their own.
+    """
+    net, row = fitted.net.eval(), freshly(config.settings.always_mixing())
+    mixes = Mixes(config, net, fitted.weights, packed, {"mixed": row}, precision=fitted.precision, maps=maps)
+    found: dict[str, list[np.ndarray]] = {"d": [], "rho": []}
+    with autocast(fitted.device, fitted.precision):
+        for batch, _, made, _ in mixes.generate(PAIRS):
+            mixed = made["mixed"].mixed
+            training_mode(net, config.train.batch_norm)
+            before = running_statistics(net)
+            generated = net(mixed.images).embedding
+            d = distance(generated, methods.embedded(net, batch.images[: batch.count], before))
+            other = batch.labels[: batch.count] != batch.labels[mixed.donors]
+            for name, values in (("d", d), ("rho", mixed.rho)):
+                found[name].append(values[other].float().cpu().numpy())
+    return Distances(*(np.concatenate(found[name]) for name in ("d", "rho")))

@@ -1,0 +1,197 @@
+"""A row's settings → how it mixes a batch, and which loss it takes of it."""
+
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lapml import mixing
+from lapml.common import own
+from lapml.config import Method
+from lapml.data.batches import Batch
+from lapml.errors import LapmlError
+from lapml.mixing import FIELDS, Draws, Evidence, Mixed, snapmix
+from lapml.mixing.maps import class_maps
+from lapml.models.model import Net, Output, frozen_statistics, normalised_alike
+from lapml.training import losses
+
+
+class Stored(Protocol):
+    """Evidence that is made before a batch's step, held by image (such as :class:`~lapml.training.bank.Bank`)."""
+
+    def recall(self, rows: Tensor, windows: Tensor) -> tuple[Tensor, ...]:
+        """The fields of Evidence that it gives, in order, of (N,) rows of the index as views of (N, 5) ``windows`` show them."""
+        ...
+
+
+class Reference(NamedTuple):
+    """What a pass of the clean images of a batch gives, before they are mixed."""
+
+    evidence: Evidence
+    embedding: Tensor | None = None  # (B, D) of the references, with gradient (``margin.reference: joint``)
+    logits: Tensor | None = None  # (B, K) likewise
+
+
+class Seen(NamedTuple):
+    """What a user's own loss is given of a step, see docs/methods.md."""
+
+    output: Output  # of the batch that was trained on: the generated one, or the clean one where it was not mixed
+    labels: Tensor  # (B,) int64 of the references
+    donor_labels: Tensor | None  # (B,) int64; None where the batch was not mixed
+    mixed: Mixed | None  # likewise
+    clean: Tensor | None  # (B, D) unit embeddings of the references without gradient, where ``reference`` asks for them
+
+
+def reference(
+    net: Net,
+    settings: Method,
+    batch: Batch,
+    forward: Callable[[Tensor], Output],
+    frozen: Net | None = None,
+    stored: Mapping[str, Stored] = MappingProxyType({}),
+) -> tuple[Reference, int, int]:
+    """The evidence that a mixer asks for, by passes of the clean images where it takes any.
+
+    Args:
+        forward: the net as it trains, for ``margin.reference: joint``.
+        frozen: the net as it was before training, in evaluation mode, for mixers that attend by it.
+        stored: as of :func:`ahead`.
+
+    Returns:
+        (the reference, images forwarded for it, images that will go backward for it).
+    """
+    images, labels, weight, needs = batch.images, batch.labels, net.head.weight.detach(), settings.mixer.needs()
+    evidence, embedding, logits, features = _known(needs, batch, stored), None, None, None
+    joint = settings.joint
+    if joint:
+        output = forward(images)
+        features = output.features.detach()
+        embedding, logits = output.embedding[: batch.count], output.logits[: batch.count]
+    elif {"fresh", "scores"} & set(needs):
+        features = _clean_features(net, images)
+    if "fresh" in needs:
+        evidence |= {"maps": class_maps(features, weight, labels), "features": features}
+    if "scores" in needs:
+        evidence["scores"] = snapmix.maps(features, weight, labels, images.shape[-1])
+    if "attention" in needs:
+        with torch.no_grad():
+            evidence["attention"] = frozen.features(images).float().mean(1)
+    passes = (features is not None) + ("attention" in needs)
+    return Reference(Evidence(**evidence), embedding, logits), passes * len(images), joint * len(images)
+
+
+def _clean_features(net: Net, images: Tensor) -> Tensor:
+    """(N, C, h, w) by the net as it is now, whose running statistics it leaves alone."""
+    kind = images.device.type
+    uncached = torch.autocast(
+        kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
+    )
+    with torch.no_grad(), frozen_statistics(net), uncached:  # the step must not take over weights cast without gradient
+        return net(images).features
+
+
+def _known(needs: Collection[str], batch: Batch, stored: Mapping[str, Stored]) -> dict[str, Any]:
+    """The fields of evidence that take no pass."""
+    known: dict[str, Any] = {"truth": batch.truth} if "truth" in needs else {}
+    for need in needs:
+        if need in stored:
+            known |= zip(FIELDS[need], stored[need].recall(batch.index, batch.windows), strict=True)
+    return known
+
+
+def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed | None:
+    """The generated batch, where that needs nothing of the net as it is now: it can be made before its step. (Where a pass
+    of the clean images is due anyway, by ``margin.reference: joint``, it is made in the step.)
+
+    (Within an epoch no two batches share an image, so what the steps before it add to a bank does not matter.)
+
+    Args:
+        stored: {evidence that mixers ask for: what gives it}, a key of :data:`~lapml.mixing.FIELDS` each.
+    """
+    if not batch.mixed or settings.joint or not set(settings.mixer.needs()) <= {"truth", *stored}:
+        return None
+    return mix(settings, batch, Evidence(**_known(settings.mixer.needs(), batch, stored)))
+
+
+@torch.no_grad()
+def embedded(net: Net, images: Tensor, before: list[Tensor]) -> Tensor:
+    """(B, D) embeddings of clean images as the batch that was just generated would have them: were an image of it not
+    changed by mixing, its distance would be 0. No running statistics are touched; the net is left in evaluation mode.
+
+    Args:
+        before: :func:`~lapml.models.model.running_statistics` before the generated batch's pass.
+    """
+    with normalised_alike(net, before):
+        return net(images).embedding
+
+
+def mix(settings: Method, batch: Batch, evidence: Evidence) -> Mixed:
+    """Generate a batch by the row's mixer and label rule."""
+    draws = Draws(batch.images, batch.labels, batch.donors, batch.lam, batch.uniform, batch.second)
+    return mixing.mix(draws, evidence, settings.mixer.labelled(settings.label))
+
+
+def loss(
+    settings: Method,
+    output: Output,
+    labels: Tensor,
+    mixed: Mixed,
+    clean: Tensor | None = None,
+    clean_logits: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The row's whole loss on a generated batch, and what history.csv records of it (0-d tensors on the device).
+
+    Margin losses that are taken of every n-th batch weigh n times as much there, so that α means the same.
+
+    Args:
+        labels: (≥ B,) of the references, then of those that are donors only.
+        clean: (B, D) embeddings of the references; without them, no margin loss is taken.
+        clean_logits: (B, K) of the references, where their cross-entropy is added too (``margin.reference: joint``).
+        label_smoothing: of every cross-entropy.
+    """
+    donor_labels, labels = labels[mixed.donors], labels[: len(mixed.donors)]
+    ce = losses.mixed_cross_entropy(output.logits, labels, donor_labels, mixed.kept, mixed.pasted, label_smoothing)
+    total, stats = ce, {"rho_mean": mixed.rho.mean()}
+    if mixed.similarity is not None:
+        stats["s_mean"] = mixed.similarity.mean()
+    margin, adaptive = settings.margin, settings.adaptive
+    if clean is None:
+        return total, {**stats, "ce": ce.detach()}
+    if adaptive and mixed.similarity is None:
+        raise LapmlError(f"{settings.mixer.name}: its Mixed has no similarity, expected one for the adaptive margin")
+    if clean_logits is not None:
+        ce = ce + losses.cross_entropy(losses.full(clean_logits), labels, label_smoothing=label_smoothing)
+    d = losses.distance(output.embedding, clean)
+    same, alpha = labels == donor_labels, margin.alpha * margin.every
+    m = 2 * margin.m * mixed.rho if margin.scale == "share" else torch.full_like(d, margin.m)
+    dominated = mixed.rho >= 0.5 if margin.pairs == "dominant" else None
+    pairwise = losses.pairwise_margin(d, same, m, margin.positive, dominated)
+    total = ce + alpha * pairwise
+    stats |= {"d_mean": d.detach().mean(), "loss_margin": pairwise.detach(), "ce": ce.detach()}
+    if adaptive is None:
+        return total, {**stats, "beyond": losses.share(d.detach() > m, ~same)}
+    similar = losses.similar_pairs(mixed.similarity, same, adaptive.quantile)
+    if dominated is not None:
+        similar = similar & ~dominated
+    edge = losses.band(m, adaptive.delta, mixed.similarity)
+    extra = losses.adaptive_margin(d, similar, edge)
+    beyond = losses.share(d.detach() > edge, similar)
+    return total + alpha * extra, {**stats, "loss_adaptive": extra.detach(), "beyond": beyond}
+
+
+def own_loss(settings: Method, seen: Seen) -> Tensor:
+    """A user's own loss of a step, without its weight."""
+    function = own.bound(settings.loss.name, settings.loss.sha256, "lapml.losses")
+    value = function(seen, **settings.loss.model_extra)
+    device = seen.output.logits.device
+    if not isinstance(value, Tensor) or value.ndim or value.device != device:
+        found = type(value).__name__
+        if isinstance(value, Tensor):
+            found = f"a tensor of shape {tuple(value.shape)} on {value.device}"
+        raise LapmlError(
+            f"{settings.loss.name}: found {found}, expected a 0-d tensor on {device} to be returned, as of .mean()"
+        )
+    return value

@@ -1,0 +1,162 @@
+"""The same training views mixed by every mixer of a suite, by a trained net's maps."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lapml import mixing
+from lapml.config import Method, Params, Run
+from lapml.config.rows import LOCALISED
+from lapml.data import views
+from lapml.data.batches import Batch, Batches
+from lapml.data.index import rows_of
+from lapml.data.pack import Packed
+from lapml.data.truth import Annotations, Scene, box_pixels
+from lapml.localise.evidence import stored
+from lapml.mixing import Evidence, Mixed
+from lapml.models.device import DTYPES
+from lapml.models.model import Net, build
+from lapml.training import methods
+
+if TYPE_CHECKING:
+    from lapml.localise.store import Localised
+
+RANDOM = "random places"  # the control: squares of localized CutMix's sizes anywhere
+EPOCH = 10**6  # of the random draws: no epoch of training uses them
+# Gives views and class maps, whichever rows there are.
+DRIVER = Method.model_validate(
+    {
+        "mix": {"prob": 1.0, "warmup_epochs": 0},
+        "mixer": {"name": "cutmix", "beta": 1.0, "maps": "fresh"},
+        "label": "semantic",
+    }
+)
+
+
+def distinct(params: Params, annotated: bool = True, localised: bool = False) -> dict[str, Method]:
+    """The rows that mix, each way of mixing once, mixing every batch by maps of a pass of their own, in the recipe of all.
+
+    Args:
+        params: of one data set.
+        annotated: the data have boxes; without, rows that mix by them are left out, as are those that attend by a
+            pretrained net where there is none.
+        localised: the data have object and part maps; without, rows that mix by them are left out.
+    """
+    rows: dict[str, Method] = {}
+    plainly = sorted(
+        params.methods.items(), key=lambda item: bool(item[1].margin or item[1].loss)
+    )  # these give the name
+    absent = {
+        "truth": not annotated,
+        "attention": params.model.weights == "none",
+        **dict.fromkeys(LOCALISED, not localised),
+    }
+    lacking = {need for need, missing in absent.items() if missing}
+    for name, method in plainly:
+        if method.mixer is None or lacking & set(method.mixer.needs()):
+            continue
+        plain = method.always_mixing().model_copy(
+            update={"margin": None, "adaptive": None, "loss": None, "overrides": None}
+        )
+        plain = freshly(plain)
+        if plain not in rows.values():
+            rows[name] = plain
+    return {name: rows[name] for name in params.methods if name in rows}
+
+
+def freshly(method: Method) -> Method:
+    """The same row by maps and features of a pass of their own: a finished run keeps no bank."""
+    return method if method.mixer is None else method.model_copy(update={"mixer": method.mixer.freshly()})
+
+
+def control(rows: dict[str, Method]) -> dict[str, Method]:
+    """The row :data:`RANDOM`, if any mixes by localisation, to stand beside it."""
+    localized = next((method for method in rows.values() if method.mixer.name == "localized"), None)
+    if localized is None:
+        return {}
+    mixer = mixing.mixer("random", "area", beta=localized.mixer.beta, area=localized.mixer.area, maps=None)
+    return {RANDOM: localized.model_copy(update={"mixer": mixer, "label": "area"})}
+
+
+class Made(NamedTuple):
+    mixed: Mixed
+    evidence: Evidence  # by which it was mixed
+
+
+class Mixes:
+    """Batches of training views, and what each mixer makes of them.
+
+    Args:
+        config: of the run whose net gives the maps; it says which images, views and draws.
+        net: on its device, in evaluation mode; weights: the record of its input.
+        rows: {name: settings that always mix}, see :func:`distinct`.
+        masks: (N, S, S) uint8 of all images of the index, or None.
+        annotations: or None, where the data have no boxes: then there are no scenes.
+        maps: what the stage `localise` found, or None where no row mixes by it.
+    """
+
+    def __init__(
+        self,
+        config: Run,
+        net: Net,
+        weights: dict,
+        packed: Packed,
+        rows: dict[str, Method],
+        masks: np.ndarray | None = None,
+        annotations: Annotations | None = None,
+        precision: str = "fp32",
+        maps: "Localised | None" = None,
+    ):
+        self.config, self.net, self.rows, self.masks, self.annotations = config, net, rows, masks, annotations
+        self.device = next(net.parameters()).device
+        chosen = rows_of(packed.index, config.fit)
+        view, mean, std = config.data.view, weights["mean"], weights["std"]
+        self.batches = Batches(packed, chosen, view, mean, std, self.device, DTYPES[precision])
+        self.size = min(config.train.batch, len(chosen))
+        needs = {need for method in rows.values() for need in method.mixer.needs()}
+        self.stored = {} if maps is None else stored(maps, needs, len(packed.index), self.device)
+        self.frozen = None
+        if "attention" in needs:
+            frozen, _ = build(config.model, len(packed.class_names), view.side, config.seed)
+            self.frozen = frozen.to(self.device, DTYPES[precision]).eval()
+
+    @torch.no_grad()
+    def generate(self, images: int) -> Iterator[tuple[Batch, Scene | None, dict[str, Made], Tensor]]:
+        """At least ``images`` generated images of each mixer, by batches.
+
+        Yields:
+            (clean batch, what is true of it, {row: what was made of it}, (B, h, w) class maps of its images' own classes).
+        """
+        for number in range(-(-images // (self.size * self.batches.steps(self.size)))):
+            epochs = [
+                self.batches.training(self.config.seed, EPOCH + number, self.size, method)
+                for method in (DRIVER, *self.rows.values())
+            ]
+            for clean, *each in zip(*epochs, strict=True):
+                maps = methods.reference(self.net, DRIVER, clean, self.net)[0].evidence
+                known = {DRIVER.mixer.needs(): maps}
+                made: dict[str, Made] = {}
+                for (name, method), batch in zip(self.rows.items(), each, strict=True):
+                    needs = method.mixer.needs()
+                    if needs not in known:
+                        asked = methods.reference(self.net, method, batch, self.net, self.frozen, self.stored)
+                        known[needs] = asked[0].evidence
+                    made[name] = Made(methods.mix(method, batch, known[needs]), known[needs])
+                yield clean, self._scene(clean), made, maps.maps
+                images -= self.size
+                if images <= 0:
+                    return
+
+    def _scene(self, batch: Batch) -> Scene | None:
+        if self.annotations is None:
+            return None
+        side = batch.images.shape[-1]
+        truth = self.annotations.seen(batch.rows, batch.windows.double().cpu().numpy(), side).to(self.device)
+        objects = box_pixels(truth.boxes, side)
+        if self.masks is not None:
+            stored = torch.from_numpy(self.masks[batch.rows]).to(self.device)
+            objects = views.cut(stored[..., None], batch.windows, side)[:, 0] > 127.5
+        return Scene(truth, objects, self.masks is not None, batch.labels)

@@ -1,0 +1,264 @@
+"""What a run needs to go on where it stopped: its saved state, and the wish to stop."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lapml.common import ranks, saved
+from lapml.config import digest
+from lapml.errors import LapmlError
+from lapml.training.bank import Bank
+
+SAVE_EVERY = (
+    60.0  # seconds, at least, from one saved state to the next: on a GPU an epoch takes little longer than saving
+)
+
+
+class Means:
+    """Running means of 0-d tensors that stay on the device until :meth:`values` is called."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, stats: dict[str, Tensor]) -> None:
+        for name, value in stats.items():
+            # fp32 numbers whose sums are exact, in whatever order and over however many ranks they are taken
+            self.sums[name] = self.sums.get(name, 0) + value.float().double()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def over_ranks(self) -> None:
+        """The sums become the mean over the ranks, which counted alike."""
+        if self.sums:
+            means = ranks.total(torch.stack(list(self.sums.values()))) / ranks.size()
+            self.sums = dict(zip(self.sums, means.unbind(), strict=True))
+
+    def values(self) -> dict[str, float]:
+        if not self.sums:
+            return {}
+        sums = torch.stack(list(self.sums.values())).tolist()  # the device is waited for once
+        return {name: total / self.counts[name] for name, total in zip(self.sums, sums, strict=True)}
+
+
+@dataclass
+class Epoch:
+    """How far an epoch has come."""
+
+    step: int = 0  # steps done
+    means: Means = field(default_factory=Means)
+    counts: dict[str, int] = field(
+        default_factory=lambda: {"images_forward": 0, "images_backward": 0, "mixed_batches": 0}
+    )
+    seconds: float = 0.0
+
+    def add(self, stats: dict[str, Tensor], forwards: int, backwards: int, mixed: bool) -> None:
+        """A step: its statistics, the images that passed over all ranks, and whether its batch was mixed."""
+        self.means.add(stats)
+        self.counts["images_forward"] += forwards
+        self.counts["images_backward"] += backwards
+        self.counts["mixed_batches"] += mixed
+        self.step += 1
+
+    def state(self) -> dict[str, Any]:
+        """To be saved, or sent to another process."""
+        sums = {name: value.cpu() for name, value in self.means.sums.items()}
+        return {**vars(self), "means": {"sums": sums, "counts": self.means.counts}}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], device: torch.device) -> "Epoch":
+        means = Means()
+        means.sums = {name: value.to(device) for name, value in state["means"]["sums"].items()}
+        means.counts = state["means"]["counts"]
+        return cls(**{**state, "means": means})
+
+
+class Checkpoint:
+    """``last.pt``: where a run stands, so that it goes on from there exactly. On several ranks the first one keeps it.
+
+    Args:
+        path: of the file; None: nothing is saved.
+        made: settings, data, code, torch, kind of device, …: only a state of the same is gone on with.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        made: dict[str, Any],
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        bank: Bank | None,
+    ):
+        self.path, self.made, self.net, self.optimizer, self.bank = path, made, net, optimizer, bank
+        self.resumed = 0  # how often the run was taken up again
+        self.good = "the initial one"  # the last state that was kept, for messages
+        self.saved = time.monotonic()
+
+    def restored(
+        self, device: torch.device, replace: bool, log: Callable[[str], None]
+    ) -> tuple[list[dict[str, Any]], Epoch]:
+        """Put a kept state in place, if there is one; returns its history, and how far its last epoch had come.
+
+        Args:
+            replace: whether the state of something else is set aside.
+
+        Raises:
+            LapmlError: there is one, and it is not to be set aside, or is damaged, though it can be read.
+        """
+        found = ranks.on_first(lambda: self._found(replace, log))
+        if not found:
+            return [], Epoch()
+        try:
+            history, now = self._put(found, device)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise LapmlError(
+                f"{self.path}: does not fit the run whose state it is ({said}), so it is damaged; move it away to begin again"
+            ) from None
+        self._is_good(history, now)
+        return history, now
+
+    def _put(self, found: dict[str, Any], device: torch.device) -> tuple[list[dict[str, Any]], Epoch]:
+        self.net.load_state_dict(found["net"])
+        _put_optimizer(self.optimizer, found["optimizer"])
+        if self.bank is not None:
+            self.bank.cells.copy_(found["bank"])
+        own = found["ranks"][ranks.rank()]  # in mid-epoch they differ
+        for buffer, value in zip(self.net.buffers(), own["buffers"], strict=True):
+            buffer.copy_(value)
+        history, now, self.resumed = list(found["history"]), Epoch.restored(own["epoch"], device), found["resumed"] + 1
+        for row in history:
+            _numbers(row, ("epoch", "seconds", "images_forward", "images_backward"))
+        _numbers({**now.counts, "step": now.step, "seconds": now.seconds}, Epoch().counts)
+        _numbers({**{name: float(value) for name, value in now.means.sums.items()}, **now.means.counts}, now.means.sums)
+        return history, now
+
+    def _found(self, replace: bool, log: Callable[[str], None]) -> dict[str, Any] | None:
+        """The state that is gone on with, or None; any other is set aside."""
+        if self.path is None or not self.path.exists():
+            return None
+        state = saved.read(self.path)
+        if state is None or "key" not in state:
+            log(f"{saved.state_aside(self.path)}: was damaged and of no use: the run begins again")
+            return None
+        if state.get("key") == digest(self.made):
+            return state
+        made = state.get("made")
+        lines = saved.differences(made, json.loads(json.dumps(self.made))) if made else ["lapml: found another version"]
+        if not replace:
+            raise LapmlError(
+                f"{self.path}: is the saved state of a run made otherwise than asked for, after "
+                f"{len(state.get('history', []))} epochs: "
+                f"{saved.shown(lines)}; go on with it by its own settings, or give --replace to set it aside and begin again"
+            )
+        log(f"{saved.state_aside(self.path)}: set aside, made otherwise than asked for: {saved.shown(lines)}")
+        return None
+
+    def due(self) -> bool:
+        """Whether the last state was kept :data:`SAVE_EVERY` seconds ago, by the first rank's clock."""
+        return self.path is not None and ranks.agreed(time.monotonic() - self.saved >= SAVE_EVERY)
+
+    def save(self, history: list[dict[str, Any]], now: Epoch) -> None:
+        if self.path is None:
+            return
+        each = ranks.collected({"epoch": now.state(), "buffers": [buffer.cpu() for buffer in self.net.buffers()]})
+        if ranks.rank() == 0:
+            record = {
+                "key": digest(self.made),
+                "made": json.loads(json.dumps(self.made)),
+                "net": self.net.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            record |= {"ranks": each, "bank": self.bank.cells if self.bank else None, "history": history}
+            saved.save(self.path, {**record, "resumed": self.resumed})
+        self.saved = time.monotonic()
+        self._is_good(history, now)
+
+    def _is_good(self, history: list[dict[str, Any]], now: Epoch) -> None:
+        self.good = f"that of epoch {len(history)}{f' and step {now.step} after it' if now.step else ''}, {self.path}"
+
+
+def _put_optimizer(optimizer: torch.optim.Optimizer, found: dict[str, Any]) -> None:
+    """As load_state_dict, which takes whatever it is given."""
+    kinds = [{name: type(value) for name, value in group.items()} for group in optimizer.param_groups]
+    optimizer.load_state_dict(found)
+    if kinds != [{name: type(value) for name, value in group.items()} for group in optimizer.param_groups]:
+        raise ValueError("the optimiser's settings are not of the types that they should be")
+    for weight, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value is not None and (not isinstance(value, Tensor) or value.shape not in (weight.shape, torch.Size())):
+                raise ValueError(f"the optimiser's {name} is no tensor of its weight's shape")
+
+
+def _numbers(record: dict[str, Any], needed: Collection[str]) -> None:
+    """ValueError where a record lacks one of these, or holds anything but numbers and, beside them, None."""
+    for name in {*needed, *record}:
+        value = record[name]
+        if (isinstance(value, bool) or not isinstance(value, int | float)) and (value is not None or name in needed):
+            raise ValueError(f"{name}: found {type(value).__name__}, expected a number")
+
+
+def all_finite(net: nn.Module) -> bool:
+    """Whether all weights and running statistics of a net are numbers, on every rank. The device is waited for once."""
+    finite = [value.isfinite().all() for value in net.state_dict().values() if value.is_floating_point()]
+    return int(ranks.total(torch.stack(finite).all().int())) == ranks.size()
+
+
+class Watch:
+    """Looks at steps: was the loss finite, and has SIGTERM or SIGINT (Ctrl-C) asked to stop, on any rank.
+
+    A second signal acts at once, as it would without this.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.asked: int | None = None  # the signal
+        self.pending: list[tuple[int, Tensor, torch.cuda.Event | None]] = []
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Watch":
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if self.asked and kind is None:  # after the last step: whoever comes next has to stop
+            signal.raise_signal(self.asked)
+
+    def add(self, step: int, loss: Tensor) -> None:
+        """A step and its loss (0-d, on the device)."""
+        diverged = ~loss.isfinite()
+        asked = torch.full_like(diverged, self.asked is not None)
+        flags, arrived = ranks.total(torch.stack([diverged, asked]).int()), None
+        if flags.is_cuda:
+            flags = torch.empty(2, dtype=torch.int32, pin_memory=True).copy_(flags, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self.pending.append((step, flags, arrived))
+
+    def look(self, lag: int) -> tuple[int | None, bool]:
+        """(the first step whose loss was not finite, whether to stop), without the last ``lag`` steps."""
+        bad, asked = None, False
+        while len(self.pending) > lag:
+            step, flags, arrived = self.pending.pop(0)
+            if arrived is not None:
+                arrived.synchronize()  # waits for that step only
+            diverged, stop = flags.tolist()
+            bad = step if diverged and bad is None else bad
+            asked |= bool(stop)
+        return bad, asked
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self.asked, ranks.asked = number, True
+        signal.signal(number, self.before[number])

@@ -1,0 +1,137 @@
+"""`lapml confusions`: recounted one image at a time, and its statistics against those of `lapml compare`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from lapml.analysis.compare import compare
+from lapml.analysis.confusions import _group, confusions, markdown
+from lapml.cli import app
+from lapml.errors import LapmlError
+
+SPARROWS = Path(__file__).resolve().parents[2] / "results/published/sparrows/runs/cub200"
+NAMES = ["001.Baird_Sparrow", "002.Song_Sparrow", "003.Least_Tern", "004.Common_Tern", "005.Ovenbird", "006.Fox_Sparrow",
+         "007.Mallard"]  # fmt: skip
+ORIGIN = {"class_names": NAMES}
+
+
+@pytest.fixture
+def runs(write, seal):
+    """Three rows × two seeds whose mistakes fall on any class."""
+    folders = []
+    for row in ("baseline", "cutmix", "margin"):
+        for seed in (0, 1):
+            folder = write(f"{row}/{seed}", origin=ORIGIN)
+            table = pd.read_parquet(folder / "predictions.parquet")
+            rng = np.random.default_rng([seed, *row.encode()])
+            wrong = rng.random(len(table)) < 0.5
+            table.loc[wrong, "top1"] = rng.integers(0, len(NAMES), int(wrong.sum()))
+            table["top1"] %= len(NAMES)
+            table.to_parquet(folder / "predictions.parquet", index=False)
+            seal(folder)
+            folders.append(folder)
+    return folders
+
+
+def counted(folder, groups):
+    """(share between sisters, share elsewhere, {group: share}) of a run, image by image."""
+    within = elsewhere = 0
+    by_group = dict.fromkeys(groups, 0)
+    sizes = dict.fromkeys(groups, 0)
+    table = pd.read_parquet(folder / "predictions.parquet")
+    for row in table.itertuples():
+        group, answer = (NAMES[k].split("_")[-1].split(".")[-1] for k in (row.label, row.top1))
+        if group in sizes:
+            sizes[group] += 1
+        if row.top1 == row.label:
+            continue
+        if group == answer:
+            within += 1
+            by_group[group] += 1
+        else:
+            elsewhere += 1
+    count = len(table) / 100
+    return within / count, elsewhere / count, {group: 100 * by_group[group] / sizes[group] for group in groups}
+
+
+def test_mistakes_are_counted(runs):
+    result = confusions(runs, replicates=200)
+    assert (result["dataset"], result["images"], result["sisters"], result["classes"]) == ("birds", 120, 5, 7)
+    assert result["groups"] == {"Sparrow": 3, "Tern": 2} and result["reference"] == "baseline"
+    for row, pair in zip(result["rows"], (runs[:2], runs[2:4], runs[4:]), strict=True):
+        each = [counted(folder, ("Sparrow", "Tern")) for folder in pair]
+        assert row["row"] == pair[0].parent.name and row["seeds"] == [0, 1]
+        assert row["within"] == pytest.approx(np.mean([one[0] for one in each])) and row["within"] > 0
+        assert row["elsewhere"] == pytest.approx(np.mean([one[1] for one in each])) and row["elsewhere"] > 0
+        for group, share in row["groups"].items():
+            assert share == pytest.approx(np.mean([one[2][group] for one in each]))
+    above = result["rows"][0]["within"]
+    for row in result["rows"][1:]:
+        assert row["difference"] == pytest.approx(row["within"] - result["rows"][0]["within"])
+        assert row["step_difference"] == pytest.approx(row["within"] - above)
+        above = row["within"]
+
+
+def test_where_all_classes_are_sisters_mistakes_are_the_accuracys():
+    """Of the published sparrows every mistake is between sisters: differences are those of compare, turned round."""
+    folders = [SPARROWS / row for row in ("baseline", "cutmix", "loc_cutmix")]
+    ours, theirs = confusions(folders, replicates=2000), compare(folders, replicates=2000)
+    for row, expected in zip(ours["rows"], theirs["rows"], strict=True):
+        assert row["elsewhere"] == pytest.approx(0, abs=1e-9)
+        assert row["within"] == pytest.approx(100 - expected["accuracy"])
+        assert row["within_half"] == pytest.approx(expected["half"])
+        if expected["row"] != "baseline":
+            found = [row[key] for key in ("difference", "low", "high")]
+            assert found == pytest.approx([-expected[key] for key in ("difference", "high", "low")], abs=0.15)
+    assert ours["groups"] == {"Sparrow": 21}
+
+
+def test_groups_are_chosen_and_words_too(runs):
+    assert list(confusions(runs, groups=["Tern"], replicates=100)["rows"][0]["groups"]) == ["Tern"]
+    with pytest.raises(LapmlError, match="--group: found 'Gull', expected one of Sparrow, Tern"):
+        confusions(runs, groups=["Gull"])
+    with pytest.raises(LapmlError, match="no two of the 7 classes share their first word; try --word last"):
+        confusions(runs, word="first")
+
+
+def test_runs_of_old_versions_name_no_classes(write):
+    folders = [write("baseline/0"), write("cutmix/0")]
+    with pytest.raises(LapmlError, match="baseline/0/provenance.json: class_names: missing"):
+        confusions(folders)
+
+
+def test_the_table_says_what_the_numbers_are(runs):
+    result = confusions(runs, replicates=100)
+    lines = markdown(result).splitlines()
+    assert lines[0].startswith(
+        "| row | seeds | between sisters % (± 95 %) | over baseline [95 %], p | over the row above"
+    )
+    assert lines[0].endswith("| other mistakes % | Sparrow (3) | Tern (2) |")
+    assert len({line.count("|") for line in lines[:5]}) == 1
+    assert lines[2].startswith(f"| baseline | 2 | {result['rows'][0]['within']:.1f} ± ") and "| – | – |" in lines[2]
+    assert "5 of 7" in lines[-1] and "120 test images" in lines[-1]
+
+
+def test_command(runs):
+    folders = [str(folder) for folder in runs]
+    done = CliRunner().invoke(app, ["confusions", *folders, "--group", "Tern", "--replicates", "100"])
+    assert done.exit_code == 0 and "Tern (2)" in done.stdout and "Sparrow" not in done.stdout
+    assert CliRunner().invoke(app, ["confusions", *folders, "--word", "middle"]).exit_code == 2
+    assert json.loads((runs[0] / "provenance.json").read_text())["class_names"] == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("113.Baird_Sparrow", "Baird", "Sparrow"),
+        ("Bentley Continental Supersports Conv. Convertible 2012", "Bentley", "2012"),
+        ("737-300", "737-300", "737-300"),
+        ("Ovenbird", "Ovenbird", "Ovenbird"),
+    ],
+)
+def test_words_of_class_names(name, first, last):
+    assert (_group(name, "first"), _group(name, "last")) == (first, last)

@@ -1,0 +1,97 @@
+"""What is committed under results/published: it says what made it, and README quotes it as it stands."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = ROOT / "results/published"
+SUITES = sorted(path.parent for path in PUBLISHED.glob("*/accuracy.md"))
+RUNS = sorted(path.parent for path in PUBLISHED.glob("*/runs/*/*/*/metrics.json"))
+
+
+def test_there_are_published_results():
+    assert {suite.name for suite in SUITES} >= {"demo", "sparrows"}
+    assert len(RUNS) >= 30
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.name)
+def test_readme_and_docs_quote_the_tables(suite):
+    readme = "".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    for line in (suite / "accuracy.md").read_text().splitlines():
+        if line.startswith("|"):
+            assert line in readme
+
+
+BENCHES = sorted(path for path in PUBLISHED.glob("bench/**/*.md") if path.stem not in ("prepare", "times"))
+
+
+def test_there_are_published_benchmarks():
+    assert {path.stem for path in BENCHES} >= {"bench", "loaders", "options", "growth", "profile"}
+
+
+@pytest.mark.parametrize("bench", BENCHES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_docs_quote_the_benchmarks(bench):
+    text, record = (ROOT / "docs/performance.md").read_text(), json.loads(bench.with_suffix(".json").read_text())
+    assert bench.read_text().strip() in text
+    assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["device"]
+    assert record["command"].startswith("lapml bench")
+
+
+DIAGNOSES = sorted(PUBLISHED.glob("*/diagnosis/*/diagnosis.md"))
+
+
+def test_there_are_published_diagnoses():
+    assert {f"{path.parts[-4]}/{path.parent.name}" for path in DIAGNOSES} >= {"demo/birds", "sparrows/cub200"}
+
+
+@pytest.mark.parametrize("diagnosis", DIAGNOSES, ids=lambda path: "/".join(path.parts[-4:-1]))
+def test_docs_quote_the_diagnoses(diagnosis):
+    record = json.loads(diagnosis.with_suffix(".json").read_text())
+    runs = diagnosis.parents[2] / "runs" / record["dataset"] / record["settings"]["diagnose"]["row"]
+    chooses = json.loads(next(runs.glob("*/metrics.json")).read_text())["split"] == "val"  # settings, in an exploration
+    assert diagnosis.read_text().strip() in (ROOT / f"docs/{'experiments' if chooses else 'diagnosis'}.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    verdicts = [line for line in diagnosis.read_text().splitlines() if line.startswith("- ")]
+    assert chooses or (len(verdicts) >= 4 and all(line in readme for line in verdicts))
+    assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["device"]
+    assert record["command"].startswith("lapml diagnose") and record["seeds"] and record["data_sha256"]
+    for seed, checksum in record["models_sha256"].items():  # of the nets whose runs are published beside it
+        assert json.loads((runs / seed / "provenance.json").read_text())["files"]["model.safetensors"] == checksum
+    assert not (diagnosis.parent / "gallery.html").exists()
+
+
+@pytest.mark.parametrize("table", sorted(PUBLISHED.glob("*/distances.md")), ids=lambda path: path.parent.name)
+def test_docs_quote_the_distances(table):
+    text, record = (ROOT / "docs/experiments.md").read_text(), json.loads(table.with_suffix(".json").read_text())
+    assert table.read_text().strip() in text and f"{table.parent.name}/distances.svg" in text
+    assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["devices"]
+    assert record["command"].startswith("lapml distances") and len(record["models_sha256"]) >= 2
+    for folder, checksum in record["models_sha256"].items():  # nets whose runs are published
+        run = ROOT / folder.replace("results/", "results/published/", 1)
+        assert json.loads((run / "provenance.json").read_text())["files"]["model.safetensors"] == checksum
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda path: "/".join(path.parts[-5:]))
+def test_every_run_says_what_made_it(run):
+    metrics, provenance = (json.loads((run / name).read_text()) for name in ("metrics.json", "provenance.json"))
+    assert re.fullmatch(r"[0-9a-f]{40}", provenance["commit"]) and provenance["dirty"] is False
+    assert provenance["command"].startswith("lapml train ") and provenance["device"]
+    assert provenance["data_sha256"] and provenance["weights"]["sha256"]
+    reads = run / "test_reads.jsonl"
+    seen = len(reads.read_text().splitlines()) if reads.exists() else 0
+    assert seen == provenance["test_reads"] == (metrics["split"] == "test")  # read once, by the final evaluation
+    table = pd.read_parquet(run / "predictions.parquet")
+    assert len(table) == metrics["n"]
+    assert metrics["top1"] == pytest.approx(100 * (table["top1"] == table["label"]).mean())
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.name)
+def test_no_picture_of_a_data_set_that_is_not_ours(suite):
+    page = (suite / "report.html").read_text()
+    drawn = "source: drawn" in page
+    assert drawn or 'name="lapml-images" content="none"' in page
+    assert not re.search(r'(?:src|href)="https?:', page)  # self-contained

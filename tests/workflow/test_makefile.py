@@ -1,0 +1,55 @@
+"""The Makefile's GPU tables: every one has a suite, and README names targets that there are."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lapml import config
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITES = re.search(r"^GPU_SUITES = (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+
+
+def dry(target: str, *variables: str) -> str:
+    """The commands of a target, which are not run."""
+    command = ["make", "-n", "-o", ".venv/.main", "-o", ".venv/.test", "VENV=.venv", target, *variables]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(command, cwd=ROOT, env=environment, check=True, text=True, capture_output=True).stdout
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_gpu_table_is_a_suite_that_goes_on_where_it_ended(suite):
+    params = config.load(ROOT / f"suites/{suite}.yaml")
+    assert params.suite == suite
+    commands = dry(f"gpu-{suite}", "JOBS=3", "LIMIT=99")
+    file = f"suites/{suite}.yaml"
+    places = [
+        commands.index(part)
+        for part in (
+            "for stage in prepare localise",
+            "--until $stage",
+            "lapml publish --finished",
+            "lapml restore",
+            "timeout",
+            "lapml report",
+        )
+    ]
+    assert places == sorted(places)
+    run = f".venv/bin/snakemake --keep-going --cores all --resources gpu=3 --configfile {file}"
+    assert re.search(r"timeout --signal=INT 99 \\\n\s*" + re.escape(run), commands)
+    assert run in (unlimited := dry(f"gpu-{suite}", "JOBS=3")) and "timeout" not in unlimited
+    assert commands.count("lapml publish --finished $params") == 3 and f'params="--params {file}"' in commands
+
+
+def test_readme_names_targets_that_there_are():
+    text = "".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    named = {
+        target for line in re.findall(r"make ((?:[a-z][a-z0-9-]*(?: |$))+)", text, re.M) for target in line.split()
+    }
+    named = {target for target in named if target == "test" or target == "reproduce" or "-" in target}
+    assert {"test", "reproduce", "gpu-cub200", "gpu-recipe-cub200"} <= named
+    for target in named:
+        assert dry(target) is not None
