@@ -128,7 +128,7 @@ class Train(Section):
     epochs: Count
     batch: Annotated[int, Field(ge=2)]
     lr: Positive
-    head_lr: Positive  # factor on lr for the new head
+    head_lr_mult: Positive  # factor on lr for the new head
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegative
     warmup_epochs: NonNegative

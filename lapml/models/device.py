@@ -15,7 +15,7 @@ DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.float32}  
 
 def make_optimizer(net: Net, train: Train) -> torch.optim.SGD:
     """SGD, with Nesterov momentum where there is momentum."""
-    parameters = groups(net, train.lr, train.head_lr)
+    parameters = groups(net, train.lr, train.head_lr_mult)
     return torch.optim.SGD(
         parameters, momentum=train.momentum, nesterov=train.momentum > 0, weight_decay=train.weight_decay
     )

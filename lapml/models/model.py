@@ -201,11 +201,11 @@ def _norms(net: nn.Module) -> list[nn.Module]:
     return [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-def groups(net: Net, lr: float, head_lr: float) -> list[dict[str, Any]]:
-    """Parameter groups for the optimizer: what learns of the backbone at ``lr``, the new layers at ``lr·head_lr``."""
+def groups(net: Net, lr: float, head_lr_mult: float) -> list[dict[str, Any]]:
+    """Parameter groups for the optimizer: what learns of the backbone at ``lr``, the new layers at ``lr·head_lr_mult``."""
     new = [*net.head.parameters(), *net.projection.parameters()]
     old = [parameter for parameter in net.backbone.parameters() if parameter.requires_grad]
-    return [{"params": old, "lr": lr}, {"params": new, "lr": lr * head_lr}]
+    return [{"params": old, "lr": lr}, {"params": new, "lr": lr * head_lr_mult}]
 
 
 def _truncate(backbone: nn.Module, config: Model) -> tuple[int, int]:

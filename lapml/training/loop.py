@@ -216,7 +216,7 @@ def fit(
                 bar.set_description(f"epoch {epoch + 1}/{train.epochs}")
             for batch in batches.training(seed, epoch, train.batch, settings, now.step, it.ahead, epochs=train.epochs):
                 lr = schedule(train, steps, epoch * steps + now.step)
-                it.optimizer.param_groups[0]["lr"], it.optimizer.param_groups[1]["lr"] = lr, lr * train.head_lr
+                it.optimizer.param_groups[0]["lr"], it.optimizer.param_groups[1]["lr"] = lr, lr * train.head_lr_mult
                 stats, forwards, backwards = take_step(it, batch)
                 watch.add(now.step, stats["loss"])
                 now.add(stats, forwards * ranks.size(), backwards * ranks.size(), batch.mixed)

@@ -50,7 +50,7 @@ EXACT = [
     "train.batch=8",
     "train.epochs=5",
     "train.lr=0.1",
-    "train.head_lr=10.0",
+    "train.head_lr_mult=10.0",
 ]  # 20 steps
 FRESH = "methods.{}.mixer.maps=fresh"
 EVERY = "methods.{}.margin.every={}"

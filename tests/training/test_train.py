@@ -44,7 +44,7 @@ def assert_same_state(a: Net, b: Net) -> None:
 
 def train_of(**changes) -> Train:
     given = {
-        "epochs": 7, "batch": 4, "lr": 0.3, "head_lr": 10.0, "momentum": 0.9, "weight_decay": 1e-4,
+        "epochs": 7, "batch": 4, "lr": 0.3, "head_lr_mult": 10.0, "momentum": 0.9, "weight_decay": 1e-4,
         "warmup_epochs": 2.0, "milestones": None, "device": "cpu", "precision": "fp32", "threads": 1, "gpus": 1,
         "batch_norm": "local",
     }  # fmt: skip
