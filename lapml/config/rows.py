@@ -50,7 +50,7 @@ AnyMixer = Annotated[SerializeAsAny[Mixer], PlainValidator(_by_name)]  # the set
 class Margin(Section):
     m: Distance | TUNED
     alpha: NonNegative | TUNED
-    positive: Distance  # m+, for donors of the same class
+    pos_margin: Distance  # m+, for donors of the same class
     scale: Literal["constant", "share"]
     reference: Literal["detached", "joint"]
     every: Count  # the losses are taken of every n-th mixed batch

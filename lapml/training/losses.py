@@ -40,7 +40,7 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairwise_margin(
-    d: Tensor, same: Tensor, m: Tensor | float, positive: float, pushed: Tensor | None = None
+    d: Tensor, same: Tensor, m: Tensor | float, pos_margin: float, pushed: Tensor | None = None
 ) -> Tensor:
     """The conventional loss: mean_N [m − d]₊ + |P|/(|N|+|P|) · mean_P [d − m⁺]₊ (Hadsell et al., CVPR 2006, first power).
 
@@ -48,12 +48,12 @@ def pairwise_margin(
         d: (B,) distances.
         same: (B,) bool, the donor is of the reference's class (set P; the others are N).
         m: the margin, or (B,) margins.
-        positive: m⁺.
+        pos_margin: m⁺.
         pushed: (B,) bool, those of N that are pushed; None: all.
     """
     push = _mean((m - d).relu(), ~same if pushed is None else pushed & ~same)
     everywhere = ranks.total(torch.ones_like(same, dtype=torch.int64).sum())
-    pull = torch.where(same, (d - positive).relu(), 0.0).sum() * ranks.size() / everywhere
+    pull = torch.where(same, (d - pos_margin).relu(), 0.0).sum() * ranks.size() / everywhere
     return push + pull
 
 

@@ -168,7 +168,7 @@ def loss(
     same, alpha = labels == donor_labels, margin.alpha * margin.every
     m = 2 * margin.m * mixed.rho if margin.scale == "share" else torch.full_like(d, margin.m)
     dominated = mixed.rho >= 0.5 if margin.pairs == "dominant" else None
-    pairwise = losses.pairwise_margin(d, same, m, margin.positive, dominated)
+    pairwise = losses.pairwise_margin(d, same, m, margin.pos_margin, dominated)
     total = ce + alpha * pairwise
     stats |= {"d_mean": d.detach().mean(), "loss_margin": pairwise.detach(), "ce": ce.detach()}
     if adaptive is None:

@@ -249,7 +249,7 @@ def test_a_mixer_by_maps_with_label_rules_and_similar_parts(project, packed, sma
     text = text.replace("    summary =", "    finds_similar = True\n    uniform = 3\n    summary =")
     text = text.replace("mask=theirs", "similarity=evidence.maps[:count].amax((1, 2)), mask=theirs")
     (project / "my_methods.py").write_text(text)
-    margin = "{m: 0.3, alpha: 0.5, positive: 0.0, scale: constant, reference: detached, every: 1}"
+    margin = "{m: 0.3, alpha: 0.5, pos_margin: 0.0, scale: constant, reference: detached, every: 1}"
     row = "{mix: {prob: 1.0, warmup_epochs: 0}, mixer: {name: my_methods.bands}, label: semantic, "
     row += f"margin: {margin}, adaptive: {{delta: 0.1, quantile: 0.5}}}}"
     params = config.load("params.yaml", [f"methods.bands={row}"])

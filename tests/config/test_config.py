@@ -89,7 +89,7 @@ def test_the_rows_are_the_ablation(path):
     assert (localised.mixer.name, localised.label) == ("localized", "semantic")
     assert localised.mixer == margin.mixer == adaptive.mixer and margin.label == adaptive.label == "semantic"
     assert cutmix.margin is localised.margin is None and margin.margin == adaptive.margin is not None
-    assert margin.margin.positive == 0
+    assert margin.margin.pos_margin == 0
     assert margin.adaptive is None and adaptive.adaptive is not None
 
 
@@ -191,7 +191,7 @@ BAD = [
     ("read", "train"), ("train.gpus", 0), ("train.batch_norm", "none"), ("methods.margin.margin.every", 0),
     ("methods.loc_cutmix.mixer.maps", "old"), ("methods.loc_cutmix.mixer", None), ("methods.margin.margin.m", 1.5),
     ("methods.margin.margin.m", -0.1), ("methods.margin.margin.m", "tune"), ("methods.margin.margin.m", NAN),
-    ("methods.margin.margin.alpha", -1.0), ("methods.margin.margin.positive", 2.0),
+    ("methods.margin.margin.alpha", -1.0), ("methods.margin.margin.pos_margin", 2.0),
     ("methods.margin.margin.scale", "shared"), ("methods.margin.margin.reference", "ema"),
     ("methods.adaptive_margin.adaptive.delta", 2.0), ("methods.adaptive_margin.adaptive.quantile", 1.0),
     ("methods.adaptive_margin.margin", None), ("tune.trials", 0), ("tune.seeds", []),
@@ -234,7 +234,7 @@ def test_the_line_says_what_was_found_and_what_is_allowed(tmp_path, key, value, 
     assert all(strange not in said for strange in ("constrained", "literal[", "function-", "tagged-union")), said
 
 
-@pytest.mark.parametrize("key", ["train.lr", "model.truncate", "report", "defaults.margin.positive",
+@pytest.mark.parametrize("key", ["train.lr", "model.truncate", "report", "defaults.margin.pos_margin",
                                  "defaults.mix.prob"])  # fmt: skip
 def test_a_missing_key(tmp_path, key):
     raw = copy.deepcopy(RAW)

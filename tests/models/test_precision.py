@@ -184,7 +184,7 @@ def whole_loss(run, batch, net: Net, mixed: Mixed | None, precision: str) -> tup
 
 def rows_of_margins(small_run, row: str):
     """A row whose margin losses all have something to do in a net that knows nothing yet."""
-    changes = [f"methods.{row}.margin.every=1", f"methods.{row}.margin.positive=0.01"] if row in ROWS[3:] else []
+    changes = [f"methods.{row}.margin.every=1", f"methods.{row}.margin.pos_margin=0.01"] if row in ROWS[3:] else []
     run = small_run(row, *changes)
     if row not in ROWS[3:]:
         return run
@@ -268,7 +268,7 @@ def test_gradcheck_of_a_rows_whole_loss(scale, adaptive):
             "name": "localized", "beta": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh",
         },
         "label": "semantic",
-        "margin": {"m": 0.35, "alpha": 0.7, "positive": 0.1, "scale": scale, "reference": "joint", "every": 1},
+        "margin": {"m": 0.35, "alpha": 0.7, "pos_margin": 0.1, "scale": scale, "reference": "joint", "every": 1},
         "adaptive": adaptive,
     })  # fmt: skip
     g = generator(8)

@@ -27,9 +27,9 @@ def loop_cross_entropy(logits: list[float], label: int) -> float:
     return math.log(sum(math.exp(z) for z in logits)) - logits[label]
 
 
-def loop_margin(d: list[float], same: list[bool], m: list[float], positive: float) -> float:
+def loop_margin(d: list[float], same: list[bool], m: list[float], pos_margin: float) -> float:
     apart = [max(m[i] - d[i], 0.0) for i in range(len(d)) if not same[i]]
-    alike = [max(d[i] - positive, 0.0) for i in range(len(d)) if same[i]]
+    alike = [max(d[i] - pos_margin, 0.0) for i in range(len(d)) if same[i]]
     push = sum(apart) / len(apart) if apart else 0.0
     pull = sum(alike) / len(alike) if alike else 0.0
     return push + len(alike) / (len(apart) + len(alike)) * pull
@@ -151,10 +151,10 @@ def test_non_negative_embeddings_are_at_most_sqrt2_apart(count, width, seed, zer
 
 
 @given(pairs(), st.floats(0, 1.5), st.floats(0, 1))
-def test_pairwise_margin_with_a_constant_margin(batch, m, positive):
+def test_pairwise_margin_with_a_constant_margin(batch, m, pos_margin):
     d, same, _, _ = batch
-    found = losses.pairwise_margin(tensor(d), torch.tensor(same), m, positive)
-    assert float(found) == pytest.approx(loop_margin(d, same, [m] * len(d), positive), abs=1e-12)
+    found = losses.pairwise_margin(tensor(d), torch.tensor(same), m, pos_margin)
+    assert float(found) == pytest.approx(loop_margin(d, same, [m] * len(d), pos_margin), abs=1e-12)
 
 
 @given(pairs(), st.floats(0, 1.5))
@@ -176,14 +176,14 @@ def test_empty_sets_add_nothing():
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("m, positive", [(0.9, 0.0), (1.2, 0.4), (0.1, 0.0)])
-def test_against_pytorch_metric_learning(seed, m, positive):
-    """Part by part: ours weighs the positive part by |P|/(|N|+|P|)."""
+@pytest.mark.parametrize("m, pos_margin", [(0.9, 0.0), (1.2, 0.4), (0.1, 0.0)])
+def test_against_pytorch_metric_learning(seed, m, pos_margin):
+    """Part by part: ours weighs the pos_margin part by |P|/(|N|+|P|)."""
     g = torch.Generator().manual_seed(seed)
     generated, reference = normalize(torch.rand(2, 16, 12, generator=g, dtype=torch.float64), dim=2)
     same = torch.rand(16, generator=g) < 0.3
     alike, apart, none = same.nonzero()[:, 0], (~same).nonzero()[:, 0], torch.empty(0, dtype=torch.long)
-    theirs = ContrastiveLoss(pos_margin=positive, neg_margin=m, reducer=MeanReducer())
+    theirs = ContrastiveLoss(pos_margin=pos_margin, neg_margin=m, reducer=MeanReducer())
     push = theirs(generated, indices_tuple=(none, none, apart, apart), ref_emb=reference)
     pull = theirs(generated, indices_tuple=(alike, alike, none, none), ref_emb=reference)
     both = theirs(generated, indices_tuple=(alike, alike, apart, apart), ref_emb=reference)
@@ -192,10 +192,10 @@ def test_against_pytorch_metric_learning(seed, m, positive):
     d = losses.distance(generated, reference)
     torch.testing.assert_close(losses.pairwise_margin(d, same, m, 2.0), push, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(
-        losses.pairwise_margin(d, same, 0.0, positive), pull * len(alike) / 16, rtol=1e-9, atol=1e-12
+        losses.pairwise_margin(d, same, 0.0, pos_margin), pull * len(alike) / 16, rtol=1e-9, atol=1e-12
     )
     expected = push + pull * len(alike) / 16
-    torch.testing.assert_close(losses.pairwise_margin(d, same, m, positive), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(losses.pairwise_margin(d, same, m, pos_margin), expected, rtol=1e-9, atol=1e-12)
 
 
 # --- the adaptive margin ---
@@ -299,7 +299,7 @@ def settings_of(scale: str, reference: str, adaptive: dict | None, every: int = 
             "name": "localized", "beta": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh",
         },
         "label": "semantic",
-        "margin": {"m": 0.6, "alpha": 0.7, "positive": 0.1, "scale": scale, "reference": reference, "every": every, **margin},
+        "margin": {"m": 0.6, "alpha": 0.7, "pos_margin": 0.1, "scale": scale, "reference": reference, "every": every, **margin},
         "adaptive": adaptive,
     })  # fmt: skip
 

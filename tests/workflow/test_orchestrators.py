@@ -297,12 +297,12 @@ def test_snakemake_takes_all_five_data_sets_to_the_report_and_only_what_changed_
     assert "train cars adaptive_margin 0" in commands and "baseline 0" not in commands and "diagnose" not in commands
     edit(folder, "prob: 0.9 ", "prob: 1.0 ")
 
-    edit(folder, "positive: 0.0 ", "positive: 0.1 ")
+    edit(folder, "pos_margin: 0.0 ", "pos_margin: 0.1 ")
     commands = " ".join(command for command, _ in snakemake_jobs(folder))
     assert "tune cars --method margin" in commands
     assert "train folder adaptive_margin 0" in commands
     assert "train cub200 baseline" not in commands and "prepare" not in commands
-    edit(folder, "positive: 0.1 ", "positive: 0.0 ")
+    edit(folder, "pos_margin: 0.1 ", "pos_margin: 0.0 ")
 
     edit(folder, "lr: 0.01 ", "lr: 0.02 ")
     commands = " ".join(command for command, _ in snakemake_jobs(folder))
@@ -390,9 +390,9 @@ def test_dvc_takes_all_five_data_sets_to_the_report_and_only_what_changed_again(
     # and what depends on the files that these make
     assert changed_stages(folder) == {f"tune_adaptive@{name}" for name in SETS}
     edit(folder, "quantile: {low: 0.1,", "quantile: {low: 0.0,")
-    edit(folder, "positive: 0.0 ", "positive: 0.1 ")
+    edit(folder, "pos_margin: 0.0 ", "pos_margin: 0.1 ")
     assert changed_stages(folder) == {stage for name in SETS for stage in training(name)}
-    edit(folder, "positive: 0.1 ", "positive: 0.0 ")
+    edit(folder, "pos_margin: 0.1 ", "pos_margin: 0.0 ")
     edit(folder, "device: auto ", "device: cpu ")
     edit(folder, "threads: 1 ", "threads: 2 ")
     assert changed_stages(folder) == set()
