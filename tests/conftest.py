@@ -31,7 +31,7 @@ MIXING = (
     "loc_cutmix", "margin", "adaptive_margin",
 )  # fmt: skip
 RECORDS = ROOT / "tests/fixtures/records"  # real ones, of before records had a format number
-TUNED = {"m": 0.3, "alpha": 0.5, "delta": 0.1, "quantile": 0.25}
+TUNED = {"m": 0.3, "weight": 0.5, "delta": 0.1, "quantile": 0.25}
 SMALL = [
     "model.name=test_resnet",  # a tiny net of timm whose stride-8 stage ends in a ReLU
     "model.weights=none",

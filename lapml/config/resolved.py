@@ -35,7 +35,7 @@ def resolve(
     """The settings of one run.
 
     Args:
-        tuned: values for the keys that say 'tuned' (``m, alpha, delta, quantile``), from the tuned file.
+        tuned: values for the keys that say 'tuned' (``m, weight, delta, quantile``), from the tuned file.
         development: train on ``train`` and read ``val``, as in a suite with ``read: val``; otherwise train on
             ``train + val`` and read ``test``.
 
@@ -200,4 +200,4 @@ def weights_file(source: str) -> dict[str, str]:
 
 def frozen_margins(settings: Method, earlier: dict[str, float] | None) -> dict[str, float]:
     """What the tuning of a row takes over from the values that ``margin`` was tuned to: those of its own open keys."""
-    return {name: earlier[name] for name in ("m", "alpha") if name in settings.open_names() and name in (earlier or {})}
+    return {name: earlier[name] for name in ("m", "weight") if name in settings.open_names() and name in (earlier or {})}

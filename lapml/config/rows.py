@@ -29,14 +29,14 @@ class OwnLoss(Section):
 
     model_config = ConfigDict(extra="allow")
     name: Text  # dotted path of the function, or an entry point of group lapml.losses
-    alpha: NonNegative  # its weight
+    weight: NonNegative  # of it in the whole loss
     reference: bool = False  # it takes the clean images' embeddings: another forward pass where a batch is mixed
     sha256: str  # of the file that holds the function; filled in when params are read
 
     @model_validator(mode="before")
     @classmethod
     def _looked_up(cls, keys: Any, info: ValidationInfo) -> Any:
-        ours = ("name", "alpha", "reference")
+        ours = ("name", "weight", "reference")
         return own.looked_up(keys, "lapml.losses", own.arguments_of, ours, info.context == READING)
 
 
@@ -49,7 +49,7 @@ AnyMixer = Annotated[SerializeAsAny[Mixer], PlainValidator(_by_name)]  # the set
 
 class Margin(Section):
     m: Distance | TUNED
-    alpha: NonNegative | TUNED
+    weight: NonNegative | TUNED
     pos_margin: Distance  # m+, for donors of the same class
     scale: Literal["constant", "share"]
     reference: Literal["detached", "joint"]

@@ -193,7 +193,7 @@ class Space(Section):
 
     @model_validator(mode="after")
     def _allowed(self) -> Self:
-        bounds = {"m": (0, SQRT2), "alpha": (0, math.inf), "delta": (0, SQRT2), "quantile": (0, 1)}
+        bounds = {"m": (0, SQRT2), "weight": (0, math.inf), "delta": (0, SQRT2), "quantile": (0, 1)}
         for name, each in self:
             low, high = bounds[name]
             if each.quantile and name not in ("m", "delta"):
@@ -205,7 +205,7 @@ class Space(Section):
 
 class MarginSpace(Space):
     m: Range
-    alpha: Range
+    weight: Range
 
 
 class AdaptiveSpace(Space):
@@ -395,7 +395,7 @@ class Params(Section):
     def _tunable(self) -> None:
         """Tuned rows have something to tune."""
         for name in self.tuned_rows:
-            own = {"margin": ("margin.m", "margin.alpha"), "adaptive_margin": ("adaptive.delta", "adaptive.quantile")}[
+            own = {"margin": ("margin.m", "margin.weight"), "adaptive_margin": ("adaptive.delta", "adaptive.quantile")}[
                 name
             ]
             if not set(own) & set(self.methods[name].unresolved()):
@@ -410,7 +410,7 @@ class Params(Section):
 
     def starts_from_margin(self) -> bool:
         """Whether adaptive_margin takes over what ``margin`` was tuned to."""
-        taken = {"m", "alpha"}.intersection(self.methods[ADAPTIVE].open_names())
+        taken = {"m", "weight"}.intersection(self.methods[ADAPTIVE].open_names())
         return bool(taken.intersection(self.methods[MARGIN].open_names()))
 
     def localising(self) -> list[str]:

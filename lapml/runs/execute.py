@@ -35,7 +35,7 @@ from lapml.training.loop import Fitted, fit, made_of
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
-PLACEHOLDER = {"m": 0.8, "alpha": 0.1, "delta": 0.4, "quantile": 0.5}  # where no tuned margin is needed
+PLACEHOLDER = {"m": 0.8, "weight": 0.1, "delta": 0.4, "quantile": 0.5}  # where no tuned margin is needed
 
 
 def execute(

@@ -1,4 +1,4 @@
-"""Tuning the margins with Optuna, nested: (m, α) on `margin`; then, these frozen, (δ, τ_s) on `adaptive_margin`.
+"""Tuning the margins with Optuna, nested: (m, weight) on `margin`; then, these frozen, (δ, τ_s) on `adaptive_margin`.
 
 Only the validation split is read. Each tuned row gets the same fixed number of trials. The journal lies beside the
 declared output; its study is named by everything that its scores depend on, so that a changed setting never meets a
@@ -36,7 +36,7 @@ from lapml.training.loop import Fitted, fit
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
-MARGINS = ("m", "alpha", "delta", "quantile")
+MARGINS = ("m", "weight", "delta", "quantile")
 WITHOUT = "without"  # attribute of a study: score and distances of the run without margin losses
 CHECKS = 4  # parts of a run, after each but the last of which it may be pruned
 
@@ -45,7 +45,7 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     """Find the margins of one row and write its tuned file.
 
     Args:
-        method: ``margin``, or ``adaptive_margin``, which takes m and α from the tuned file of ``margin``.
+        method: ``margin``, or ``adaptive_margin``, which takes m and weight from the tuned file of ``margin``.
 
     Returns:
         the tuned file's content; ``values`` holds the best margins, those of ``margin`` included. Of a method that is not

@@ -190,7 +190,7 @@ def fit(
             raise DivergedError(
                 f"{config.dataset}/{config.method}/{seed}: {what} not finite in epoch {epoch + 1}, step {bad + 1} of "
                 f"{steps}, at lr {schedule(train, steps, epoch * steps + bad):.3g}; the last good state is {saved.good}. "
-                "Lower train.lr or the row's alpha"
+                "Lower train.lr or margin.weight"
             )
 
     def settle_weights() -> None:
@@ -320,7 +320,7 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
             if settings.loss is not None:
                 seen = methods.Seen(output, labels, donor_labels, mixed, embedded)
                 extra = methods.own_loss(settings, seen)
-                loss, stats = loss + settings.loss.alpha * extra, stats | {"loss_own": extra.detach()}
+                loss, stats = loss + settings.loss.weight * extra, stats | {"loss_own": extra.detach()}
             if it.net.projects:
                 loss = loss + 0 * output.embedding.sum()  # DDP wants a gradient for each parameter in every step
     if it.bank is not None:

@@ -144,7 +144,7 @@ def loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The row's whole loss on a generated batch, and what history.csv records of it (0-d tensors on the device).
 
-    Margin losses that are taken of every n-th batch weigh n times as much there, so that α means the same.
+    Margin losses that are taken of every n-th batch weigh n times as much there, so that the weight means the same.
 
     Args:
         labels: (≥ B,) of the references, then of those that are donors only.
@@ -165,11 +165,11 @@ def loss(
     if clean_logits is not None:
         ce = ce + losses.cross_entropy(losses.full(clean_logits), labels, label_smoothing=label_smoothing)
     d = losses.distance(output.embedding, clean)
-    same, alpha = labels == donor_labels, margin.alpha * margin.every
+    same, weight = labels == donor_labels, margin.weight * margin.every
     m = 2 * margin.m * mixed.rho if margin.scale == "share" else torch.full_like(d, margin.m)
     dominated = mixed.rho >= 0.5 if margin.pairs == "dominant" else None
     pairwise = losses.pairwise_margin(d, same, m, margin.pos_margin, dominated)
-    total = ce + alpha * pairwise
+    total = ce + weight * pairwise
     stats |= {"d_mean": d.detach().mean(), "loss_margin": pairwise.detach(), "ce": ce.detach()}
     if adaptive is None:
         return total, {**stats, "beyond": losses.share(d.detach() > m, ~same)}
@@ -179,7 +179,7 @@ def loss(
     edge = losses.band(m, adaptive.delta, mixed.similarity)
     extra = losses.adaptive_margin(d, similar, edge)
     beyond = losses.share(d.detach() > edge, similar)
-    return total + alpha * extra, {**stats, "loss_adaptive": extra.detach(), "beyond": beyond}
+    return total + weight * extra, {**stats, "loss_adaptive": extra.detach(), "beyond": beyond}
 
 
 def own_loss(settings: Method, seen: Seen) -> Tensor:

@@ -100,9 +100,9 @@ def test_an_own_loss_is_added_and_costs_a_pass_where_it_asks_for_the_reference(p
         assert each["loss"] == pytest.approx(each["ce"] + 0.1 * each["loss_own"], rel=1e-5)
     with_it, without = (
         train.fit(
-            small(f"methods.consistent.loss.alpha={alpha}", row="consistent"), packed, log=quietly
+            small(f"methods.consistent.loss.weight={alpha}", row="consistent"), packed, log=quietly
         ).net.state_dict()
-        for alpha in (10.0, 0.0)
+        for weight in (10.0, 0.0)
     )
     assert not torch.equal(with_it["head.weight"], without["head.weight"])
 
@@ -116,7 +116,7 @@ def test_an_own_loss_is_added_and_costs_a_pass_where_it_asks_for_the_reference(p
         ("methods.bands.mixer.name=mine.bands", "No module named 'mine'"),
         ("methods.bands.mixer.name=bandz", "expected one of mixup, cutout, .* or an entry point of group lapml.mixers"),
         ("methods.bands.mixer.name=my_methods.torch", "a module, expected a function"),
-        ("methods.consistent.loss={name: my_methods.consistency, alpha: -1}", "alpha: found -1"),
+        ("methods.consistent.loss={name: my_methods.consistency, weight: -1}", "weight: found -1"),
         ("methods.consistent.loss.name=consistency", "entry point of group lapml.losses"),
         ("methods.bands.mixer={number: 3}", "name: found None, expected one of mixup, .*, or a name such as"),
         ("methods.bands.mixer={name: my_methods.bands, sha256: x}", "sha256: unknown key"),
@@ -193,7 +193,7 @@ def test_a_file_does_not_take_the_place_of_a_library(project):
     ("change", "key"),
     [
         (("number: int = 4", "number: int = 4\n    evidence: int = 1"), "evidence"),
-        (("power: float = 1.0", "power: float = 1.0, alpha: float = 1.0"), "alpha"),
+        (("power: float = 1.0", "power: float = 1.0, weight: float = 1.0"), "weight"),
     ],
 )
 def test_a_key_may_not_be_called_as_one_of_ours(project, change, key):
@@ -249,7 +249,7 @@ def test_a_mixer_by_maps_with_label_rules_and_similar_parts(project, packed, sma
     text = text.replace("    summary =", "    finds_similar = True\n    uniform = 3\n    summary =")
     text = text.replace("mask=theirs", "similarity=evidence.maps[:count].amax((1, 2)), mask=theirs")
     (project / "my_methods.py").write_text(text)
-    margin = "{m: 0.3, alpha: 0.5, pos_margin: 0.0, scale: constant, reference: detached, every: 1}"
+    margin = "{m: 0.3, weight: 0.5, pos_margin: 0.0, scale: constant, reference: detached, every: 1}"
     row = "{mix: {prob: 1.0, warmup_epochs: 0}, mixer: {name: my_methods.bands}, label: semantic, "
     row += f"margin: {margin}, adaptive: {{delta: 0.1, quantile: 0.5}}}}"
     params = config.load("params.yaml", [f"methods.bands={row}"])

@@ -209,12 +209,12 @@ def study(params, packed: Packed, folder: Path) -> dict:
     asked, lines, kept = [], [], (tuning._score, Packed.open)
 
     def score(config, packed, maps, check):
-        values = {"m": config.settings.margin.m, "alpha": config.settings.margin.alpha}
+        values = {"m": config.settings.margin.m, "weight": config.settings.margin.weight}
         asked.append((config.seed, values))
         if len(asked) == 3:  # counts as a trial
             raise DivergedError("diverged")
         ranks.collected(None)  # as training, in which the ranks wait for one another
-        return 90 - 20 * (values["m"] - 0.9) ** 2 - (values["alpha"] - 0.1) ** 2, None
+        return 90 - 20 * (values["m"] - 0.9) ** 2 - (values["weight"] - 0.1) ** 2, None
 
     tuning._score, Packed.open = score, classmethod(lambda *_: packed)
     try:

@@ -23,7 +23,7 @@ PARAMS = ROOT / "params.yaml"
 SUITES = [PARAMS, *sorted((ROOT / "suites").glob("*.yaml"))]
 # Every key written out in every method and data set, so that each can be changed; `defaults` has them too.
 RAW = config.expanded(json.loads(json.dumps(YAML(typ="safe", pure=True).load(PARAMS.read_text()))))
-VALUES = {"m": 0.5, "alpha": 0.1, "delta": 0.2, "quantile": 0.5}
+VALUES = {"m": 0.5, "weight": 0.1, "delta": 0.2, "quantile": 0.5}
 NAN, INF = math.nan, math.inf
 
 
@@ -109,7 +109,7 @@ def test_a_joint_pass_embeds_every_batch():
 
 
 @pytest.mark.parametrize("key, value, line", [
-    ("margin.alpha", "{low: 0.1, high: 0.9, quantile: true}", "alpha.quantile: found true, expected false: it is no distance"),
+    ("margin.weight", "{low: 0.1, high: 0.9, quantile: true}", "weight.quantile: found true, expected false: it is no distance"),
     ("adaptive_margin.quantile", "{low: 0.1, high: 0.9, quantile: true}", "quantile.quantile: found true, expected false"),
     ("margin.m", "{low: 0.1, high: 1.2, quantile: true}", "found 0.1..1.2, expected within 0..1, and no log"),
     ("margin.m", "{low: 0.1, high: 0.9, log: true, quantile: true}", "found 0.1..0.9, expected within 0..1, and no log"),
@@ -120,7 +120,7 @@ def test_a_search_by_quantiles_of_distances(key, value, line):
 
 
 def test_numbers_in_place_of_tuned(tmp_path):
-    fixed = ["methods.margin.margin.m=1", "methods.margin.margin.alpha=0.25"]
+    fixed = ["methods.margin.margin.m=1", "methods.margin.margin.weight=0.25"]
     with pytest.raises(LapmlError, match="tuned_rows: margin has no key that says 'tuned'"):
         config.load(PARAMS, fixed)
     params = config.load(
@@ -191,11 +191,11 @@ BAD = [
     ("read", "train"), ("train.gpus", 0), ("train.batch_norm", "none"), ("methods.margin.margin.every", 0),
     ("methods.loc_cutmix.mixer.maps", "old"), ("methods.loc_cutmix.mixer", None), ("methods.margin.margin.m", 1.5),
     ("methods.margin.margin.m", -0.1), ("methods.margin.margin.m", "tune"), ("methods.margin.margin.m", NAN),
-    ("methods.margin.margin.alpha", -1.0), ("methods.margin.margin.pos_margin", 2.0),
+    ("methods.margin.margin.weight", -1.0), ("methods.margin.margin.pos_margin", 2.0),
     ("methods.margin.margin.scale", "shared"), ("methods.margin.margin.reference", "ema"),
     ("methods.adaptive_margin.adaptive.delta", 2.0), ("methods.adaptive_margin.adaptive.quantile", 1.0),
     ("methods.adaptive_margin.margin", None), ("tune.trials", 0), ("tune.seeds", []),
-    ("tune.margin.m", {"low": 1.0, "high": 0.5}), ("tune.margin.alpha", {"low": 0.0, "high": 1.0, "log": True}),
+    ("tune.margin.m", {"low": 1.0, "high": 0.5}), ("tune.margin.weight", {"low": 0.0, "high": 1.0, "log": True}),
     ("data.birds.labels", "variant"), ("data.birds.labels", "make"), ("data.birds.reader", "aircraft"),
     ("data.birds.val_fraction", "official"), ("data.birds.val_fraction", "half"), ("data.birds.source", []),
     ("data.birds.overrides", None),
@@ -403,7 +403,7 @@ def test_an_override_may_go_deep():
     params = config.load(PARAMS, ["data.birds.overrides={tune: {margin: {m: {low: 0.5}}}}"])
     own = params.of("birds").tune
     assert (
-        own.margin.m == Range(low=0.5, high=params.tune.margin.m.high) and own.margin.alpha == params.tune.margin.alpha
+        own.margin.m == Range(low=0.5, high=params.tune.margin.m.high) and own.margin.weight == params.tune.margin.weight
     )
 
 
@@ -424,7 +424,7 @@ def test_overrides_of_a_row():
 
 
 def test_any_mixing_row_may_have_a_margin_and_one_that_finds_parts_a_band(tmp_path):
-    margin = copy.deepcopy(RAW["methods"]["margin"]["margin"]) | {"m": 0.5, "alpha": 0.1}
+    margin = copy.deepcopy(RAW["methods"]["margin"]["margin"]) | {"m": 0.5, "weight": 0.1}
     raw = changed("methods.cutmix.margin", margin)
     assert config.load(written(tmp_path, raw)).methods["cutmix"].margin.m == 0.5
     raw["methods"]["cutmix"]["adaptive"] = {"delta": 0.1, "quantile": 0.5}
@@ -483,7 +483,7 @@ def test_milestones_keep_their_place_in_a_shorter_run():
 def test_resolve():
     params = config.load(PARAMS)
     run = config.resolve(params, "birds", "adaptive_margin", 2, VALUES)
-    assert run.settings.margin.m == 0.5 and run.settings.margin.alpha == 0.1
+    assert run.settings.margin.m == 0.5 and run.settings.margin.weight == 0.1
     assert run.settings.adaptive.delta == 0.2 and run.settings.adaptive.quantile == 0.5
     assert run.settings.unresolved() == []
     assert (run.fit, run.evaluate, run.seed) == (["train", "val"], "test", 2)
@@ -496,7 +496,7 @@ def test_resolve():
 def test_a_number_is_not_replaced_by_a_tuned_value():
     params = config.load(PARAMS, ["methods.margin.margin.m=0.75"])
     run = config.resolve(params, "birds", "margin", 0, VALUES)
-    assert run.settings.margin.m == 0.75 and run.settings.margin.alpha == 0.1
+    assert run.settings.margin.m == 0.75 and run.settings.margin.weight == 0.1
 
 
 def test_resolve_refuses():
@@ -509,7 +509,7 @@ def test_resolve_refuses():
             "methods.margin.margin.m is 'tuned', and no tuned value is at hand: run `lapml tune birds`",
         ),
         (
-            ("birds", "adaptive_margin", 0, {"m": 0.5, "alpha": 0.1}),
+            ("birds", "adaptive_margin", 0, {"m": 0.5, "weight": 0.1}),
             "methods.adaptive_margin.adaptive.delta is 'tuned'",
         ),
     ):
@@ -518,7 +518,7 @@ def test_resolve_refuses():
 
 
 @pytest.mark.parametrize(
-    "name, value", [("m", 1.5), ("m", NAN), ("alpha", -1.0), ("quantile", 1.0), ("delta", "wide"), ("m", "tuned")]
+    "name, value", [("m", 1.5), ("m", NAN), ("weight", -1.0), ("quantile", 1.0), ("delta", "wide"), ("m", "tuned")]
 )
 def test_resolve_refuses_tuned_values_out_of_range(name, value):
     with pytest.raises(LapmlError) as caught:

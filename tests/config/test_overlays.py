@@ -329,7 +329,7 @@ def test_with_no_tuned_method_nothing_is_tuned():
     assert made["studies/margin"] is None and made["studies/adaptive_margin"] is None
     made = resolved("tuned_rows=[adaptive_margin]")
     assert made["studies/margin"]  # where adaptive_margin starts
-    fixed = ["methods.adaptive_margin.margin.m=0.5", "methods.adaptive_margin.margin.alpha=0.1"]
+    fixed = ["methods.adaptive_margin.margin.m=0.5", "methods.adaptive_margin.margin.weight=0.1"]
     assert resolved("tuned_rows=[adaptive_margin]", *fixed)["studies/margin"] is None
 
 

@@ -142,7 +142,7 @@ def test_its_own_features_are_fresh_for_a_joint_pass():
     made = Method.model_validate({
         "mix": {"prob": 1.0, "warmup_epochs": 0}, "label": "semantic",
         "mixer": {"name": "localized", **LOCALIZED, "maps": "objects", "features": "fresh"},
-        "margin": {"m": 0.6, "alpha": 0.7, "pos_margin": 0.1, "scale": "constant", "reference": "joint", "every": 1},
+        "margin": {"m": 0.6, "weight": 0.7, "pos_margin": 0.1, "scale": "constant", "reference": "joint", "every": 1},
     })  # fmt: skip
     assert isinstance(made.mixer, Settings)
 

@@ -191,7 +191,7 @@ def test_loss_works_without_values(reference, scale, adaptive):
     """On the meta device no tensor has values: asking for one raises. (torch.quantile checks q on a CPU only.)"""
     settings = Method.model_validate({
         "mix": {"prob": 1.0, "warmup_epochs": 0}, "mixer": settings_of().model_dump(), "label": "semantic",
-        "margin": {"m": 0.6, "alpha": 0.7, "pos_margin": 0.1, "scale": scale, "reference": reference, "every": 1},
+        "margin": {"m": 0.6, "weight": 0.7, "pos_margin": 0.1, "scale": scale, "reference": reference, "every": 1},
         "adaptive": adaptive,
     })  # fmt: skip
     batch = make_batch(6, 6, 6, 48, seed=0)

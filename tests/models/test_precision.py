@@ -188,7 +188,7 @@ def rows_of_margins(small_run, row: str):
     run = small_run(row, *changes)
     if row not in ROWS[3:]:
         return run
-    margin = run.settings.margin.model_copy(update={"m": 0.15, "alpha": 1.0})
+    margin = run.settings.margin.model_copy(update={"m": 0.15, "weight": 1.0})
     update = {"margin": margin}
     if run.settings.adaptive:
         update["adaptive"] = run.settings.adaptive.model_copy(update={"delta": 0.01, "quantile": 0.1})
@@ -268,7 +268,7 @@ def test_gradcheck_of_a_rows_whole_loss(scale, adaptive):
             "name": "localized", "beta": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh",
         },
         "label": "semantic",
-        "margin": {"m": 0.35, "alpha": 0.7, "pos_margin": 0.1, "scale": scale, "reference": "joint", "every": 1},
+        "margin": {"m": 0.35, "weight": 0.7, "pos_margin": 0.1, "scale": scale, "reference": "joint", "every": 1},
         "adaptive": adaptive,
     })  # fmt: skip
     g = generator(8)

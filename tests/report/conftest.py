@@ -29,7 +29,7 @@ SMALL = [
     "report.bootstrap=500",
     "seeds=[0, 1]",
 ]
-VALUES = {"m": 0.8, "alpha": 0.05, "delta": 0.3, "quantile": 0.5}
+VALUES = {"m": 0.8, "weight": 0.05, "delta": 0.3, "quantile": 0.5}
 
 
 def make_suite(root: Path, *overrides: str) -> tuple[Params, Paths]:

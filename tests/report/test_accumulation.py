@@ -90,7 +90,7 @@ def test_runs_of_other_settings_do_not_come_together(suite, make, tmp_path):
 def test_nor_do_margins_tuned_since(suite, edit):
     params, paths = suite
     accumulate.publish_finished(params, paths)
-    edit(paths.tuned("birds", "margin"), values={"m": 0.1, "alpha": 0.05})
+    edit(paths.tuned("birds", "margin"), values={"m": 0.1, "weight": 0.05})
     with pytest.raises(LapmlError, match="tuned/birds: has other values than .*published"):
         accumulate.publish_finished(params, paths)
 
@@ -172,7 +172,7 @@ def test_a_band_is_not_taken_over_beside_other_margins(elsewhere, suite, edit):
     own = paths.tuned("birds", "margin")
     own.parent.mkdir(parents=True)
     shutil.copy(suite[1].tuned("birds", "margin"), own)
-    edit(own, values={"m": 0.1, "alpha": 0.05})
+    edit(own, values={"m": 0.1, "weight": 0.05})
     text = accumulate.restore(params, paths)
     assert "6 runs taken over" in text and "birds/adaptive_margin/0: was trained with other tuned values" in text
     assert not paths.tuned("birds", "adaptive_margin").exists()
@@ -249,7 +249,7 @@ def test_what_was_made_here_is_left_alone(suite, edit):
     params, paths = suite
     accumulate.publish_finished(params, paths)
     edit(paths.run("birds", "cutmix", 0) / "metrics.json", top5=1.0)
-    edit(paths.tuned("birds", "margin"), values={"m": 0.1, "alpha": 0.05})
+    edit(paths.tuned("birds", "margin"), values={"m": 0.1, "weight": 0.05})
     shutil.rmtree(paths.run("birds", "margin", 0))
     before = files(paths.base)
     text = accumulate.restore(params, paths)

@@ -17,7 +17,7 @@ def params():
 
 def record_of(scores, states=None):
     rng = np.random.default_rng(0)
-    drawn = [{"m": float(m), "alpha": float(alpha)} for m, alpha in rng.uniform(0.1, 1, (len(scores), 2))]
+    drawn = [{"m": float(m), "weight": float(weight)} for m, weight in rng.uniform(0.1, 1, (len(scores), 2))]
     states = states or ["COMPLETE"] * len(scores)
     trials = [
         {"number": number, "values": values, "score": score, "state": state}

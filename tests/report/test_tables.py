@@ -51,7 +51,7 @@ def test_a_changed_setting_is_named_with_both_values(suite):
 
 def test_other_tuned_values_are_refused(suite, edit):
     params, paths = suite
-    edit(paths.tuned("birds", "margin"), values={"m": 0.7, "alpha": 0.05})
+    edit(paths.tuned("birds", "margin"), values={"m": 0.7, "weight": 0.05})
     text = refusal(params, paths)
     assert "birds/margin/0: config.json: settings.margin.m: found 0.8, expected 0.7" in text
     assert "adaptive_margin.json: study: found" in text  # tuned after other margins
@@ -92,8 +92,8 @@ def test_a_missing_run_and_a_missing_tuned_file_are_both_told(suite):
     [
         ({"data_sha256": "0" * 64}, "data_sha256: found 000"),
         ({"epochs": 99}, "epochs: found 99, expected 4"),
-        ({"values": {"m": 0.8}}, "methods.margin.margin.alpha is 'tuned'"),
-        ({"values": {"m": 9.0, "alpha": 0.1}}, "found 9.0"),
+        ({"values": {"m": 0.8}}, "methods.margin.margin.weight is 'tuned'"),
+        ({"values": {"m": 9.0, "weight": 0.1}}, "found 9.0"),
         ({"values": None}, "values: found None"),
         ({"method": "adaptive_margin"}, "expected those of ('birds', 'margin')"),
     ],

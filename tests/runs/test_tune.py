@@ -47,7 +47,7 @@ def asked(monkeypatch, packed) -> list[tuple]:
     def score(config, packed, maps, check=None):
         values = searched(config)
         calls.append((config.method, config.seed, values))
-        optimum = {"m": 0.9, "alpha": 0.1, "delta": 0.3, "quantile": 0.5}
+        optimum = {"m": 0.9, "weight": 0.1, "delta": 0.3, "quantile": 0.5}
         score = 90.0 - 20 * sum((values[name] - optimum[name]) ** 2 for name in values) + 0.5 * (config.seed - 100)
         if check:
             for epoch in range(1, config.train.epochs):
@@ -61,7 +61,7 @@ def asked(monkeypatch, packed) -> list[tuple]:
 
 def searched(config) -> dict[str, float]:
     """The margins of a run, but for those that it has not."""
-    sections = (config.settings.margin, ("m", "alpha")), (config.settings.adaptive, ("delta", "quantile"))
+    sections = (config.settings.margin, ("m", "weight")), (config.settings.adaptive, ("delta", "quantile"))
     return {name: getattr(section, name) for section, names in sections if section for name in names}
 
 
@@ -92,12 +92,12 @@ def test_a_study(params, paths, asked):
     assert len(result["trials"]) == TRIALS and {trial["state"] for trial in result["trials"]} == {"COMPLETE"}
     assert [seed for _, seed, _ in asked] == [100, 101] * TRIALS
     for trial in result["trials"]:
-        assert 0.2 <= trial["values"]["m"] <= 1.4 and 0.01 <= trial["values"]["alpha"] <= 1.0
+        assert 0.2 <= trial["values"]["m"] <= 1.4 and 0.01 <= trial["values"]["weight"] <= 1.0
     best = max(result["trials"], key=lambda trial: trial["score"])
     assert result["values"] == best["values"] and result["score"] == best["score"]
     first = result["trials"][0]
     assert first["score"] == pytest.approx(
-        90.25 - 20 * ((first["values"]["m"] - 0.9) ** 2 + (first["values"]["alpha"] - 0.1) ** 2)
+        90.25 - 20 * ((first["values"]["m"] - 0.9) ** 2 + (first["values"]["weight"] - 0.1) ** 2)
     )  # the mean over both seeds
     assert len({trial["values"]["m"] for trial in result["trials"]}) == TRIALS
     assert json.loads(paths.tuned("birds", "margin").read_text()) == result
@@ -150,9 +150,9 @@ def test_the_adaptive_row_keeps_what_the_margin_row_found(params, paths, asked):
     asked.clear()
     result = run(params(), paths, "adaptive_margin")
     frozen = margin["values"]
-    assert frozen.keys() == {"m", "alpha"}
+    assert frozen.keys() == {"m", "weight"}
     assert all(values.items() >= frozen.items() and len(values) == 4 for _, _, values in asked)
-    assert result["values"].items() >= frozen.items() and result["values"].keys() == {"m", "alpha", "delta", "quantile"}
+    assert result["values"].items() >= frozen.items() and result["values"].keys() == {"m", "weight", "delta", "quantile"}
     assert len(result["trials"]) == TRIALS and all(
         trial["values"].keys() == {"delta", "quantile"} for trial in result["trials"]
     )
@@ -193,7 +193,7 @@ def test_what_does_not_matter_changes_no_study(params, change):
 def test_other_data_or_frozen_margins_are_another_study(params):
     names = {
         digest(study_identity(params(), "birds", "adaptive_margin", frozen, data))
-        for frozen in ({"m": 0.5, "alpha": 0.1}, {"m": 0.6, "alpha": 0.1})
+        for frozen in ({"m": 0.5, "weight": 0.1}, {"m": 0.6, "weight": 0.1})
         for data in ("0" * 64, "1" * 64)
     }
     assert len(names) == 4
@@ -221,13 +221,13 @@ def test_only_val_is_read(params, packed, monkeypatch):
     monkeypatch.setattr(module, "fit", fit)
     monkeypatch.setattr(module.evaluate, "predict", predict)
     monkeypatch.setattr(module.evaluate, "metrics", lambda seen: {"top1": 12.5})
-    config = module._development(params("tune.epochs=2"), "birds", "margin", 100, {"m": 0.5, "alpha": 0.1})
+    config = module._development(params("tune.epochs=2"), "birds", "margin", 100, {"m": 0.5, "weight": 0.1})
     assert module._score(config, packed, None)[0] == 12.5
     assert [name for name, _ in seen] == ["fit", "predict"]
     for _, config in seen:
         assert config.fit == ["train"] and config.evaluate == "val"
         assert config.train.epochs == 2 and config.seed == 100
-        assert config.settings.margin.m == 0.5 and config.settings.margin.alpha == 0.1
+        assert config.settings.margin.m == 0.5 and config.settings.margin.weight == 0.1
 
 
 def test_a_damaged_journal(params, paths, asked):

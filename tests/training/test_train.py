@@ -251,7 +251,7 @@ def test_an_image_that_mixing_did_not_change_is_at_no_distance(small_run, packed
 @pytest.mark.parametrize("row", ["cutmix", "snapmix", "mixup", "loc_cutmix"])
 def test_a_margin_of_no_weight_records_distances_and_changes_nothing(small_run, packed, row):
     config = small_run(row)
-    margin = Margin(m=0.5, alpha=0.0, pos_margin=0.0, scale="constant", reference="detached", every=2)
+    margin = Margin(m=0.5, weight=0.0, pos_margin=0.0, scale="constant", reference="detached", every=2)
     settings = config.settings.model_copy(update={"margin": margin})
     plain, watched = (
         train.fit(run, packed, log=quietly) for run in (config, config.model_copy(update={"settings": settings}))
