@@ -21,7 +21,7 @@ WAITING = 120  # seconds after which it waits for something: other work on the m
 ODD = [
     None, True, False, 0, 1, -1, 2**31, 2**63, 10**400, 0.0, -0.5, 1.5, 1e308, 5e-324, math.nan, math.inf, -math.inf, "", " ", "x",
     "tuned", "null", "0", "1e3", "a\nb", "\x00", "\ud800", "ü" * 300, "../../x", [], {}, [[]], {"": {}}, {"a": 1}, [1, 2, 3], ["x"],
-    [None], list(range(1000)), {"name": "x"}, {"name": None}, {"name": "localized", "beta": 1}, "drawn", "all",
+    [None], list(range(1000)), {"name": "x"}, {"name": None}, {"name": "localized", "alpha": 1}, "drawn", "all",
 ]  # fmt: skip
 DEEP = 100_000  # brackets within brackets
 

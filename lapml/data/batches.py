@@ -59,7 +59,7 @@ class Batch:
     mixed: bool = False  # known on the host: no synchronisation
     margins: bool = False  # mixed, and margin losses are taken of it
     donors: Tensor | None = None  # (B,) int64 positions in the batch, no image its own
-    lam: Tensor | None = None  # (B,) λ ~ Beta(β, β)
+    lam: Tensor | None = None  # (B,) λ ~ Beta(α, α)
     uniform: Tensor | None = None  # (B, Mixer.uniform)
     second: Tensor | None = None  # (B, 3) another λ, and two uniform numbers more
     truth: Truth | None = None  # of the images, where the mixer asks for it
@@ -144,11 +144,11 @@ class Batches:
             if settings.margin:
                 # Beginning at another one each epoch, so that it is one of n on the whole.
                 margins = mixed & ((np.cumsum(mixed) - 1 - epoch) % settings.margin.every == 0)
-            beta = getattr(settings.mixer, "beta", 1.0)
-            tables["lam"] = stream(seed, epoch, Purpose.LAMBDA).beta(beta, beta, count)
+            alpha = getattr(settings.mixer, "alpha", 1.0)
+            tables["lam"] = stream(seed, epoch, Purpose.LAMBDA).beta(alpha, alpha, count)
             tables["uniform"] = stream(seed, epoch, Purpose.PART).random((count, settings.mixer.uniform))
             if settings.mixer.second:
-                lam = stream(seed, epoch, Purpose.SECOND_LAMBDA).beta(beta, beta, (count, 1))
+                lam = stream(seed, epoch, Purpose.SECOND_LAMBDA).beta(alpha, alpha, (count, 1))
                 tables["second"] = np.concatenate([lam, stream(seed, epoch, Purpose.SECOND_BOX).random((count, 2))], 1)
             if "truth" in settings.mixer.needs():
                 annotations = self.annotations

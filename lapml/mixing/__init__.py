@@ -2,7 +2,7 @@
 
 In a training loop of one's own (docs/methods.md)::
 
-    settings = mixer("cutmix", label="area", beta=1.0, maps=None)
+    settings = mixer("cutmix", label="area", alpha=1.0, maps=None)
     mixed = mix(draws(images, labels), Evidence(), settings)
 """
 

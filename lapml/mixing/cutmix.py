@@ -10,7 +10,7 @@ from lapml.mixing.protocol import LABELS, Area, Draws, Evidence, Found, Maps, Mi
 
 class Settings(Mixer):
     name: Literal["cutmix"] = "cutmix"
-    beta: Positive
+    alpha: Positive
     maps: Maps | Found | None  # for a label by what is seen
     area: Annotated[Area | None, LATER] = None  # clip(1 − λ, a_min, a_max), and the box shifted inside, not cut
 
@@ -27,7 +27,7 @@ def boxes(lam: Tensor, uniform: Tensor, side: int) -> Tensor:
     """CutMix's boxes, clipped to the image.
 
     Args:
-        lam: (B,) λ ~ Beta(β, β).
+        lam: (B,) λ ~ Beta(α, α).
         uniform: (B, 2) in [0, 1), for the centre's x and y.
         side: of the square image in pixels.
 

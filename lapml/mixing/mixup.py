@@ -9,7 +9,7 @@ from lapml.mixing.protocol import Draws, Evidence, Mixer
 
 class Settings(Mixer):
     name: Literal["mixup"] = "mixup"
-    beta: Positive
+    alpha: Positive
 
     summary = "both images blended, labelled by λ"
 

@@ -43,7 +43,7 @@ class Draws:
     images: Tensor  # (≥ B, 3, H, H) normalised, the references first
     labels: Tensor  # (≥ B,) int64
     donors: Tensor  # (B,) int64, the position of each reference's donor, never its own
-    lam: Tensor  # (B,) λ ~ Beta(β, β)
+    lam: Tensor  # (B,) λ ~ Beta(α, α)
     uniform: Tensor  # (B, Mixer.uniform) in [0, 1)
     second: Tensor | None = None  # (B, 3) another λ, and two uniform numbers more, where Mixer.second
 
@@ -57,7 +57,7 @@ def draws(
     images: Tensor,
     labels: Tensor,
     donors: Tensor | None = None,
-    beta: float = 1.0,
+    alpha: float = 1.0,
     uniform: int = 2,
     generator: "Generator | None" = None,
 ) -> Draws:
@@ -67,7 +67,7 @@ def draws(
         images: (≥ B, 3, H, H) normalised.
         labels: (≥ B,) int64.
         donors: (B,) int64 positions of the donors; left out, a random cycle through the batch, so that no image is its own.
-        beta: of λ ~ Beta(β, β).
+        alpha: of λ ~ Beta(α, α).
         uniform: columns of uniform numbers, see :attr:`Mixer.uniform`.
         generator: of the CPU; left out, torch's own, which ``torch.manual_seed`` seeds.
     """
@@ -81,7 +81,7 @@ def draws(
         cycle[order] = np.roll(order, 1)
         donors = torch.from_numpy(cycle).to(device, non_blocking=True)
     count = len(donors)
-    lam, second_lam = rng.beta(beta, beta, (2, count))
+    lam, second_lam = rng.beta(alpha, alpha, (2, count))
     second = np.column_stack([second_lam, rng.random((count, 2))])
     drawn = (
         torch.from_numpy(each).float().to(device, non_blocking=True)
@@ -184,7 +184,7 @@ Area = Annotated[list[OpenShare], Field(min_length=2, max_length=2), AfterValida
 class Patch(Mixer):
     """What mixers have in common that paste a square patch of a part over a similar one."""
 
-    beta: Positive
+    alpha: Positive
     area: Area  # of the patch: clip(1 − λ, a_min, a_max), a share of the image
 
     rules = tuple(LABELS)

@@ -13,7 +13,7 @@ FLAT = 1e-5  # scores that differ by less, relative to the largest, are equal
 
 class Settings(Mixer):
     name: Literal["snapmix"] = "snapmix"
-    beta: Positive
+    alpha: Positive
     same_class: Literal[
         "official", "single"
     ]  # weights of a pair of one class: both the two's sum, as in the authors' code | once

@@ -30,7 +30,7 @@ EPOCH = 10**6  # of the random draws: no epoch of training uses them
 DRIVER = Method.model_validate(
     {
         "mix": {"prob": 1.0, "warmup_epochs": 0},
-        "mixer": {"name": "cutmix", "beta": 1.0, "maps": "fresh"},
+        "mixer": {"name": "cutmix", "alpha": 1.0, "maps": "fresh"},
         "label": "semantic",
     }
 )
@@ -77,7 +77,7 @@ def control(rows: dict[str, Method]) -> dict[str, Method]:
     localized = next((method for method in rows.values() if method.mixer.name == "localized"), None)
     if localized is None:
         return {}
-    mixer = mixing.mixer("random", "area", beta=localized.mixer.beta, area=localized.mixer.area, maps=None)
+    mixer = mixing.mixer("random", "area", alpha=localized.mixer.alpha, area=localized.mixer.area, maps=None)
     return {RANDOM: localized.model_copy(update={"mixer": mixer, "label": "area"})}
 
 

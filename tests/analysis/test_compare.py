@@ -25,7 +25,7 @@ from lapml.paths import RUN_FILES
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results/published"
 BIRDS = PUBLISHED / "demo/runs/birds"
-MIXUP = {"mix": {"prob": 0.5, "warmup_epochs": 2}, "mixer": {"name": "mixup", "beta": 1.0}, "label": None, "margin": None,
+MIXUP = {"mix": {"prob": 0.5, "warmup_epochs": 2}, "mixer": {"name": "mixup", "alpha": 1.0}, "label": None, "margin": None,
          "adaptive": None, "loss": None}  # fmt: skip
 
 

@@ -183,8 +183,8 @@ BAD = [
     ("model.freeze", -1), ("model.freeze", 2.0), ("model.freeze", None), ("train.label_smoothing", 1.0),
     ("train.label_smoothing", -0.1), ("train.label_smoothing", NAN), ("methods.cutmix.mix.cooldown_epochs", -1),
     ("methods.cutmix.mix.cooldown_epochs", 1.5), ("methods.cutmix.mix.warmup_epochs", -1),
-    ("methods.cutmix.mix", None), ("methods.cutmix.mixer.beta", 0),
-    ("methods.cutmix.mixer.name", "cutmx"), ("report.steps", {"cutmix": "nomix"}), ("methods.cutmix.mixer", {"beta": 1.0}),
+    ("methods.cutmix.mix", None), ("methods.cutmix.mixer.alpha", 0),
+    ("methods.cutmix.mixer.name", "cutmx"), ("report.steps", {"cutmix": "nomix"}), ("methods.cutmix.mixer", {"alpha": 1.0}),
     ("methods.cutmix.label", "semantic"), ("methods.cutmix.label", "mass"),
     ("methods.loc_cutmix.mixer.area", [0.5, 0.1]), ("methods.loc_cutmix.mixer.area", [0.0, 0.5]),
     ("methods.loc_cutmix.mixer.temperature", 0), ("methods.loc_cutmix.mixer.support", 1.01),
@@ -224,7 +224,7 @@ def test_a_bad_value(tmp_path, key, value):
 
 @pytest.mark.parametrize("key, value, found", [
     ("train.lr", -1.0, "-1.0"), ("train.device", "gpu", "'gpu'"), ("data.birds.view.scale", [0.6, 0.5], "[0.6, 0.5]"),
-    ("methods.cutmix.mixer.beta", 0, "0"), ("methods.margin.margin.m", 1.5, "1.5"), ("train.epochs", "16", "'16'"),
+    ("methods.cutmix.mixer.alpha", 0, "0"), ("methods.margin.margin.m", 1.5, "1.5"), ("train.epochs", "16", "'16'"),
     ("rows", ["baseline", "nothing"], "'nothing'"), ("train.lr", NAN, "nan"),
     ("methods.adaptive_margin.adaptive.quantile", 1.0, "1.0"),
 ])  # fmt: skip

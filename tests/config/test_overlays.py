@@ -65,9 +65,9 @@ def test_null_clears_a_value_a_section_and_an_entry(overlay):
 
 def test_a_mixer_of_another_name_replaces_the_whole_section(overlay):
     params = config.load(overlay("methods: {cutmix_semantic: {mixer: {name: mixup}, label: null}}"))
-    assert params.methods["cutmix_semantic"].mixer.model_dump() == {"name": "mixup", "beta": 1.0}  # no `maps` is left
+    assert params.methods["cutmix_semantic"].mixer.model_dump() == {"name": "mixup", "alpha": 1.0}  # no `maps` is left
     same = config.load(overlay("methods: {cutmix_semantic: {mixer: {name: cutmix, beta: 0.5}}}"))
-    assert same.methods["cutmix_semantic"].mixer.recorded() == {"name": "cutmix", "beta": 0.5, "maps": "objects"}
+    assert same.methods["cutmix_semantic"].mixer.recorded() == {"name": "cutmix", "alpha": 0.5, "maps": "objects"}
 
 
 def test_a_model_of_another_name_keeps_the_rest(overlay):
@@ -306,7 +306,7 @@ RUNS = {f"runs/{name}" for name in MIXING | {"baseline"}}
         ("methods.cutmix.mix.prob=0.7", {"runs/cutmix"}),
         ("methods.loc_cutmix.mixer.support=0.4", {"runs/loc_cutmix", "diagnosis"}),
         ("defaults.mixers.localized.support=0.4", {"runs/loc_cutmix", "runs/margin", "runs/adaptive_margin", "diagnosis"} | TUNED),
-        ("defaults.mixers.snapmix.beta=1.0", {"diagnosis"}),
+        ("defaults.mixers.snapmix.alpha=1.0", {"diagnosis"}),
         ("defaults.margin.pos_margin=0.1", {"runs/margin", "runs/adaptive_margin"} | TUNED),
         ("methods.adaptive_margin.adaptive.delta=0.1", {"runs/adaptive_margin", "studies/adaptive_margin"}),
         ("tune.margin.m={low: 0.4, high: 1.0}", {"studies/margin"}),

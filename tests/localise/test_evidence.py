@@ -25,9 +25,9 @@ from lapml.training import loop as train
 
 CPU = torch.device("cpu")
 WHOLE = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
-BY_PARTS = "methods.by_parts={mixer: {name: parts, beta: 1.0, area: [0.1, 0.9], threshold: 0.5}, label: semantic}"
+BY_PARTS = "methods.by_parts={mixer: {name: parts, alpha: 1.0, area: [0.1, 0.9], threshold: 0.5}, label: semantic}"
 FROZEN = (
-    "methods.frozen={mixer: {name: localized, beta: 1.0, area: [0.05, 0.5], temperature: 1.0, support: 0.3, "
+    "methods.frozen={mixer: {name: localized, alpha: 1.0, area: [0.05, 0.5], temperature: 1.0, support: 0.3, "
     "maps: activation}, label: semantic}"
 )
 MIX = ["methods.{}.mix.prob=1.0", "methods.{}.mix.warmup_epochs=0"]

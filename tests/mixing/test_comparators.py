@@ -44,17 +44,17 @@ def mixed_by(
 
 
 KEYS = {
-    "mixup": {"beta": 1.0},
+    "mixup": {"alpha": 1.0},
     "cutout": {"side": 0.5},
-    "cutmix": {"beta": 1.0, "maps": "fresh"},
-    "snapmix": {"beta": 5.0, "same_class": "official"},
+    "cutmix": {"alpha": 1.0, "maps": "fresh"},
+    "snapmix": {"alpha": 5.0, "same_class": "official"},
     "attentive_cutmix": {"cells": 0.2},
-    "oracle": {"beta": 1.0, "area": [0.05, 0.5]},
-    "parts": {"beta": 1.0, "area": [0.1, 0.8], "threshold": 0.5},
-    "random": {"beta": 1.0, "area": [0.05, 0.5], "maps": "objects"},
+    "oracle": {"alpha": 1.0, "area": [0.05, 0.5]},
+    "parts": {"alpha": 1.0, "area": [0.1, 0.8], "threshold": 0.5},
+    "random": {"alpha": 1.0, "area": [0.05, 0.5], "maps": "objects"},
 }
 LABELLED = ("cutmix", "oracle", "parts", "random")  # by a rule that is chosen
-PLAIN = {"beta": 1.0, "maps": None}  # CutMix labelled by area
+PLAIN = {"alpha": 1.0, "maps": None}  # CutMix labelled by area
 
 
 # --- Mixup ---
@@ -212,7 +212,7 @@ def test_snapmix_by_its_formulas(seed, same_class):
     maps = snapmix.maps(it.features, it.weight, it.labels, SIDE)
     expected_maps = literal_maps(it)
     np.testing.assert_allclose(maps.numpy(), expected_maps, atol=2e-6)
-    mixed = mixed_by(it, "snapmix", keys={"beta": 5.0, "same_class": same_class}, scores=maps)
+    mixed = mixed_by(it, "snapmix", keys={"alpha": 5.0, "same_class": same_class}, scores=maps)
     for i in range(5):
         image, kept, pasted = literal_snapmix(it, i, same_class, expected_maps)
         torch.testing.assert_close(mixed.images[i], image, atol=2e-4, rtol=0)
@@ -224,7 +224,7 @@ def test_snapmix_pairs_of_one_class_weigh_twice_the_sum_in_the_authors_code():
     maps, it.labels = torch.full((2, SIDE, SIDE), SIDE**-2.0), torch.zeros(2, dtype=torch.int64)
     it.lam, it.uniform, it.second = torch.full((2,), 0.75), torch.full((2, 2), 0.5), torch.full((2, 3), 0.5)
     official, single = (
-        mixed_by(it, "snapmix", keys={"beta": 5.0, "same_class": kind}, scores=maps) for kind in ("official", "single")
+        mixed_by(it, "snapmix", keys={"alpha": 5.0, "same_class": kind}, scores=maps) for kind in ("official", "single")
     )
     torch.testing.assert_close(official.kept + official.pasted, 2 * (single.kept + single.pasted))
 

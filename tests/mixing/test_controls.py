@@ -20,13 +20,13 @@ from lapml.training.mixes import Mixes, freshly
 
 SIDE = 24
 FOUND = ["objects", "activation"]
-LOCALIZED = {"beta": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3}
+LOCALIZED = {"alpha": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3}
 KEYS = {
     "localized": LOCALIZED,
-    "cutmix": {"beta": 1.0, "maps": "objects"},
-    "clipped": {"beta": 1.0, "maps": None, "area": [0.05, 0.5]},
-    "random": {"beta": 1.0, "area": [0.05, 0.5], "maps": None},
-    "snapmix": {"beta": 5.0, "same_class": "single"},
+    "cutmix": {"alpha": 1.0, "maps": "objects"},
+    "clipped": {"alpha": 1.0, "maps": None, "area": [0.05, 0.5]},
+    "random": {"alpha": 1.0, "area": [0.05, 0.5], "maps": None},
+    "snapmix": {"alpha": 5.0, "same_class": "single"},
     "attentive_cutmix": {"cells": 0.2},
 }
 

@@ -21,7 +21,7 @@ def torchvision_cutmix(lam: float, x: int, y: int) -> tuple[v2.CutMix, mock._pat
 
 
 def mixed(images: torch.Tensor, donors: torch.Tensor, lam: torch.Tensor, uniform: torch.Tensor) -> Mixed:
-    settings = mixer("cutmix", "area", beta=1.0, maps=None)
+    settings = mixer("cutmix", "area", alpha=1.0, maps=None)
     return mix(Draws(images, torch.zeros(len(images)), donors, lam, uniform), Evidence(), settings)
 
 

@@ -24,7 +24,7 @@ from lapml.training import methods
 from lapml.training.mixes import Mixes, control, distinct
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCALIZED = {"beta": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh"}
+LOCALIZED = {"alpha": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh"}
 CPU, SIDE = torch.device("cpu"), 48
 LABELLED = ("cutmix", "localized", "oracle", "parts", "random")  # by a rule that is chosen
 
@@ -158,18 +158,18 @@ def test_reading_settings_of_every_mixer_imports_no_torch():
 
 
 def test_the_label_rule_is_no_key_of_the_mixers_and_no_part_of_the_record():
-    settings = mixer("cutmix", "semantic", beta=1.0, maps="fresh")
-    assert settings.label == "semantic" and settings.recorded() == {"name": "cutmix", "beta": 1.0, "maps": "fresh"}
+    settings = mixer("cutmix", "semantic", alpha=1.0, maps="fresh")
+    assert settings.label == "semantic" and settings.recorded() == {"name": "cutmix", "alpha": 1.0, "maps": "fresh"}
     assert settings.labelled("snapmix").label == "snapmix" and settings.label == "semantic"
     with pytest.raises(ValueError, match="label"):
-        mixing.settings_of({"name": "cutmix", "beta": 1.0, "maps": None, "label": "area"})
+        mixing.settings_of({"name": "cutmix", "alpha": 1.0, "maps": None, "label": "area"})
 
 
 @pytest.mark.parametrize(
     ("name", "label", "keys", "said"),
     [
-        ("mixup", "area", {"beta": 1.0}, "expected no label: this mixer has its own rule"),
-        ("cutmix", "semantic", {"beta": 1.0, "maps": None}, "expected area with mixer.maps null"),
+        ("mixup", "area", {"alpha": 1.0}, "expected no label: this mixer has its own rule"),
+        ("cutmix", "semantic", {"alpha": 1.0, "maps": None}, "expected area with mixer.maps null"),
         ("localized", None, LOCALIZED, "label: found None, expected one of area, semantic, snapmix"),
         ("localized", "area", {**LOCALIZED, "support": 2}, "less than or equal to 1"),
         ("cutout", None, {"size": 0.5}, "Extra inputs are not permitted"),
@@ -228,12 +228,12 @@ def test_donors_are_a_cycle_through_the_batch():
         assert len(seen) == {2: 1, 3: 2, 17: 40}[count]  # all cycles there are, or 40 of very many
 
 
-@pytest.mark.parametrize("beta", [0.3, 1.0, 5.0])
-def test_draws_follow_their_distributions(beta):
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 5.0])
+def test_draws_follow_their_distributions(alpha):
     images = torch.zeros(4000, 3, 1, 1)
-    batch = draws(images, torch.zeros(4000), beta=beta, uniform=3, generator=torch.Generator().manual_seed(1))
+    batch = draws(images, torch.zeros(4000), alpha=alpha, uniform=3, generator=torch.Generator().manual_seed(1))
     for lam in (batch.lam, batch.second[:, 0]):
-        assert stats.kstest(lam.double().numpy(), stats.beta(beta, beta).cdf).pvalue > 1e-3
+        assert stats.kstest(lam.double().numpy(), stats.beta(alpha, alpha).cdf).pvalue > 1e-3
     for uniform in (*batch.uniform.T, *batch.second[:, 1:].T):
         assert stats.kstest(uniform.double().numpy(), "uniform").pvalue > 1e-3
     assert batch.uniform.shape == (4000, 3) and batch.second.shape == (4000, 3)
@@ -258,10 +258,10 @@ def test_every_mixer_takes_what_draws_gives_and_its_settings_alone(name):
     from lapml.data.truth import Truth
 
     keys = {
-        "mixup": {"beta": 0.4}, "cutout": {"side": 0.5}, "cutmix": {"beta": 1.0, "maps": None},
-        "snapmix": {"beta": 5.0, "same_class": "single"}, "attentive_cutmix": {"cells": 0.25}, "localized": LOCALIZED,
-        "oracle": {"beta": 1.0, "area": [0.05, 0.5]}, "parts": {"beta": 1.0, "area": [0.1, 0.8], "threshold": 0.5},
-        "random": {"beta": 1.0, "area": [0.05, 0.5], "maps": None},
+        "mixup": {"alpha": 0.4}, "cutout": {"side": 0.5}, "cutmix": {"alpha": 1.0, "maps": None},
+        "snapmix": {"alpha": 5.0, "same_class": "single"}, "attentive_cutmix": {"cells": 0.25}, "localized": LOCALIZED,
+        "oracle": {"alpha": 1.0, "area": [0.05, 0.5]}, "parts": {"alpha": 1.0, "area": [0.1, 0.8], "threshold": 0.5},
+        "random": {"alpha": 1.0, "area": [0.05, 0.5], "maps": None},
     }[name]  # fmt: skip
     settings = mixer(name, "area" if name in LABELLED else None, **keys)
     batch = draws(torch.randn(5, 3, 24, 24), torch.arange(5) % 2)

@@ -13,7 +13,7 @@ from lapml.training import methods
 
 
 def settings_of(label: str = "semantic", **changes) -> localized.Settings:
-    given = {"beta": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh"}
+    given = {"alpha": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh"}
     return mixer("localized", label, **{**given, **changes})
 
 
@@ -180,7 +180,7 @@ def test_cutmix_waits_for_nothing(recorder):
     batch = make_batch(6, 6, 6, 48, seed=2)
     drawn = Draws(*(batch[name] for name in ("images", "donors", "donors", "lam", "uniform")))
     with recorder() as seen:
-        mix(drawn, Evidence(), mixer("cutmix", "area", beta=1.0, maps=None))
+        mix(drawn, Evidence(), mixer("cutmix", "area", alpha=1.0, maps=None))
     assert seen.count > 10 and not seen.waits
 
 

@@ -13,7 +13,7 @@ from lapml.mixing import Draws, Evidence, Mixed, mix, mixer, parts
 from lapml.mixing.boxes import paste_resized, square_sides
 
 LABELS = ["area", "semantic", "snapmix"]
-KEYS = {"beta": 1.0, "area": [0.1, 0.8], "threshold": 0.5}
+KEYS = {"alpha": 1.0, "area": [0.1, 0.8], "threshold": 0.5}
 
 
 def make(

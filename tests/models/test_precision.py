@@ -128,7 +128,7 @@ def test_box_integrals_are_fp32_under_autocast():
 @pytest.mark.parametrize("label", ["semantic", "area", "snapmix"])
 def test_label_shares_are_fp32_under_autocast_and_those_without_it(label):
     g = generator(3)
-    settings = mixer("localized", label, beta=1.0, area=[0.1, 0.5], temperature=1.0, support=0.3, maps="fresh")
+    settings = mixer("localized", label, alpha=1.0, area=[0.1, 0.5], temperature=1.0, support=0.3, maps="fresh")
     maps = torch.rand(6, 6, 6, generator=g)
     maps = maps / maps.sum((1, 2), keepdim=True)
     images, features = torch.rand(6, 3, SIDE, SIDE, generator=g), torch.rand(6, 8, 6, 6, generator=g)
@@ -265,7 +265,7 @@ def test_gradcheck_of_a_rows_whole_loss(scale, adaptive):
     settings = Method.model_validate({
         "mix": {"prob": 1.0, "warmup_epochs": 0},
         "mixer": {
-            "name": "localized", "beta": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh",
+            "name": "localized", "alpha": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh",
         },
         "label": "semantic",
         "margin": {"m": 0.35, "weight": 0.7, "pos_margin": 0.1, "scale": scale, "reference": "joint", "every": 1},

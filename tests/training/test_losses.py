@@ -296,7 +296,7 @@ def settings_of(scale: str, reference: str, adaptive: dict | None, every: int = 
     return Method.model_validate({
         "mix": {"prob": 1.0, "warmup_epochs": 0},
         "mixer": {
-            "name": "localized", "beta": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh",
+            "name": "localized", "alpha": 1.0, "area": [0.1, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh",
         },
         "label": "semantic",
         "margin": {"m": 0.6, "weight": 0.7, "pos_margin": 0.1, "scale": scale, "reference": reference, "every": every, **margin},

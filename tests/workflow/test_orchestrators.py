@@ -28,7 +28,7 @@ tuned_rows: [margin]
 localise: {side: 192}
 defaults: {mixers: {localized: {maps: recent}}}
 methods:
-  by_parts: {mixer: {name: parts, beta: 1.0, area: [0.1, 0.9], threshold: 0.5}, label: semantic}
+  by_parts: {mixer: {name: parts, alpha: 1.0, area: [0.1, 0.9], threshold: 0.5}, label: semantic}
 """
 REPORT = ("accuracy.csv", "accuracy.md", "accuracy.tex", "runs.csv", "curves.csv", "summary.json", "report.html")
 

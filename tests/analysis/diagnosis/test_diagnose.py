@@ -210,7 +210,7 @@ def test_the_control_has_localized_cutmixs_sizes_and_is_labelled_by_area(small_p
     (control,) = mixes.control(rows).values()
     localized = rows["loc_cutmix"].mixer
     assert control.label == "area" and control.mixer.name == "random" and control.mixer.needs() == ()
-    assert (control.mixer.beta, control.mixer.area) == (localized.beta, localized.area)
+    assert (control.mixer.alpha, control.mixer.area) == (localized.alpha, localized.area)
     assert mixes.control({"cutmix": rows["cutmix"]}) == {}
 
 
@@ -342,7 +342,7 @@ def test_all_mixers_see_the_same_views_and_donors_of_training_images(params, mad
             for name in ("images", "labels", "windows", "donors", "uniform"):
                 assert torch.equal(getattr(own, name), getattr(batch, name)), (row, name)
             assert torch.equal(generated[row][0].donors, batch.donors)
-            if row != "snapmix":  # of another beta
+            if row != "snapmix":  # of another alpha
                 assert torch.equal(own.lam, given[ROWS.index("cutmix")].lam)
         assert set(splits[batch.rows]) <= {"train", "val"}
         assert sorted(batch.donors.tolist()) == list(range(5)) and (batch.donors != torch.arange(5)).all()
@@ -547,7 +547,7 @@ def test_without_a_diagnosis_there_is_none(params, copy):
         ("train.batch=6", "settings"),
         ("data.birds.view.flip=false", "settings"),
         ("data.birds.view.scale=[0.5, 1.0]", "settings"),
-        ("methods.cutmix.mixer.beta=0.5", "settings"),
+        ("methods.cutmix.mixer.alpha=0.5", "settings"),
         ("methods.loc_cutmix.mixer.temperature=0.5", "settings"),
         ("seeds=[0]", "seeds"),
         ("seeds=[1, 0]", "seeds"),

@@ -255,13 +255,13 @@ def mixed_by(kind: str, rng: np.random.Generator, images: torch.Tensor) -> Mixed
 
 
 HOW = {
-    "cutmix": ("cutmix", "semantic", {"beta": 1.0, "maps": "fresh"}),
+    "cutmix": ("cutmix", "semantic", {"alpha": 1.0, "maps": "fresh"}),
     "localized": (
-        "localized", "semantic", {"beta": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh"}
+        "localized", "semantic", {"alpha": 1.0, "area": [0.05, 0.5], "temperature": 1.0, "support": 0.3, "maps": "fresh"}
     ),
     "cutout": ("cutout", None, {"side": 0.5}),
     "cells": ("attentive_cutmix", None, {"cells": 0.2}),
-    "mixup": ("mixup", None, {"beta": 1.0}),
+    "mixup": ("mixup", None, {"alpha": 1.0}),
 }  # fmt: skip
 
 
