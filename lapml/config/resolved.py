@@ -36,7 +36,7 @@ def resolve(
 
     Args:
         tuned: values for the keys that say 'tuned' (``m, weight, delta, quantile``), from the tuned file.
-        development: train on ``train`` and read ``val``, as in a suite with ``read: val``; otherwise train on
+        development: train on ``train`` and read ``val``, as in a suite with ``eval_split: val``; otherwise train on
             ``train + val`` and read ``test``.
 
     Raises:
@@ -70,7 +70,7 @@ def unseeded(params: Params, dataset: str, method: str, development: bool = Fals
         if name not in known:
             raise LapmlError(f"unknown {key} {name!r}: expected one of {', '.join(known)}")
     params = params.of(dataset, method)
-    development = development or params.read == "val"
+    development = development or params.eval_split == "val"
     record = {
         "suite": params.suite,
         "dataset": dataset,

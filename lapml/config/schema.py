@@ -265,7 +265,7 @@ class Params(Section):
     rows: list[Name]
     tuned_rows: list[Literal["margin", "adaptive_margin"]]
     seeds: Annotated[list[Seed], Field(min_length=1)]
-    read: Literal["test", "val"]  # the split that runs are read on; val: they train on train alone
+    eval_split: Literal["test", "val"]  # the split that runs are read on; val: they train on train alone
     defaults: Defaults | None = None
     data: dict[Name, Data]
     model: Model
@@ -420,11 +420,11 @@ class Params(Section):
     def localised_splits(self) -> list[str]:
         """Those whose images are localised: what the tables' runs are fit on. Studies and development runs, which are fit on
         less, use the same maps."""
-        return ["train", "val"] if self.read == "test" else ["train"]
+        return ["train", "val"] if self.eval_split == "test" else ["train"]
 
     def split_name(self) -> str:
         """Of the split that runs are read on, in words."""
-        return {"test": "test", "val": "validation"}[self.read]
+        return {"test": "test", "val": "validation"}[self.eval_split]
 
     def all_rows(self) -> list[str]:
         """The rows of every table, in the order of ``rows``; those that are tuned come last."""

@@ -253,7 +253,7 @@ def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
         lines.append(
             "The weights were trained on ImageNet; its training set holds some test photographs of CUB-200-2011."
         )
-    if params.read == "val":
+    if params.eval_split == "val":
         lines.append(
             "Runs are read on the validation split, to choose settings by: they say nothing of the test split, and a "
             "choice among many looks better here than it is."

@@ -77,7 +77,7 @@ def test_suites_load_and_are_complete(path):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in SUITES if config.load(path).read == "test"], ids=lambda path: path.name
+    "path", [path for path in SUITES if config.load(path).eval_split == "test"], ids=lambda path: path.name
 )
 def test_the_rows_are_the_ablation(path):
     """A row differs from the one before it in what the table of method.md says, and in nothing else."""
@@ -94,7 +94,7 @@ def test_the_rows_are_the_ablation(path):
 
 
 def test_a_suite_read_on_validation_trains_on_the_training_split_alone():
-    params = config.load(PARAMS, ["read=val"])
+    params = config.load(PARAMS, ["eval_split=val"])
     run = config.resolve(params, "birds", "cutmix", 0)
     assert (run.fit, run.evaluate) == (["train"], "val")
     assert run == config.resolve(config.load(PARAMS), "birds", "cutmix", 0, development=True)
@@ -188,7 +188,7 @@ BAD = [
     ("methods.cutmix.label", "semantic"), ("methods.cutmix.label", "mass"),
     ("methods.loc_cutmix.mixer.area", [0.5, 0.1]), ("methods.loc_cutmix.mixer.area", [0.0, 0.5]),
     ("methods.loc_cutmix.mixer.temperature", 0), ("methods.loc_cutmix.mixer.support", 1.01),
-    ("read", "train"), ("train.gpus", 0), ("train.batch_norm", "none"), ("methods.margin.margin.every", 0),
+    ("eval_split", "train"), ("train.gpus", 0), ("train.batch_norm", "none"), ("methods.margin.margin.every", 0),
     ("methods.loc_cutmix.mixer.maps", "old"), ("methods.loc_cutmix.mixer", None), ("methods.margin.margin.m", 1.5),
     ("methods.margin.margin.m", -0.1), ("methods.margin.margin.m", "tune"), ("methods.margin.margin.m", NAN),
     ("methods.margin.margin.weight", -1.0), ("methods.margin.margin.pos_margin", 2.0),

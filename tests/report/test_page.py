@@ -157,7 +157,7 @@ def test_the_heading_says_what_each_data_set_was_trained_with(make):
 def test_a_suite_read_on_validation_says_so_wherever_it_names_the_split(suite):
     params, paths = suite
     runs = tables.collect(params, paths)
-    read = params.model_copy(update={"read": "val"})
+    read = params.model_copy(update={"eval_split": "val"})
     table = tables.accuracy(runs, tables.predictions(params, paths), params)
     html = page.build(read, "suite: fake", runs, tables.histories(params, paths), table, {}, None)
     assert "Validation accuracy of birds" in html and "Test accuracy" not in html
