@@ -68,7 +68,7 @@ def make(
 
 def image_files(params: Params, images: Path | None) -> dict[str, Path]:
     """The files of the folder, by name; none where every data set is drawn."""
-    foreign = [name for name in params.datasets if params.data[name].source != "drawn"]
+    foreign = [name for name in params.datasets if params.data[name].source != "synthetic"]
     if not foreign:
         return {}
     if len(foreign) > 1:

@@ -17,10 +17,10 @@ from lapml.config.resolved import (
     weights_file,
 )
 from lapml.config.rows import Method
-from lapml.config.schema import Data, Drawn, Localise, Model, Params, Range, Run, Train, View
+from lapml.config.schema import Data, Synthetic, Localise, Model, Params, Range, Run, Train, View
 
 __all__ = [
-    "Data", "Drawn", "Localise", "Method", "Model", "Params", "Range", "Run", "Train", "View",
+    "Data", "Synthetic", "Localise", "Method", "Model", "Params", "Range", "Run", "Train", "View",
     "digest", "expanded", "frozen_margins", "load", "resolve", "settings_of", "study_identity", "study_names", "tuned_values",
     "unseeded", "weights_file",
 ]  # fmt: skip

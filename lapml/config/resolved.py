@@ -107,7 +107,7 @@ def settings_of(where: str | Path, record: dict[str, Any]) -> Run:
         )
     known = {key: value for key, value in record.items() if key != "format"}
     if isinstance(data := known.get("data"), dict):
-        known["data"] = {**data, "source": "drawn" if data.get("drawn") else "packed", "overrides": {}}
+        known["data"] = {**data, "source": "synthetic" if data.get("synthetic") else "packed", "overrides": {}}
     if isinstance(train := known.get("train"), dict):
         known["train"] = {**train, "device": "auto", "threads": 1}
     try:

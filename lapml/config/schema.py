@@ -37,8 +37,8 @@ OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has
 LABELS = {"aircraft": ("variant", "family", "manufacturer"), "folder": (None, "nested", "top")}  # data.NAME.labels
 
 
-class Drawn(Section):
-    """The drawn birds: how many, how large, and from which seed."""
+class Synthetic(Section):
+    """The synthetic birds: how many, how large, and from which seed."""
 
     classes: Annotated[int, Field(ge=2, le=200)]
     train_images: Annotated[int, Field(ge=2, le=10_000)]  # a class
@@ -76,8 +76,8 @@ class Overrides(Section):
 
 class Data(Section):
     reader: Literal["cub200", "aircraft", "cars", "deepfashion", "folder"]
-    source: Text | Annotated[list[Text], Field(min_length=1)]  # "drawn", "official", a folder, an archive, URLs
-    drawn: Drawn | None
+    source: Text | Annotated[list[Text], Field(min_length=1)]  # "synthetic", "official", a folder, an archive, URLs
+    synthetic: Synthetic | None
     labels: Literal["variant", "family", "manufacturer"] | Literal["nested", "top"] | None  # levels | of folders
     classes: Annotated[str, Field(pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")]
     val_fraction: OpenShare | Literal["official"]
@@ -88,8 +88,8 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.source == "drawn") != (self.drawn is not None):
-            raise ValueError("drawn: give its settings if and only if source is 'drawn' (else write 'drawn: null')")
+        if (self.source == "synthetic") != (self.synthetic is not None):
+            raise ValueError("synthetic: give its settings if and only if source is 'synthetic' (else write 'synthetic: null')")
         if self.stored_side > 2 * self.view.side:
             raise ValueError(
                 f"stored_side: found {self.stored_side}, expected at most twice view.side ({self.view.side}): "
@@ -108,7 +108,7 @@ class Data(Section):
 
     def fetching(self) -> dict[str, Any]:
         """The settings that say what the data are, as JSON: what is fetched depends on them."""
-        return self.model_dump(mode="json", include={"reader", "source", "drawn", "labels", "classes"})
+        return self.model_dump(mode="json", include={"reader", "source", "synthetic", "labels", "classes"})
 
     def packing(self) -> dict[str, Any]:
         """The settings that a pack depends on."""

@@ -57,7 +57,7 @@ def check(name: str, data: Data, paths: Paths, progress: bool = False) -> tuple[
 
     Harmful are files that cannot be read, or are damaged within (:mod:`lapml.data.damage`), the same picture in test
     and in train or val, the same picture under two labels, boxes that miss their image, and other numbers of images or
-    classes than the data set's authors publish (not compared for drawn sets, where only some classes are chosen, and,
+    classes than the data set's authors publish (not compared for synthetic sets, where only some classes are chosen, and,
     unless ``source`` is "official", where there are more or fewer classes: that is another data set in the layout).
     Other findings are named with the reason why they do no harm.
 

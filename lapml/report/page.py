@@ -247,8 +247,8 @@ def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
         else f"Rows that differ in their recipe too (their overrides in the settings below): {_list(differing)}. The "
         "others share theirs.",
     ]
-    if any(params.data[name].source == "drawn" for name in params.datasets):
-        lines.append("Drawn birds show that the pipeline works; they say little about photographs.")
+    if any(params.data[name].source == "synthetic" for name in params.datasets):
+        lines.append("Synthetic birds show that the pipeline works; they say little about photographs.")
     if any(params.of(name, row).model.weights != "none" for name in params.datasets for row in params.all_rows()):
         lines.append(
             "The weights were trained on ImageNet; its training set holds some test photographs of CUB-200-2011."

@@ -43,10 +43,10 @@ from lapml.paths import EMBEDDINGS, RUN_FILES, Paths
 from lapml.runs import execute as runs
 
 BIRDS = [
-    "data.birds.drawn.classes=6",
-    "data.birds.drawn.train_images=6",
-    "data.birds.drawn.test_images=4",
-    "data.birds.drawn.side=80",
+    "data.birds.synthetic.classes=6",
+    "data.birds.synthetic.train_images=6",
+    "data.birds.synthetic.test_images=4",
+    "data.birds.synthetic.side=80",
     "train.epochs=2",
 ]
 
@@ -63,7 +63,7 @@ def invoke(*arguments: object, status: int = 0) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def prepared(small_params, small_run, tmp_path_factory) -> SimpleNamespace:
-    """A drawn set, packed, and a run of it."""
+    """A synthetic set, packed, and a run of it."""
     root = tmp_path_factory.mktemp("apply")
     paths = Paths("demo", root)
     data = small_params(*BIRDS).data["birds"]

@@ -20,9 +20,9 @@ from lapml.runs import execute as runs
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
-    "data.birds.drawn.classes=2",
-    "data.birds.drawn.train_images=6",
-    "data.birds.drawn.test_images=2",
+    "data.birds.synthetic.classes=2",
+    "data.birds.synthetic.train_images=6",
+    "data.birds.synthetic.test_images=2",
     "rows=[baseline, cutmix]",
     "tuned_rows=[]",
     "seeds=[0]",
@@ -33,7 +33,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory, small_params):
-    """A small drawn set, fetched and packed."""
+    """A small synthetic set, fetched and packed."""
     params, paths = small_params(*TINY), Paths("demo", tmp_path_factory.mktemp("bench"))
     sources.fetch("birds", params.data["birds"], paths)
     pack.prepare("birds", params.data["birds"], paths)

@@ -9,7 +9,7 @@ from lapml.config import load
 from lapml.data.fetch import sources
 from lapml.paths import Paths
 
-SMALL = ["data.birds.drawn.classes=2", "data.birds.drawn.train_images=4", "data.birds.drawn.test_images=2"]
+SMALL = ["data.birds.synthetic.classes=2", "data.birds.synthetic.train_images=4", "data.birds.synthetic.test_images=2"]
 
 
 def test_packing_is_timed_against_a_loop_over_the_same_images(tmp_path):

@@ -570,13 +570,13 @@ def test_ranks_share_one_study(done):
 
 @pytest.fixture(scope="module")
 def prepared(small_params, tmp_path_factory) -> Path:
-    """A project's folder with a small params.yaml and packed drawn birds."""
+    """A project's folder with a small params.yaml and packed synthetic birds."""
     folder = tmp_path_factory.mktemp("project")
     margins = [f"methods.adaptive_margin.margin.{name}={value}" for name, value in (("m", 0.3), ("alpha", 0.5))]
     params = small_params(
-        "rows=[baseline, adaptive_margin]", "tuned_rows=[]", "data.birds.drawn.classes=4", *margins,
+        "rows=[baseline, adaptive_margin]", "tuned_rows=[]", "data.birds.synthetic.classes=4", *margins,
         "methods.adaptive_margin.adaptive.delta=0.1", "methods.adaptive_margin.adaptive.quantile=0.25",
-        "data.birds.drawn.train_images=12", "data.birds.drawn.test_images=5", "train.batch=8",
+        "data.birds.synthetic.train_images=12", "data.birds.synthetic.test_images=5", "train.batch=8",
     )  # fmt: skip
     (folder / "params.yaml").write_text(params.model_dump_json())
     paths = Paths(params.suite, folder)

@@ -240,7 +240,7 @@ def test_names_that_yaml_could_take_for_something_else(tmp_path, name):
         "base": str(base),
         "suite": name,
         "datasets": [name],
-        "data": {name: {"reader": "folder", "source": "x", "drawn": None}},
+        "data": {name: {"reader": "folder", "source": "x", "synthetic": None}},
     }
     overlay |= {
         "rows": [name],
@@ -281,7 +281,7 @@ IN_FOLDERS = SISTERS + [
 ]
 TINY = [
     "suite=nasty", "rows=[baseline, cutmix]", "tuned_rows=[]", "seeds=[0, 1]", "model.name=test_resnet", "model.weights=none",
-    "model.truncate=8", "model.freeze=0", "data.birds.reader=folder", "data.birds.source=photos", "data.birds.drawn=null",
+    "model.truncate=8", "model.freeze=0", "data.birds.reader=folder", "data.birds.source=photos", "data.birds.synthetic=null",
     "data.birds.stored_side=48",
     "data.birds.view.side=48", "train.epochs=1", "train.batch=16", "train.device=cpu", "train.warmup_epochs=0",
     "defaults.mixers.localized.maps=recent", "methods.cutmix_semantic.mixer.maps=recent", "defaults.mix.warmup_epochs=0",

@@ -167,8 +167,8 @@ BAD = [
     ("rows", ["baseline", "margin"]), ("rows", ["cutmix", "cutmix"]), ("tuned_rows", ["cutmix"]), ("seeds", []),
     ("seeds", [0, -1]), ("seeds", [0, 0]), ("seeds", [0.5]), ("seeds", [True]), ("seeds", [2**31]), ("data", []),
     ("data.birds", None), ("data.birds.reader", "cub"), ("data.birds.source", ""), ("data.birds.source", "elsewhere"),
-    ("data.birds.drawn", None), ("data.birds.drawn.classes", 1), ("data.birds.drawn.classes", "12"),
-    ("data.birds.drawn.nuisance", 1.5), ("data.birds.drawn.side", 16), ("data.birds.classes", "1-"),
+    ("data.birds.synthetic", None), ("data.birds.synthetic.classes", 1), ("data.birds.synthetic.classes", "12"),
+    ("data.birds.synthetic.nuisance", 1.5), ("data.birds.synthetic.side", 16), ("data.birds.classes", "1-"),
     ("data.birds.classes", 5), ("data.birds.val_fraction", 0), ("data.birds.val_fraction", 1.0),
     ("data.birds.val_fraction", NAN), ("data.birds.stored_side", 200), ("data.birds.stored_side", 96.5),
     ("data.birds.view.side", 8), ("data.birds.view.aspect", "squash"), ("data.birds.view.crop", None),
@@ -533,9 +533,9 @@ def test_record_is_json_without_the_source():
     record = json.loads(json.dumps(run.record(), allow_nan=False))
     assert "source" not in record["data"] and record["settings"]["margin"]["m"] == 0.5
     moved = config.resolve(
-        config.load(PARAMS, ["data.birds.source=x", "data.birds.drawn=null"]), "birds", "margin", 0, VALUES
+        config.load(PARAMS, ["data.birds.source=x", "data.birds.synthetic=null"]), "birds", "margin", 0, VALUES
     )
-    assert moved.record()["data"] == record["data"] | {"drawn": None}
+    assert moved.record()["data"] == record["data"] | {"synthetic": None}
     other = config.resolve(config.load(PARAMS, ["train.lr=0.02"]), "birds", "margin", 0, VALUES)
     names = {config.digest(each.record()) for each in (run, other)}
     assert len(names) == 2 and config.digest(run.record()) in names

@@ -315,7 +315,7 @@ RUNS = {f"runs/{name}" for name in MIXING | {"baseline"}}
         ("train.lr=0.02", RUNS | TUNED | {"diagnosis"}),
         ("methods.baseline={overrides: {train: {lr: 0.02}}}", {"runs/baseline", "diagnosis"}),
         ("defaults.data.split_seed=1", RUNS | TUNED | {"diagnosis", "prepare"}),
-        ("data.birds.drawn.seed=1", RUNS | TUNED | {"diagnosis", "fetch"}),
+        ("data.birds.synthetic.seed=1", RUNS | TUNED | {"diagnosis", "fetch"}),
         ("data.birds.view.jitter=0.1", RUNS | TUNED | {"diagnosis"}),
         ("report.bootstrap=2000", {"diagnosis"}),
     ],

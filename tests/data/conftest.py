@@ -91,7 +91,7 @@ def settings() -> Callable[..., Data]:
         given = {
             "reader": "cub200",
             "source": str(source),
-            "drawn": None,
+            "synthetic": None,
             "labels": None,
             "classes": "all",
             "val_fraction": 0.25,

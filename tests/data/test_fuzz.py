@@ -17,7 +17,7 @@ import pytest
 from fuzzing import of_bytes, of_text, outcome
 from PIL import Image
 
-from lapml.config import Drawn
+from lapml.config import Synthetic
 from lapml.data import damage, formats, index, inspect
 from lapml.data.decode import square
 from lapml.data.fetch import sources
@@ -150,7 +150,7 @@ def test_jpegs_by_libjpeg(tmp_path):
 
 # --- annotations ---
 
-DRAWN = Drawn(classes=3, train_images=3, test_images=2, side=32, seed=0, nuisance=0.5)
+DRAWN = Synthetic(classes=3, train_images=3, test_images=2, side=32, seed=0, nuisance=0.5)
 LABELS = {"aircraft": "variant"}
 
 
@@ -348,7 +348,7 @@ def test_archives(tmp_path, settings, kind):
 
 @pytest.mark.parametrize("file", sorted(CORPUS.iterdir()) if CORPUS.is_dir() else [], ids=lambda file: file.name)
 def test_corpus(tmp_path, settings, file):
-    """NAME.image is read as an image, LAYOUT@PLACE is put in its place (% for /) in a drawn set of the layout."""
+    """NAME.image is read as an image, LAYOUT@PLACE is put in its place (% for /) in a synthetic set of the layout."""
     layout, _, place = file.name.partition("@")
     if not place:
         read = partial(seen_of, file)

@@ -1,4 +1,4 @@
-"""The drawn birds in five layouts: the same pictures, splits and boxes whoever reads them, whole or not at all.
+"""The synthetic birds in five layouts: the same pictures, splits and boxes whoever reads them, whole or not at all.
 
 What the files say is read by torchvision where it knows the layout, and parsed by hand elsewhere; which drawing an
 image is, is found by its pixels.
@@ -19,7 +19,7 @@ from PIL import Image
 from scipy.io import loadmat
 from torchvision.datasets import FGVCAircraft, ImageFolder, StanfordCars
 
-from lapml.config import Drawn
+from lapml.config import Synthetic
 from lapml.data import readers
 from lapml.data.synthetic import birds as synthetic
 from lapml.data.synthetic import layouts
@@ -28,7 +28,7 @@ from lapml.data.synthetic.birds import Item, pictures
 from lapml.data.synthetic.species import species
 from lapml.errors import LapmlError
 
-SETTINGS = Drawn(classes=9, train_images=5, test_images=2, side=48, seed=3, nuisance=0.7)  # three families
+SETTINGS = Synthetic(classes=9, train_images=5, test_images=2, side=48, seed=3, nuisance=0.7)  # three families
 FEW = SETTINGS.model_copy(update={"classes": 3, "train_images": 2, "test_images": 1})
 READERS = ("cub200", "aircraft", "cars", "deepfashion", "folder")
 FOLDERS = {"aircraft": "fgvc-aircraft-2013b", "cars": "stanford_cars"}  # where torchvision looks
@@ -247,7 +247,7 @@ def test_cub_parsed_by_hand(drawn):
 
 def test_cub_is_what_it_always_was(tmp_path):
     layouts.draw(
-        tmp_path / "birds", Drawn(classes=5, train_images=2, test_images=2, side=48, seed=3, nuisance=0.7), "cub200"
+        tmp_path / "birds", Synthetic(classes=5, train_images=2, test_images=2, side=48, seed=3, nuisance=0.7), "cub200"
     )
 
     names = [line.split(" ")[1] for line in lines(tmp_path / "birds/images.txt")]
@@ -399,7 +399,7 @@ def test_cars_matlab_files(drawn):
 
 def test_corners_above_255_need_two_bytes(tmp_path):
     layouts.draw(
-        tmp_path / "cars", Drawn(classes=2, train_images=2, test_images=1, side=400, seed=0, nuisance=0.0), "cars"
+        tmp_path / "cars", Synthetic(classes=2, train_images=2, test_images=1, side=400, seed=0, nuisance=0.0), "cars"
     )
     found = loadmat(tmp_path / "cars/devkit/cars_train_annos.mat", squeeze_me=True)["annotations"]
     assert max(int(row["bbox_x2"]) for row in found) > 255

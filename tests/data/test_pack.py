@@ -325,8 +325,8 @@ class Bar(pack.tqdm):  # told of each square that is written
         if kill_after == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 pack.tqdm = Bar
-params = config.load("params.yaml", ["data.birds.drawn.classes=3", "data.birds.drawn.train_images=3",
-    "data.birds.drawn.test_images=1", "data.birds.drawn.side=32", "data.birds.stored_side=64"])
+params = config.load("params.yaml", ["data.birds.synthetic.classes=3", "data.birds.synthetic.train_images=3",
+    "data.birds.synthetic.test_images=1", "data.birds.synthetic.side=32", "data.birds.stored_side=64"])
 data, paths = params.data["birds"], Paths("demo", root)
 sources.fetch("birds", data, paths)
 pack.prepare("birds", data, paths)
@@ -436,11 +436,11 @@ def test_too_little_room(paths, packed, monkeypatch):
     ("width", "height"), [(1600, 1200), (1601, 1203), (1207, 1601), (3001, 2003), (401, 403), (191, 300), (200, 200)]
 )
 def test_large_jpeg_is_decoded_smaller_and_hardly_differs(tmp_path, width, height):
-    from lapml.config import Drawn
+    from lapml.config import Synthetic
     from lapml.data.synthetic.birds import render
     from lapml.data.synthetic.species import species
 
-    drawn = Drawn(classes=2, train_images=2, test_images=1, side=1024, seed=0, nuisance=0.8)
+    drawn = Synthetic(classes=2, train_images=2, test_images=1, side=1024, seed=0, nuisance=0.8)
     picture = render(species(1), np.random.default_rng(3), drawn.side, drawn.nuisance).image.resize((width, height))
     exif = Image.Exif()
     exif[decode.ORIENTATION] = 6

@@ -14,14 +14,14 @@ import zipfile
 
 import pytest
 
-from lapml.config import Drawn, digest
+from lapml.config import Synthetic, digest
 from lapml.data.fetch import archives, download, laying, sources
 from lapml.data.readers import cub200, reader
 from lapml.data.synthetic import birds as synthetic
 from lapml.data.synthetic import layouts
 from lapml.errors import LapmlError
 
-DRAWN = Drawn(classes=2, train_images=4, test_images=1, side=32, seed=0, nuisance=0.5)
+DRAWN = Synthetic(classes=2, train_images=4, test_images=1, side=32, seed=0, nuisance=0.5)
 
 
 def record(paths, name="birds"):
@@ -622,7 +622,7 @@ def test_variable_does_not_override_drawn(cub, paths, settings, monkeypatch):
 
 def test_drawn_without_settings(paths, settings, monkeypatch):
     monkeypatch.setenv("LAPML_BIRDS", "drawn")
-    with pytest.raises(LapmlError, match="data.birds.drawn: found null"):
+    with pytest.raises(LapmlError, match="data.birds.synthetic: found null"):
         sources.fetch("birds", settings("/somewhere"), paths)
 
 

@@ -1,4 +1,4 @@
-"""The drawn birds: always the same, true to their annotations, and sisters but for their marks."""
+"""The synthetic birds: always the same, true to their annotations, and sisters but for their marks."""
 
 from dataclasses import replace
 from functools import cache
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lapml.config import Drawn
+from lapml.config import Synthetic
 from lapml.data.synthetic import birds as synthetic
 from lapml.data.synthetic.anatomy import CUB_PARTS, bird
 from lapml.data.synthetic.birds import Placement, footprint, pictures, render
@@ -29,9 +29,9 @@ PART_OF = {
 }
 
 
-def drawn(**change) -> Drawn:
+def drawn(**change) -> Synthetic:
     some = {"classes": 5, "train_images": 2, "test_images": 2, "side": 48, "seed": 3, "nuisance": 0.7}
-    return Drawn(**(some | change))
+    return Synthetic(**(some | change))
 
 
 @cache
@@ -39,7 +39,7 @@ def pixels(label: int, side: int = 64, nuisance: float = 0.0, seed: int = 0) -> 
     return np.asarray(render(species(label), np.random.default_rng(seed), side, nuisance).image, float)
 
 
-def truth(settings: Drawn) -> dict[tuple, tuple]:
+def truth(settings: Synthetic) -> dict[tuple, tuple]:
     """All that there is of each drawn image."""
     return {
         (item.label, item.split, item.k): (

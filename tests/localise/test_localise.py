@@ -288,8 +288,8 @@ def test_progress_shows_the_time_left(tmp_path, capsys):
 @pytest.fixture
 def prepared(small_params, tmp_path):
     params = small_params(
-        "data.birds.drawn.classes=2", "data.birds.drawn.train_images=4", "data.birds.drawn.test_images=1",
-        "data.birds.drawn.side=64", "data.birds.stored_side=64", "data.birds.classes=all",
+        "data.birds.synthetic.classes=2", "data.birds.synthetic.train_images=4", "data.birds.synthetic.test_images=1",
+        "data.birds.synthetic.side=64", "data.birds.stored_side=64", "data.birds.classes=all",
     )  # fmt: skip
     paths, data = Paths("demo", tmp_path), params.data["birds"]
     sources.fetch("birds", data, paths)

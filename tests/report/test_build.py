@@ -141,7 +141,7 @@ def test_publish_refuses_a_report_of_other_runs(suite, params_file, edit):
 
 
 def test_publish_refuses_pictures_of_others_data(make, galleries, params_file):
-    params, paths = make("data.birds.source=/somewhere/CUB_200_2011", "data.birds.drawn=null")
+    params, paths = make("data.birds.source=/somewhere/CUB_200_2011", "data.birds.synthetic=null")
     build.report(params, params_file, paths, True, galleries)
     with pytest.raises(LapmlError, match="pictures of birds.*run `lapml report --no-images` first"):
         published.publish(params, paths)

@@ -1,4 +1,4 @@
-"""`lapml distances`: trained nets of a tiny drawn set, their distances taken again one image at a time."""
+"""`lapml distances`: trained nets of a tiny synthetic set, their distances taken again one image at a time."""
 
 import json
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from lapml.runs import execute as runs
 from lapml.training.mixes import Mixes, freshly
 
 BIRDS = [
-    "data.birds.drawn={classes: 3, train_images: 8, test_images: 4, side: 64, seed: 0, nuisance: 0.2}",
+    "data.birds.synthetic={classes: 3, train_images: 8, test_images: 4, side: 64, seed: 0, nuisance: 0.2}",
     "data.birds.val_fraction=0.25",
     "train.epochs=2",
 ]

@@ -24,8 +24,8 @@ TINY = [
     "model.weights=none", "model.truncate=8", "model.freeze=0", "data.birds.stored_side=64", "data.birds.view.side=48",
     "train.epochs=2",
     "train.batch=6", "train.device=cpu", "train.warmup_epochs=0", "defaults.mixers.localized.maps=recent",
-    "methods.cutmix_semantic.mixer.maps=recent", "defaults.mix.warmup_epochs=0", "data.birds.drawn.classes=3",
-    "data.birds.drawn.train_images=6", "data.birds.drawn.test_images=4", "data.birds.drawn.side=64",
+    "methods.cutmix_semantic.mixer.maps=recent", "defaults.mix.warmup_epochs=0", "data.birds.synthetic.classes=3",
+    "data.birds.synthetic.train_images=6", "data.birds.synthetic.test_images=4", "data.birds.synthetic.side=64",
     "diagnose.images=12", "diagnose.pairs=2", "report.bootstrap=100",
 ]  # fmt: skip
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")

@@ -183,7 +183,7 @@ def test_a_changed_setting_starts_another_study(params, paths, asked, change):
     "change", ["report.bootstrap=500", "seeds=[7]", "train.epochs=9", "data.birds.source=elsewhere"]
 )
 def test_what_does_not_matter_changes_no_study(params, change):
-    overrides = ["data.birds.drawn=null", "data.birds.source=here"] if "source" in change else []
+    overrides = ["data.birds.synthetic=null", "data.birds.source=here"] if "source" in change else []
     names = [
         digest(study_identity(params(*overrides, *more), "birds", "margin", {}, "0" * 64)) for more in ([], [change])
     ]

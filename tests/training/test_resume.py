@@ -305,8 +305,8 @@ def overrides() -> list[str]:
     rows = ("margin", "adaptive_margin")
     return [
         "suite=kill", "rows=[baseline]", "tuned_rows=[margin, adaptive_margin]", "seeds=[0]",
-        "data.birds.drawn.classes=3", "data.birds.drawn.train_images=10", "data.birds.drawn.test_images=5",
-        "data.birds.drawn.side=64", "train.epochs=4", "train.lr=0.03", "tune.trials=3", "tune.epochs=2",
+        "data.birds.synthetic.classes=3", "data.birds.synthetic.train_images=10", "data.birds.synthetic.test_images=5",
+        "data.birds.synthetic.side=64", "train.epochs=4", "train.lr=0.03", "tune.trials=3", "tune.epochs=2",
         "report.bootstrap=100",
         "report.images=false", *(f"methods.{row}.mix.prob=0.5" for row in rows),
     ]  # fmt: skip

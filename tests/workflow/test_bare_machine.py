@@ -76,7 +76,7 @@ def project(tmp_path, small_params) -> Path:
                 pixels = rng.integers(level, level + 60, (60, 70, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     settings = json.loads(small_params("train.epochs=2").model_dump_json())
-    own = {**settings["data"]["birds"], "reader": "folder", "source": "photos", "drawn": None}
+    own = {**settings["data"]["birds"], "reader": "folder", "source": "photos", "synthetic": None}
     changes = {"suite": "bare", "datasets": ["photos"], "rows": ["baseline", "cutmix"], "tuned_rows": [], "seeds": [0]}
     settings |= {**changes, "data": {"photos": own}}
     settings["report"] |= {"steps": {}, "beside": []}

@@ -165,7 +165,7 @@ def test_revisions_experiments_and_clones(tmp_path: Path) -> None:
 
     # In a folder of its own, where there are no raw data; of other settings of training, and of other data.
     run(folder, "dvc", "exp", "run", "--temp", "--name", "temporary", "-S", "train.lr=0.0001")
-    run(folder, "dvc", "exp", "run", "--queue", "--name", "queued", "-S", "data.birds.drawn.seed=5")
+    run(folder, "dvc", "exp", "run", "--queue", "--name", "queued", "-S", "data.birds.synthetic.seed=5")
     work_off_queue(folder)
     names = run(folder, "dvc", "exp", "list", "--name-only").split()
     assert {"temporary", "queued"} <= set(names)

@@ -2,7 +2,7 @@
 
     images               how many are listed, of all classes
     annotations_sha256   over the annotations that the reader uses
-    files_sha256         over the names and bytes of the chosen classes' image files; of drawn birds over the name of their
+    files_sha256         over the names and bytes of the chosen classes' image files; of synthetic birds over the name of their
                          folder, which their settings give: the same birds may be other bytes where another library writes them
 
 All bytes are read when a data set is fetched, and where its files are not those that were read then: :func:`stamp` tells that by
@@ -55,7 +55,7 @@ def contents(root: Path, data: Data, files: list[str], files_sha256: str | None 
 
 
 def _files_sha256(root: Path, data: Data, files: list[str]) -> str:
-    if data.source == "drawn":
+    if data.source == "synthetic":
         return hashlib.sha256(root.name.encode()).hexdigest()
     total = hashlib.sha256()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads run

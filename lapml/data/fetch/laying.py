@@ -57,7 +57,7 @@ def _folder(
     name: str, source: str | list[str], data: config.Data, paths: Paths, mend: str
 ) -> tuple[str, str | list[str], Path]:
     """The kind of source, the one used, and a folder with what is in it."""
-    if source == "drawn":
+    if source == "synthetic":
         return "drawn", source, _drawn(name, data, paths)
     how, target = reader(data.reader), paths.raw(name)
     lacks = _lacks(how, data, mend)
@@ -89,17 +89,17 @@ def _downloaded(name: str, source: str | list[str], how: Reader, folder: Path, m
 
 
 def _drawn(name: str, data: config.Data, paths: Paths) -> Path:
-    if data.drawn is None:
-        raise LapmlError(f"data.{name}.drawn: found null, expected the settings of the drawing, as source is 'drawn'")
+    if data.synthetic is None:
+        raise LapmlError(f"data.{name}.synthetic: found null, expected the settings of the drawing, as source is 'drawn'")
     from lapml.data.synthetic.birds import VERSION
     from lapml.data.synthetic.layouts import draw
 
     layout = [] if data.reader == "cub200" else [data.reader]  # the first layout that there was
-    root = paths.raw(f"drawn-{config.digest([VERSION, data.drawn.model_dump(), *layout])}")
+    root = paths.raw(f"drawn-{config.digest([VERSION, data.synthetic.model_dump(), *layout])}")
     if not root.exists():
         with _alone(root):
             if not root.exists():
-                draw(root, data.drawn, data.reader)
+                draw(root, data.synthetic, data.reader)
     return root
 
 

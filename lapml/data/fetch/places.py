@@ -25,7 +25,7 @@ from lapml.paths import Paths
 
 def asked_for(name: str, data: config.Data) -> str | list[str]:
     """``data.source``; where the environment variable is set, and nothing is drawn, that."""
-    return data.source if data.source == "drawn" else os.environ.get(variable(name)) or data.source
+    return data.source if data.source == "synthetic" else os.environ.get(variable(name)) or data.source
 
 
 def variable(name: str) -> str:

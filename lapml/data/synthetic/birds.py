@@ -1,4 +1,4 @@
-"""The embedded data set: drawn birds, which :mod:`lapml.data.synthetic.layouts` writes as a folder.
+"""The embedded data set: synthetic birds, which :mod:`lapml.data.synthetic.layouts` writes as a folder.
 
 What tells sister species apart is small and local (:mod:`lapml.data.synthetic.species`); background, pose, light and occlusion
 mislead, as strongly as ``nuisance`` says. Boxes, parts and masks are measured on the drawing itself, so they are true
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from lapml.config import Drawn
+from lapml.config import Synthetic
 from lapml.data.synthetic.anatomy import CUB_PARTS, Bird, bird, rotation
 from lapml.data.synthetic.scenery import background, light, occluders, shading
 from lapml.data.synthetic.species import Species, species
@@ -47,7 +47,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Item:
-    """One image of the drawn set, and its place in it."""
+    """One image of the synthetic set, and its place in it."""
 
     label: int  # from 0
     kind: Species
@@ -56,8 +56,8 @@ class Item:
     picture: Picture
 
 
-def pictures(settings: Drawn) -> Iterator[Item]:
-    """The drawn set, class by class, each class's training images first.
+def pictures(settings: Synthetic) -> Iterator[Item]:
+    """The synthetic set, class by class, each class's training images first.
 
     Image ``k`` of a class and split depends on ``settings.seed``, ``side`` and ``nuisance`` only, not on how many
     are drawn.

@@ -1,4 +1,4 @@
-"""Write the drawn birds in the official layout of a data set, so that each reader has something to read at once.
+"""Write the synthetic birds in the official layout of a data set, so that each reader has something to read at once.
 
     cub200        CUB-200-2011: images, masks, boxes, parts
     aircraft      FGVC-Aircraft: a banner below each image, labels at three levels, a validation split
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.io import savemat
 
-from lapml.config import Drawn
+from lapml.config import Synthetic
 from lapml.data.synthetic.anatomy import CUB_PARTS
 from lapml.data.synthetic.birds import Item, pictures
 from lapml.data.synthetic.species import Species, species
@@ -28,10 +28,10 @@ from lapml.files import scratch
 
 BANNER = 20  # rows of pixels, as FGVC-Aircraft's copyright notices
 STYLES = ("Belted", "Pleated", "Striped")  # names of DeepFashion's folders start so
-MAT_HEADER = b"MATLAB 5.0 MAT-file, drawn birds".ljust(116)  # scipy's own names the time
+MAT_HEADER = b"MATLAB 5.0 MAT-file, synthetic birds".ljust(116)  # scipy's own names the time
 
 
-def draw(root: Path, settings: Drawn, reader: str) -> None:
+def draw(root: Path, settings: Synthetic, reader: str) -> None:
     """Draw the embedded set of birds below `root`, in the layout that `reader` reads.
 
     A picture depends on its class, split and number in them, and on ``settings.seed``, ``side`` and ``nuisance``, not
@@ -57,7 +57,7 @@ def draw(root: Path, settings: Drawn, reader: str) -> None:
 # --- CUB-200-2011 ---
 
 
-def _cub200(root: Path, settings: Drawn) -> None:
+def _cub200(root: Path, settings: Synthetic) -> None:
     lines = defaultdict(list)  # of each annotation file
     lines["parts/parts.txt"] = [f"{number} {part}" for number, part in enumerate(CUB_PARTS, 1)]
     lines["classes.txt"] = [f"{label + 1} {_cub_class(label)}" for label in range(settings.classes)]
@@ -85,7 +85,7 @@ def _cub_class(label: int) -> str:
 # --- FGVC-Aircraft ---
 
 
-def _aircraft(root: Path, settings: Drawn) -> None:
+def _aircraft(root: Path, settings: Synthetic) -> None:
     data = root / "data"
     listed = defaultdict(list)  # level and split, or "box" → lines
     for item in pictures(settings):
@@ -137,7 +137,7 @@ def _with_banner(item: Item) -> Image.Image:
 # --- Stanford Cars ---
 
 
-def _cars(root: Path, settings: Drawn) -> None:
+def _cars(root: Path, settings: Synthetic) -> None:
     order = {}
     for split, count in (("train", settings.train_images), ("test", settings.test_images)):
         places = [(label, split, k) for label in range(settings.classes) for k in range(count)]
@@ -180,7 +180,7 @@ def _mat(file: Path, **content: np.ndarray) -> None:
 # --- DeepFashion ---
 
 
-def _deepfashion(root: Path, settings: Drawn) -> None:
+def _deepfashion(root: Path, settings: Synthetic) -> None:
     found = {}
     for item in pictures(settings):
         # three styles, but every fourth is for validation: a style's folder does not tell the split
@@ -222,7 +222,7 @@ def _columns(file: Path, titles: tuple[str, str], rows: dict[str, object]) -> No
 # --- a folder a class ---
 
 
-def _folder(root: Path, settings: Drawn) -> None:
+def _folder(root: Path, settings: Synthetic) -> None:
     for item in pictures(settings):
         _jpeg(item.picture.image, root / item.split / item.kind.name / f"{_odd_or_even(item):04d}.jpg")
     first = root / "train" / species(0).name
@@ -246,7 +246,7 @@ def _odd_or_even(item: Item) -> int:
     return 2 * item.k + (1 if item.split == "train" else 2)
 
 
-def _official(item: Item, settings: Drawn) -> str:
+def _official(item: Item, settings: Synthetic) -> str:
     """The split where a layout has one for validation: a quarter of a class's training images, at least one."""
     last = min(settings.train_images, 4) - 1
     return "val" if item.split == "train" and item.k % 4 == last else item.split
@@ -268,7 +268,7 @@ def _text(file: Path, rows: Iterable[str]) -> None:
     file.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-WRITERS: dict[str, Callable[[Path, Drawn], None]] = {
+WRITERS: dict[str, Callable[[Path, Synthetic], None]] = {
     "cub200": _cub200,
     "aircraft": _aircraft,
     "cars": _cars,

@@ -1,4 +1,4 @@
-"""Two hundred drawn species of birds: families of sisters that share all but one or two parts.
+"""Two hundred synthetic species of birds: families of sisters that share all but one or two parts.
 
 A family is a form (shape) in a palette; its 2 to 4 sisters differ only in *marks*, small and local: the colour of
 the crown, the number of wing bars, the pattern of the breast. Neighbouring families share their palette.

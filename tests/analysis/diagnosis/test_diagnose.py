@@ -1,4 +1,4 @@
-"""`lapml diagnose` from end to end: a drawn set, two nets of two epochs, and all that is made of them."""
+"""`lapml diagnose` from end to end: a synthetic set, two nets of two epochs, and all that is made of them."""
 
 import json
 import math
@@ -40,10 +40,10 @@ TINY = [
     "seeds=[0, 1]",
     "train.epochs=2",
     "train.batch=5",  # of 18 images: three are left over in each pass through them
-    "data.birds.drawn.classes=3",
-    "data.birds.drawn.train_images=6",
-    "data.birds.drawn.test_images=2",
-    "data.birds.drawn.side=64",
+    "data.birds.synthetic.classes=3",
+    "data.birds.synthetic.train_images=6",
+    "data.birds.synthetic.test_images=2",
+    "data.birds.synthetic.side=64",
     "diagnose.images=23",  # of each net: two passes, five batches
     "diagnose.pairs=3",
     "report.bootstrap=200",
@@ -59,7 +59,7 @@ def quietly(line: str) -> None:
 
 
 def trained(params: Params, root: Path, spoil: Callable[[Path], None] = lambda root: None) -> Paths:
-    """The drawn set, packed, and the nets of the baseline; ``spoil`` changes the laid-out files before they are packed."""
+    """The synthetic set, packed, and the nets of the baseline; ``spoil`` changes the laid-out files before they are packed."""
     paths = Paths(params.suite, root)
     sources.fetch("birds", params.data["birds"], paths)
     spoil(sources.laid_out("birds", paths)[1])
