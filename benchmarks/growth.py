@@ -139,9 +139,9 @@ def _grown(params: Params, paths: Paths, folder: Path, times: int) -> int:
         for source in (paths.base / "data" / dataset, paths.localised(dataset)):
             if source.is_dir():  # there are no maps where nothing mixes by them
                 shutil.copytree(source, target.base / source.relative_to(paths.base), copy_function=_linked)
-        for method in params.tuned_rows:
+        for method in params.tuned_methods:
             _linked_into(paths.tuned(dataset, method), target.tuned(dataset, method))
-        for method in params.all_rows():
+        for method in params.all_methods():
             for copy in range(times):
                 for seed in seeds:
                     run = paths.run(dataset, method, seed)

@@ -39,9 +39,9 @@ def loaders(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
     """
     here = Bench(params.of(dataset), paths, dataset)
     view = here.params.data[dataset].view
-    if view.crop != "resized" or "cutmix" not in here.params.all_rows():
+    if view.crop != "resized" or "cutmix" not in here.params.all_methods():
         raise LapmlError(
-            f"data.{dataset}.view.crop and rows: found {view.crop} and {', '.join(here.params.all_rows())}, expected "
+            f"data.{dataset}.view.crop and rows: found {view.crop} and {', '.join(here.params.all_methods())}, expected "
             "resized and a row cutmix: that is what the other loaders have too"
         )
     config = here.config("cutmix")

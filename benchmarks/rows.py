@@ -51,7 +51,7 @@ class Bench:
     def config(self, method: str) -> Run:
         """A row's run, mixing every batch; `bare` is the first row without its mixing."""
         bare = method == "bare"
-        name = self.params.all_rows()[0] if bare else method
+        name = self.params.all_methods()[0] if bare else method
         config = resolve(self.params, self.dataset, name, 0, PLACEHOLDER)  # a margin's value does not change its cost
         if bare:
             return config.model_copy(update={"settings": Method(), "localise": None})
@@ -70,7 +70,7 @@ class Bench:
 
     def ends(self) -> list[str]:
         """The first and the last row, for what is not measured with all of them."""
-        rows = self.params.all_rows()
+        rows = self.params.all_methods()
         return list(dict.fromkeys((rows[0], rows[-1])))
 
     def wait(self) -> None:
@@ -113,7 +113,7 @@ def stepper(it: Learner, source: Iterator[Batch]) -> Callable[[], tuple[int, int
 def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
     """Time the rows; returns a Markdown table, and writes bench.json and bench.md into ``output/SUITE`` if given."""
     here = Bench(params.of(dataset), paths, dataset)
-    names = ("bare", *here.params.all_rows())
+    names = ("bare", *here.params.all_methods())
     pool, stepped, flops, memory = None, {}, {}, {}
     for name in names:
         config = here.config(name)

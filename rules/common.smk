@@ -65,7 +65,7 @@ def all_runs():
     return [
         path
         for dataset in PARAMS.datasets
-        for method in PARAMS.all_rows()
+        for method in PARAMS.all_methods()
         for seed in PARAMS.seeds
         for path in run_files(dataset, method, seed)
     ]
@@ -73,7 +73,7 @@ def all_runs():
 
 def diagnosed_runs(dataset):
     """Files of the runs whose models give a diagnosis its class maps."""
-    return [path for seed in PARAMS.seeds for path in run_files(dataset, PARAMS.diagnose.row, seed)]
+    return [path for seed in PARAMS.seeds for path in run_files(dataset, PARAMS.diagnose.method, seed)]
 
 
 @cache

@@ -21,7 +21,7 @@ rule diagnose:
 rule report:
     input:
         [pack_files(dataset) for dataset in PARAMS.datasets],
-        [PATHS.tuned(dataset, method) for dataset in PARAMS.datasets for method in PARAMS.tuned_rows],
+        [PATHS.tuned(dataset, method) for dataset in PARAMS.datasets for method in PARAMS.tuned_methods],
         all_runs(),
         [diagnosis_files(dataset) for dataset in PARAMS.datasets],
     output:
@@ -31,6 +31,6 @@ rule report:
         f"{LOGS}/report.log",
     params:
         file=params_file,
-        settings=PARAMS.model_dump(mode="json", include={"datasets", "rows", "tuned_rows", "seeds", "read", "report"}),
+        settings=PARAMS.model_dump(mode="json", include={"datasets", "rows", "tuned_methods", "seeds", "read", "report"}),
     shell:
         "lapml report --params {params.file} > {log} 2>&1"

@@ -24,4 +24,4 @@ use rule train as train_tuned with:
         PATHS.tuned("{dataset}", "{method}"),
         lambda w: maps_of(w.dataset, w.method),
     wildcard_constraints:
-        method=row_pattern(PARAMS.tuned_rows),
+        method=row_pattern(PARAMS.tuned_methods),

@@ -41,7 +41,7 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
         cost_ratio: cost over the baseline's, see :func:`cost`; seconds_ratio: seconds over the baseline's.
     """
     table = []
-    methods = params.all_rows()
+    methods = params.all_methods()
     above = [None, *methods[:-1]]
     before = [params.report.steps.get(method, row) for method, row in zip(methods, above, strict=True)]
     before = [row if row in methods else place for row, place in zip(before, above, strict=True)]

@@ -160,7 +160,7 @@ def tune(
     if method and method not in (MARGIN, ADAPTIVE):
         raise typer.BadParameter(f"found {method!r}, expected {MARGIN} or {ADAPTIVE}", param_hint="--method")
     if not (method or settings.studies()):
-        _log("tuned_rows is empty: there is nothing to tune")
+        _log("tuned_methods is empty: there is nothing to tune")
     if settings.studies():
         say_device(settings.of(dataset).train)
     with ranks.joined(pick_device(settings.of(dataset).train)[0].type):

@@ -32,7 +32,7 @@ def config_show(
         return
     from lapml.config import resolve, tuned_values
 
-    dataset, method = dataset or settings.datasets[0], method or settings.all_rows()[0]
+    dataset, method = dataset or settings.datasets[0], method or settings.all_methods()[0]
     values = tuned_values(settings, paths, dataset, method)
     typer.echo(json.dumps(resolve(settings, dataset, method, seed, values).record(), indent=2))
 
@@ -62,8 +62,8 @@ def suite_list() -> None:
 
     for name in names():
         settings, _ = load(FOLDER / f"{name}.yaml", [])
-        runs = len(settings.datasets) * len(settings.all_rows()) * len(settings.seeds)
-        typer.echo(f"{name:15} {', '.join(settings.datasets)}: {', '.join(settings.all_rows())}; {runs} runs")
+        runs = len(settings.datasets) * len(settings.all_methods()) * len(settings.seeds)
+        typer.echo(f"{name:15} {', '.join(settings.datasets)}: {', '.join(settings.all_methods())}; {runs} runs")
 
 
 @suite_app.command("use")

@@ -226,7 +226,7 @@ class Published(Section):
     """A number that others publish, to stand beside ours."""
 
     dataset: Name
-    row: Text  # what its authors call it
+    method: Text  # what its authors call it
     top1: Annotated[float, Field(ge=0, le=100)]  # percent
     source: Text
 
@@ -234,7 +234,7 @@ class Published(Section):
 class Diagnose(Section):
     """How good the mixed images and their labels are, see docs/diagnosis.md."""
 
-    row: Name  # whose nets give the class maps
+    method: Name  # whose nets give the class maps
     images: Count  # generated images for each mixer and net
     pairs: Count  # shown in the gallery
 
@@ -262,8 +262,8 @@ class Params(Section):
 
     suite: Name
     datasets: Annotated[list[Name], Field(min_length=1)]
-    rows: list[Name]
-    tuned_rows: list[Literal["margin", "adaptive_margin"]]
+    ablation: list[Name]
+    tuned_methods: list[Literal["margin", "adaptive_margin"]]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     eval_split: Literal["test", "val"]  # the split that runs are read on; val: they train on train alone
     defaults: Defaults | None = None
@@ -276,7 +276,7 @@ class Params(Section):
     diagnose: Diagnose
     report: Report
 
-    @field_validator("datasets", "rows", "tuned_rows", "seeds")
+    @field_validator("datasets", "ablation", "tuned_methods", "seeds")
     @classmethod
     def _unique(cls, value: list) -> list:
         if len(set(value)) != len(value):
@@ -296,20 +296,20 @@ class Params(Section):
             _known("defaults.mixers", name, mixing.MIXERS, "a mixer of your own has its keys below methods: ")
             if name not in used:
                 _validated(mixing.settings_of, {"name": name, **keys}, f"defaults.mixers.{name}")
-        if not self.rows + self.tuned_rows:
-            raise ValueError("rows: found no row in rows and tuned_rows, expected at least one")
-        for key, rows in (("rows", self.rows), ("tuned_rows", self.tuned_rows)):
+        if not self.ablation + self.tuned_methods:
+            raise ValueError("ablation: found no method in ablation and tuned_methods, expected at least one")
+        for key, rows in (("ablation", self.ablation), ("tuned_methods", self.tuned_methods)):
             for name in rows:
                 _known(key, name, self.methods)
-        for name in self.rows:
+        for name in self.ablation:
             if open_keys := self.methods[name].unresolved():
                 raise ValueError(
-                    f"methods.{name}.{open_keys[0]}: found 'tuned' in a row listed under rows; "
-                    f"give a number, or list {name} under tuned_rows"
+                    f"methods.{name}.{open_keys[0]}: found 'tuned' in a method listed under ablation; "
+                    f"give a number, or list {name} under tuned_methods"
                 )
-        if both := set(self.rows) & set(self.tuned_rows):
-            raise ValueError(f"tuned_rows: found {min(both)!r} in rows too, expected each row in one of them")
-        if self.tuned_rows:
+        if both := set(self.ablation) & set(self.tuned_methods):
+            raise ValueError(f"tuned_methods: found {min(both)!r} in ablation too, expected each method in one of them")
+        if self.tuned_methods:
             for name in ("margin", "adaptive_margin"):
                 _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
             self._tunable()
@@ -318,7 +318,7 @@ class Params(Section):
             raise ValueError(
                 f"localise: missing; {asking[0]} mixes by {needs}: add the section, as in suites/base.yaml"
             )
-        _known("diagnose.row", self.diagnose.row, self.all_rows())
+        _known("diagnose.method", self.diagnose.method, self.all_methods())
         for row in (name for step in self.report.steps.items() for name in step):
             _known("report.steps", row, self.methods)
         for number in self.report.beside:
@@ -365,7 +365,7 @@ class Params(Section):
 
     def _runnable(self, dataset: str, params: Self, where: str) -> None:
         """Warm-ups and cool-downs leave something of the runs."""
-        for name in self.all_rows():
+        for name in self.all_methods():
             mix, epochs = self.methods[name].mix, params.of(dataset, name).train.epochs
             if mix and mix.warmup_epochs >= epochs:
                 raise ValueError(
@@ -378,8 +378,8 @@ class Params(Section):
                     f"{epochs - mix.warmup_epochs} epochs that train.epochs{where} ({epochs}) leaves after warmup_epochs "
                     f"({mix.warmup_epochs}): the row would never mix"
                 )
-        if self.tuned_rows:
-            mixes = [self.methods[name].mix for name in self.tuned_rows]
+        if self.tuned_methods:
+            mixes = [self.methods[name].mix for name in self.tuned_methods]
             warmup = max(params.train.warmup_epochs, *(mix.warmup_epochs for mix in mixes))
             if params.tune.epochs <= warmup:
                 raise ValueError(
@@ -394,18 +394,18 @@ class Params(Section):
 
     def _tunable(self) -> None:
         """Tuned rows have something to tune."""
-        for name in self.tuned_rows:
+        for name in self.tuned_methods:
             own = {"margin": ("margin.m", "margin.weight"), "adaptive_margin": ("adaptive.delta", "adaptive.quantile")}[
                 name
             ]
             if not set(own) & set(self.methods[name].unresolved()):
                 raise ValueError(
-                    f"tuned_rows: {name} has no key that says 'tuned' among {' and '.join(own)}; list it under rows"
+                    f"tuned_methods: {name} has no key that says 'tuned' among {' and '.join(own)}; list it under ablation"
                 )
 
     def studies(self) -> list[str]:
         """The methods whose margins are searched: the tuned ones, after ``margin`` where adaptive_margin starts from it."""
-        needed = {*self.tuned_rows, *([MARGIN] if ADAPTIVE in self.tuned_rows and self.starts_from_margin() else [])}
+        needed = {*self.tuned_methods, *([MARGIN] if ADAPTIVE in self.tuned_methods and self.starts_from_margin() else [])}
         return [method for method in (MARGIN, ADAPTIVE) if method in needed]
 
     def starts_from_margin(self) -> bool:
@@ -415,7 +415,7 @@ class Params(Section):
 
     def localising(self) -> list[str]:
         """The methods of the tables and studies that mix by what the stage `localise` finds."""
-        return [name for name in dict.fromkeys([*self.all_rows(), *self.studies()]) if self.methods[name].localised()]
+        return [name for name in dict.fromkeys([*self.all_methods(), *self.studies()]) if self.methods[name].localised()]
 
     def localised_splits(self) -> list[str]:
         """Those whose images are localised: what the tables' runs are fit on. Studies and development runs, which are fit on
@@ -426,9 +426,9 @@ class Params(Section):
         """Of the split that runs are read on, in words."""
         return {"test": "test", "val": "validation"}[self.eval_split]
 
-    def all_rows(self) -> list[str]:
+    def all_methods(self) -> list[str]:
         """The rows of every table, in the order of ``rows``; those that are tuned come last."""
-        return [*self.rows, *self.tuned_rows]
+        return [*self.ablation, *self.tuned_methods]
 
 
 class Run(Section):

@@ -18,13 +18,13 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
     method of the tables, ``studies/METHOD`` of those whose margins may be tuned (None where they are not), and ``diagnosis``.
     All are JSON."""
     own = params.of(dataset)
-    runs = {method: _run(unseeded(params, dataset, method)) for method in params.all_rows()}
+    runs = {method: _run(unseeded(params, dataset, method)) for method in params.all_methods()}
     made = {
         "fetch": own.data[dataset].fetching(),
         "prepare": own.data[dataset].packing(),
         "localise": _localise(params, dataset),
         "diagnosis": {
-            "run": runs[params.diagnose.row],
+            "run": runs[params.diagnose.method],
             "seeds": params.seeds,
             "diagnose": params.diagnose.recorded(),
             "report": params.report.recorded(include={"confidence", "bootstrap"}),

@@ -47,7 +47,7 @@ def _write_uses(params: Params, paths: Paths, dataset: str) -> None:
     """
     folder, asking = paths.localised(dataset), params.localising()
     made = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["sha256"] if asking else None
-    for method in dict.fromkeys([*params.all_rows(), MARGIN, ADAPTIVE]):
+    for method in dict.fromkeys([*params.all_methods(), MARGIN, ADAPTIVE]):
         used = made if method in asking else None
         write_json(folder / "runs" / f"{method}.json", {"localised_sha256": used})
     write_json(folder / "diagnosis.json", {"localised_sha256": made})

@@ -50,7 +50,7 @@ def publish_finished(params: Params, paths: Paths) -> str:
             if isinstance(found, LapmlError):
                 missing.append(name)
                 continue
-            if method == params.diagnose.row and not diagnosed[dataset]:
+            if method == params.diagnose.method and not diagnosed[dataset]:
                 held.append(name)
                 continue
             row = {"dataset": dataset, "method": method, "seed": seed, **found}
@@ -64,7 +64,7 @@ def publish_finished(params: Params, paths: Paths) -> str:
         for dataset in params.datasets:
             if diagnosed[dataset] and not _diagnosed(there, dataset) and _same_nets(params, paths, there, dataset):
                 copy_folder(paths.diagnosis(dataset), there.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
-    count = len(params.datasets) * len(params.all_rows()) * len(params.seeds)
+    count = len(params.datasets) * len(params.all_methods()) * len(params.seeds)
     text = f"{paths.published}: {len(added)} runs added, {count - len(missing + held)} of {count} are there"
     text += f"; not finished: {', '.join(missing)}" if missing else ""
     return text + (f"; waiting for their diagnosis: {', '.join(held)}" if held else "")
@@ -73,7 +73,7 @@ def publish_finished(params: Params, paths: Paths) -> str:
 def publish_from(params: Params, paths: Paths, tar: Path) -> str:
     """Add the runs in a tar that kit/run.sh wrote on another machine to what is published; given twice, it changes nothing.
 
-    They come without weights, so no diagnosis can be made of them: those of ``diagnose.row`` are published like the others.
+    They come without weights, so no diagnosis can be made of them: those of ``diagnose.method`` are published like the others.
 
     Returns:
         How many runs were added, and how many are there.
@@ -159,9 +159,9 @@ def restore(params: Params, paths: Paths) -> str:
             left.append(f"{name}: was made with other data ({found['data_sha256'][:12]}) than the packed")
         elif found["localised_sha256"] not in (None, maps.get(dataset)):
             left.append(f"{name}: mixes by other maps ({found['localised_sha256'][:12]}) than those here")
-        elif method == params.diagnose.row and not diagnosed[dataset]:
+        elif method == params.diagnose.method and not diagnosed[dataset]:
             left.append(f"{name}: the diagnosis needs its weights, which are not published")
-        elif method in params.tuned_rows and not _same_tuned(params, paths, there, dataset, method):
+        elif method in params.tuned_methods and not _same_tuned(params, paths, there, dataset, method):
             left.append(
                 f"{name}: was trained with other tuned values than lie in {paths.tuned(dataset, method).parent}"
             )
@@ -208,7 +208,7 @@ def _refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[
             rows.setdefault(dataset, []).append({"dataset": dataset, "method": method, "seed": seed, **found})
     for dataset in params.datasets:
         faults += one_origin(rows.get(dataset, []), paths.pack(dataset) / "meta.json")
-        for method in params.tuned_rows:
+        for method in params.tuned_methods:
             if not _same_tuned(params, paths, there, dataset, method):
                 faults.append(
                     f"{paths.tuned(dataset, method).parent}: has other values than {there.tuned(dataset, method).parent}"
@@ -242,7 +242,7 @@ def _same_nets(params: Params, one: Paths, other: Paths, dataset: str, absent: b
         absent: those of ``other`` may be missing.
     """
     for seed in params.seeds:
-        files = [each.run(dataset, params.diagnose.row, seed) / "provenance.json" for each in (one, other)]
+        files = [each.run(dataset, params.diagnose.method, seed) / "provenance.json" for each in (one, other)]
         if absent and not files[1].is_file():
             continue
         if not all(file.is_file() for file in files):
@@ -274,7 +274,7 @@ def _fits(params: Params, paths: Paths, dataset: str) -> bool:
 def _copy_tuned(params: Params, source: Paths, target: Paths) -> None:
     """Copy the tuned files that fit the settings, each with the one that it started from, if they are not there."""
     for dataset in params.datasets:
-        for method in params.tuned_rows:
+        for method in params.tuned_methods:
             try:
                 tables.tuned_record(params, source, dataset, method)
             except LapmlError:

@@ -49,8 +49,8 @@ def report(
     tuned = {
         (dataset, method): tables.tuned_record(params, paths, dataset, method)
         for dataset in params.datasets
-        for method in params.all_rows()
-        if method in params.tuned_rows
+        for method in params.all_methods()
+        if method in params.tuned_methods
     }
     pictures = {name: galleries(name) for name in params.datasets} if images and galleries else None
     text, overridden = _settings(params, Path(params_path))

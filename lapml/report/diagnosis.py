@@ -62,7 +62,7 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
     except (ValueError, KeyError) as error:
         raise LapmlError(f"{file}: is damaged ({error}); {again}") from None
     origins = {
-        str(seed): open_run(paths.run(dataset, params.diagnose.row, seed), optional=("model.safetensors",))[1]
+        str(seed): open_run(paths.run(dataset, params.diagnose.method, seed), optional=("model.safetensors",))[1]
         for seed in params.seeds
     }
     now = (
@@ -121,7 +121,7 @@ def _gallery(params: Params, paths: Paths, dataset: str, known: Known) -> str:
     mixes, weights, _ = opened(params, paths, dataset, params.seeds[0], rows, known)
     shown = pairs(mixes, weights, packed.class_names, params.diagnose.pairs)
     subtitle = (
-        f"Training images of {dataset} mixed by each row of suite {params.suite}; class maps by {params.diagnose.row}, seed "
+        f"Training images of {dataset} mixed by each row of suite {params.suite}; class maps by {params.diagnose.method}, seed "
         f"{params.seeds[0]}."
     )
     return gallery.page(title, subtitle, shown, packed.meta["source"]["kind"] == "drawn")

@@ -225,14 +225,14 @@ def _heading(params: Params, runs: pd.DataFrame) -> str:
     ]
     trained = dict.fromkeys(
         f"{_count(range(own.train.epochs), 'epoch')} of {own.model.name}"
-        for own in (params.of(dataset, row) for dataset in params.datasets for row in params.all_rows())
+        for own in (params.of(dataset, row) for dataset in params.datasets for row in params.all_methods())
     )
-    plan = f"{_count(params.all_rows(), 'row')} × {_count(params.seeds, 'seed')}"
+    plan = f"{_count(params.all_methods(), 'row')} × {_count(params.seeds, 'seed')}"
     return f"{plan}, {' or '.join(trained)}; {_list(images)}."
 
 
 def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
-    differing = [name for name in params.all_rows() if params.methods[name].overrides]
+    differing = [name for name in params.all_methods() if params.methods[name].overrides]
     lines = [
         "The method is our reading of an abstract. Where the abstract leaves a choice open, the choice is a setting, "
         "and another choice may do better or worse.",
@@ -249,7 +249,7 @@ def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
     ]
     if any(params.data[name].source == "synthetic" for name in params.datasets):
         lines.append("Synthetic birds show that the pipeline works; they say little about photographs.")
-    if any(params.of(name, row).model.weights != "none" for name in params.datasets for row in params.all_rows()):
+    if any(params.of(name, row).model.weights != "none" for name in params.datasets for row in params.all_methods()):
         lines.append(
             "The weights were trained on ImageNet; its training set holds some test photographs of CUB-200-2011."
         )

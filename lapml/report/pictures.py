@@ -39,7 +39,7 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], Galleries]:
     def of(dataset: str) -> Galleries:
         packed = Packed.open(paths.pack(dataset))
         mixed, cams, sheet = [], [], None
-        for method in params.all_rows():
+        for method in params.all_methods():
             folder = paths.run(dataset, method, params.seeds[0])
             if not kept(folder / "model.safetensors"):
                 continue

@@ -84,7 +84,7 @@ def examined(
     for dataset in params.datasets:
         refuse_other(dataset, params.data[dataset], paths)
     for dataset in params.datasets:
-        for method in params.all_rows():
+        for method in params.all_methods():
             failed = values = None
             try:
                 if tuned := tuned_record(params, paths, dataset, method):
@@ -112,7 +112,7 @@ def predictions(params: Params, paths: Paths) -> dict[tuple[str, str], np.ndarra
     correct, faults = {}, []
     for dataset in params.datasets:
         first = None
-        for method in params.all_rows():
+        for method in params.all_methods():
             answers = []
             for seed in params.seeds:
                 table = parquet(paths.run(dataset, method, seed) / "predictions.parquet")
@@ -132,7 +132,7 @@ def histories(params: Params, paths: Paths) -> pd.DataFrame:
     """The epochs of every run: dataset, method, seed and the columns of history.csv (NaN where empty)."""
     parts = []
     for dataset in params.datasets:
-        for method in params.all_rows():
+        for method in params.all_methods():
             for seed in params.seeds:
                 history = pd.read_csv(paths.run(dataset, method, seed) / "history.csv")
                 parts.append(history.assign(dataset=dataset, method=method, seed=seed))
@@ -145,7 +145,7 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     Raises:
         LapmlError: it is missing, half written, of another row, or was tuned with other seeds, epochs or data.
     """
-    if method not in params.tuned_rows:
+    if method not in params.tuned_methods:
         return None
     path = paths.tuned(dataset, method)
     record = checked(path, read_json(path), Tuned, _again(dataset))

@@ -64,7 +64,7 @@ def test_the_reports_table_is_the_same_comparison():
         for method, seeds in runs.groupby("method")["seed"]
     }
     settings = SimpleNamespace(confidence=0.95, bootstrap=1000, steps={})
-    params = SimpleNamespace(datasets=["birds"], all_rows=lambda: methods, report=settings)
+    params = SimpleNamespace(datasets=["birds"], all_methods=lambda: methods, report=settings)
     table = tables.accuracy(runs, correct, params).set_index("method")
     assert table.loc["baseline", ["gain_seeds", "step_seeds"]].isna().all()
     for above, method in zip(methods, methods[1:], strict=False):

@@ -23,8 +23,8 @@ TINY = [
     "data.birds.synthetic.classes=2",
     "data.birds.synthetic.train_images=6",
     "data.birds.synthetic.test_images=2",
-    "rows=[baseline, cutmix]",
-    "tuned_rows=[]",
+    "ablation=[baseline, cutmix]",
+    "tuned_methods=[]",
     "seeds=[0]",
     "train.epochs=1",
     "train.warmup_epochs=0.0",
@@ -90,7 +90,7 @@ def test_loaders_refuses_what_the_others_do_not_have(shop, small_params):
     fixed = small_params(*TINY, "data.birds.view.crop=fixed")
     with pytest.raises(LapmlError, match="crop and rows: found fixed and baseline, cutmix, expected resized"):
         loaders.loaders(fixed, paths, "birds", 2, 1, None)
-    without = small_params(*TINY, "rows=[baseline]")
+    without = small_params(*TINY, "ablation=[baseline]")
     with pytest.raises(LapmlError, match="found resized and baseline, expected resized and a row cutmix"):
         loaders.loaders(without, paths, "birds", 2, 1, None)
 
@@ -133,7 +133,7 @@ def test_options_change_how_a_step_is_made_not_what_it_does(shop, name):
 def test_profile_names_every_part_of_a_step(small_params, packed, tmp_path, monkeypatch, maps, extra):
     monkeypatch.setattr(Packed, "open", lambda *_: packed)
     params = small_params(
-        "rows=[baseline]", "tuned_rows=[adaptive_margin]", f"methods.adaptive_margin.mixer.maps={maps}"
+        "ablation=[baseline]", "tuned_methods=[adaptive_margin]", f"methods.adaptive_margin.mixer.maps={maps}"
     )
     text = trace.trace(params, Paths("demo", tmp_path), "birds", 2, tmp_path / "out")
     parts = json.loads((tmp_path / "out/demo/profile.json").read_text())["seconds_per_step"]
@@ -157,7 +157,7 @@ def test_growth_measures_what_can_be_and_draws_it(shop, tmp_path, monkeypatch):
     with pytest.raises(LapmlError, match="is not complete; run the suite first"):
         growth._grown(params, paths, tmp_path / "early", 1)
     packed = Packed.open(paths.pack("birds"), params.data["birds"])
-    for row in params.all_rows():
+    for row in params.all_methods():
         config = runs.resolved(params, paths, "birds", row, 0)
         runs.execute(config, packed, paths.run("birds", row, 0), log=lambda line: None)
     monkeypatch.setattr(growth, "BATCHES", (2, 4, 64))

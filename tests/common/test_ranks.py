@@ -574,7 +574,7 @@ def prepared(small_params, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     margins = [f"methods.adaptive_margin.margin.{name}={value}" for name, value in (("m", 0.3), ("alpha", 0.5))]
     params = small_params(
-        "rows=[baseline, adaptive_margin]", "tuned_rows=[]", "data.birds.synthetic.classes=4", *margins,
+        "ablation=[baseline, adaptive_margin]", "tuned_methods=[]", "data.birds.synthetic.classes=4", *margins,
         "methods.adaptive_margin.adaptive.delta=0.1", "methods.adaptive_margin.adaptive.quantile=0.25",
         "data.birds.synthetic.train_images=12", "data.birds.synthetic.test_images=5", "train.batch=8",
     )  # fmt: skip
@@ -814,7 +814,7 @@ def test_what_all_ranks_refuse_is_said_by_a_slow_first_rank_too(project):
 @pytest.mark.slow
 def test_margins_are_tuned_by_two_processes(project, tmp_path):
     """Each line once, as many trials as were asked for, and the draws of one process."""
-    own = [("tune.trials", "3"), ("tune.epochs", "2"), ("tuned_rows", "[margin]"), ("train.batch_norm", "frozen")]
+    own = [("tune.trials", "3"), ("tune.epochs", "2"), ("tuned_methods", "[margin]"), ("train.batch_norm", "frozen")]
     options = [each for name, value in own for each in ("--set", f"{name}={value}")]
     status, out, err = lapml(project, "tune", "birds", "--method", "margin", *options, *TWO)
     assert status == 0, err

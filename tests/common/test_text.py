@@ -244,7 +244,7 @@ def test_names_that_yaml_could_take_for_something_else(tmp_path, name):
     }
     overlay |= {
         "rows": [name],
-        "tuned_rows": [],
+        "tuned_methods": [],
         "methods": {name: {}},
         "diagnose": {"row": name},
         "report": {"steps": {}},
@@ -257,7 +257,7 @@ def test_names_that_yaml_could_take_for_something_else(tmp_path, name):
     composed.write_text(overlays.composed(file))
     assert config.load(composed) == config.load(file)
     params = config.load(composed)
-    assert (params.suite, params.datasets, params.rows) == (name, [name], [name])
+    assert (params.suite, params.datasets, params.ablation) == (name, [name], [name])
 
 
 @pytest.mark.parametrize("key", ["007", "1e3", "true", "null", "1", "~"])
@@ -280,7 +280,7 @@ IN_FOLDERS = SISTERS + [
     name for name in NASTY if "/" not in name and len(name.encode()) < 200 and not name.startswith(".")
 ]
 TINY = [
-    "suite=nasty", "rows=[baseline, cutmix]", "tuned_rows=[]", "seeds=[0, 1]", "model.name=test_resnet", "model.weights=none",
+    "suite=nasty", "ablation=[baseline, cutmix]", "tuned_methods=[]", "seeds=[0, 1]", "model.name=test_resnet", "model.weights=none",
     "model.truncate=8", "model.freeze=0", "data.birds.reader=folder", "data.birds.source=photos", "data.birds.synthetic=null",
     "data.birds.stored_side=48",
     "data.birds.view.side=48", "train.epochs=1", "train.batch=16", "train.device=cpu", "train.warmup_epochs=0",

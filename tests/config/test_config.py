@@ -72,7 +72,7 @@ def test_suites_load_and_are_complete(path):
 
     walk(params, path.name)
     for dataset in params.datasets:
-        for row in params.all_rows():
+        for row in params.all_methods():
             assert config.resolve(params, dataset, row, params.seeds[0], VALUES).method == row
 
 
@@ -121,10 +121,10 @@ def test_a_search_by_quantiles_of_distances(key, value, line):
 
 def test_numbers_in_place_of_tuned(tmp_path):
     fixed = ["methods.margin.margin.m=1", "methods.margin.margin.weight=0.25"]
-    with pytest.raises(LapmlError, match="tuned_rows: margin has no key that says 'tuned'"):
+    with pytest.raises(LapmlError, match="tuned_methods: margin has no key that says 'tuned'"):
         config.load(PARAMS, fixed)
     params = config.load(
-        PARAMS, [*fixed, "rows=[baseline, cutmix, loc_cutmix, margin]", "tuned_rows=[adaptive_margin]"]
+        PARAMS, [*fixed, "ablation=[baseline, cutmix, loc_cutmix, margin]", "tuned_methods=[adaptive_margin]"]
     )
     assert params.methods["margin"].margin.m == 1 and params.methods["margin"].unresolved() == []
     assert params.methods["adaptive_margin"].margin.m == "tuned"  # an anchor's copies change apart
@@ -164,7 +164,7 @@ def test_a_cool_down_may_leave_one_epoch(override):
 BAD = [
     ("suite", "a/b"), ("suite", ""), ("suite", 3), ("datasets", []), ("datasets", ["bees"]),
     ("datasets", ["birds", "birds"]), ("datasets", "birds"), ("rows", ["baseline", "nothing"]),
-    ("rows", ["baseline", "margin"]), ("rows", ["cutmix", "cutmix"]), ("tuned_rows", ["cutmix"]), ("seeds", []),
+    ("rows", ["baseline", "margin"]), ("rows", ["cutmix", "cutmix"]), ("tuned_methods", ["cutmix"]), ("seeds", []),
     ("seeds", [0, -1]), ("seeds", [0, 0]), ("seeds", [0.5]), ("seeds", [True]), ("seeds", [2**31]), ("data", []),
     ("data.birds", None), ("data.birds.reader", "cub"), ("data.birds.source", ""), ("data.birds.source", "elsewhere"),
     ("data.birds.synthetic", None), ("data.birds.synthetic.classes", 1), ("data.birds.synthetic.classes", "12"),
@@ -216,7 +216,7 @@ def test_a_bad_value(tmp_path, key, value):
     if value is None and key.count(".") > 1 or isinstance(value, dict):
         assert section in said or key in said  # what is wrong is a section that others need, or a key below it
     elif key in said:
-        assert said.startswith(f"{path}: {key}") or key in ("tuned_rows", "datasets", "rows")
+        assert said.startswith(f"{path}: {key}") or key in ("tuned_methods", "datasets", "rows")
     else:  # a rule between keys of one section: the section, then the key
         assert said.startswith(f"{path}: {section}: ") and key.rpartition(".")[2] in said
     assert "expected" in said or "missing" in said or "need" in said or "give" in said

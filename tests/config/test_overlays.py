@@ -299,7 +299,7 @@ RUNS = {f"runs/{name}" for name in MIXING | {"baseline"}}
     [
         ("train.device=cuda", set()),
         ("train.threads=2", set()),
-        ("rows=[loc_cutmix, cutmix, baseline]", set()),
+        ("ablation=[loc_cutmix, cutmix, baseline]", set()),
         ("report.images=false", {"diagnosis"}),  # whose gallery shows them
         ("seeds=[0, 1, 2, 3]", {"diagnosis"}),
         ("defaults.mix.prob=0.7", {f"runs/{name}" for name in MIXING} | TUNED),
@@ -325,12 +325,12 @@ def test_a_change_concerns_exactly_what_resolves_to_something_else(override, sta
 
 
 def test_with_no_tuned_method_nothing_is_tuned():
-    made = resolved("tuned_rows=[]")
+    made = resolved("tuned_methods=[]")
     assert made["studies/margin"] is None and made["studies/adaptive_margin"] is None
-    made = resolved("tuned_rows=[adaptive_margin]")
+    made = resolved("tuned_methods=[adaptive_margin]")
     assert made["studies/margin"]  # where adaptive_margin starts
     fixed = ["methods.adaptive_margin.margin.m=0.5", "methods.adaptive_margin.margin.weight=0.1"]
-    assert resolved("tuned_rows=[adaptive_margin]", *fixed)["studies/margin"] is None
+    assert resolved("tuned_methods=[adaptive_margin]", *fixed)["studies/margin"] is None
 
 
 def test_the_weights_of_a_file_count_by_what_it_holds(tmp_path):
@@ -355,7 +355,7 @@ def test_the_files_are_written_whole_and_old_ones_go(tmp_path):
 
 
 def test_the_rows_of_a_table_are_in_the_order_given():
-    assert config.load(ROOT / "params.yaml", ["rows=[loc_cutmix, baseline]"]).all_rows() == [
+    assert config.load(ROOT / "params.yaml", ["ablation=[loc_cutmix, baseline]"]).all_methods() == [
         "loc_cutmix", "baseline", "margin", "adaptive_margin",
     ]  # fmt: skip
 
@@ -374,5 +374,5 @@ def test_the_overlays_that_are_documented_load(document, folder, tmp_path):
         params = config.load(path)
         assert params.suite == "mine"
         for dataset in params.datasets:
-            for method in params.all_rows():
+            for method in params.all_methods():
                 config.unseeded(params, dataset, method)

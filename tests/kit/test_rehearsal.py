@@ -100,7 +100,7 @@ def checkout(tmp_path):
         else:
             shutil.copy2(source, folder / name)
     settings = config.load(ROOT / "suites/tiny.yaml").model_dump(mode="json")
-    settings |= {"suite": "rehearsal", "rows": ["baseline", "cutmix"], "tuned_rows": []}
+    settings |= {"suite": "rehearsal", "rows": ["baseline", "cutmix"], "tuned_methods": []}
     settings["data"]["birds"] |= {"source": "official", "synthetic": None}
     settings["train"] |= {"epochs": 2, "warmup_epochs": 0.0}
     settings["diagnose"]["row"] = "baseline"

@@ -138,7 +138,7 @@ def test_a_file_without_the_section_is_complete_until_a_method_mixes_by_maps(par
     without = "localise=null"
     assert params(without).localise is None
     with pytest.raises(LapmlError, match="localise: missing; by_parts mixes by objects and parts"):
-        params(without, "rows=[baseline, by_parts]")
+        params(without, "ablation=[baseline, by_parts]")
     with pytest.raises(LapmlError, match="localise: missing; by_parts mixes by objects and parts"):
         config.resolve(params(without), "birds", "by_parts", 0)
     with pytest.raises(LapmlError, match="overrides.localise: found a change of localise, expected that section too"):
@@ -208,7 +208,7 @@ def test_a_diagnosis_takes_maps_that_fit_and_no_others(packed, on_disk, params, 
     other = on_disk(settings=settings | {"seed": 5})
     assert evidence.found(params(), other, "birds", packed) is None  # made anyway, and no longer of these settings
     with pytest.raises(LapmlError, match="localise.seed 5, expected 0"):
-        evidence.found(params("rows=[baseline, by_parts]"), other, "birds", packed)
+        evidence.found(params("ablation=[baseline, by_parts]"), other, "birds", packed)
     (paths.localised("birds") / "meta.json").unlink()
     assert evidence.found(params(), paths, "birds", packed) is None
     assert evidence.found(params("localise=null"), paths, "birds", packed) is None

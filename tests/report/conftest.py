@@ -39,9 +39,9 @@ def make_suite(root: Path, *overrides: str) -> tuple[Params, Paths]:
     for dataset in params.datasets:
         paths.pack(dataset).mkdir(parents=True)
         (paths.pack(dataset) / "meta.json").write_text(json.dumps({"sha256": "d" * 64, "source": {"kind": "drawn"}}))
-        for method in params.tuned_rows:
+        for method in params.tuned_methods:
             write_tuned(paths, params, dataset, method)
-        for method in params.all_rows():
+        for method in params.all_methods():
             for seed in params.seeds:
                 write_run(paths, params, dataset, method, seed)
     return params, paths

@@ -52,7 +52,7 @@ def test_finished_runs_are_published_without_a_report(suite):
     once |= {f"diagnosis/birds/{name}" for name in DIAGNOSIS_FILES if name != "gallery.html"}
     assert set(there) == once | {
         f"runs/birds/{row}/{seed}/{name}"
-        for row in params.all_rows()
+        for row in params.all_methods()
         for seed in params.seeds
         for name in LIKE
         if (row, seed) != ("cutmix", 1)
@@ -98,7 +98,7 @@ def test_nor_do_margins_tuned_since(suite, edit):
 def test_what_is_published_is_taken_over(elsewhere):
     params, paths = elsewhere
     assert accumulate.restore(params, paths) == f"{paths.published}: 10 runs taken over"
-    for row in params.all_rows():
+    for row in params.all_methods():
         for seed in params.seeds:
             assert {path.name for path in paths.run("birds", row, seed).iterdir()} == set(RUN_FILES)
             assert (paths.run("birds", row, seed) / "model.safetensors").read_text() == NOT_KEPT
@@ -275,7 +275,7 @@ def test_a_report_can_be_made_where_no_weights_are(elsewhere, params_file, monke
 def test_margins_that_a_row_started_from_go_along(suite):
     """adaptive_margin is tuned with the margins of a row that the suite does not run."""
     params, paths = suite
-    params = params.model_copy(update={"tuned_rows": ["adaptive_margin"]})
+    params = params.model_copy(update={"tuned_methods": ["adaptive_margin"]})
     accumulate.publish_finished(params, paths)
     assert (paths.published / "tuned/birds/margin.json").is_file()
     for folder in ("runs", "tuned"):

@@ -64,7 +64,7 @@ def test_publish_copies_without_weights(suite, galleries, params_file):
     found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
     runs = {
         f"runs/birds/{method}/{seed}/{name}"
-        for method in params.all_rows()
+        for method in params.all_methods()
         for seed in params.seeds
         for name in ("config.json", "history.csv", "metrics.json", "predictions.parquet", "provenance.json")
     }

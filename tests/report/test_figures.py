@@ -40,7 +40,7 @@ def test_charts_are_svg_and_the_same_each_time(frames):
 
 
 def test_charts_of_one_seed_and_one_row(make):
-    params, paths = make("rows=[baseline]", "tuned_rows=[]", "seeds=[0]")
+    params, paths = make("ablation=[baseline]", "tuned_methods=[]", "seeds=[0]")
     runs = tables.collect(params, paths)
     epochs = tables.histories(params, paths)
     made = charts(runs, epochs, tables.accuracy(runs, tables.predictions(params, paths), params))

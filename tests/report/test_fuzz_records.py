@@ -98,7 +98,7 @@ def test_settings_that_crashed_once(name):
 def shop(make, seal, quick, monkeypatch):
     """A small suite on disk: two methods and a tuned one, all sealed; charts are left out."""
     monkeypatch.setattr(studies, "figures", lambda record, space: {})
-    params, paths = make("rows=[baseline, cutmix]", "seeds=[0]", "tuned_rows=[margin]", "report.bootstrap=100")
+    params, paths = make("ablation=[baseline, cutmix]", "seeds=[0]", "tuned_methods=[margin]", "report.bootstrap=100")
     for folder in paths.base.glob("runs/*/*/*"):
         origin = json.loads((folder / "provenance.json").read_text())
         seal(folder, origin | {"class_names": [f"{kind}.x Sparrow" for kind in range(7)]})
@@ -229,7 +229,7 @@ def tar_bytes(rng: np.random.Generator, content: bytes) -> bytes:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_archives(make, seal, tmp_path):
-    params, paths = make("rows=[baseline, cutmix]", "seeds=[0]", "tuned_rows=[]")
+    params, paths = make("ablation=[baseline, cutmix]", "seeds=[0]", "tuned_methods=[]")
     for folder in paths.base.glob("runs/*/*/*"):
         seal(folder)
     tar = carried.pack(params, paths, {}, [], tmp_path / "came/runs.tar")[0]

@@ -43,7 +43,7 @@ def build(suite, galleries=None, text="suite: fake", overridden=None):
     runs = tables.collect(params, paths)
     epochs = tables.histories(params, paths)
     table = tables.accuracy(runs, tables.predictions(params, paths), params)
-    tuned = {("birds", name): tables.tuned_record(params, paths, "birds", name) for name in params.tuned_rows}
+    tuned = {("birds", name): tables.tuned_record(params, paths, "birds", name) for name in params.tuned_methods}
     pictures = {"birds": galleries("birds")} if galleries else None
     return page.build(params, text, runs, epochs, table, tuned, pictures, overridden)
 
@@ -98,7 +98,7 @@ def test_everything_is_escaped(suite, edit):
 
 @pytest.mark.usefixtures("quick")
 def test_pages_of_few_rows(make):
-    suite = make("rows=[cutmix]", "tuned_rows=[]", "seeds=[1]", "diagnose.row=cutmix")
+    suite = make("ablation=[cutmix]", "tuned_methods=[]", "seeds=[1]", "diagnose.method=cutmix")
     html = build(suite)
     text = " ".join(check(html).text)
     assert "nothing to compare" in text and not re.search(r"\bnan\b", text.lower())

@@ -20,7 +20,7 @@ from lapml.report.published import publish
 
 ROOT = Path(__file__).parents[2]
 TINY = [
-    "suite=private", "rows=[baseline, cutmix, loc_cutmix]", "tuned_rows=[]", "seeds=[0]", "model.name=test_resnet",
+    "suite=private", "ablation=[baseline, cutmix, loc_cutmix]", "tuned_methods=[]", "seeds=[0]", "model.name=test_resnet",
     "model.weights=none", "model.truncate=8", "model.freeze=0", "data.birds.stored_side=64", "data.birds.view.side=48",
     "train.epochs=2",
     "train.batch=6", "train.device=cpu", "train.warmup_epochs=0", "defaults.mixers.localized.maps=recent",

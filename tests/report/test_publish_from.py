@@ -17,7 +17,7 @@ from lapml.report import accumulate, carried
 @pytest.fixture
 def there(make, seal):
     """(params, paths) of a suite without tuned rows, with all of its runs."""
-    params, paths = make("tuned_rows=[]")
+    params, paths = make("tuned_methods=[]")
     for run in paths.base.glob("runs/*/*/*"):
         seal(run)
     return params, paths
@@ -60,7 +60,7 @@ def test_the_runs_are_published_as_they_came_and_the_same_tar_again_changes_noth
     published = files(home.published)
     assert set(published) == {
         f"runs/birds/{row}/{seed}/{name}"
-        for row in params.rows for seed in params.seeds for name in carried.FILES
+        for row in params.ablation for seed in params.seeds for name in carried.FILES
     }  # fmt: skip
     assert all(content == (paths.base / name).read_bytes() for name, content in published.items())
     assert "0 runs added, 6 of 6 are there" in accumulate.publish_from(params, home, pack())

@@ -80,7 +80,7 @@ def test_few_classes_and_lone_images_in_every_output(suite, params_file):
     assert pd.read_csv(paths.report / "accuracy.csv")["top5"].isna().all()
     markdown, tex, page = ((paths.report / name).read_text() for name in ("accuracy.md", "accuracy.tex", "report.html"))
     for line in markdown.splitlines():
-        if line.startswith("| ") and line.split()[1] in params.all_rows():
+        if line.startswith("| ") and line.split()[1] in params.all_methods():
             assert line.split(" | ")[2] == "–"
     assert tex.count(" & -- & ") >= 5
     assert "nan" not in page.partition('<h2 id="settings">')[0].lower().replace("nano", "")

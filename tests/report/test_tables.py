@@ -224,7 +224,7 @@ def test_one_seed_gives_no_interval_and_no_significance(make):
 
 
 def test_without_a_baseline_gains_are_empty(make):
-    params, paths = make("rows=[cutmix, loc_cutmix]", "tuned_rows=[]", "diagnose.row=cutmix")
+    params, paths = make("ablation=[cutmix, loc_cutmix]", "tuned_methods=[]", "diagnose.method=cutmix")
     runs, epochs, table = made(params, paths)
     assert table[["gain", "p", "p_holm", "cost_ratio"]].isna().all(axis=None)
     assert table["step"].notna().to_list() == [False, True]

@@ -163,7 +163,7 @@ def test_every_published_run_fits_the_settings_of_today(suite):
     there = Paths(suite, ROOT).as_published()
     found = dict(runs.examined(params, there, runs.UNREAD))
     assert {run: str(each) for run, each in found.items() if isinstance(each, LapmlError)} == {}
-    assert len(found) == len(params.all_rows()) * len(params.seeds)
+    assert len(found) == len(params.all_methods()) * len(params.seeds)
     for dataset in params.datasets:
         assert read_diagnosis(params, there, dataset) is not None
 

@@ -235,9 +235,9 @@ def test_weights_of_another_model_are_refused(folder, small_run, packed):
 
 
 def test_pictures_for_the_report(small_params, packed, tmp_path, opened):
-    params = small_params("rows=[baseline, cutmix, loc_cutmix]", "tuned_rows=[]", "seeds=[0]", "train.epochs=2")
+    params = small_params("ablation=[baseline, cutmix, loc_cutmix]", "tuned_methods=[]", "seeds=[0]", "train.epochs=2")
     paths = Paths(params.suite, tmp_path)
-    for row in params.all_rows():
+    for row in params.all_methods():
         runs.execute(runs.resolved(params, paths, "birds", row, 0), packed, paths.run("birds", row, 0), log=quietly)
     mixed, cams, sheet = galleries(params, paths)("birds")
     assert sheet is None  # nothing here mixes by maps
@@ -257,7 +257,7 @@ def test_bench_times_every_row_and_says_what_ran(small_params, packed, tmp_path,
     params = small_params()
     text = bench(params, Paths("demo", tmp_path), "birds", repeats=2, steps=1, output=tmp_path / "bench")
     record = json.loads((tmp_path / "bench/demo/bench.json").read_text())
-    assert list(record["rows"]) == ["bare", *params.all_rows()]
+    assert list(record["rows"]) == ["bare", *params.all_methods()]
     assert all(len(times) == 2 and min(times) > 0 for times in record["seconds_per_step"].values())
     assert record["rows"]["bare"]["speed_vs_bare"][0] == 1
     assert record["rows"]["baseline"]["step_vs_baseline"][0] == 1

@@ -304,7 +304,7 @@ def comparable(path: Path) -> Any:
 def overrides() -> list[str]:
     rows = ("margin", "adaptive_margin")
     return [
-        "suite=kill", "rows=[baseline]", "tuned_rows=[margin, adaptive_margin]", "seeds=[0]",
+        "suite=kill", "ablation=[baseline]", "tuned_methods=[margin, adaptive_margin]", "seeds=[0]",
         "data.birds.synthetic.classes=3", "data.birds.synthetic.train_images=10", "data.birds.synthetic.test_images=5",
         "data.birds.synthetic.side=64", "train.epochs=4", "train.lr=0.03", "tune.trials=3", "tune.epochs=2",
         "report.bootstrap=100",

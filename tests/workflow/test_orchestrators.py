@@ -24,7 +24,7 @@ SETS = ("cub200", "aircraft", "cars", "deepfashion", "folder")
 MAPPED = """base: tiny.yaml
 suite: mapped
 rows: [baseline, by_parts]
-tuned_rows: [margin]
+tuned_methods: [margin]
 localise: {side: 192}
 defaults: {mixers: {localized: {maps: recent}}}
 methods:
@@ -132,7 +132,7 @@ def test_where_nothing_mixes_by_maps_none_are_made(tmp_path: Path) -> None:
     where = folder / "results/sparrows/localised/cub200"
     made = {path.relative_to(where).as_posix(): json.loads(path.read_text()) for path in where.rglob("*.json")}
     params = config.load(folder / "params.yaml")
-    names = [*(f"runs/{row}" for row in params.all_rows()), "diagnosis"]
+    names = [*(f"runs/{row}" for row in params.all_methods()), "diagnosis"]
     assert made == {f"{name}.json": {"localised_sha256": None} for name in names}
     run(folder, "lapml", "config", "resolve", "cub200")
     assert json.loads((folder / "results/sparrows/settings/cub200/localise.json").read_text()) is None
@@ -153,7 +153,7 @@ def test_dvc_makes_again_what_mixes_by_maps_where_these_have_changed(tmp_path: P
     assert "| object maps |" in (folder / "results/mapped/diagnosis/birds/diagnosis.md").read_text()
     run(folder, "lapml", "data", "show", "birds", "--objects", "--count", "3", "--output", "sheet.png")
     assert (folder / "sheet.png").read_bytes().startswith(b"\x89PNG")
-    run(folder, "lapml", "report", "--set", "tuned_rows=[]")
+    run(folder, "lapml", "report", "--set", "tuned_methods=[]")
     page = (folder / "results/mapped/report/report.html").read_text()
     assert "Training images with their object and part maps" in page
 

@@ -17,7 +17,7 @@ OWN = """base: tiny.yaml
 suite: own
 datasets: [mine]
 rows: [baseline]
-tuned_rows: []
+tuned_methods: []
 defaults: {data: {stored_side: 16, view: {side: 16}}}
 data:
   birds: null
@@ -25,7 +25,7 @@ data:
 """
 MINI = """base: tiny.yaml
 suite: mini
-tuned_rows: []
+tuned_methods: []
 data:
   birds: {drawn: {classes: 2, train_images: 8, test_images: 20}}
 train: {epochs: 2}

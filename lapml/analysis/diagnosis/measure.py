@@ -61,7 +61,7 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
         known: of :func:`truths`.
 
     Raises:
-        LapmlError: the runs of ``diagnose.row`` are not there, or do not fit the settings.
+        LapmlError: the runs of ``diagnose.method`` are not there, or do not fit the settings.
     """
     made = dict(zip(("commit", "dirty"), commit(), strict=True))
     packed, masks, annotations, maps_found = known
@@ -163,7 +163,7 @@ def truths(params: Params, paths: Paths, dataset: str) -> Known:
     packed = Packed.open(paths.pack(dataset), params.data[dataset])
     boxed = all(box is not None for box in packed.index["box"])
     _, root = laid_out(dataset, paths, params.data[dataset])
-    fit = resolved(params, paths, dataset, params.diagnose.row, params.seeds[0]).fit
+    fit = resolved(params, paths, dataset, params.diagnose.method, params.seeds[0]).fit
     masks, maps = read_masks(root, packed, rows_of(packed.index, fit)), found(params, paths, dataset, packed)
     return Known(packed, masks, Annotations(packed.index) if boxed else None, maps)
 
@@ -178,14 +178,14 @@ def opened(
 ) -> tuple[Mixes, dict[str, Any], str]:
     """What the net of one seed makes of the training images: (mixes, the record of its input, its checksum)."""
     packed, masks, annotations, maps = known
-    folder = paths.run(dataset, params.diagnose.row, seed)
-    config = resolved(params, paths, dataset, params.diagnose.row, seed)
+    folder = paths.run(dataset, params.diagnose.method, seed)
+    config = resolved(params, paths, dataset, params.diagnose.method, seed)
     record, provenance = open_run(folder)
     made = settings_of(folder / "config.json", record)
     if made.record() != config.record() or provenance["data_sha256"] != packed.meta["sha256"]:
         raise LapmlError(
             f"{folder}: was made with other settings or data than params.yaml has now; train it again "
-            f"(`lapml train {dataset} {params.diagnose.row} {seed}`)"
+            f"(`lapml train {dataset} {params.diagnose.method} {seed}`)"
         )
     net, weights = load_net(folder, config, len(packed.class_names))
     device, precision = pick_device(config.train)

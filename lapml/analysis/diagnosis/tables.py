@@ -96,7 +96,7 @@ def note(found: Measured, params: Params) -> str:
     object_ = {"masks": "masks", "boxes": "boxes", "unknown": "nothing: not every image has a box"}[record["object"]]
     return (
         f"Definitions: docs/diagnosis.md. {record['generated']:,} generated images of each mixer and net, of "
-        f"{record['images']:,} training images; class maps of a forward pass by the finished nets of {params.diagnose.row}, seeds "
+        f"{record['images']:,} training images; class maps of a forward pass by the finished nets of {params.diagnose.method}, seeds "
         f"{', '.join(map(str, record['seeds']))}; objects by {object_}. [Interval]: {100 * params.report.confidence:g} %, "
         f"hierarchical bootstrap over nets and images, {params.report.bootstrap:,} replicates. {RANDOM}: the control."
         + (f" Localisers: of {record['compared']} whole training images." if "compared" in record else "")

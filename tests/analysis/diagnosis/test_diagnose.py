@@ -648,7 +648,7 @@ def test_the_command_has_help_with_an_example(command):
 def test_a_suite_in_which_nothing_mixes_has_its_maps_diagnosed(params, made):
     """The stage belongs to every suite, so it must come to an end in any."""
     plain = params.model_copy(
-        update={"methods": {"baseline": params.methods["baseline"]}, "rows": ["baseline"], "tuned_rows": []}
+        update={"methods": {"baseline": params.methods["baseline"]}, "rows": ["baseline"], "tuned_methods": []}
     )
     found = measured(plain, made, "birds")
     assert found.table.empty and found.ratios.empty and found.maps["pointing"].notna().all()
