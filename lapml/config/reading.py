@@ -5,7 +5,7 @@ the key, what was found and what is allowed. The models are in schema.py.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lapml.config import overlays
+from lapml.config.renamed import new_name
 from lapml.config.rows import READING
 from lapml.config.schema import Params, merged
 from lapml.errors import LapmlError
@@ -80,6 +81,10 @@ def override_in(raw: dict[str, Any], override: str) -> None:
     for part in parents:
         inherited = inherited.get(part) if isinstance(inherited, dict) else None
     if not equals or not isinstance(inherited, dict) or last not in inherited:
+        for end in range(1, len(parents) + 2):
+            old = [*parents, last][:end]
+            if new := new_name(".".join(old)):
+                raise LapmlError(f"--set {override}: {'.'.join(old)} has another name now; write {new} in its place")
         known = ", ".join(inherited) if isinstance(inherited, dict) else "nothing below it"
         raise LapmlError(f"--set {override}: expected KEY=VALUE with a key of the params file; here are: {known}")
     for part in parents:
@@ -100,17 +105,22 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
     """
     whole = raw if isinstance(where, str) else expanded(raw)
     lines: dict[tuple[str, ...], list[str]] = {}
+    old = {(*key[:-1], new) for key in _paths(whole) if (new := new_name(".".join(key)))}
     for item in error.errors():
         key = _written(raw, tuple(_keys(whole, item["loc"], item["type"] == "missing")))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "value_error":  # ours: already says what was found
             line = message
+        elif item["type"] == "missing" and key in old:
+            continue  # it is there by its old name, which has a line of its own
         elif item["type"] == "missing":
             line = "missing; add it"
             if len(key) == 1 and not isinstance(where, str) and len(where) == 1:
                 line += f", or begin with `{overlays.BASE}:` and the file that this one changes"
         elif item["type"] == "extra_forbidden":
             line = "unknown key; remove it or mend its spelling"
+            if new := new_name(".".join(key)):
+                line = f"has another name now; write {new} in its place"
         else:
             line = f"found {item['input']!r}, expected: {message[0].lower() + message[1:]}"
         known = lines.setdefault(key, [])
@@ -158,6 +168,14 @@ def _has(raw: Any, path: tuple[str, ...]) -> bool:
         else:
             return False
     return True
+
+
+def _paths(raw: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key that there is, with those above it."""
+    pairs = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
+    for key, value in pairs:
+        yield (*above, str(key))
+        yield from _paths(value, (*above, str(key)))
 
 
 def _holder(layers: list[tuple[Path, dict[str, Any]]], key: tuple[str, ...]) -> Path:

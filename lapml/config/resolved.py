@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lapml.common.recorded import Tuned, checked
+from lapml.config import renamed
 from lapml.config.reading import explained
 from lapml.config.rows import Method
 from lapml.config.schema import FORMAT, WHERE, Params, Run, Train
@@ -106,6 +107,8 @@ def settings_of(where: str | Path, record: dict[str, Any]) -> Run:
             f"{where}: format: found {number!r}, expected 1 to {FORMAT}: a later version of lapml made this run; update lapml"
         )
     known = {key: value for key, value in record.items() if key != "format"}
+    if number < 3:
+        known = renamed.upgraded(known)
     if isinstance(data := known.get("data"), dict):
         known["data"] = {**data, "source": "synthetic" if data.get("synthetic") else "packed", "overrides": {}}
     if isinstance(train := known.get("train"), dict):
@@ -147,7 +150,7 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
                 f"{path}: {key}: found {record[key][:12]}, expected {now[:12]} ({folder}): the margins were tuned on other data, "
                 f"or with other maps, than there are now; run `lapml tune {dataset}` again"
             )
-    return record["values"]
+    return renamed.upgraded_tuned(record)["values"]
 
 
 def study_identity(
@@ -183,11 +186,12 @@ def study_identity(
     }
 
 
-def study_names(study: dict[str, Any], train: Train) -> tuple[str, str]:
-    """The name of a study, and the one that it had when its runs' records were of format 1 and named device and threads."""
-    run = study["run"]
-    before = {**run, "train": {**run["train"], **{name: getattr(train, name) for name in WHERE}}}
-    return digest(study), digest({**study, "run": before})
+def study_names(study: dict[str, Any], train: Train) -> tuple[str, str, str]:
+    """The name of a study, and those that it had when its runs' records were of format 2, and of format 1, which named device
+    and threads."""
+    before = renamed.study_of_before(study)
+    where = {**before["run"]["train"], **{name: getattr(train, name) for name in WHERE}}
+    return digest(study), digest(before), digest({**before, "run": {**before["run"], "train": where}})
 
 
 def weights_file(source: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ from lapml.common.sections import (
 )
 from lapml.config.rows import Adaptive, Margin, Method, Mix
 
-FORMAT = 2  # of a run's record (config.json); those without a number are of format 1
+FORMAT = 3  # of a run's record (config.json); those without a number are of format 1
 WHERE = ("device", "threads")  # of ``train``: where and how a run is computed, which is not what it is
 JOB = (*WHERE, "gpus")  # of ``train``: what a job runs on
 MARGIN, ADAPTIVE = "margin", "adaptive_margin"  # the methods whose margins are tuned, in this order
@@ -88,6 +88,8 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.source == "drawn" and self.synthetic is not None:
+            raise ValueError("source: found 'drawn', which has another name now; write synthetic in its place")
         if (self.source == "synthetic") != (self.synthetic is not None):
             raise ValueError("synthetic: give its settings if and only if source is 'synthetic' (else write 'synthetic: null')")
         if self.stored_side > 2 * self.view.side:

@@ -10,6 +10,7 @@ from lapml.common.locks import holder_of
 from lapml.common.recorded import read_json
 from lapml.common.saved import state_aside
 from lapml.config import Params
+from lapml.config.renamed import upgraded_tuned
 from lapml.config.schema import ADAPTIVE
 from lapml.errors import LapmlError
 from lapml.files import locked, write_text
@@ -229,7 +230,7 @@ def _same_tuned(params: Params, paths: Paths, there: Paths, dataset: str, method
     for name in _started_from(params, method):
         files = [each.tuned(dataset, name) for each in (paths, there)]
         if all(file.exists() for file in files):
-            mine, published = (read_json(file).get("values") for file in files)
+            mine, published = (upgraded_tuned(read_json(file)).get("values") for file in files)
             if mine != published:
                 return False
     return True

@@ -9,6 +9,7 @@ import pandas as pd
 from lapml.analysis.diagnosis import tables
 from lapml.analysis.diagnosis.measure import Known, Measured, measure, mixers, opened, settings, truths
 from lapml.config import Params
+from lapml.config.renamed import upgraded_diagnosis
 from lapml.data.fetch.sources import laid_out
 from lapml.data.truth import MASKS
 from lapml.errors import LapmlError
@@ -57,6 +58,7 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
         frames = [pd.DataFrame(record.pop(name)) for name in ("mixers", "maps", "ratios", "labels")]
         beside = pd.DataFrame(record.pop("localisers", []))  # joined later
         localised = record.get("localised_sha256")  # likewise
+        record["settings"] = upgraded_diagnosis(record["settings"])
         made = (*(record[key] for key in ("settings", "seeds", "data_sha256", "models_sha256", "object")), localised)
         _ = record["images"], record["generated"]
     except (ValueError, KeyError) as error:

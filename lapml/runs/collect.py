@@ -16,6 +16,7 @@ import pandas as pd
 from lapml import config
 from lapml.common.recorded import Provenance, Tuned, checked, read_json
 from lapml.config import Params
+from lapml.config.renamed import upgraded_tuned
 from lapml.config.schema import ADAPTIVE, MARGIN
 from lapml.data.fetch.sources import refuse_other
 from lapml.errors import LapmlError
@@ -148,7 +149,7 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     if method not in params.tuned_methods:
         return None
     path = paths.tuned(dataset, method)
-    record = checked(path, read_json(path), Tuned, _again(dataset))
+    record = upgraded_tuned(checked(path, read_json(path), Tuned, _again(dataset)))
     if (found := (record.get("dataset"), record.get("method"))) != (dataset, method):
         raise LapmlError(f"{path}: found the tuned values of {found}, expected those of {(dataset, method)}")
     params = params.of(dataset)
@@ -160,7 +161,7 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
         raise LapmlError(f"{path}: data_sha256: found {record.get('data_sha256')}, expected {packed} ({meta})")
     follows = method == ADAPTIVE and params.starts_from_margin()
     margin = paths.tuned(dataset, MARGIN)
-    earlier = checked(margin, read_json(margin), Tuned, _again(dataset))["values"] if follows else None
+    earlier = upgraded_tuned(checked(margin, read_json(margin), Tuned, _again(dataset)))["values"] if follows else None
     frozen = config.frozen_margins(params.methods[method], earlier)
     made_of = (record.get(name) for name in ("data_sha256", "localised_sha256"))
     study = config.study_identity(params, dataset, method, frozen, *made_of)
