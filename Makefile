@@ -93,12 +93,12 @@ gpu-why: $(VENV)/.main  ## after gpu-cub200: which mistakes each stage removes, 
 	@mv $(WHY)/.confusions.tmp $(WHY)/confusions.md; cat $(WHY)/confusions.md
 	@$(BIN)/lapml distances $(addprefix results/cub200/runs/cub200/,$(STAGES) snapmix) --images 2000 --output $(WHY)
 
-# net, side of the input, stored side; pack and results lie in results/NET-SIDE
+# model, side of the input, stored side; pack and results lie in results/NET-SIDE
 GPU_BENCHES = resnet50-224-256 resnet50-448-512 resnet18-224-256 tf_efficientnet_lite0-224-256
 gpu-bench: $(addprefix gpu-bench-,$(GPU_BENCHES))  ## measure costs on one GPU (set LAPML_CUB200), into results/published/bench/gpu/
 gpu-bench-%: $(VENV)/.main
-	@set -e; IFS=- read -r net side stored <<< "$*"; \
-	common="--params suites/cub200.yaml --set suite=$$net-$$side --set model.name=$$net --set model.weights=none \
+	@set -e; IFS=- read -r model side stored <<< "$*"; \
+	common="--params suites/cub200.yaml --set suite=$$model-$$side --set model.name=$$model --set model.weights=none \
 	  --set data.cub200.view.side=$$side --set data.cub200.stored_side=$$stored"; \
 	measure="$$common --repeats 20 --steps 20 --output $(BENCH)/gpu"; \
 	$(BIN)/lapml data fetch cub200 $$common; $(BIN)/lapml data prepare cub200 $$common; \

@@ -67,7 +67,7 @@ def growth(params: Params, paths: Paths, dataset: str, repeats: int, steps: int,
 def _steps(
     here: Bench, paths: Paths, repeats: int, steps: int, key: str, values: tuple[int, ...]
 ) -> dict[tuple[str, int], list[float]]:
-    """Seconds of a step of the first and the last row, at each batch or side that the data and the net allow."""
+    """Seconds of a step of the first and the last row, at each batch or side that the data and the model allow."""
     contenders: dict[tuple[str, int], Callable[[], float]] = {}
     for value in values:
         try:

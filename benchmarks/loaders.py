@@ -1,6 +1,6 @@
 """The data path and CutMix beside what a user would pick instead: torchvision's and timm's, decoding JPEG every epoch.
 
-All contenders train the same net with the same optimizer, precision, batch and strength of augmentation, and mix every
+All contenders train the same model with the same optimizer, precision, batch and strength of augmentation, and mix every
 batch. The others get all cores as workers, which stay from epoch to epoch. Batches that a contender made ahead while another
 one was timed are taken before its own time begins.
 """
@@ -84,7 +84,7 @@ def _contender(here: Bench, step: Callable[[], Any], steps: int) -> Callable[[],
 def _plain_stepper(it: Learner, source: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], None]:
     def step() -> None:
         images, targets = next(source)
-        it.net.train()
+        it.model.train()
         with it.cast():
             loss = cross_entropy(it.forward(images).logits.float(), targets)
         it.optimizer.zero_grad(set_to_none=True)

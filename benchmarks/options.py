@@ -19,8 +19,8 @@ GPU_ONLY = (GRAPHS, FAST)
 
 
 def _contiguous(it: Learner) -> None:
-    it.net.to(memory_format=torch.contiguous_format)
-    it.net.register_forward_pre_hook(lambda _, images: (images[0].contiguous(),))
+    it.model.to(memory_format=torch.contiguous_format)
+    it.model.register_forward_pre_hook(lambda _, images: (images[0].contiguous(),))
 
 
 def _fused(it: Learner) -> None:
@@ -29,11 +29,11 @@ def _fused(it: Learner) -> None:
 
 
 def _compiled(it: Learner) -> None:
-    it.forward = torch.compile(it.net)
+    it.forward = torch.compile(it.model)
 
 
 def _graphs(it: Learner) -> None:
-    it.forward = torch.compile(it.net, mode="reduce-overhead")
+    it.forward = torch.compile(it.model, mode="reduce-overhead")
 
 
 OPTIONS: dict[str, Callable[[Learner], None]] = {

@@ -58,10 +58,10 @@ class Bench:
         return config.model_copy(update={"settings": config.settings.always_mixing()})
 
     def learner(self, config: Run) -> tuple[Learner, dict[str, Any]]:
-        """A fresh net of a run, and the record of its input."""
-        net, weights = build(config.model, len(self.packed.class_names), config.data.view.side, 0)
+        """A fresh model of a run, and the record of its input."""
+        model, weights = build(config.model, len(self.packed.class_names), config.data.view.side, 0)
         maps = opened(config, self.paths, self.packed)
-        return learner(config, net, len(self.packed.index), self.device, self.precision, maps), weights
+        return learner(config, model, len(self.packed.index), self.device, self.precision, maps), weights
 
     def batches(self, config: Run, weights: dict[str, Any]) -> Batches:
         rows = rows_of(self.packed.index, config.fit)
@@ -100,7 +100,7 @@ class Bench:
 
 
 def endless(batches: Batches, config: Run, it: Learner) -> Iterator[Batch]:
-    """A net's training batches, epoch after epoch."""
+    """A model's training batches, epoch after epoch."""
     for epoch in itertools.count():
         yield from batches.training(0, epoch, config.train.batch, config.settings, then=it.ahead)
 
@@ -163,10 +163,10 @@ def _forward_flops(here: Bench, it: Learner) -> tuple[int, int]:
     to groups.)"""
     side = here.params.data[here.dataset].view.side
     with FlopCounterMode(display=False) as counter, it.cast():
-        plain = copy.copy(it.net.eval())
+        plain = copy.copy(it.model.eval())
         plain.frozen = None  # the counter does not know folded modules by their names
         plain(torch.zeros(1, 3, side, side, device=here.device, dtype=DTYPES[here.precision]))
-    still = [f"Net.backbone.{part}" for part in it.net.frozen.parts] if it.net.frozen else []
+    still = [f"Classifier.backbone.{part}" for part in it.model.frozen.parts] if it.model.frozen else []
     counts, total = counter.get_flop_counts(), counter.get_total_flops()
     return total, total - sum(sum(counts[part].values()) for part in still if part in counts)
 

@@ -33,7 +33,7 @@ MIXING = (
 RECORDS = ROOT / "tests/fixtures/records"  # real ones, of before records had a format number
 TUNED = {"m": 0.3, "weight": 0.5, "delta": 0.1, "quantile": 0.25}
 SMALL = [
-    "model.name=test_resnet",  # a tiny net of timm whose stride-8 stage ends in a ReLU
+    "model.name=test_resnet",  # a tiny model of timm whose stride-8 stage ends in a ReLU
     "model.weights=none",
     "model.truncate=8",
     "model.freeze=0",
@@ -52,7 +52,7 @@ SMALL = [
 
 @pytest.fixture(scope="session")
 def small_params() -> Callable[..., Params]:
-    """params.yaml (or another file of that form) with a tiny net, small images and mixing from the first epoch; takes
+    """params.yaml (or another file of that form) with a tiny model, small images and mixing from the first epoch; takes
     further overrides."""
     return lambda *overrides, path=ROOT / "params.yaml": config.load(path, [*SMALL, *overrides])
 

@@ -165,8 +165,8 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> McNemar:
     """McNemar's exact test of two single runs on the same images (McNemar, *Note on the sampling error of the difference
     between correlated proportions or percentages*, Psychometrika 1947).
 
-    If both nets were equally good, an image that only one of them gets right would be either's with chance 1/2. It says
-    whether these two trained nets differ, nothing about training once more: that takes several seeds.
+    If both models were equally good, an image that only one of them gets right would be either's with chance 1/2. It says
+    whether these two trained models differ, nothing about training once more: that takes several seeds.
 
     Args:
         a, b: (N,) 1 where the answer is right, else 0; entry j of both is the same image.

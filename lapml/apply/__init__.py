@@ -1,1 +1,1 @@
-"""A finished run put to use on image files: predicted classes, explanations, and its net in other programs' formats."""
+"""A finished run put to use on image files: predicted classes, explanations, and its model in other programs' formats."""

@@ -67,10 +67,10 @@ def explain(
     for packed in packs(files, run.config, names, banner, failed):
         batch = next(_batches(packed, np.arange(len(packed.index)), run, run.device).evaluation(BATCH))
         with autocast(run.device, run.precision):
-            features, *outputs = run.net(batch.images)
+            features, *outputs = run.model(batch.images)
         guesses = outputs[0].argmax(1)
         labels = guesses if asked is None else torch.full_like(guesses, asked)
-        maps = class_maps(features, run.net.head.weight, labels).float().cpu().numpy()
+        maps = class_maps(features, run.model.head.weight, labels).float().cpu().numpy()
         logits, embeddings = (each.float().cpu().numpy() for each in outputs)
         views = pixels(batch.images.float().cpu(), run.weights)
         for i, image in enumerate(packed.index["path"]):
@@ -104,14 +104,14 @@ class Training:
         except LapmlError as error:
             raise LapmlError(f"{error}; or leave training images out with --neighbours 0") from None
         file, key = folder / EMBEDDINGS, f"{provenance['files']['model.safetensors']} {provenance['data_sha256']}"
-        # Damaged, or of another net or other data: made anew.
+        # Damaged, or of another model or other data: made anew.
         with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(file, allow_pickle=False) as kept:
             if str(kept["key"]) == key:
                 self.rows, self.embeddings = kept["rows"], kept["embeddings"]
                 return
         seen = [
             evaluate.predict(
-                run.net,
+                run.model,
                 self.packed,
                 run.config.model_copy(update={"evaluate": split}),
                 run.weights,

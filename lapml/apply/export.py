@@ -1,4 +1,4 @@
-"""The net of a finished run as one file for other programs, written only if it gives the run's own numbers."""
+"""The model of a finished run as one file for other programs, written only if it gives the run's own numbers."""
 
 import copy
 import io
@@ -25,9 +25,9 @@ from lapml.data.readers import reader
 from lapml.data.views import WINDOW
 from lapml.errors import LapmlError
 from lapml.files import atomic, sha256, write_json
-from lapml.models.model import Net
+from lapml.models.model import Classifier
 from lapml.paths import RUN_FILES
-from lapml.runs.execute import load_net, own_data
+from lapml.runs.execute import load_model, own_data
 from lapml.runs.folder import open_run
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}  # format: its file beside the run's
@@ -40,22 +40,22 @@ Call = Callable[[Tensor], tuple[Tensor, Tensor]]
 class Exported(nn.Module):
     """(N, 3, side, side) RGB in 0..1 → logits (N, K) and embedding (N, D) of unit length; fp32."""
 
-    def __init__(self, net: Net, mean: list[float], std: list[float]):
+    def __init__(self, model: Classifier, mean: list[float], std: list[float]):
         super().__init__()
         # A copy in plain memory order: the exporters do not all take channels_last weights.
-        self.net = copy.deepcopy(net).to(memory_format=torch.contiguous_format).requires_grad_(False)
+        self.model = copy.deepcopy(model).to(memory_format=torch.contiguous_format).requires_grad_(False)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.net((image - self.mean) / self.std)
+        output = self.model((image - self.mean) / self.std)
         return output.logits, output.embedding
 
 
 def export(folder: Path, form: str, output: Path | None = None, root: Path = Path(".")) -> tuple[Path, dict[str, Any]]:
-    """Write a run's net in fp32, and FILE.json: its input, classes and origin, and how far it agrees.
+    """Write a run's model in fp32, and FILE.json: its input, classes and origin, and how far it agrees.
 
-    The file that was written is read again, by onnxruntime or torch on the CPU, and compared with the run's net on random
+    The file that was written is read again, by onnxruntime or torch on the CPU, and compared with the run's model on random
     views, and on training images where the run's packed data are still there.
 
     Args:
@@ -67,7 +67,7 @@ def export(folder: Path, form: str, output: Path | None = None, root: Path = Pat
         (the file, what FILE.json says).
 
     Raises:
-        LapmlError: the run is not complete or of another version, its net cannot be exported, or the exported one gives
+        LapmlError: the run is not complete or of another version, its model cannot be exported, or the exported one gives
             other numbers; an older export then stays as it was.
     """
     output = output or folder / FILES[form]
@@ -80,20 +80,20 @@ def export(folder: Path, form: str, output: Path | None = None, root: Path = Pat
     record, provenance = open_run(folder)
     names = class_names(folder, provenance)
     config = settings_of(folder / "config.json", record)
-    net, weights = load_net(folder, config, len(names))
+    model, weights = load_model(folder, config, len(names))
     try:
         packed = own_data(record, provenance, root)
     except LapmlError:  # gone or other data: random views must do
         packed = None
-    module = Exported(net, weights["mean"], weights["std"]).eval()
-    about = _about(form, names, config, weights, net, provenance)
+    module = Exported(model, weights["mean"], weights["std"]).eval()
+    about = _about(form, names, config, weights, model, provenance)
     with atomic(output) as temporary:
         with _silent(folder, form):
             call = (_onnx if form == "onnx" else _torch)(module, config.data.view.side, temporary, json.dumps(about))
-            agreement = _agreement(call, net, weights, config, packed)
+            agreement = _agreement(call, model, weights, config, packed)
         _refuse_other(output, form, agreement)
         about |= {"sha256": sha256(temporary), "check": agreement}
-        sidecar.unlink(missing_ok=True)  # an old one must never stand beside a new net
+        sidecar.unlink(missing_ok=True)  # an old one must never stand beside a new model
     write_json(sidecar, about)
     return output, about
 
@@ -118,11 +118,11 @@ def text(file: Path, about: dict[str, Any]) -> str:
 
 
 def _about(
-    form: str, names: list[str], config: Run, weights: dict[str, Any], net: Net, provenance: dict[str, Any]
+    form: str, names: list[str], config: Run, weights: dict[str, Any], model: Classifier, provenance: dict[str, Any]
 ) -> dict[str, Any]:
-    data, embedding = config.data, net.head.in_features
-    if net.projects:
-        embedding = net.projection.out_features
+    data, embedding = config.data, model.head.in_features
+    if model.projects:
+        embedding = model.projection.out_features
     libraries = {name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")} if form == "onnx" else {}
     return {
         "format": form,
@@ -207,7 +207,7 @@ def _silent(folder: Path, form: str) -> Iterator[None]:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         other = next(name for name in FILES if name != form)
         raise LapmlError(
-            f"{folder}: its net cannot be exported as {form} ({why}); try --format {other}, or another version of torch"
+            f"{folder}: its model cannot be exported as {form} ({why}); try --format {other}, or another version of torch"
         ) from None
     finally:
         logging.disable(disabled)
@@ -218,24 +218,24 @@ def _silent(folder: Path, form: str) -> Iterator[None]:
 
 @torch.no_grad()
 def _agreement(
-    call: Call, net: Net, weights: dict[str, Any], config: Run, packed: Packed | None
+    call: Call, model: Classifier, weights: dict[str, Any], config: Run, packed: Packed | None
 ) -> dict[str, dict[str, Any] | None]:
-    """How far the exported net is from the run's: on random views, and on training images (None without ``packed``)."""
+    """How far the exported model is from the run's: on random views, and on training images (None without ``packed``)."""
     mean, std = (torch.tensor(weights[key])[:, None, None] for key in ("mean", "std"))
     side, generator = config.data.view.side, torch.Generator().manual_seed(0)
     views = [torch.rand(count, 3, side, side, generator=generator) for count in RANDOM]
-    found = [_differences(call(view), net((view - mean) / std)[1:]) for view in views]
+    found = [_differences(call(view), model((view - mean) / std)[1:]) for view in views]
     agreement: dict[str, Any] = {"tolerance": TOLERANCE, "random_views": {"batches": list(RANDOM), **_worst(found)}}
     agreement["training_images"] = None
     if packed is not None:
         rows = rows_of(packed.index, config.fit)
         rows = rows[np.linspace(0, len(rows) - 1, min(BATCH, len(rows))).astype(int)]
-        # As evaluation normalises them for the run's net; and not at all, for the graph that does so itself.
+        # As evaluation normalises them for the run's model; and not at all, for the graph that does so itself.
         normalised, plain = (
             next(Batches(packed, rows, config.data.view, *by, torch.device("cpu")).evaluation(BATCH)).images
             for by in ((weights["mean"], weights["std"]), ([0.0] * 3, [1.0] * 3))
         )
-        found = [_differences(call(plain), net(normalised)[1:])]
+        found = [_differences(call(plain), model(normalised)[1:])]
         agreement["training_images"] = {"count": len(rows), **_worst(found)}
     return agreement
 
@@ -261,7 +261,7 @@ def _refuse_other(output: Path, form: str, agreement: dict[str, Any]) -> None:
         if not close or (kind == "training_images" and found["other_top1"]):
             other = next(name for name in FILES if name != form)
             raise LapmlError(
-                f"{output}: not written: on {kind.replace('_', ' ')} the exported net differs from the run's by "
+                f"{output}: not written: on {kind.replace('_', ' ')} the exported model differs from the run's by "
                 f"{found['logits']:.1e} of the logits' scale and {found['embedding']:.1e} in the embedding, with "
                 f"{found['other_top1']:.0f} other top-1 classes; expected at most {TOLERANCE:.0e} and none: "
                 f"try --format {other}, or another version of torch"

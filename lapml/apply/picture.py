@@ -58,7 +58,7 @@ def draw(file: Path, result: dict[str, Any], view: np.ndarray, map_: np.ndarray,
         target = short(result["target"]["class"], 200)
         for column, (head, below) in enumerate(
             (
-                (f"The view ({view.shape[1]} px)", "that the net is given"),
+                (f"The view ({view.shape[1]} px)", "that the model is given"),
                 ("What speaks for" if told else "Nothing speaks for", target),
                 ("Probability of the most", "probable classes"),
             )

@@ -40,7 +40,7 @@ def predict(
     run = ready(folder, record, len(names))
     results = []
     for packed in packs(files, run.config, names, banner, failed):
-        seen = evaluate.predict(run.net, packed, run.config, run.weights, run.device, run.precision)
+        seen = evaluate.predict(run.model, packed, run.config, run.weights, run.device, run.precision)
         results += [
             {"image": image, "predictions": best(logits, names, top)}
             for image, logits in zip(packed.index["path"], seen.logits, strict=True)

@@ -59,7 +59,7 @@ def explain(
     params: ParamsFile = DEFAULT,
     as_json: Json = False,
 ) -> None:
-    """Draw where the net looks in images, and the training images that are the most similar to it.
+    """Draw where the model looks in images, and the training images that are the most similar to it.
 
     Files that are no images are named at the end, with status 1; the others are explained all the same.
 
@@ -98,7 +98,7 @@ def export(
         Path | None, typer.Option(help="The file; by default model.onnx or model.pt2 in the run's folder.")
     ] = None,
 ) -> None:
-    """Write the net as one file for other programs, with FILE.json about it, if it gives the run's own numbers.
+    """Write the model as one file for other programs, with FILE.json about it, if it gives the run's own numbers.
 
     Example: lapml export results/demo/runs/birds/baseline/0 --format onnx
     """

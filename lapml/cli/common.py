@@ -41,7 +41,7 @@ def plain(function):
             ):  # torch's, of work that does not say more (lapml.common.gpus.memory)
                 raise
             what, advice = (
-                "this command's nets and images do not fit into the GPU's memory",
+                "this command's models and images do not fit into the GPU's memory",
                 "take a GPU that nobody else uses",
             )
             message = str(OutOfMemoryError(what, error, advice))

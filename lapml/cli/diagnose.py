@@ -28,13 +28,13 @@ def diagnose(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []
 def distances(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, and folders that hold some; with their weights.")],
     baseline: Annotated[str, typer.Option(help="The row that comes first, as of `lapml compare`.")] = "",
-    images: Annotated[int, typer.Option(min=2, help="Generated for each net, at least.")] = 1000,
+    images: Annotated[int, typer.Option(min=2, help="Generated for each model, at least.")] = 1000,
     confidence: Annotated[float, typer.Option(help="Of the intervals over seeds.")] = 0.95,
     output: Annotated[
         Path | None, typer.Option(help="Writes distances.md, .svg, .csv and .json there; only printed without it.")
     ] = None,
 ) -> None:
-    """How far generated images lie from their references in the embeddings of finished nets, against the similarity of their
+    """How far generated images lie from their references in the embeddings of finished models, against the similarity of their
     parts.
 
     Example: lapml distances results/demo/runs/birds/loc_cutmix results/demo/runs/birds/adaptive_margin

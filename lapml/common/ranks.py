@@ -150,11 +150,11 @@ def joined(device: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def shared(net: nn.Module) -> DistributedDataParallel:
-    """The net as it trains on several ranks: gradients become their mean over them; buffers stay each rank's own."""
+def shared(model: nn.Module) -> DistributedDataParallel:
+    """The model as it trains on several ranks: gradients become their mean over them; buffers stay each rank's own."""
     # torch 2.14 renamed the option
     new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    return DistributedDataParallel(net, **{"forward_sync_buffers" if new else "broadcast_buffers": False})
+    return DistributedDataParallel(model, **{"forward_sync_buffers" if new else "broadcast_buffers": False})
 
 
 def shard(count: int) -> slice:

@@ -11,7 +11,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-# Unit vectors with non-negative entries (pooled after a ReLU) are at most sqrt(2) apart. Those of a net that is cut after a
+# Unit vectors with non-negative entries (pooled after a ReLU) are at most sqrt(2) apart. Those of a model that is cut after a
 # linear layer may be farther, but no margin should ask for more than orthogonal embeddings.
 Distance = Annotated[float, Field(ge=0, le=SQRT2)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]

@@ -236,8 +236,8 @@ class Published(Section):
 class Diagnose(Section):
     """How good the mixed images and their labels are, see docs/diagnosis.md."""
 
-    method: Name  # whose nets give the class maps
-    images: Count  # generated images for each mixer and net
+    method: Name  # whose models give the class maps
+    images: Count  # generated images for each mixer and model
     pairs: Count  # shown in the gallery
 
 

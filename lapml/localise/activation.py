@@ -19,17 +19,17 @@ class Classifier(NamedTuple):
 
 
 @torch.inference_mode()
-def classifier_of(net: nn.Module) -> Classifier | None:
+def classifier_of(model: nn.Module) -> Classifier | None:
     """The classifier of a timm model, on the CPU in evaluation mode; None where it is not linear on the mean of the last
     map, as class maps want it, or where there is none."""
-    head = net.get_classifier()
+    head = model.get_classifier()
     if not isinstance(head, nn.Linear):
         return None
     probe = torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0))
-    features = net.forward_features(probe)
+    features = model.forward_features(probe)
     if features.ndim != 4 or features.shape[1] != head.in_features:
         return None
-    expected = net(probe)
+    expected = model(probe)
     if not torch.allclose(head(features.mean((2, 3))), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
         return None
     weight = head.weight.detach().clone()

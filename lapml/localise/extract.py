@@ -36,7 +36,7 @@ class Extractor:
         classifier: its own, where class maps can be made by it.
     """
 
-    net: nn.Module
+    model: nn.Module
     stride: int
     channels: int
     mean: Tensor  # (3, 1, 1) of the input in 0..255
@@ -64,7 +64,7 @@ class Extractor:
 
     def _forward(self, pixels: Tensor) -> Tensor:
         views = (pixels.to(self.device).permute(0, 3, 1, 2).float() - self.mean) / self.std  # channels_last as it lies
-        return self.net.forward_features(views).permute(0, 2, 3, 1).flatten(1, 2).half()
+        return self.model.forward_features(views).permute(0, 2, 3, 1).flatten(1, 2).half()
 
 
 def load(name: str, source: str, device: torch.device) -> Extractor:
@@ -81,34 +81,34 @@ def load(name: str, source: str, device: torch.device) -> Extractor:
     state, record = sources.load(source, name)
     torch.manual_seed(0)
     try:
-        net = timm.create_model(name, pretrained=source == "timm")
+        model = timm.create_model(name, pretrained=source == "timm")
     except Exception as error:  # timm raises many types here: unknown name, no network
         raise LapmlError(f"localise.model {name!r}: timm cannot make it ({' '.join(str(error).split())})") from None
     if state is not None:
         try:
-            net.load_state_dict(state)
+            model.load_state_dict(state)
         except RuntimeError as error:
             raise LapmlError(
                 f"localise.weights {source!r} do not fit {name}: {' '.join(str(error).split())[:300]}"
             ) from None
     if source == "timm":  # the hub gives no checksum of its own
-        record["sha256"] = sources.state_sha256(net.state_dict())
-    net.eval()
-    stride = _stride(net, name)
-    classifier = classifier_of(net)
-    net.reset_classifier(0)
+        record["sha256"] = sources.state_sha256(model.state_dict())
+    model.eval()
+    stride = _stride(model, name)
+    classifier = classifier_of(model)
+    model.reset_classifier(0)
     mean, std = (
-        (255 * torch.tensor(net.pretrained_cfg[key])).view(3, 1, 1).to(device, torch.float32) for key in ("mean", "std")
+        (255 * torch.tensor(model.pretrained_cfg[key])).view(3, 1, 1).to(device, torch.float32) for key in ("mean", "std")
     )
-    net = folded(net).to(device, memory_format=torch.channels_last)
-    return Extractor(net, stride, net.num_features, mean, std, record, device, classifier)
+    model = folded(model).to(device, memory_format=torch.channels_last)
+    return Extractor(model, stride, model.num_features, mean, std, record, device, classifier)
 
 
 @torch.no_grad()
-def folded(net: nn.Module) -> nn.Module:
+def folded(model: nn.Module) -> nn.Module:
     """The same network, in evaluation mode, with batch norm folded into the convolutions before it, where that gives the
     same features: 15 to 25 % less time on a CPU."""
-    copy = deepcopy(net)
+    copy = deepcopy(model)
     probe = torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0))
     expected = copy.forward_features(probe)
     _, pairs = passed(copy, copy.forward_features, probe)
@@ -119,17 +119,17 @@ def folded(net: nn.Module) -> nn.Module:
     for _, name in pairs:  # timm's batch norm holds the activation
         copy.set_submodule(name, getattr(copy.get_submodule(name), "act", nn.Identity()))
     close = torch.allclose(copy.forward_features(probe), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    return copy if close else net
+    return copy if close else model
 
 
 @torch.inference_mode()
-def _stride(net: nn.Module, name: str) -> int:
+def _stride(model: nn.Module, name: str) -> int:
     try:
-        features = net.forward_features(torch.zeros(1, 3, PROBE, PROBE))
+        features = model.forward_features(torch.zeros(1, 3, PROBE, PROBE))
         shape = tuple(features.shape)
     except (AssertionError, RuntimeError) as error:  # such as a transformer of one fixed input size
         raise LapmlError(f"localise.model: {name} does not take {PROBE} px inputs ({error}); name another") from None
-    if len(shape) != 4 or shape[1] != net.num_features or shape[2] != shape[3] or PROBE % shape[2]:
+    if len(shape) != 4 or shape[1] != model.num_features or shape[2] != shape[3] or PROBE % shape[2]:
         raise LapmlError(
             f"localise.model: the features of {name} at {PROBE} px have shape {shape}, expected (1, C, h, h): a map of "
             "square cells, as resnet50 or tf_efficientnet_lite0 have"

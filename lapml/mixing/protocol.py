@@ -97,7 +97,7 @@ class Evidence:
     maps: Tensor | None = None  # (≥ B, h, w) class activation maps that sum to 1
     features: Tensor | None = None  # (≥ B, C, h, w) by which places are compared
     scores: Tensor | None = None  # (≥ B, H, H) SnapMix's semantic percentage maps
-    attention: Tensor | None = None  # (≥ B, h, w) mean feature maps of the net as it was before training
+    attention: Tensor | None = None  # (≥ B, h, w) mean feature maps of the model as it was before training
     truth: "Truth | None" = None  # the data set's own boxes and parts
     objects: Tensor | None = None  # (≥ B, h, w) where the object is, by maps made before training; they sum to 1
     part_maps: Tensor | None = None  # (≥ B, K, h, w) where each of its parts is; 1 is strong

@@ -1,4 +1,4 @@
 """The backbone and our linear head: built by timm, given pretrained weights, frozen in part, put on a device.
 
-In: the section ``model``. Out: a net whose weight · features is an exact class map.
+In: the section ``model``. Out: a model whose weight · features is an exact class map.
 """

@@ -8,14 +8,14 @@ import torch
 from lapml.common import gpus, ranks
 from lapml.config import Train
 from lapml.errors import LapmlError
-from lapml.models.model import Net, groups
+from lapml.models.model import Classifier, groups
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.float32}  # of weights and images
 
 
-def make_optimizer(net: Net, train: Train) -> torch.optim.SGD:
+def make_optimizer(model: Classifier, train: Train) -> torch.optim.SGD:
     """SGD, with Nesterov momentum where there is momentum."""
-    parameters = groups(net, train.lr, train.head_lr_mult)
+    parameters = groups(model, train.lr, train.head_lr_mult)
     return torch.optim.SGD(
         parameters, momentum=train.momentum, nesterov=train.momentum > 0, weight_decay=train.weight_decay
     )

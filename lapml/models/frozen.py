@@ -19,7 +19,7 @@ NORM = nn.modules.batchnorm._BatchNorm
 
 
 class Frozen:
-    """What of a backbone stays as it is. It is no module, so that a net's state dict is the ordinary one.
+    """What of a backbone stays as it is. It is no module, so that a model's state dict is the ordinary one.
 
     Args:
         parts: names of the modules that stay, none within another.
@@ -86,8 +86,8 @@ def stages(backbone: nn.Module) -> list[str]:
     return []
 
 
-def freeze(net: nn.Module, count: int, name: str, side: int) -> None:
-    """Let the stem and the first stages of a net (of :func:`lapml.models.model.build`, on the CPU) stay as they are.
+def freeze(model: nn.Module, count: int, name: str, side: int) -> None:
+    """Let the stem and the first stages of a model (of :func:`lapml.models.model.build`, on the CPU) stay as they are.
 
     Args:
         count: of stages, at least 1.
@@ -97,25 +97,25 @@ def freeze(net: nn.Module, count: int, name: str, side: int) -> None:
     Raises:
         LapmlError: the model has fewer stages, or they cannot be told, or something before their end would still learn.
     """
-    known = stages(net.backbone)
+    known = stages(model.backbone)
     if count > len(known):
         expected = f"at most its {len(known)} stages" if known else "0: its stages cannot be told"
         raise LapmlError(f"model.freeze: found {count}, expected for {name} {expected}")
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    training = net.training
-    net.eval()
-    parts, pairs = passed(net.backbone, net.features, image, known[count - 1])
-    net.frozen = Frozen(parts, pairs)
-    for module in net.frozen.modules(net.backbone):
+    training = model.training
+    model.eval()
+    parts, pairs = passed(model.backbone, model.features, image, known[count - 1])
+    model.frozen = Frozen(parts, pairs)
+    for module in model.frozen.modules(model.backbone):
         module.requires_grad_(False)
-    if not _folds(net, image):  # weights that are made in the pass, a map that goes elsewhere too
-        net.frozen = Frozen(parts, [])
-    if _learns(net, known[count - 1], image):
+    if not _folds(model, image):  # weights that are made in the pass, a map that goes elsewhere too
+        model.frozen = Frozen(parts, [])
+    if _learns(model, known[count - 1], image):
         raise LapmlError(
             f"model.freeze: found {count}, expected 0 for {name}: it has weights before the end of {known[count - 1]} that "
             "are no layer's, such as a transformer's positions"
         )
-    net.train(training)
+    model.train(training)
 
 
 @torch.no_grad()
@@ -153,25 +153,25 @@ def passed(
     return [name for name in dict.fromkeys(done) if not name.startswith(inside)], pairs
 
 
-def _learns(net: nn.Module, stage: str, image: Tensor) -> bool:
+def _learns(model: nn.Module, stage: str, image: Tensor) -> bool:
     """Whether a stage's map depends on weights that learn."""
     found = []
 
     def after(_: nn.Module, __: tuple, output: Tensor | list[Tensor]) -> None:
         found.extend(each.requires_grad for each in ([output] if isinstance(output, Tensor) else output))
 
-    hook = net.backbone.get_submodule(stage).register_forward_hook(after)
+    hook = model.backbone.get_submodule(stage).register_forward_hook(after)
     with torch.enable_grad():
-        net.features(image)
+        model.features(image)
     hook.remove()
     return any(found)
 
 
 @torch.no_grad()
-def _folds(net: nn.Module, image: Tensor) -> bool:
+def _folds(model: nn.Module, image: Tensor) -> bool:
     """Whether folding gives the same map. Tried with statistics drawn at random, since fresh ones would show no mistake, and in
-    fp64, since such a net magnifies what is rounded."""
-    trial, image = copy.deepcopy(net).double(), image.double()
+    fp64, since such a model magnifies what is rounded."""
+    trial, image = copy.deepcopy(model).double(), image.double()
     generator = torch.Generator().manual_seed(0)
     for module in trial.modules():
         if isinstance(module, NORM):

@@ -27,7 +27,7 @@ class Output(NamedTuple):
     embedding: Tensor  # (B, D), unit length, fp32
 
 
-class Net(nn.Module):
+class Classifier(nn.Module):
     """Backbone → (B, C, h, w) → mean → linear head; the embedding is the normalised mean, or a projection of it."""
 
     def __init__(self, backbone: nn.Module, tap: int | None, channels: int, classes: int, embedding_dim: int | None):
@@ -86,18 +86,18 @@ class Net(nn.Module):
         return super()._apply(*args, **kwargs)
 
 
-def build(config: Model, classes: int, side: int, seed: int, initial: bool = True) -> tuple[Net, dict[str, Any]]:
-    """Make a net for square inputs.
+def build(config: Model, classes: int, side: int, seed: int, initial: bool = True) -> tuple[Classifier, dict[str, Any]]:
+    """Make a model for square inputs.
 
     Args:
         config: the ``model`` section.
         classes: K.
         side: of the input in pixels.
         seed: of the head's and projection's (and, without weights, the backbone's) initial values.
-        initial: load the initial weights; False where a saved net is loaded over them anyway.
+        initial: load the initial weights; False where a saved model is loaded over them anyway.
 
     Returns:
-        (net in training mode, record of the weights and of the input's mean, std and map: for provenance.json).
+        (model in training mode, record of the weights and of the input's mean, std and map: for provenance.json).
 
     Raises:
         LapmlError: unknown model, wrong weights, an unsuitable head, a map under 6×6, a side that the stride does not
@@ -125,8 +125,8 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
             tap, channels = None, backbone.num_features
             backbone.reset_classifier(0)
         torch.manual_seed(seed)
-        net = Net(backbone, tap, channels, classes, config.embedding_dim)
-        grid = _grid(net, side)
+        model = Classifier(backbone, tap, channels, classes, config.embedding_dim)
+        grid = _grid(model, side)
     except (AssertionError, RuntimeError) as error:  # such as a transformer of one fixed input size
         why = " ".join(str(error).split()) or type(error).__name__
         raise LapmlError(f"model.name: {config.name} does not take {side} px inputs ({why}); set view.side") from None
@@ -138,29 +138,29 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
     if side % grid[0] or side // grid[0] & (side // grid[0] - 1):
         raise LapmlError(
             f"view.side: {side} px gives a map of {grid[0]}×{grid[1]} cells, which the stride does not divide: padding would "
-            "shift the cells; expected a multiple of the net's stride"
+            "shift the cells; expected a multiple of the model's stride"
         )
     if config.freeze:
-        freeze(net, config.freeze, config.name, side)
-    net.stride = side // grid[0]
+        freeze(model, config.freeze, config.name, side)
+    model.stride = side // grid[0]
     cfg = backbone.pretrained_cfg
-    return net, {**record, "mean": list(cfg["mean"]), "std": list(cfg["std"]), "grid": list(grid)}
+    return model, {**record, "mean": list(cfg["mean"]), "std": list(cfg["std"]), "grid": list(grid)}
 
 
-def training_mode(net: nn.Module, batch_norm: str) -> None:
+def training_mode(model: nn.Module, batch_norm: str) -> None:
     """Training mode, in which frozen batch norm keeps its running statistics (its scale and shift still train, but for those
     of frozen stages)."""
-    net.train()
+    model.train()
     if batch_norm == "frozen":
-        for module in net.modules():
+        for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
 
 @contextmanager
-def frozen_statistics(net: nn.Module) -> Iterator[None]:
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norm by the batch's own statistics, running ones left untouched (SnapMix's code updates them twice)."""
-    norms = [norm for norm in _norms(net) if norm.track_running_stats]
+    norms = [norm for norm in _norms(model) if norm.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -170,26 +170,26 @@ def frozen_statistics(net: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-def running_statistics(net: nn.Module) -> list[Tensor]:
+def running_statistics(model: nn.Module) -> list[Tensor]:
     """Copies of the running means and variances of batch norm in training mode."""
-    return [value.clone() for norm in _norms(net) if norm.training for value in (norm.running_mean, norm.running_var)]
+    return [value.clone() for norm in _norms(model) if norm.training for value in (norm.running_mean, norm.running_var)]
 
 
 @contextmanager
-def normalised_alike(net: nn.Module, before: list[Tensor]) -> Iterator[None]:
-    """Within, in evaluation mode, batch norm uses the statistics of the net's last pass in training mode, so that an
+def normalised_alike(model: nn.Module, before: list[Tensor]) -> Iterator[None]:
+    """Within, in evaluation mode, batch norm uses the statistics of the model's last pass in training mode, so that an
     image's output is what it would have been in that batch. They follow from what that pass did to the running ones.
 
     Args:
         before: :func:`running_statistics` before that pass.
     """
-    norms = [norm for norm in _norms(net) if norm.training]
+    norms = [norm for norm in _norms(model) if norm.training]
     running = [(norm.running_mean, norm.running_var) for norm in norms]
     old = iter(before)
     for norm in norms:  # replaced, not written to: backward needs the same tensors
         mean, var = (now.lerp(next(old), 1 - 1 / norm.momentum) for now in (norm.running_mean, norm.running_var))
         norm.running_mean, norm.running_var = mean, var.clamp_min(0)  # rounding may leave less
-    net.eval()
+    model.eval()
     try:
         yield
     finally:
@@ -197,14 +197,14 @@ def normalised_alike(net: nn.Module, before: list[Tensor]) -> Iterator[None]:
             norm.running_mean, norm.running_var = mean, var
 
 
-def _norms(net: nn.Module) -> list[nn.Module]:
-    return [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+def _norms(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-def groups(net: Net, lr: float, head_lr_mult: float) -> list[dict[str, Any]]:
+def groups(model: Classifier, lr: float, head_lr_mult: float) -> list[dict[str, Any]]:
     """Parameter groups for the optimizer: what learns of the backbone at ``lr``, the new layers at ``lr·head_lr_mult``."""
-    new = [*net.head.parameters(), *net.projection.parameters()]
-    old = [parameter for parameter in net.backbone.parameters() if parameter.requires_grad]
+    new = [*model.head.parameters(), *model.projection.parameters()]
+    old = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
     return [{"params": old, "lr": lr}, {"params": new, "lr": lr * head_lr_mult}]
 
 
@@ -235,14 +235,14 @@ def _check_head(backbone: nn.Module, name: str, side: int) -> None:
     if not suitable:
         raise LapmlError(
             f"model.name: {name} does more than mean pooling between its last map and its classifier (a norm, a convolution "
-            "or tokens), so that class maps would not be true; expected a net such as resnet50 or tf_efficientnet_lite0"
+            "or tokens), so that class maps would not be true; expected a model such as resnet50 or tf_efficientnet_lite0"
         )
 
 
 @torch.no_grad()
-def _grid(net: Net, side: int) -> tuple[int, int]:
-    training = net.training
-    net.eval()
-    height, width = net.features(torch.zeros(1, 3, side, side)).shape[2:]
-    net.train(training)
+def _grid(model: Classifier, side: int) -> tuple[int, int]:
+    training = model.training
+    model.eval()
+    height, width = model.features(torch.zeros(1, 3, side, side)).shape[2:]
+    model.train(training)
     return height, width

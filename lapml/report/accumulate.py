@@ -28,7 +28,7 @@ def publish_finished(params: Params, paths: Paths) -> str:
     """Copy what is finished of a suite and not published yet: runs (without weights), tuned files, diagnoses. What is
     published already stays as it is, so that a suite can be completed over several occasions, see :func:`restore`.
 
-    The runs that a diagnosis takes its nets from are published together with it: it is of these nets and of no others.
+    The runs that a diagnosis takes its models from are published together with it: it is of these models and of no others.
 
     Returns:
         How many runs were added, how many are there, and which are missing.
@@ -63,7 +63,7 @@ def publish_finished(params: Params, paths: Paths) -> str:
             known.append(row)
             added.append(name)
         for dataset in params.datasets:
-            if diagnosed[dataset] and not _diagnosed(there, dataset) and _same_nets(params, paths, there, dataset):
+            if diagnosed[dataset] and not _diagnosed(there, dataset) and _same_models(params, paths, there, dataset):
                 copy_folder(paths.diagnosis(dataset), there.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
     count = len(params.datasets) * len(params.all_methods()) * len(params.seeds)
     text = f"{paths.published}: {len(added)} runs added, {count - len(missing + held)} of {count} are there"
@@ -125,7 +125,7 @@ def restore(params: Params, paths: Paths) -> str:
     if they fit the settings and the packed data as they are now. What was made here already is left alone.
 
     Of weights only their checksum was published; those who need them train the run again. The runs that the diagnosis
-    takes its nets from are therefore taken over together with a published diagnosis of them, or not at all.
+    takes its models from are therefore taken over together with a published diagnosis of them, or not at all.
 
     Returns:
         How many runs were taken over, and why the others were not.
@@ -143,8 +143,8 @@ def restore(params: Params, paths: Paths) -> str:
             raise LapmlError(
                 f"{paths.pack(dataset)}: not prepared yet; run `lapml data fetch {dataset} && lapml data prepare {dataset}` first"
             ) from None
-        # taken over with all of its nets' runs, of which those that are here are the same ones, or not at all
-        diagnosed[dataset] = _fits(params, there, dataset) and _same_nets(params, there, paths, dataset, absent=True)
+        # taken over with all of its models' runs, of which those that are here are the same ones, or not at all
+        diagnosed[dataset] = _fits(params, there, dataset) and _same_models(params, there, paths, dataset, absent=True)
     published = [(run, found) for run, found in examined(params, there, UNREAD) if there.run(*run).exists()]
     mixing = {run[0] for run, found in published if isinstance(found, dict) and found["localised_sha256"]}
     maps = {dataset: _maps_sha256(paths, dataset) for dataset in mixing}
@@ -236,8 +236,8 @@ def _same_tuned(params: Params, paths: Paths, there: Paths, dataset: str, method
     return True
 
 
-def _same_nets(params: Params, one: Paths, other: Paths, dataset: str, absent: bool = False) -> bool:
-    """Whether the runs that the diagnosis takes its nets from are the same in both places.
+def _same_models(params: Params, one: Paths, other: Paths, dataset: str, absent: bool = False) -> bool:
+    """Whether the runs that the diagnosis takes its models from are the same in both places.
 
     Args:
         absent: those of ``other`` may be missing.
@@ -248,8 +248,8 @@ def _same_nets(params: Params, one: Paths, other: Paths, dataset: str, absent: b
             continue
         if not all(file.is_file() for file in files):
             return False
-        nets = [(read_json(file).get("files") or {}).get(UNREAD[0]) for file in files]
-        if nets[0] != nets[1]:
+        models = [(read_json(file).get("files") or {}).get(UNREAD[0]) for file in files]
+        if models[0] != models[1]:
             return False
     return True
 

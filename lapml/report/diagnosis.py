@@ -47,7 +47,7 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
     """The finished diagnosis of a data set, or None where there is none.
 
     Raises:
-        LapmlError: it was made with other settings, of other data or other nets than there are now.
+        LapmlError: it was made with other settings, of other data or other models than there are now.
     """
     file = paths.diagnosis(dataset) / "diagnosis.json"
     if not file.is_file():
@@ -75,7 +75,7 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
         _objects(paths, dataset, record["object"]),
         _maps(paths, dataset, localised),
     )
-    for name, found, expected in zip(("settings", "seeds", "data", "nets", "masks", "maps"), made, now, strict=True):
+    for name, found, expected in zip(("settings", "seeds", "data", "models", "masks", "maps"), made, now, strict=True):
         if found != json.loads(json.dumps(expected)):
             raise LapmlError(f"{file}: was made with other {name} than there are now; {again}")
     *frames, beside = (frame.replace({None: np.nan, "inf": np.inf}) for frame in (*frames, beside))

@@ -1,7 +1,7 @@
-"""Where generated images lie in the embedding space of finished nets: their distance d from their references, against the
+"""Where generated images lie in the embedding space of finished models: their distance d from their references, against the
 similarity s of the parts that were exchanged.
 
-All nets are shown the same training views, donors and draws, mixed by one row's localized CutMix, each net by its own class
+All models are shown the same training views, donors and draws, mixed by one row's localized CutMix, each model by its own class
 maps. In evaluation mode, so that an image which mixing did not change lies at d = 0. Donors of the reference's class are
 left out, as the margin losses leave them out of the pairs that they push.
 """
@@ -52,7 +52,7 @@ class Measured(NamedTuple):
     mixed_by: str  # the row whose localized CutMix it is
     edges: Edges | None
     dataset: str
-    images: int  # generated for each net, those with donors of another class
+    images: int  # generated for each model, those with donors of another class
     record: dict[str, Any]  # what made them
 
 
@@ -63,7 +63,7 @@ def measure(
 
     Args:
         folders, baseline: as of :func:`lapml.analysis.gather.rows`; at least one row mixes by localized CutMix.
-        images: generated for each net, at least.
+        images: generated for each model, at least.
 
     Returns:
         ``table`` with columns row, seeds, d and d_half (mean over seeds and its Student-t half-width), d_low and d_high
@@ -112,7 +112,7 @@ def measure(
 
 
 def _refuse_other_views(runs: list[gather.Run]) -> None:
-    """All nets are shown the same views: LapmlError where a run's would be others."""
+    """All models are shown the same views: LapmlError where a run's would be others."""
     first = runs[0]
     for run in runs[1:]:
         for keys in (("data", "view"), ("train", "batch"), ("fit",)):
@@ -122,7 +122,7 @@ def _refuse_other_views(runs: list[gather.Run]) -> None:
             if found != expected:
                 raise LapmlError(
                     f"{run.folder / 'config.json'}: {'.'.join(keys)}: found {found}, expected {expected} (as in "
-                    f"{first.folder}): only nets that can be shown the same images are compared; leave it out"
+                    f"{first.folder}): only models that can be shown the same images are compared; leave it out"
                 )
 
 
@@ -142,16 +142,16 @@ def _of_run(folder: Path, mixer: Method, localise: dict | None, images: int, roo
     record, provenance = open_run(folder)
     packed = own_data(record, provenance, root)
     run = ready(folder, record, len(packed.class_names))
-    run.net.eval()
+    run.model.eval()
     mixing = {"settings": mixer, "seed": 0, "localise": localise and Localise(**localise)}
-    config = run.config.model_copy(update=mixing)  # the same views, draws and maps for every net
+    config = run.config.model_copy(update=mixing)  # the same views, draws and maps for every model
     columns: dict[str, list[np.ndarray]] = {"d": [], "s": [], "rho": []}
     maps = opened(config, Paths(record["suite"], root), packed)
-    mixes = Mixes(config, run.net, run.weights, packed, {"mixed": mixer}, precision=run.precision, maps=maps)
+    mixes = Mixes(config, run.model, run.weights, packed, {"mixed": mixer}, precision=run.precision, maps=maps)
     for batch, _, made, _ in mixes.generate(images):
         mixed = made["mixed"].mixed
-        clean = run.net(batch.images[: batch.count]).embedding
-        d = distance(run.net(mixed.images).embedding, clean)
+        clean = run.model(batch.images[: batch.count]).embedding
+        d = distance(run.model(mixed.images).embedding, clean)
         other = batch.labels[: batch.count] != batch.labels[mixed.donors]
         for name, values in (("d", d), ("s", mixed.similarity), ("rho", mixed.rho)):
             columns[name].append(values[other].float().cpu().numpy())
@@ -195,8 +195,8 @@ def markdown(found: Measured, confidence: float) -> str:
         cells += [f"{100 * row[name]:.1f}" for name in ("beyond_m", "beyond_band") if not np.isnan(row[name])]
         lines.append([*cells, *(f"{row[name]:+.2f}".replace("-", "−") for name in ("s_d", "rho_d"))])
     text = (
-        f"{found.dataset}: {found.images:,} generated images for each net, the same views, donors and draws, mixed as "
-        f"{escaped(found.mixed_by)} does, each net by its own class maps; donors of another class. d: distance of a generated "
+        f"{found.dataset}: {found.images:,} generated images for each model, the same views, donors and draws, mixed as "
+        f"{escaped(found.mixed_by)} does, each model by its own class maps; donors of another class. d: distance of a generated "
         "image's embedding from its reference's, in evaluation mode; ±: Student-t interval over seeds; s: similarity of the "
         "parts; ρ: the donor's share of the label."
     )

@@ -16,7 +16,7 @@ FLAGS = {"meaningless": "meaningless", "obscured": "obscured", "ghost": "ghost l
 
 
 def pairs(mixes: Mixes, weights: dict, class_names: list[str], count: int) -> list[Pair]:
-    """The first ``count`` pairs of a net's draws."""
+    """The first ``count`` pairs of a model's draws."""
     found: list[Pair] = []
     for batch, scene, made, maps in mixes.generate(count):
         clean = pixels(batch.images.float().cpu(), weights)

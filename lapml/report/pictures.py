@@ -1,4 +1,4 @@
-"""Pictures of the data for the report: what each row mixes, and where its trained net looks."""
+"""Pictures of the data for the report: what each row mixes, and where its trained model looks."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ from lapml.data.pack import Packed
 from lapml.localise.evidence import opened
 from lapml.localise.sheet import drawn
 from lapml.mixing.maps import class_maps
-from lapml.models.model import Net
+from lapml.models.model import Classifier
 from lapml.paths import Paths
-from lapml.runs.execute import load_net, open_run, resolved
+from lapml.runs.execute import load_model, open_run, resolved
 from lapml.runs.folder import kept
 from lapml.training.mixes import Mixes, freshly
 
@@ -32,7 +32,7 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], Galleries]:
     """A function of a data set's name that gives (gallery items, CAM items) of the first seed's runs, and the contact sheet
     (PNG) of objects and parts where a method mixes by them.
 
-    Every mixing row mixes the same references with the same donors, by its own net's maps. Rows whose runs were taken over
+    Every mixing row mixes the same references with the same donors, by its own model's maps. Rows whose runs were taken over
     without weights have no picture.
     """
 
@@ -45,24 +45,24 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], Galleries]:
                 continue
             open_run(folder)
             config = resolved(params, paths, dataset, method, params.seeds[0])
-            net, weights = load_net(folder, config, len(packed.class_names))
+            model, weights = load_model(folder, config, len(packed.class_names))
             if config.settings.mixer:
                 maps = opened(config, paths, packed)
-                mixed += _mixed(net, weights, packed, config, maps)
+                mixed += _mixed(model, weights, packed, config, maps)
                 if maps is not None and sheet is None:
                     sheet = drawn(dataset, paths, FOUND_SHOWN)
-            cams += _cams(net, weights, packed, config)
+            cams += _cams(model, weights, packed, config)
         return mixed, cams, sheet
 
     return of
 
 
 def _mixed(
-    net: Net, weights: dict[str, Any], packed: Packed, config: Run, maps: "Localised | None"
+    model: Classifier, weights: dict[str, Any], packed: Packed, config: Run, maps: "Localised | None"
 ) -> list[dict[str, Any]]:
-    """Mixed training images, as a step of this row would make them with maps of the finished net."""
+    """Mixed training images, as a step of this row would make them with maps of the finished model."""
     row = freshly(config.settings.always_mixing())
-    mixes = Mixes(config, net, weights, packed, {config.method: row}, maps=maps)
+    mixes = Mixes(config, model, weights, packed, {config.method: row}, maps=maps)
     batch, _, made, _ = next(mixes.generate(1))
     mixed, evidence = made[config.method]
     field = row.mixer.shown(evidence)
@@ -91,15 +91,15 @@ def _mixed(
 
 
 @torch.no_grad()
-def _cams(net: Net, weights: dict[str, Any], packed: Packed, config: Run) -> list[dict[str, Any]]:
+def _cams(model: Classifier, weights: dict[str, Any], packed: Packed, config: Run) -> list[dict[str, Any]]:
     """Class activation maps of the predicted class, on the same images of the validation split for every row."""
     rows = rows_of(packed.index, ["val"])
     rows = rows[np.linspace(0, len(rows) - 1, min(CAMS_SHOWN, len(rows))).astype(int)]
     batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], torch.device("cpu"))
     batch = next(batches.evaluation(len(rows)))
-    output = net.eval()(batch.images)
+    output = model.eval()(batch.images)
     guess = output.logits.argmax(1)
-    maps = class_maps(output.features, net.head.weight, guess)
+    maps = class_maps(output.features, model.head.weight, guess)
     pictures = pixels(batch.images, weights)
     return [
         {

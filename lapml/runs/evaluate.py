@@ -1,4 +1,4 @@
-"""Evaluation: predictions, accuracy and retrieval of a trained net."""
+"""Evaluation: predictions, accuracy and retrieval of a trained model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.models.device import DTYPES, autocast
-from lapml.models.model import Net
+from lapml.models.model import Classifier
 from lapml.runs.results import RECALL, TOP, alone, recall_says, top5_says
 
 BLOCK = 1024  # images whose neighbours are looked for at once
@@ -32,7 +32,7 @@ class Predictions:
 
 
 def predict(
-    net: Net, packed: Packed, config: Run, weights: dict[str, Any], device: torch.device, precision: str
+    model: Classifier, packed: Packed, config: Run, weights: dict[str, Any], device: torch.device, precision: str
 ) -> Predictions:
     """Logits and embeddings of the run's evaluation split, in evaluation mode and view.
 
@@ -48,7 +48,7 @@ def predict(
     what = f"{config.dataset}: {size} images of {view.side} px in evaluation"
     with memory(what, f"take {ALONE}, or a smaller data.*.view.side"):
         batches = Batches(packed, own, view, weights["mean"], weights["std"], device, DTYPES[precision])
-        found = outputs(net, batches, size, precision) if len(own) else None
+        found = outputs(model, batches, size, precision) if len(own) else None
         parts = found and [part.cpu().numpy() for part in found]
     shares = ranks.collected(parts)
     logits, embeddings = (np.empty((len(rows), part.shape[1]), np.float32) for part in shares[0])
@@ -59,17 +59,17 @@ def predict(
 
 
 @torch.no_grad()
-def outputs(net: Net, batches: Batches, size: int, precision: str) -> tuple[Tensor, Tensor]:
+def outputs(model: Classifier, batches: Batches, size: int, precision: str) -> tuple[Tensor, Tensor]:
     """(N, K) logits and (N, D) embeddings of all rows of ``batches``, fp32, on the device, which is not waited for.
 
     Args:
         size: images that are forwarded at a time.
     """
-    net.eval()
+    model.eval()
     found = []
     for batch in batches.evaluation(size):
         with autocast(batches.device, precision):
-            found.append(net(batch.images)[1:])
+            found.append(model(batch.images)[1:])
     logits, embeddings = (torch.cat(part).float() for part in zip(*found, strict=True))
     return logits, embeddings
 
@@ -96,7 +96,7 @@ def metrics(predictions: Predictions) -> dict[str, float | None]:
 
 
 def retrieval(predictions: Predictions) -> dict[str, float | None]:
-    """Recall@1 and @5 of the embedding, in percent, and n: all that can be said of classes the net does not know.
+    """Recall@1 and @5 of the embedding, in percent, and n: all that can be said of classes the model does not know.
 
     ``recall_left_out`` images have no other of their class to be found, and do not count. A Recall@K is None where that is
     all of them, or where there are no more than K others, so that none can be missed.

@@ -26,7 +26,7 @@ from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import sha256, write_json
 from lapml.models.device import DTYPES, pick_device, tf32, without_gpu
-from lapml.models.model import Net, build
+from lapml.models.model import Classifier, build
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.runs import evaluate, kept
 from lapml.runs.folder import open_run
@@ -84,7 +84,7 @@ def _execute(
     reads = kept.readings(folder)
     if ranks.rank() == 0:
         record_read(folder, config.evaluate, "train")  # before it is read, so that no reading goes unrecorded
-    seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
+    seen = evaluate.predict(fitted.model, packed, config, fitted.weights, fitted.device, fitted.precision)
     totals = {key: sum(row[key] for row in fitted.history) for key in ("images_forward", "images_backward", "seconds")}
     metrics = {**evaluate.metrics(seen), **totals, "split": config.evaluate}
     if ranks.rank():
@@ -99,7 +99,7 @@ def _execute(
     evaluate.table(seen, packed).to_parquet(partial / "predictions.parquet", index=False)
     try:
         save_file(
-            {name: value.contiguous().cpu() for name, value in fitted.net.state_dict().items()},
+            {name: value.contiguous().cpu() for name, value in fitted.model.state_dict().items()},
             partial / "model.safetensors",
         )
     except SafetensorError as error:  # its own kind, for a disk that is full
@@ -112,21 +112,21 @@ def _execute(
     return metrics
 
 
-def load_net(folder: Path, config: Run, classes: int) -> tuple[Net, dict[str, Any]]:
-    """The trained net of a run on the CPU, in evaluation mode, and the record of its input (mean, std, grid)."""
-    net, weights = build(config.model, classes, config.data.view.side, config.seed, initial=False)
+def load_model(folder: Path, config: Run, classes: int) -> tuple[Classifier, dict[str, Any]]:
+    """The trained model of a run on the CPU, in evaluation mode, and the record of its input (mean, std, grid)."""
+    model, weights = build(config.model, classes, config.data.view.side, config.seed, initial=False)
     try:
-        net.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception as error:  # safetensors and torch raise several types for a damaged or foreign file
         raise LapmlError(
             f"{folder / 'model.safetensors'}: does not fit the run's config ({str(error)[:200]})"
         ) from None
-    return net.to(memory_format=torch.channels_last).eval(), weights
+    return model.to(memory_format=torch.channels_last).eval(), weights
 
 
 class Ready(NamedTuple):
     config: Run
-    net: Net  # on the device, in evaluation mode
+    model: Classifier  # on the device, in evaluation mode
     weights: dict[str, Any]  # what its input is: mean, std, grid
     device: torch.device
     precision: str
@@ -136,14 +136,14 @@ def ready(folder: Path, record: dict[str, Any], classes: int) -> Ready:
     """A finished run, given its config.json and K, on the GPU if there is one, in the precision that its settings mean there.
 
     Raises:
-        LapmlError: another version made the run, its net does not fit its settings, or its device is not here.
+        LapmlError: another version made the run, its model does not fit its settings, or its device is not here.
     """
     config = settings_of(folder / "config.json", record)
-    net, weights = load_net(folder, config, classes)
+    model, weights = load_model(folder, config, classes)
     device, precision = pick_device(config.train)
     with memory(f"{folder}: its weights", f"take {ALONE}"):
-        net.to(device, DTYPES[precision])
-    return Ready(config, net, weights, device, precision)
+        model.to(device, DTYPES[precision])
+    return Ready(config, model, weights, device, precision)
 
 
 def own_data(record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:
@@ -175,7 +175,7 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
     """Metrics of a finished run on another packed data set, in the run's own view; each is recorded beside the run, in
     :data:`~lapml.paths.TRANSFERS`.
 
-    Where every class of that data set is one of the run's (by name), all metrics, the net choosing among all of the
+    Where every class of that data set is one of the run's (by name), all metrics, the model choosing among all of the
     run's classes; else only Recall@K of the embedding. The data set that the run was trained on counts as its own in
     whatever size it is packed: only its test split may be read, and that is a reading of it.
 
@@ -235,7 +235,7 @@ def _predict(folder: Path, record: dict[str, Any], split: str, packed: Packed, c
     """Of a finished run."""
     run = ready(folder, record, classes)
     config = run.config.model_copy(update={"evaluate": split})
-    return evaluate.predict(run.net, packed, config, run.weights, run.device, run.precision)
+    return evaluate.predict(run.model, packed, config, run.weights, run.device, run.precision)
 
 
 def record_read(folder: Path, split: str, why: str) -> None:

@@ -60,23 +60,23 @@ class Distances:
 
 @torch.no_grad()
 def measured(config: Run, packed: Packed, fitted: Fitted, maps: "Localised | None" = None) -> Distances:
-    """Distances in the training views of a trained run, with batch norm as in training. The net's running statistics are not what
+    """Distances in the training views of a trained run, with batch norm as in training. The model's running statistics are not what
     they were afterwards.
 
     Args:
         config: of the run; it mixes.
         fitted: the run; its class maps and features are those of a pass of their own.
     """
-    net, row = fitted.net.eval(), freshly(config.settings.always_mixing())
-    mixes = Mixes(config, net, fitted.weights, packed, {"mixed": row}, precision=fitted.precision, maps=maps)
+    model, row = fitted.model.eval(), freshly(config.settings.always_mixing())
+    mixes = Mixes(config, model, fitted.weights, packed, {"mixed": row}, precision=fitted.precision, maps=maps)
     found: dict[str, list[np.ndarray]] = {"d": [], "rho": []}
     with autocast(fitted.device, fitted.precision):
         for batch, _, made, _ in mixes.generate(PAIRS):
             mixed = made["mixed"].mixed
-            training_mode(net, config.train.batch_norm)
-            before = running_statistics(net)
-            generated = net(mixed.images).embedding
-            d = distance(generated, methods.embedded(net, batch.images[: batch.count], before))
+            training_mode(model, config.train.batch_norm)
+            before = running_statistics(model)
+            generated = model(mixed.images).embedding
+            d = distance(generated, methods.embedded(model, batch.images[: batch.count], before))
             other = batch.labels[: batch.count] != batch.labels[mixed.donors]
             for name, values in (("d", d), ("rho", mixed.rho)):
                 found[name].append(values[other].float().cpu().numpy())

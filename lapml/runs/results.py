@@ -1,4 +1,4 @@
-"""Which accuracies are results: one that no answer can miss says nothing of a net."""
+"""Which accuracies are results: one that no answer can miss says nothing of a model."""
 
 import numpy as np
 

@@ -192,7 +192,7 @@ def _score(
     """
 
     def score(fitted: Fitted) -> float:
-        seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
+        seen = evaluate.predict(fitted.model, packed, config, fitted.weights, fitted.device, fitted.precision)
         return evaluate.metrics(seen)["top1"]
 
     epochs = config.train.epochs

@@ -1,4 +1,4 @@
-"""What the net saw of each training image at its last visits, kept in the image's own frame.
+"""What the model saw of each training image at its last visits, kept in the image's own frame.
 
 Localisation needs a class map and features of the *clean* image, which a forward pass of its own gives at about a third
 of a step. But every step forwards each image anyway, whole or with one box pasted over: so the cells that were not
@@ -21,13 +21,13 @@ SEEN = 0.5  # a cell is renewed where at least this share of it was seen
 class Bank:
     """For every image of a data set, a grid of cells over its stored square: (class map's value, part features).
 
-    A map's values are relative to its peak, part features are unit vectors, both fp16. Where the net has more than
+    A map's values are relative to its peak, part features are unit vectors, both fp16. Where the model has more than
     :data:`PARTS` channels, a fixed random projection keeps their cosines to about ±1/√PARTS (Johnson and Lindenstrauss).
 
     Args:
         images: in the data set.
-        channels: C of the net's features.
-        grid: cells a side, as many as the net's map has.
+        channels: C of the model's features.
+        grid: cells a side, as many as the model's map has.
     """
 
     def __init__(self, images: int, channels: int, grid: int, device: torch.device):

@@ -29,7 +29,7 @@ from lapml.errors import DivergedError, LapmlError, Stopped  # noqa: E402
 from lapml.localise.evidence import stored  # noqa: E402
 from lapml.mixing.boxes import Mixed  # noqa: E402
 from lapml.models.device import DTYPES, autocast, make_optimizer, pick_device, schedule  # noqa: E402
-from lapml.models.model import Net, Output, build, running_statistics, training_mode  # noqa: E402
+from lapml.models.model import Classifier, Output, build, running_statistics, training_mode  # noqa: E402
 from lapml.training import (
     losses,  # noqa: E402
     methods,  # noqa: E402
@@ -49,9 +49,9 @@ PARTS = ("localise", "mix", "forward", "reference", "loss", "bank", "backward", 
 
 @dataclass
 class Fitted:
-    net: Net
+    model: Classifier
     history: list[dict[str, Any]]  # a row an epoch, keys COLUMNS
-    weights: dict[str, Any]  # what the net started from
+    weights: dict[str, Any]  # what the model started from
     device: torch.device
     precision: str
     resumed: int  # how often the run was taken up again
@@ -60,16 +60,16 @@ class Fitted:
 
 @dataclass
 class Learner:
-    """A net as it trains, and everything that a step of it needs."""
+    """A model as it trains, and everything that a step of it needs."""
 
-    net: Net
-    forward: Callable[[Tensor], Output]  # the net, or DDP around it
+    model: Classifier
+    forward: Callable[[Tensor], Output]  # the model, or DDP around it
     optimizer: torch.optim.Optimizer
     settings: Method
     batch_norm: str
     label_smoothing: float
     bank: Bank | None
-    frozen: Net | None  # as it was before training, for mixers that attend by it
+    frozen: Classifier | None  # as it was before training, for mixers that attend by it
     cast: Callable[[], AbstractContextManager]
     maps: dict[str, methods.Stored] = field(default_factory=dict)  # what the stage `localise` found, as evidence
 
@@ -85,13 +85,13 @@ class Learner:
 
 def learner(
     config: Run,
-    net: Net,
+    model: Classifier,
     images: int,
     device: torch.device,
     precision: str,
     maps: "Localised | None" = None,
 ) -> Learner:
-    """Put a net on its device, ready to train.
+    """Put a model on its device, ready to train.
 
     Args:
         images: in the data set.
@@ -104,20 +104,20 @@ def learner(
                 f"train.batch_norm: found sync on {ranks.size()} process(es) on {device.type}, expected several GPUs; "
                 "set it to local"
             )
-        net = convert_sync_batchnorm(net)  # timm's: torch's own drops the activations that timm fuses into batch norm
-    net.to(device, DTYPES[precision], memory_format=torch.channels_last)
-    training_mode(net, train.batch_norm)
+        model = convert_sync_batchnorm(model)  # timm's: torch's own drops the activations that timm fuses into batch norm
+    model.to(device, DTYPES[precision], memory_format=torch.channels_last)
+    training_mode(model, train.batch_norm)
     needs = settings.mixer.needs() if settings.mixer else ()
     bank = frozen = None
     if "recent" in needs:
-        bank = Bank(images, net.head.in_features, config.data.view.side // net.stride, device)
+        bank = Bank(images, model.head.in_features, config.data.view.side // model.stride, device)
     if "attention" in needs:
-        frozen = copy.deepcopy(net).eval().requires_grad_(False)
-    forward = net if ranks.size() == 1 else ranks.shared(net)
-    optimizer = make_optimizer(net, train)
+        frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    forward = model if ranks.size() == 1 else ranks.shared(model)
+    optimizer = make_optimizer(model, train)
     found = {} if maps is None else stored(maps, needs, images, device)
     return Learner(
-        net,
+        model,
         forward,
         optimizer,
         settings,
@@ -172,14 +172,14 @@ def fit(
         )
     if config.localise is not None and maps is None:
         raise LapmlError(f"{config.method}: found no maps, expected those of `lapml localise {config.dataset}`")
-    net, weights = build(config.model, len(packed.class_names), config.data.view.side, seed)
+    model, weights = build(config.model, len(packed.class_names), config.data.view.side, seed)
     made = {**made_of(config, packed, maps, device), "weights": weights}
     with memory(f"model.name: {config.model.name} and what its training holds", f"take {ALONE}, or a smaller model"):
         rows = rows_of(packed.index, config.fit)
         batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], device, DTYPES[precision])
         steps = batches.steps(train.batch)
-        it = learner(config, net, len(packed.index), device, precision, maps)
-        saved = state.Checkpoint(path, made, it.net, it.optimizer, it.bank)
+        it = learner(config, model, len(packed.index), device, precision, maps)
+        saved = state.Checkpoint(path, made, it.model, it.optimizer, it.bank)
         history, now = saved.restored(device, replace, log)
     if saved.resumed:
         log(f"resumed after epoch {len(history)} of {train.epochs}" + (f", step {now.step}" if now.step else ""))
@@ -195,7 +195,7 @@ def fit(
 
     def settle_weights() -> None:
         """A finite loss may have had a gradient that was not: such a state is neither saved nor evaluated."""
-        settle(None if state.all_finite(it.net) else now.step - 1, "the weights were")
+        settle(None if state.all_finite(it.model) else now.step - 1, "the weights were")
 
     def stopped() -> Stopped:
         where = f"epoch {epoch + 1} after step {now.step} of {steps}" if now.step else f"after epoch {epoch + 1}"
@@ -203,7 +203,7 @@ def fit(
         return Stopped(f"{config.dataset}/{config.method}/{seed}: stopped in {where}; {then}")
 
     def fitted() -> Fitted:
-        return Fitted(it.net, history, weights, device, precision, saved.resumed, earlier)
+        return Fitted(it.model, history, weights, device, precision, saved.resumed, earlier)
 
     bar = _bar(quiet, (len(history) * steps + now.step) * train.batch, train.epochs * steps * train.batch)
     with (
@@ -239,7 +239,7 @@ def fit(
             now.seconds = time.perf_counter() - started
             settle(bad)
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
-            ranks.average_buffers(it.net.moving_buffers())
+            ranks.average_buffers(it.model.moving_buffers())
             settle_weights()
             means, lr = now.means.values(), schedule(train, steps, (epoch + 1) * steps - 1)
             row = {"epoch": epoch + 1, "lr": lr, **means, **now.counts, "seconds": now.seconds}
@@ -282,27 +282,27 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
         (0-d statistics on the device, images forwarded, images gone backward).
     """
     settings, labels, margin = it.settings, batch.labels[: batch.count], it.settings.margin
-    if not it.net.training:  # as a step leaves it that took references
-        training_mode(it.net, it.batch_norm)
+    if not it.model.training:  # as a step leaves it that took references
+        training_mode(it.model, it.batch_norm)
     forwards = backwards = batch.count
     mixed = batch.made or it.ahead(batch)
     clean = clean_logits = embedded = donor_labels = None
     with it.cast():
         if batch.mixed and mixed is None:
             with record_function("localise"):
-                seen, more, back = methods.reference(it.net, settings, batch, it.forward, it.frozen, it.stored)
+                seen, more, back = methods.reference(it.model, settings, batch, it.forward, it.frozen, it.stored)
             forwards, backwards = forwards + more, backwards + back
             clean, clean_logits = seen.embedding, seen.logits
             with record_function("mix"):
                 mixed = methods.mix(settings, batch, seen.evidence)
         asked = batch.mixed and settings.loss is not None and settings.loss.reference
         detached = asked or batch.margins and margin.reference == "detached"
-        before = running_statistics(it.net) if detached else None
+        before = running_statistics(it.model) if detached else None
         with record_function("forward"):
             output = it.forward(mixed.images if mixed else batch.images)
         if detached:
             with record_function("reference"):
-                embedded = methods.embedded(it.net, batch.images[: batch.count], before)
+                embedded = methods.embedded(it.model, batch.images[: batch.count], before)
             forwards += len(embedded)
             clean = embedded if batch.margins and clean is None else clean
         with record_function("loss"):
@@ -321,10 +321,10 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
                 seen = methods.Seen(output, labels, donor_labels, mixed, embedded)
                 extra = methods.own_loss(settings, seen)
                 loss, stats = loss + settings.loss.weight * extra, stats | {"loss_own": extra.detach()}
-            if it.net.projects:
+            if it.model.projects:
                 loss = loss + 0 * output.embedding.sum()  # DDP wants a gradient for each parameter in every step
     if it.bank is not None:
-        weight, hidden = it.net.head.weight.detach(), mixed.hidden(it.bank.grid) if mixed else None
+        weight, hidden = it.model.head.weight.detach(), mixed.hidden(it.bank.grid) if mixed else None
         index, windows = batch.index[: batch.count], batch.windows[: batch.count]
         with record_function("bank"):
             it.bank.keep(index, windows, output.features.detach(), weight, labels, hidden)

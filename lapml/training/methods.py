@@ -14,7 +14,7 @@ from lapml.data.batches import Batch
 from lapml.errors import LapmlError
 from lapml.mixing import FIELDS, Draws, Evidence, Mixed, snapmix
 from lapml.mixing.maps import class_maps
-from lapml.models.model import Net, Output, frozen_statistics, normalised_alike
+from lapml.models.model import Classifier, Output, frozen_statistics, normalised_alike
 from lapml.training import losses
 
 
@@ -45,24 +45,24 @@ class Seen(NamedTuple):
 
 
 def reference(
-    net: Net,
+    model: Classifier,
     settings: Method,
     batch: Batch,
     forward: Callable[[Tensor], Output],
-    frozen: Net | None = None,
+    frozen: Classifier | None = None,
     stored: Mapping[str, Stored] = MappingProxyType({}),
 ) -> tuple[Reference, int, int]:
     """The evidence that a mixer asks for, by passes of the clean images where it takes any.
 
     Args:
-        forward: the net as it trains, for ``margin.reference: joint``.
-        frozen: the net as it was before training, in evaluation mode, for mixers that attend by it.
+        forward: the model as it trains, for ``margin.reference: joint``.
+        frozen: the model as it was before training, in evaluation mode, for mixers that attend by it.
         stored: as of :func:`ahead`.
 
     Returns:
         (the reference, images forwarded for it, images that will go backward for it).
     """
-    images, labels, weight, needs = batch.images, batch.labels, net.head.weight.detach(), settings.mixer.needs()
+    images, labels, weight, needs = batch.images, batch.labels, model.head.weight.detach(), settings.mixer.needs()
     evidence, embedding, logits, features = _known(needs, batch, stored), None, None, None
     joint = settings.joint
     if joint:
@@ -70,7 +70,7 @@ def reference(
         features = output.features.detach()
         embedding, logits = output.embedding[: batch.count], output.logits[: batch.count]
     elif {"fresh", "scores"} & set(needs):
-        features = _clean_features(net, images)
+        features = _clean_features(model, images)
     if "fresh" in needs:
         evidence |= {"maps": class_maps(features, weight, labels), "features": features}
     if "scores" in needs:
@@ -82,14 +82,14 @@ def reference(
     return Reference(Evidence(**evidence), embedding, logits), passes * len(images), joint * len(images)
 
 
-def _clean_features(net: Net, images: Tensor) -> Tensor:
-    """(N, C, h, w) by the net as it is now, whose running statistics it leaves alone."""
+def _clean_features(model: Classifier, images: Tensor) -> Tensor:
+    """(N, C, h, w) by the model as it is now, whose running statistics it leaves alone."""
     kind = images.device.type
     uncached = torch.autocast(
         kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
     )
-    with torch.no_grad(), frozen_statistics(net), uncached:  # the step must not take over weights cast without gradient
-        return net(images).features
+    with torch.no_grad(), frozen_statistics(model), uncached:  # the step must not take over weights cast without gradient
+        return model(images).features
 
 
 def _known(needs: Collection[str], batch: Batch, stored: Mapping[str, Stored]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _known(needs: Collection[str], batch: Batch, stored: Mapping[str, Stored]) -
 
 
 def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed | None:
-    """The generated batch, where that needs nothing of the net as it is now: it can be made before its step. (Where a pass
+    """The generated batch, where that needs nothing of the model as it is now: it can be made before its step. (Where a pass
     of the clean images is due anyway, by ``margin.reference: joint``, it is made in the step.)
 
     (Within an epoch no two batches share an image, so what the steps before it add to a bank does not matter.)
@@ -116,15 +116,15 @@ def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed
 
 
 @torch.no_grad()
-def embedded(net: Net, images: Tensor, before: list[Tensor]) -> Tensor:
+def embedded(model: Classifier, images: Tensor, before: list[Tensor]) -> Tensor:
     """(B, D) embeddings of clean images as the batch that was just generated would have them: were an image of it not
-    changed by mixing, its distance would be 0. No running statistics are touched; the net is left in evaluation mode.
+    changed by mixing, its distance would be 0. No running statistics are touched; the model is left in evaluation mode.
 
     Args:
         before: :func:`~lapml.models.model.running_statistics` before the generated batch's pass.
     """
-    with normalised_alike(net, before):
-        return net(images).embedding
+    with normalised_alike(model, before):
+        return model(images).embedding
 
 
 def mix(settings: Method, batch: Batch, evidence: Evidence) -> Mixed:

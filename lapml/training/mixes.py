@@ -1,4 +1,4 @@
-"""The same training views mixed by every mixer of a suite, by a trained net's maps."""
+"""The same training views mixed by every mixer of a suite, by a trained model's maps."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +18,7 @@ from lapml.data.truth import Annotations, Scene, box_pixels
 from lapml.localise.evidence import stored
 from lapml.mixing import Evidence, Mixed
 from lapml.models.device import DTYPES
-from lapml.models.model import Net, build
+from lapml.models.model import Classifier, build
 from lapml.training import methods
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def distinct(params: Params, annotated: bool = True, localised: bool = False) ->
     Args:
         params: of one data set.
         annotated: the data have boxes; without, rows that mix by them are left out, as are those that attend by a
-            pretrained net where there is none.
+            pretrained model where there is none.
         localised: the data have object and part maps; without, rows that mix by them are left out.
     """
     rows: dict[str, Method] = {}
@@ -90,8 +90,8 @@ class Mixes:
     """Batches of training views, and what each mixer makes of them.
 
     Args:
-        config: of the run whose net gives the maps; it says which images, views and draws.
-        net: on its device, in evaluation mode; weights: the record of its input.
+        config: of the run whose model gives the maps; it says which images, views and draws.
+        model: on its device, in evaluation mode; weights: the record of its input.
         rows: {name: settings that always mix}, see :func:`distinct`.
         masks: (N, S, S) uint8 of all images of the index, or None.
         annotations: or None, where the data have no boxes: then there are no scenes.
@@ -101,7 +101,7 @@ class Mixes:
     def __init__(
         self,
         config: Run,
-        net: Net,
+        model: Classifier,
         weights: dict,
         packed: Packed,
         rows: dict[str, Method],
@@ -110,8 +110,8 @@ class Mixes:
         precision: str = "fp32",
         maps: "Localised | None" = None,
     ):
-        self.config, self.net, self.rows, self.masks, self.annotations = config, net, rows, masks, annotations
-        self.device = next(net.parameters()).device
+        self.config, self.model, self.rows, self.masks, self.annotations = config, model, rows, masks, annotations
+        self.device = next(model.parameters()).device
         chosen = rows_of(packed.index, config.fit)
         view, mean, std = config.data.view, weights["mean"], weights["std"]
         self.batches = Batches(packed, chosen, view, mean, std, self.device, DTYPES[precision])
@@ -136,13 +136,13 @@ class Mixes:
                 for method in (DRIVER, *self.rows.values())
             ]
             for clean, *each in zip(*epochs, strict=True):
-                maps = methods.reference(self.net, DRIVER, clean, self.net)[0].evidence
+                maps = methods.reference(self.model, DRIVER, clean, self.model)[0].evidence
                 known = {DRIVER.mixer.needs(): maps}
                 made: dict[str, Made] = {}
                 for (name, method), batch in zip(self.rows.items(), each, strict=True):
                     needs = method.mixer.needs()
                     if needs not in known:
-                        asked = methods.reference(self.net, method, batch, self.net, self.frozen, self.stored)
+                        asked = methods.reference(self.model, method, batch, self.model, self.frozen, self.stored)
                         known[needs] = asked[0].evidence
                     made[name] = Made(methods.mix(method, batch, known[needs]), known[needs])
                 yield clean, self._scene(clean), made, maps.maps

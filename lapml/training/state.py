@@ -93,11 +93,11 @@ class Checkpoint:
         self,
         path: Path | None,
         made: dict[str, Any],
-        net: nn.Module,
+        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         bank: Bank | None,
     ):
-        self.path, self.made, self.net, self.optimizer, self.bank = path, made, net, optimizer, bank
+        self.path, self.made, self.model, self.optimizer, self.bank = path, made, model, optimizer, bank
         self.resumed = 0  # how often the run was taken up again
         self.good = "the initial one"  # the last state that was kept, for messages
         self.saved = time.monotonic()
@@ -127,12 +127,12 @@ class Checkpoint:
         return history, now
 
     def _put(self, found: dict[str, Any], device: torch.device) -> tuple[list[dict[str, Any]], Epoch]:
-        self.net.load_state_dict(found["net"])
+        self.model.load_state_dict(found["model"])
         _put_optimizer(self.optimizer, found["optimizer"])
         if self.bank is not None:
             self.bank.cells.copy_(found["bank"])
         own = found["ranks"][ranks.rank()]  # in mid-epoch they differ
-        for buffer, value in zip(self.net.buffers(), own["buffers"], strict=True):
+        for buffer, value in zip(self.model.buffers(), own["buffers"], strict=True):
             buffer.copy_(value)
         history, now, self.resumed = list(found["history"]), Epoch.restored(own["epoch"], device), found["resumed"] + 1
         for row in history:
@@ -169,12 +169,12 @@ class Checkpoint:
     def save(self, history: list[dict[str, Any]], now: Epoch) -> None:
         if self.path is None:
             return
-        each = ranks.collected({"epoch": now.state(), "buffers": [buffer.cpu() for buffer in self.net.buffers()]})
+        each = ranks.collected({"epoch": now.state(), "buffers": [buffer.cpu() for buffer in self.model.buffers()]})
         if ranks.rank() == 0:
             record = {
                 "key": digest(self.made),
                 "made": json.loads(json.dumps(self.made)),
-                "net": self.net.state_dict(),
+                "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             }
             record |= {"ranks": each, "bank": self.bank.cells if self.bank else None, "history": history}
@@ -206,9 +206,9 @@ def _numbers(record: dict[str, Any], needed: Collection[str]) -> None:
             raise ValueError(f"{name}: found {type(value).__name__}, expected a number")
 
 
-def all_finite(net: nn.Module) -> bool:
-    """Whether all weights and running statistics of a net are numbers, on every rank. The device is waited for once."""
-    finite = [value.isfinite().all() for value in net.state_dict().values() if value.is_floating_point()]
+def all_finite(model: nn.Module) -> bool:
+    """Whether all weights and running statistics of a model are numbers, on every rank. The device is waited for once."""
+    finite = [value.isfinite().all() for value in model.state_dict().values() if value.is_floating_point()]
     return int(ranks.total(torch.stack(finite).all().int())) == ranks.size()
 
 

@@ -47,7 +47,7 @@ def test_t_interval_covers():
 
 
 def answers(rng, seeds, images, gap=0.0, seed_sd=0.0):
-    """Right or wrong answers: images of differing difficulty, nets of differing luck."""
+    """Right or wrong answers: images of differing difficulty, models of differing luck."""
     ease = rng.normal(0.5, 1.5, images)
     return [
         (ease + shift + rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, 1.2, (seeds, images)) > 0).astype(np.uint8)
@@ -111,7 +111,7 @@ def test_bootstrap_refuses_shapes(a, b):
     ("seeds", "seed_sd", "most"), [(1, 0.0, 0.09), (3, 0.0, 0.05), (3, 0.06, 0.06), (5, 0.06, 0.06)]
 )
 def test_false_positives_without_a_difference(seeds, seed_sd, most):
-    """At level 0.05, 400 test images; a seed_sd of 0.06 moves the accuracy of a net by about 1.2 points."""
+    """At level 0.05, 400 test images; a seed_sd of 0.06 moves the accuracy of a model by about 1.2 points."""
     rng = np.random.default_rng(5)
     p = [paired_bootstrap(*answers(rng, seeds, 400, 0.0, seed_sd), 500, 0.95, k).p for k in range(200)]
     assert np.mean(np.asarray(p) < 0.05) <= most

@@ -248,10 +248,10 @@ def test_as_a_function_it_raises_unless_it_is_given_a_place_for_failures(shop):
         (lambda folder: shutil.rmtree(folder), "config.json is missing"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "model.safetensors: is not the file"),
         (lambda folder: _without_names(folder), "class_names: missing, as in old runs"),
-        (lambda folder: _another_net(folder), "does not fit the run's config"),
+        (lambda folder: _another_model(folder), "does not fit the run's config"),
         (lambda folder: _another_version(folder), "train.lr: missing; this version has other settings"),
     ],
-    ids=["file", "folder", "model", "names", "net", "version"],
+    ids=["file", "folder", "model", "names", "model", "version"],
 )
 def test_a_run_that_is_not_whole_is_refused(shop, command, spoil, part):
     spoil(shop.folder)
@@ -266,7 +266,7 @@ def _without_names(folder: Path) -> None:
     sealed(folder, "provenance.json", provenance)
 
 
-def _another_net(folder: Path) -> None:
+def _another_model(folder: Path) -> None:
     state = load_file(folder / "model.safetensors")
     save_file({f"x{name}": value for name, value in state.items()}, folder / "model.safetensors")
     provenance = json.loads((folder / "provenance.json").read_text())
@@ -299,10 +299,10 @@ def drawn(monkeypatch) -> list[tuple]:
 def own_output(shop, rows: np.ndarray, **options) -> tuple:
     """Features, logits, embedding of rows of the packed data, and the head's weight."""
     config = runs.settings_of(shop.folder, json.loads((shop.folder / "config.json").read_text()))
-    net, weights = runs.load_net(shop.folder, config, len(shop.names))
+    model, weights = runs.load_model(shop.folder, config, len(shop.names))
     batches = Batches(shop.packed, rows, config.data.view, weights["mean"], weights["std"], torch.device("cpu"))
     with torch.no_grad():
-        return *net(next(batches.evaluation(len(rows))).images), net.head.weight
+        return *model(next(batches.evaluation(len(rows))).images), model.head.weight
 
 
 @pytest.mark.parametrize("target", [None, 3])
@@ -363,7 +363,7 @@ def test_embeddings_of_the_training_images_are_made_once(shop, drawn, monkeypatc
         assert explain(shop.folder, shop.test[:2], Path("why")) == first
     with np.load(shop.folder / EMBEDDINGS) as old:
         other = dict(old)
-    np.savez(shop.folder / EMBEDDINGS, **{**other, "key": "of another net", "embeddings": -other["embeddings"]})
+    np.savez(shop.folder / EMBEDDINGS, **{**other, "key": "of another model", "embeddings": -other["embeddings"]})
     assert explain(shop.folder, shop.test[:2], Path("why")) == first
     assert (shop.folder / EMBEDDINGS).read_bytes() == kept
     for damage in (b"", b"PK", kept[: len(kept) // 2], kept[:-200] + b"\0" * 200):
@@ -499,7 +499,7 @@ def test_fitted_text_fits(words, lines, inches):
 # --- export ---
 
 
-def written_net(file: Path, form: str):
+def written_model(file: Path, form: str):
     """What calls an exported file, by its own reader alone."""
     if form == "torch":
         return torch.export.load(file).module()
@@ -526,7 +526,7 @@ def test_the_exported_file_gives_the_runs_predictions_and_says_what_it_is(shop, 
     view = about["view"]
     windows = evaluation_windows(sizes, SimpleNamespace(aspect=view["aspect"]))
     images = cut(torch.from_numpy(shop.packed.images[rows]), torch.from_numpy(windows).float(), view["side"]) / 255
-    call = written_net(file, form)
+    call = written_model(file, form)
     logits, embedding = call(images.contiguous())
     written = pd.read_parquet(shop.folder / "predictions.parquet")
     assert not logits.requires_grad and (logits.argmax(1).numpy() == written["top1"]).all()
@@ -562,16 +562,16 @@ def test_the_exported_file_gives_the_runs_predictions_and_says_what_it_is(shop, 
     ],
     ids=["cut", "projected", "dilated"],
 )
-def test_nets_of_all_kinds_agree(tmp_path, form, name, side, options):
+def test_models_of_all_kinds_agree(tmp_path, form, name, side, options):
     options = {"truncate": None, "output_stride": None, "embedding_dim": None, **options}
-    net, weights = build(Model(name=name, weights="none", **options), 5, side, 0)
-    for module in net.modules():  # statistics that a trained net has
+    model, weights = build(Model(name=name, weights="none", **options), 5, side, 0)
+    for module in model.modules():  # statistics that a trained model has
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.manual_seed(1)
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 2)
-    net = net.eval().to(memory_format=torch.channels_last)
-    module = exporting.Exported(net, weights["mean"], weights["std"]).eval()
+    model = model.eval().to(memory_format=torch.channels_last)
+    module = exporting.Exported(model, weights["mean"], weights["std"]).eval()
     make = exporting._onnx if form == "onnx" else exporting._torch
     with exporting._silent(tmp_path, form):
         call = make(module, side, tmp_path / "file", "{}")
@@ -579,24 +579,24 @@ def test_nets_of_all_kinds_agree(tmp_path, form, name, side, options):
     mean, std = (torch.tensor(weights[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
         logits, embedding = call(images)
-        _, own_logits, own_embedding = net((images - mean) / std)
+        _, own_logits, own_embedding = model((images - mean) / std)
     assert (logits - own_logits).abs().max() <= 1e-4 * own_logits.abs().max()
     assert (embedding - own_embedding).abs().max() <= 1e-4
-    assert embedding.shape[1] == (options["embedding_dim"] or net.head.in_features)
-    assert net.head.weight.requires_grad  # the run's own net is not changed
+    assert embedding.shape[1] == (options["embedding_dim"] or model.head.in_features)
+    assert model.head.weight.requires_grad  # the run's own model is not changed
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda self, image: self.net(image)[1:],  # not normalised
-        lambda self, image: self.net((image - self.mean) / self.std * float("nan"))[1:],
+        lambda self, image: self.model(image)[1:],  # not normalised
+        lambda self, image: self.model((image - self.mean) / self.std * float("nan"))[1:],
         lambda self, image: _slightly(self, image, 1.001, 1),
         lambda self, image: _slightly(self, image, 1, 1.001),
     ],
     ids=["input", "nan", "logits", "embedding"],
 )
-def test_a_net_that_does_not_agree_is_not_written(shop, monkeypatch, wrong):
+def test_a_model_that_does_not_agree_is_not_written(shop, monkeypatch, wrong):
     (shop.folder / "model.pt2").write_bytes(b"older")
     (shop.folder / "model.pt2.json").write_bytes(b"{}")
     before = set(shop.folder.iterdir())
@@ -607,7 +607,7 @@ def test_a_net_that_does_not_agree_is_not_written(shop, monkeypatch, wrong):
 
 
 def _slightly(module, image, *factors):
-    outputs = module.net((image - module.mean) / module.std)[1:]
+    outputs = module.model((image - module.mean) / module.std)[1:]
     return tuple(each * factor for each, factor in zip(outputs, factors, strict=True))
 
 
@@ -635,10 +635,10 @@ def test_one_other_top1_class_of_a_training_image_is_too_many():
 
 def test_without_its_data_a_run_is_exported_on_random_views(shop):
     shutil.rmtree(shop.pack)
-    printed = invoke("export", shop.folder, "--format", "torch", "--output", "deep/net.pt2").stdout
+    printed = invoke("export", shop.folder, "--format", "torch", "--output", "deep/model.pt2").stdout
     assert "not compared on training images: the run's packed data are gone or changed" in printed
-    assert json.loads(Path("deep/net.pt2.json").read_text())["check"]["training_images"] is None
-    assert {path.name for path in Path("deep").iterdir()} == {"net.pt2", "net.pt2.json"}
+    assert json.loads(Path("deep/model.pt2.json").read_text())["check"]["training_images"] is None
+    assert {path.name for path in Path("deep").iterdir()} == {"model.pt2", "model.pt2.json"}
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch"])

@@ -50,7 +50,7 @@ def test_rounds_are_interleaved_and_every_contender_is_timed_once_a_round():
 
 
 def test_loaders_train_on_the_same_images_and_mix_each_batch(shop):
-    """Each of them gives square float batches in the net's normalisation, and labels that sum to 1 and are mixed."""
+    """Each of them gives square float batches in the model's normalisation, and labels that sum to 1 and are mixed."""
     params, paths = shop
     here = rows.Bench(params, paths, "birds")
     config = here.config("cutmix")
@@ -117,16 +117,16 @@ def test_options_change_how_a_step_is_made_not_what_it_does(shop, name):
     params, paths = shop
     here = rows.Bench(params, paths, "birds")
     config = here.config("baseline")
-    nets = []
+    models = []
     for apply in (options.OPTIONS[options.PLAIN], options.OPTIONS[name]):
         it, weights = here.learner(config)
         apply(it)
         source = rows.endless(here.batches(config, weights), config, it)
         for _ in range(3):
             rows.take_step(it, next(source))
-        nets.append(it.net.state_dict())
-    for key, value in nets[0].items():
-        torch.testing.assert_close(nets[1][key], value, rtol=1e-3, atol=1e-4)
+        models.append(it.model.state_dict())
+    for key, value in models[0].items():
+        torch.testing.assert_close(models[1][key], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("maps, extra", [("recent", {"bank"}), ("fresh", {"localise", "mix"})])
@@ -149,7 +149,7 @@ def test_profile_names_every_part_of_a_step(small_params, packed, tmp_path, monk
 
 @pytest.mark.slow
 def test_growth_measures_what_can_be_and_draws_it(shop, tmp_path, monkeypatch):
-    """Sizes that the net or the data do not allow are left out; the report and the dry run see that many runs."""
+    """Sizes that the model or the data do not allow are left out; the report and the dry run see that many runs."""
     params, paths = shop
     folder = paths.root
     for part in ("Snakefile", "rules", "profiles"):

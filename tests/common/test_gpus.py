@@ -262,16 +262,16 @@ def test_a_launched_process_takes_no_gpu_by_itself(two_gpus, small_run, monkeypa
     ],
 )
 def test_memory_that_does_not_suffice(error, why):
-    with pytest.raises(OutOfMemoryError) as raised, gpus.memory("three nets", "take one"):
+    with pytest.raises(OutOfMemoryError) as raised, gpus.memory("three models", "take one"):
         raise error
     text = str(raised.value)
-    assert text.startswith(f"three nets do not fit into the GPU's memory ({why}") and "\n" not in text
+    assert text.startswith(f"three models do not fit into the GPU's memory ({why}") and "\n" not in text
     assert "; take one; what was saved before is intact" in text
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), LapmlError("bad"), ValueError("out of memory")])
 def test_other_errors_are_left_alone(error):
-    with pytest.raises(type(error)) as raised, gpus.memory("three nets", "take one"):
+    with pytest.raises(type(error)) as raised, gpus.memory("three models", "take one"):
         raise error
     assert raised.value is error
 
@@ -317,7 +317,7 @@ def test_any_other_command_ends_in_one_line(capsys):
         plain(full)()
     assert raised.value.exit_code == 1
     assert capsys.readouterr().err.startswith(
-        "error: this command's nets and images do not fit into the GPU's memory (Tried"
+        "error: this command's models and images do not fit into the GPU's memory (Tried"
     )
     with pytest.raises(RuntimeError, match="a fault of ours"):
         plain(lambda: (_ for _ in ()).throw(RuntimeError("a fault of ours")))()

@@ -96,7 +96,7 @@ def no_backward(loss):
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """A mode in which device="cuda" works, and what waited in it; a net is to be built before."""
+    """A mode in which device="cuda" works, and what waited in it; a model is to be built before."""
     empty = torch.empty
     monkeypatch.setattr(batches_module, "_held", None)
     monkeypatch.setattr(batches_module, "_free_memory", lambda device: 2**40)
@@ -117,9 +117,9 @@ def made(small_run, annotated, request):
 
     def of(row: str, overrides: list[str]):
         run = small_run(row, *(each.format(row) for each in overrides))
-        net, weights = build(run.model, 3, run.data.view.side, 0)
+        model, weights = build(run.model, 3, run.data.view.side, 0)
         waits = request.getfixturevalue("pretended")
-        it = learner(run, net, len(annotated.index), DEVICE, "bf16")
+        it = learner(run, model, len(annotated.index), DEVICE, "bf16")
         rows, (mean, std) = rows_of(annotated.index, ["train"]), (weights["mean"], weights["std"])
         return run, it, lambda: Batches(annotated, rows, run.data.view, mean, std, DEVICE), waits
 
@@ -136,8 +136,8 @@ def trained(run, it, batches: Batches, waits: Waits) -> None:
         means.add(stats)
         watch.add(step, stats["loss"])
         assert all(value.is_cuda and not value.ndim for value in stats.values())
-        assert all((parameter.grad is not None) == parameter.requires_grad for parameter in it.net.parameters())
-        assert all(parameter.is_cuda for parameter in it.net.parameters())
+        assert all((parameter.grad is not None) == parameter.requires_grad for parameter in it.model.parameters())
+        assert all(parameter.is_cuda for parameter in it.model.parameters())
     means.over_ranks()
     assert step == 1 and waits.found == []
 
@@ -178,8 +178,8 @@ def test_an_evaluation(made, monkeypatch, precision, resident, frozen):
         monkeypatch.setattr(batches_module, "_free_memory", lambda device: 1)
     pool = batches()
     waits.found.clear()
-    logits, embeddings = evaluate.outputs(it.net, pool, 10, precision)
-    assert (logits.shape, embeddings.shape) == ((24, 3), (24, 16)) and not it.net.training
+    logits, embeddings = evaluate.outputs(it.model, pool, 10, precision)
+    assert (logits.shape, embeddings.shape) == ((24, 3), (24, 16)) and not it.model.training
     for each in (logits, embeddings):
         assert each.is_cuda and each.dtype == torch.float32 and not each.requires_grad
     hits = evaluate.nearest_hits(embeddings, torch.zeros(24, dtype=torch.int64, device=DEVICE), 5)

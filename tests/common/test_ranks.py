@@ -91,9 +91,9 @@ def quietly(line: str) -> None:
 def fitted(config, packed: Packed, path: Path) -> dict:
     """A run's outcome as it can be sent between processes; ``path`` of its state, which holds the bank."""
     found = train.fit(config, packed, path, log=quietly)
-    seen = evaluate.predict(found.net, packed, config, found.weights, found.device, found.precision)
+    seen = evaluate.predict(found.model, packed, config, found.weights, found.device, found.precision)
     return {
-        "weights": {name: value.clone() for name, value in found.net.state_dict().items()},
+        "weights": {name: value.clone() for name, value in found.model.state_dict().items()},
         "history": found.history,
         "logits": seen.logits,
         "bank": torch.load(path, weights_only=True)["bank"] if path.exists() else None,
@@ -110,16 +110,16 @@ def failed(call, *arguments, **keywords) -> tuple[str, str]:
 
 
 def predicted(config, packed: Packed) -> dict:
-    """Predictions of an untrained net for test splits of several sizes; the other test images are given to train."""
-    net, weights = build(config.model, 3, config.data.view.side, 0)
-    net.double()
+    """Predictions of an untrained model for test splits of several sizes; the other test images are given to train."""
+    model, weights = build(config.model, 3, config.data.view.side, 0)
+    model.double()
     found = {}
     for name, count in SIZES.items():
         index = packed.index.copy()
         surplus = index.index[index["split"] == "test"][count:]
         index.loc[surplus, "split"] = "train"
         data = replace(packed, index=index)
-        seen = evaluate.predict(net, data, config, weights, torch.device("cpu"), "fp64")
+        seen = evaluate.predict(model, data, config, weights, torch.device("cpu"), "fp64")
         found[name] = {**vars(seen), "metrics": evaluate.metrics(seen)}
     return found
 

@@ -356,7 +356,7 @@ def test_an_override_with_a_bad_value():
 
 
 def test_overrides_of_a_data_set():
-    """Two data sets; one trains longer, in another net, and tunes less."""
+    """Two data sets; one trains longer, in another model, and tunes less."""
     raw = copy.deepcopy(RAW)
     raw["data"]["bees"] = copy.deepcopy(raw["data"]["birds"])
     raw["data"]["bees"]["overrides"] = {

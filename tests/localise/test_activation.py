@@ -7,14 +7,14 @@ import torch
 from lapml.localise.activation import class_maps, classifier_of
 
 
-def test_against_a_loop_with_the_net_itself():
+def test_against_a_loop_with_the_model_itself():
     torch.manual_seed(0)
-    net = timm.create_model("test_resnet", num_classes=9).eval()
+    model = timm.create_model("test_resnet", num_classes=9).eval()
     images = torch.rand(4, 3, 160, 160)
     with torch.no_grad():
-        features, logits = net.forward_features(images), net(images)
-    made = class_maps(features.permute(0, 2, 3, 1).flatten(1, 2), classifier_of(net))
-    head = net.get_classifier()
+        features, logits = model.forward_features(images), model(images)
+    made = class_maps(features.permute(0, 2, 3, 1).flatten(1, 2), classifier_of(model))
+    head = model.get_classifier()
     for image in range(4):
         best = int(logits[image].argmax())
         expected = torch.zeros(features.shape[2:])
@@ -31,14 +31,14 @@ def test_against_a_loop_with_the_net_itself():
 def test_which_models_have_such_a_classifier(name, linear):
     """MobileNetV3 has another convolution between the mean of its map and its classifier."""
     torch.manual_seed(0)
-    net = timm.create_model(name, num_classes=5).eval()
-    found = classifier_of(net)
+    model = timm.create_model(name, num_classes=5).eval()
+    found = classifier_of(model)
     assert (found is not None) == linear
     if found:
-        assert found.weight.shape == (5, net.num_features) and found.bias.shape == (5,)
+        assert found.weight.shape == (5, model.num_features) and found.bias.shape == (5,)
 
 
-def test_a_net_without_a_classifier_and_an_image_that_nothing_speaks_for():
+def test_a_model_without_a_classifier_and_an_image_that_nothing_speaks_for():
     assert classifier_of(timm.create_model("test_resnet", num_classes=0).eval()) is None
     assert not class_maps(torch.rand(2, 9, 4), None).any()
     nothing = class_maps(torch.zeros(2, 9, 4), classifier_of(timm.create_model("test_resnet").eval())._replace(

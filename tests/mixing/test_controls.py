@@ -95,7 +95,7 @@ def same_paste(batch: Draws, mixed: Mixed) -> None:
 @settings(max_examples=60)
 def test_localized_goes_by_the_maps_that_it_is_given(seed, maps, label):
     """As with class maps equal to them: the part is drawn, the support found and the label made on them, at the grid of the
-    features; the net's own class maps are not looked at."""
+    features; the model's own class maps are not looked at."""
     batch, evidence = make(seed)
     if maps == "gaussian":
         at = (np.arange(6) + 0.5) / 6 - 0.5
@@ -323,9 +323,9 @@ def row(maps: str) -> Method:
 @pytest.mark.parametrize("maps", ["objects", "gaussian"])
 def test_the_diagnosis_mixes_by_what_is_stored_and_shows_it(small_run, annotated, maps):
     run = small_run("baseline")
-    net, weights = build(run.model, 3, 48, seed=0)
+    model, weights = build(run.model, 3, 48, seed=0)
     plain = freshly(row(maps))
-    mixes = Mixes(run, net.eval(), weights, annotated, {"loc": plain})
+    mixes = Mixes(run, model.eval(), weights, annotated, {"loc": plain})
     mixes.stored = {"objects": Half()}  # in place of maps on the disk
     batch, _, made, class_maps = next(mixes.generate(6))
     mixed, evidence = made["loc"]
@@ -342,8 +342,8 @@ def test_the_diagnosis_mixes_by_what_is_stored_and_shows_it(small_run, annotated
 def test_training_by_them_keeps_a_bank_of_features(small_run, annotated):
     """And mixes ahead of the step, where what is stored is at hand."""
     run = small_run("baseline").model_copy(update={"settings": row("gaussian")})
-    net, _ = build(run.model, 3, 48, seed=0)
-    it = learner(run, net, len(annotated.index), torch.device("cpu"), "fp32")
+    model, _ = build(run.model, 3, 48, seed=0)
+    it = learner(run, model, len(annotated.index), torch.device("cpu"), "fp32")
     batches = Batches(
         annotated, rows_of(annotated.index, ["train"]), run.data.view, [0.5] * 3, [0.5] * 3, torch.device("cpu")
     )

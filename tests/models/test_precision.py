@@ -14,7 +14,7 @@ from lapml.data.index import rows_of
 from lapml.mixing import Draws, Evidence, Mixed, boxes, mix, mixer
 from lapml.mixing import maps as localize
 from lapml.models.device import autocast
-from lapml.models.model import Net, build, running_statistics, training_mode
+from lapml.models.model import Classifier, build, running_statistics, training_mode
 from lapml.training import loop as train
 from lapml.training import losses, methods
 
@@ -80,13 +80,13 @@ def test_margin_losses_of_bf16_embeddings(seed):
 # --- what stays fp32 ---
 
 
-def test_the_embedding_of_a_net_under_autocast_is_fp32_and_of_unit_length(small_run, packed):
-    batch, net, _ = batch_and_net(small_run("margin"), packed)
+def test_the_embedding_of_a_model_under_autocast_is_fp32_and_of_unit_length(small_run, packed):
+    batch, model, _ = batch_and_model(small_run("margin"), packed)
     for dimension in (None, 16):
-        model = small_run("margin").model.model_copy(update={"embedding_dim": dimension})
-        net, _ = build(model, 3, SIDE, seed=0)
+        settings = small_run("margin").model.model_copy(update={"embedding_dim": dimension})
+        model, _ = build(settings, 3, SIDE, seed=0)
         with autocast(CPU, "bf16"):
-            output = net(batch.images)
+            output = model(batch.images)
         assert output.features.dtype == output.logits.dtype == BFLOAT and output.embedding.dtype == torch.float32
         torch.testing.assert_close(output.embedding.norm(dim=1), torch.ones(len(batch.images)), rtol=0, atol=1e-5)
 
@@ -143,47 +143,47 @@ def test_label_shares_are_fp32_under_autocast_and_those_without_it(label):
         torch.testing.assert_close(here, there, rtol=0, atol=1e-5)
 
 
-# --- a row's whole loss, through a net ---
+# --- a row's whole loss, through a model ---
 
 
-def batch_and_net(run, packed, size: int = 12):
-    net, weights = build(run.model, 3, SIDE, seed=0)
+def batch_and_model(run, packed, size: int = 12):
+    model, weights = build(run.model, 3, SIDE, seed=0)
     view = run.data.view.model_copy(update={"side": SIDE})
     batches = Batches(packed, rows_of(packed.index, ["train"]), view, weights["mean"], weights["std"], CPU)
-    return next(iter(batches.training(0, 0, size, run.settings))), net, weights
+    return next(iter(batches.training(0, 0, size, run.settings))), model, weights
 
 
-def mixed_of(run, batch, net: Net) -> Mixed | None:
+def mixed_of(run, batch, model: Classifier) -> Mixed | None:
     """The generated images, by maps and features in fp32."""
     if not batch.mixed:
         return None
     evidence = Evidence()
     if run.settings.mixer.needs():
         with torch.no_grad():
-            features = net(batch.images).features
-        evidence = Evidence(localize.class_maps(features, net.head.weight.detach(), batch.labels), features)
+            features = model(batch.images).features
+        evidence = Evidence(localize.class_maps(features, model.head.weight.detach(), batch.labels), features)
     return methods.mix(run.settings, batch, evidence)
 
 
-def whole_loss(run, batch, net: Net, mixed: Mixed | None, precision: str) -> tuple[Tensor, Tensor]:
+def whole_loss(run, batch, model: Classifier, mixed: Mixed | None, precision: str) -> tuple[Tensor, Tensor]:
     """(the row's loss, its gradient by the head's weight), as a step takes them."""
-    training_mode(net, "local")
-    net.zero_grad()
+    training_mode(model, "local")
+    model.zero_grad()
     with autocast(CPU, precision):
         if mixed is None:
-            loss = cross_entropy(losses.full(net(batch.images).logits), batch.labels)
+            loss = cross_entropy(losses.full(model(batch.images).logits), batch.labels)
         else:
-            before = running_statistics(net)
-            output = net(mixed.images)
-            clean = methods.embedded(net, batch.images, before) if run.settings.margin else None
+            before = running_statistics(model)
+            output = model(mixed.images)
+            clean = methods.embedded(model, batch.images, before) if run.settings.margin else None
             loss, _ = methods.loss(run.settings, output, batch.labels, mixed, clean)
     loss.backward()
-    assert all(value.grad.isfinite().all() for value in net.parameters())
-    return loss.detach(), net.head.weight.grad.clone()
+    assert all(value.grad.isfinite().all() for value in model.parameters())
+    return loss.detach(), model.head.weight.grad.clone()
 
 
 def rows_of_margins(small_run, row: str):
-    """A row whose margin losses all have something to do in a net that knows nothing yet."""
+    """A row whose margin losses all have something to do in a model that knows nothing yet."""
     changes = [f"methods.{row}.margin.every=1", f"methods.{row}.margin.pos_margin=0.01"] if row in ROWS[3:] else []
     run = small_run(row, *changes)
     if row not in ROWS[3:]:
@@ -199,12 +199,12 @@ def rows_of_margins(small_run, row: str):
 def test_a_rows_loss_under_autocast(small_run, packed, row):
     """The same mixed images: within 2 % of fp32, and gradients of nearly the same direction and length."""
     run = rows_of_margins(small_run, row)
-    batch, net, _ = batch_and_net(run, packed)
-    mixed = mixed_of(run, batch, net)
-    state = {name: value.clone() for name, value in net.state_dict().items()}
-    full, gradient = whole_loss(run, batch, net, mixed, "fp32")
-    net.load_state_dict(state)
-    half, rough = whole_loss(run, batch, net, mixed, "bf16")
+    batch, model, _ = batch_and_model(run, packed)
+    mixed = mixed_of(run, batch, model)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    full, gradient = whole_loss(run, batch, model, mixed, "fp32")
+    model.load_state_dict(state)
+    half, rough = whole_loss(run, batch, model, mixed, "bf16")
     print(f"{row}: {float(full):.4f} {float(half):.4f}")
     assert full.dtype == half.dtype == torch.float32
     assert half != full and abs(float(half / full) - 1) < 0.02
@@ -215,11 +215,11 @@ def test_a_rows_loss_under_autocast(small_run, packed, row):
 @pytest.mark.parametrize("row", ROWS[3:])
 def test_the_margin_losses_of_those_rows_are_at_work(small_run, packed, row):
     run = rows_of_margins(small_run, row)
-    batch, net, _ = batch_and_net(run, packed)
-    mixed = mixed_of(run, batch, net)
-    before = running_statistics(net)
-    output = net(mixed.images)
-    clean = methods.embedded(net, batch.images, before)
+    batch, model, _ = batch_and_model(run, packed)
+    mixed = mixed_of(run, batch, model)
+    before = running_statistics(model)
+    output = model(mixed.images)
+    clean = methods.embedded(model, batch.images, before)
     _, stats = methods.loss(run.settings, output, batch.labels, mixed, clean)
     assert stats["loss_margin"] > 0.01 and (row == "margin" or stats["loss_adaptive"] > 1e-3)
     same = batch.labels == batch.labels[mixed.donors]
@@ -242,7 +242,7 @@ def test_three_epochs_of_bf16_stay_near_fp32(small_run, packed, row):
 
 
 def test_gradcheck_of_the_margin_losses_through_normalised_embeddings():
-    """From what a net gives out to the loss of a row: normalise, distance, both margins by share, and their sum."""
+    """From what a model gives out to the loss of a row: normalise, distance, both margins by share, and their sum."""
     a, b = (torch.rand(6, 5, generator=generator(seed), dtype=torch.float64, requires_grad=True) for seed in (5, 6))
     same = torch.tensor([True, False, False, True, False, False])
     rho, s = torch.rand(2, 6, generator=generator(7), dtype=torch.float64)
@@ -317,7 +317,7 @@ def test_no_gradient_at_distance_0_is_nan(precision, apart):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_no_gradient_of_an_embedding_that_is_0_is_nan(precision):
-    """A net whose last ReLU lets nothing through: `normalize` of zeros, at a distance from others, and of each other."""
+    """A model whose last ReLU lets nothing through: `normalize` of zeros, at a distance from others, and of each other."""
     a, b = torch.zeros(4, 8), torch.zeros(4, 8)
     b[3] = torch.rand(8, generator=generator(12))
     weight = torch.rand(8, 6, generator=generator(13)).requires_grad_()
@@ -329,17 +329,17 @@ def test_no_gradient_of_an_embedding_that_is_0_is_nan(precision):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_batch_that_mixing_did_not_change_has_a_finite_gradient(small_run, packed, precision):
-    """Through a net: every pair is at distance 0 (joint references: the same pass), and a step is an ordinary one."""
+    """Through a model: every pair is at distance 0 (joint references: the same pass), and a step is an ordinary one."""
     run = rows_of_margins(small_run, "adaptive_margin")
-    batch, net, _ = batch_and_net(run, packed)
+    batch, model, _ = batch_and_model(run, packed)
     share = torch.full((12,), 0.5)
     mixed = Mixed(batch.images, batch.donors, 1 - share, share, share, None, None, share)
-    training_mode(net, "local")
+    training_mode(model, "local")
     with autocast(CPU, precision):
-        output = net(batch.images)
+        output = model(batch.images)
         loss, stats = methods.loss(
             run.settings, output, batch.labels, mixed, output.embedding, output.logits
         )  # fmt: skip
     loss.backward()
     assert stats["d_mean"] == 0 and stats["loss_margin"] > 0
-    assert all(value.grad.isfinite().all() for value in net.parameters()) and net.head.weight.grad.any()
+    assert all(value.grad.isfinite().all() for value in model.parameters()) and model.head.weight.grad.any()

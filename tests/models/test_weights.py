@@ -61,11 +61,11 @@ def test_every_key_is_mapped_once(original, loaded):
     state, record = loaded
     shapes = collections.Counter(tuple(value.shape) for value in original.values())
     assert collections.Counter(tuple(value.shape) for value in state.values()) == shapes
-    net = timm.create_model(NAME)
-    assert {key: value.shape for key, value in net.state_dict().items()} == {
+    model = timm.create_model(NAME)
+    assert {key: value.shape for key, value in model.state_dict().items()} == {
         key: value.shape for key, value in state.items()
     }
-    net.load_state_dict(state, strict=True)
+    model.load_state_dict(state, strict=True)
     assert record["name"] == NAME and record["source"] == "pypi"
     assert record["sha256"] == "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -75,24 +75,24 @@ def test_logits_are_those_of_the_original_network(original, loaded):
     g = torch.Generator().manual_seed(0)
     coarse = torch.rand(2, 3, 14, 14, generator=g)
     images = torch.nn.functional.interpolate(coarse, size=(224, 224), mode="bicubic").clamp(0, 1) * 2 - 1
-    net = timm.create_model(NAME)
-    net.load_state_dict(loaded[0])
-    net.eval()
-    found, expected = net(images), lite0(original, images)
+    model = timm.create_model(NAME)
+    model.load_state_dict(loaded[0])
+    model.eval()
+    found, expected = model(images), lite0(original, images)
     assert expected.std() > 0.1 and expected.isfinite().all()
     assert (found - expected).abs().max() <= 1e-4
-    assert net.pretrained_cfg["mean"] == (0.5, 0.5, 0.5) == net.pretrained_cfg["std"]
+    assert model.pretrained_cfg["mean"] == (0.5, 0.5, 0.5) == model.pretrained_cfg["std"]
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite1", "tf_efficientnet_lite2"])
-def test_depths_of_the_larger_nets_fit_timm(name):
+def test_depths_of_the_larger_models_fit_timm(name):
     """Their wheels need not be installed: a state with the wheel's keys, made from timm's by the inverse map."""
     depths = weights.WHEELS[name][2]
-    net = timm.create_model(name)
-    assert tuple(len(stage) for stage in net.blocks) == depths
+    model = timm.create_model(name)
+    assert tuple(len(stage) for stage in model.blocks) == depths
     blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
     state = {}
-    for key, value in net.state_dict().items():
+    for key, value in model.state_dict().items():
         if key.startswith("blocks."):
             _, stage, block, part, rest = key.split(".", 4)
             table = weights.LATER if int(stage) else weights.FIRST
@@ -102,8 +102,8 @@ def test_depths_of_the_larger_nets_fit_timm(name):
             part, rest = key.split(".", 1)
             state[f"{next(a for a, b in weights.STEM.items() if b == part)}.{rest}"] = value
     renamed = weights.rename(state, depths)
-    assert renamed.keys() == net.state_dict().keys()
-    assert all(torch.equal(renamed[key], value) for key, value in net.state_dict().items())
+    assert renamed.keys() == model.state_dict().keys()
+    assert all(torch.equal(renamed[key], value) for key, value in model.state_dict().items())
 
 
 def test_wrong_checksum(monkeypatch):
@@ -128,14 +128,14 @@ def test_sources_that_load_nothing_here():
 
 
 def test_a_file(tmp_path):
-    path, state = tmp_path / "net.safetensors", {"a.weight": torch.rand(2, 3)}
+    path, state = tmp_path / "model.safetensors", {"a.weight": torch.rand(2, 3)}
     save_file(state, path)
     loaded, record = weights.load(str(path), "any")
     assert torch.equal(loaded["a.weight"], state["a.weight"])
-    assert record == {"name": "any", "source": "file", "file": "net.safetensors", "sha256": weights.sha256(path)}
+    assert record == {"name": "any", "source": "file", "file": "model.safetensors", "sha256": weights.sha256(path)}
 
 
-@pytest.mark.parametrize("source", ["nowhere/net.safetensors", "net.pth", "imagenet", "."])
+@pytest.mark.parametrize("source", ["nowhere/model.safetensors", "model.pth", "imagenet", "."])
 def test_no_such_file(source):
     with pytest.raises(
         LapmlError, match="model.weights: found .*expected pypi, timm, none or an existing .safetensors"
@@ -145,9 +145,9 @@ def test_no_such_file(source):
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "truncated"])
 def test_a_damaged_file(tmp_path, damage):
-    path = tmp_path / "net.safetensors"
+    path = tmp_path / "model.safetensors"
     save_file({"a.weight": torch.rand(20, 30)}, path)
     content = path.read_bytes()
     path.write_bytes({"empty": b"", "garbage": b"\xff" * 100, "truncated": content[:-50]}[damage])
-    with pytest.raises(LapmlError, match="net.safetensors: not a readable safetensors file"):
+    with pytest.raises(LapmlError, match="model.safetensors: not a readable safetensors file"):
         weights.load(str(path), "any")

@@ -128,7 +128,7 @@ def test_and_is_published_with_it_or_not_at_all(suite):
     assert (paths.as_published().diagnosis("birds") / "diagnosis.json").is_file()
 
 
-def test_nets_of_two_machines_do_not_come_under_one_diagnosis(elsewhere, suite, edit):
+def test_models_of_two_machines_do_not_come_under_one_diagnosis(elsewhere, suite, edit):
     """A baseline of other weights than the published one is here: neither the others nor the diagnosis are taken over."""
     params, paths = elsewhere
     own = paths.run("birds", "baseline", 0)

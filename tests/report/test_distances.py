@@ -1,4 +1,4 @@
-"""`lapml distances`: trained nets of a tiny synthetic set, their distances taken again one image at a time."""
+"""`lapml distances`: trained models of a tiny synthetic set, their distances taken again one image at a time."""
 
 import json
 from types import SimpleNamespace
@@ -59,16 +59,16 @@ def test_distances_are_those_of_images_taken_one_by_one(made, found):
     assert found.mixed_by == "loc_cutmix"
     for folder in made.folders:
         config = runs.settings_of(folder, json.loads((folder / "config.json").read_text()))
-        net, weights = runs.load_net(folder, config, 3)
+        model, weights = runs.load_model(folder, config, 3)
         shown = config.model_copy(update={"settings": settings, "seed": 0})
         d, s = [], []
         with torch.no_grad():
-            for batch, _, each, _ in Mixes(shown, net, weights, made.packed, {"x": settings}).generate(20):
+            for batch, _, each, _ in Mixes(shown, model, weights, made.packed, {"x": settings}).generate(20):
                 mixed = each["x"].mixed
                 for i, j in enumerate(mixed.donors.tolist()):
                     if batch.labels[i] != batch.labels[j]:
                         clean, generated = (
-                            net(images[i : i + 1]).embedding[0] for images in (batch.images, mixed.images)
+                            model(images[i : i + 1]).embedding[0] for images in (batch.images, mixed.images)
                         )
                         d.append(float(np.linalg.norm(generated.double() - clean.double())))
                         s.append(float(mixed.similarity[i]))
@@ -126,11 +126,11 @@ def test_some_row_has_to_mix_by_localisation(made, small_run):
         measure([*made.folders[:2], folder], None, 20, 0.95, made.root)
 
 
-def test_nets_that_saw_other_views_are_refused(made, small_run):
+def test_models_that_saw_other_views_are_refused(made, small_run):
     config = small_run("loc_cutmix", *BIRDS, "data.birds.view.crop=fixed")
     folder = made.paths.run("birds", "loc_fixed", 0)
     runs.execute(config, made.packed, folder, log=lambda line: None)
     with pytest.raises(
-        LapmlError, match="loc_fixed/0/config.json: data.view: found .*only nets that can be shown the same"
+        LapmlError, match="loc_fixed/0/config.json: data.view: found .*only models that can be shown the same"
     ):
         measure([*made.folders[:2], folder], None, 20, 0.95, made.root)

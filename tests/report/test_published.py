@@ -59,7 +59,7 @@ def test_docs_quote_the_diagnoses(diagnosis):
     assert chooses or (len(verdicts) >= 4 and all(line in readme for line in verdicts))
     assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["device"]
     assert record["command"].startswith("lapml diagnose") and record["seeds"] and record["data_sha256"]
-    for seed, checksum in record["models_sha256"].items():  # of the nets whose runs are published beside it
+    for seed, checksum in record["models_sha256"].items():  # of the models whose runs are published beside it
         assert json.loads((runs / seed / "provenance.json").read_text())["files"]["model.safetensors"] == checksum
     assert not (diagnosis.parent / "gallery.html").exists()
 
@@ -70,7 +70,7 @@ def test_docs_quote_the_distances(table):
     assert table.read_text().strip() in text and f"{table.parent.name}/distances.svg" in text
     assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["devices"]
     assert record["command"].startswith("lapml distances") and len(record["models_sha256"]) >= 2
-    for folder, checksum in record["models_sha256"].items():  # nets whose runs are published
+    for folder, checksum in record["models_sha256"].items():  # models whose runs are published
         run = ROOT / folder.replace("results/", "results/published/", 1)
         assert json.loads((run / "provenance.json").read_text())["files"]["model.safetensors"] == checksum
 

@@ -197,17 +197,17 @@ def test_table(packed, classes):
 @pytest.mark.parametrize("development, split", [(True, "val"), (False, "test")])
 def test_predictions_are_of_the_split_in_evaluation_mode(small_run, packed, development, split):
     run = small_run("baseline", development=development)
-    net, weights = build(run.model, 3, run.data.view.side, seed=0)
-    net.train()
-    before = {name: value.clone() for name, value in net.named_buffers()}
-    seen = evaluate.predict(net, packed, run, weights, torch.device("cpu"), "fp32")
+    model, weights = build(run.model, 3, run.data.view.side, seed=0)
+    model.train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    seen = evaluate.predict(model, packed, run, weights, torch.device("cpu"), "fp32")
     assert seen.rows.tolist() == rows_of(packed.index, [split]).tolist()
     assert seen.labels.tolist() == packed.index["label"].to_numpy()[seen.rows].tolist()
     assert seen.logits.shape == (12, 3) and seen.logits.dtype == seen.embeddings.dtype == np.float32
     assert np.linalg.norm(seen.embeddings, axis=1) == pytest.approx(np.ones(12), abs=1e-5)
-    assert all(torch.equal(before[name], value) for name, value in net.named_buffers())
+    assert all(torch.equal(before[name], value) for name, value in model.named_buffers())
     smaller = run.model_copy(update={"train": run.train.model_copy(update={"batch": 2})})
-    again = evaluate.predict(net, packed, smaller, weights, torch.device("cpu"), "fp32")
+    again = evaluate.predict(model, packed, smaller, weights, torch.device("cpu"), "fp32")
     np.testing.assert_allclose(again.logits, seen.logits, atol=1e-5)
 
 

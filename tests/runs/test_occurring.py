@@ -40,10 +40,10 @@ def test_looking_after_an_epoch_changes_nothing(small_run, packed):
 
     def then(epoch, fitted):
         seen.append((epoch, len(fitted.history)))
-        fitted.net.eval()(torch.zeros(2, 3, config.data.view.side, config.data.view.side))
+        fitted.model.eval()(torch.zeros(2, 3, config.data.view.side, config.data.view.side))
 
     looked = train.fit(config, packed, log=lambda line: None, then=then)
     plain = train.fit(config, packed, log=lambda line: None)
     assert seen == [(epoch, epoch) for epoch in range(1, config.train.epochs)]
-    for name, value in plain.net.state_dict().items():
-        assert torch.equal(value, looked.net.state_dict()[name]), name
+    for name, value in plain.model.state_dict().items():
+        assert torch.equal(value, looked.model.state_dict()[name]), name

@@ -222,16 +222,16 @@ def test_commit_says_whether_the_package_differs_from_it(tmp_path, monkeypatch):
     assert provenance.code_sha256() != before
 
 
-def test_a_loaded_net_is_the_trained_one(folder, small_run, packed):
-    net, weights = runs.load_net(folder, small_run("loc_cutmix"), 3)
-    assert not net.training and weights["grid"] == [6, 6]
+def test_a_loaded_model_is_the_trained_one(folder, small_run, packed):
+    model, weights = runs.load_model(folder, small_run("loc_cutmix"), 3)
+    assert not model.training and weights["grid"] == [6, 6]
     for name, value in load_file(folder / "model.safetensors").items():
-        assert (net.state_dict()[name] == value).all()
+        assert (model.state_dict()[name] == value).all()
 
 
 def test_weights_of_another_model_are_refused(folder, small_run, packed):
     with pytest.raises(LapmlError, match="does not fit"):
-        runs.load_net(folder, small_run("loc_cutmix", "model.truncate=4"), 3)
+        runs.load_model(folder, small_run("loc_cutmix", "model.truncate=4"), 3)
 
 
 def test_pictures_for_the_report(small_params, packed, tmp_path, opened):

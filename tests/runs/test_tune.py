@@ -201,7 +201,7 @@ def test_other_data_or_frozen_margins_are_another_study(params):
 
 def test_other_weights_are_another_study(params, tmp_path):
     """'The study's name is a hash of the resolved tuning settings, data and weights.'"""
-    path, names = tmp_path / "net.safetensors", set()
+    path, names = tmp_path / "model.safetensors", set()
     for value in (0.0, 1.0):
         save_file({"a": torch.full((2,), value)}, path)
         names.add(digest(study_identity(params(f"model.weights={path}"), "birds", "margin", {}, "0" * 64)))
@@ -213,9 +213,9 @@ def test_only_val_is_read(params, packed, monkeypatch):
 
     def fit(config, packed, *_, **__):
         seen.append(("fit", config))
-        return SimpleNamespace(net=None, weights=None, device=None, precision=None)
+        return SimpleNamespace(model=None, weights=None, device=None, precision=None)
 
-    def predict(net, packed, config, *_):
+    def predict(model, packed, config, *_):
         seen.append(("predict", config))
 
     monkeypatch.setattr(module, "fit", fit)

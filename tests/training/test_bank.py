@@ -281,10 +281,10 @@ def test_an_image_never_visited_has_a_uniform_map_and_no_features(where):
 @pytest.mark.parametrize("row", ["loc_cutmix", "adaptive_margin"])
 def test_images_never_visited_can_be_mixed_and_trained_on(small_run, packed, row):
     run = small_run(row)
-    net, weights = build(run.model, 3, SIDE, seed=0)
+    model, weights = build(run.model, 3, SIDE, seed=0)
     batches = Batches(packed, rows_of(packed.index, ["train"]), run.data.view, weights["mean"], weights["std"], CPU)
     batch = next(iter(batches.training(0, 0, 8, run.settings)))
-    it = train.learner(run, net, len(packed.index), CPU, "fp32")
+    it = train.learner(run, model, len(packed.index), CPU, "fp32")
     evidence = Evidence(*it.bank.recall(batch.index, batch.windows))
     assert not it.bank.cells.any()
     mixed = methods.mix(run.settings, batch, evidence)
@@ -294,7 +294,7 @@ def test_images_never_visited_can_be_mixed_and_trained_on(small_run, packed, row
     assert not mixed.similarity.any()
     stats, _, _ = train.take_step(it, batch)
     assert all(value.isfinite() for value in stats.values())
-    assert all(value.isfinite().all() for value in net.state_dict().values())
+    assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 # --- numbers that are none ---
@@ -435,27 +435,27 @@ def test_a_resumed_run_has_the_same_bank(small_run, packed, tmp_path, monkeypatc
 
 
 def test_a_step_keeps_what_it_saw_and_no_more(small_run, packed):
-    """By a pass of the same net over the same images: outside the pasted boxes the bank holds that pass's cells."""
+    """By a pass of the same model over the same images: outside the pasted boxes the bank holds that pass's cells."""
     run = small_run("loc_cutmix")
-    net, weights = build(run.model, 3, SIDE, seed=0)
+    model, weights = build(run.model, 3, SIDE, seed=0)
     view = run.data.view.model_copy(update={"crop": "fixed", "flip": False})
     batches = Batches(packed, rows_of(packed.index, ["train"]), view, weights["mean"], weights["std"], CPU)
     batch = next(iter(batches.training(0, 0, 8, run.settings)))
-    it = train.learner(run, net, len(packed.index), CPU, "fp32")
+    it = train.learner(run, model, len(packed.index), CPU, "fp32")
     made, seen = [], []
     original, forward = methods.mix, it.forward
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "mix", lambda *given: made.append(original(*given)) or made[-1])
         it.forward = lambda images: seen.append(forward(images)) or seen[-1]
-        weight = net.head.weight.detach().clone()
+        weight = model.head.weight.detach().clone()
         train.take_step(it, batch)
-    own = bank_of(len(packed.index), net.head.in_features)
+    own = bank_of(len(packed.index), model.head.in_features)
     own.keep(
         batch.index, batch.windows, seen[0].features.detach(), weight, batch.labels, covered(made[0].box_reference, GRID, SIDE)
     )  # fmt: skip
     assert torch.equal(it.bank.cells, own.cells) and it.bank.cells[batch.index].any()
-    everything = bank_of(len(packed.index), net.head.in_features)
+    everything = bank_of(len(packed.index), model.head.in_features)
     everything.keep(batch.index, batch.windows, seen[0].features.detach(), weight, batch.labels, None)
     hidden = (everything.cells != 0).any(3) & ~(own.cells != 0).any(3)
     assert hidden.any()

@@ -8,7 +8,7 @@ import torch
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError
-from lapml.models.model import Net, build
+from lapml.models.model import Classifier, build
 from lapml.training import loop as train
 
 CPU, SIDE = torch.device("cpu"), 48
@@ -27,11 +27,11 @@ def quietly(line: str) -> None:
 
 
 def batch_and_learner(run, packed, size: int = 12):
-    net, weights = build(run.model, 3, SIDE, seed=0)
+    model, weights = build(run.model, 3, SIDE, seed=0)
     rows = rows_of(packed.index, ["train"])
     batches = Batches(packed, rows, run.data.view, weights["mean"], weights["std"], CPU)
     return next(iter(batches.training(0, 0, size, run.settings))), train.learner(
-        run, net, len(packed.index), CPU, "fp32"
+        run, model, len(packed.index), CPU, "fp32"
     )
 
 
@@ -48,7 +48,7 @@ def test_every_comparator_trains_on_even_and_odd_batches(small_run, annotated, r
             2 if row in ("snapmix", "attentive_cutmix") else 1
         )  # SnapMix's and Attentive's maps cost a forward pass
         assert (each["images_forward"], each["images_backward"]) == (passes * steps * size, steps * size)
-    assert all(value.isfinite().all() for value in fitted.net.state_dict().values())
+    assert all(value.isfinite().all() for value in fitted.model.state_dict().values())
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -57,15 +57,15 @@ def test_running_statistics_are_those_of_the_generated_images_alone(small_run, a
     batch, it = batch_and_learner(run_of(small_run, row), annotated)
     clean, _ = build(run_of(small_run, row).model, 3, SIDE, seed=0)
     seen = []
-    it.forward = lambda images: seen.append(images) or it.net(images)
+    it.forward = lambda images: seen.append(images) or it.model(images)
     train.take_step(it, batch)
     clean.train()(seen[0])
-    for (name, value), (_, expected) in zip(it.net.named_buffers(), clean.named_buffers(), strict=True):
+    for (name, value), (_, expected) in zip(it.model.named_buffers(), clean.named_buffers(), strict=True):
         torch.testing.assert_close(value, expected, msg=name)
     assert len(seen) == 1
 
 
-def test_attentive_cutmix_attends_by_the_net_as_it_was(small_run, annotated):
+def test_attentive_cutmix_attends_by_the_model_as_it_was(small_run, annotated):
     run = run_of(small_run, "attentive_cutmix")
     batch, it = batch_and_learner(run, annotated)
     before = {name: value.clone() for name, value in it.frozen.state_dict().items()}
@@ -74,7 +74,7 @@ def test_attentive_cutmix_attends_by_the_net_as_it_was(small_run, annotated):
     initial, _ = build(run.model, 3, SIDE, seed=0)
     for name, value in it.frozen.state_dict().items():
         assert torch.equal(value, before[name]) and torch.equal(value, initial.state_dict()[name])
-    assert not torch.equal(it.net.state_dict()["head.weight"], before["head.weight"])
+    assert not torch.equal(it.model.state_dict()["head.weight"], before["head.weight"])
     assert not it.frozen.training and not any(each.requires_grad for each in it.frozen.parameters())
 
 
@@ -101,12 +101,12 @@ def test_an_interrupted_comparator_goes_on_to_the_same_numbers(small_run, annota
         train.fit(config, annotated, state, log=interrupt)
     again = train.fit(config, annotated, state, log=quietly)
     assert again.resumed == 1
-    found, expected = again.net.state_dict(), whole.net.state_dict()
+    found, expected = again.model.state_dict(), whole.model.state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_what_needs_nothing_of_the_net_is_mixed_ahead(small_run, annotated, row):
+def test_what_needs_nothing_of_the_model_is_mixed_ahead(small_run, annotated, row):
     batch, it = batch_and_learner(run_of(small_run, row), annotated)
     assert (it.ahead(batch) is not None) == (row in AHEAD)
 
@@ -116,7 +116,7 @@ def test_bad_features_do_not_reach_the_images(small_run, annotated, row, monkeyp
     """Maps that are all zero or not finite: the generated batch and its weights are numbers all the same."""
     batch, it = batch_and_learner(run_of(small_run, row), annotated)
     for bad in (0.0, math.nan, math.inf):
-        original, made = Net.features, []
+        original, made = Classifier.features, []
 
         def features(self, images, bad=bad, original=original):
             return torch.full_like(original(self, images), bad)
@@ -125,7 +125,7 @@ def test_bad_features_do_not_reach_the_images(small_run, annotated, row, monkeyp
 
         mix = methods.mix
         with monkeypatch.context() as patch:
-            patch.setattr(Net, "features", features)
+            patch.setattr(Classifier, "features", features)
             patch.setattr(methods, "mix", lambda *a, mix=mix, made=made: made.append(mix(*a)) or made[-1])
             train.take_step(it, batch)
         mixed = made[0]

@@ -64,8 +64,8 @@ def test_a_step_does_not_wait_for_the_device(small_run, annotated, row, override
         on_the_disk(monkeypatch)
     run = small_run(row, *overrides, *CUDA)
     device = torch.device("cuda")
-    net, weights = build(run.model, 3, run.data.view.side, 0)
-    it = learner(run, net, len(annotated.index), device, "bf16")
+    model, weights = build(run.model, 3, run.data.view.side, 0)
+    it = learner(run, model, len(annotated.index), device, "bf16")
     rows = rows_of(annotated.index, ["train"])
     batches = Batches(annotated, rows, run.data.view, weights["mean"], weights["std"], device)
     for batch in batches.training(0, 0, 6, run.settings):  # the first epoch allocates and picks kernels
@@ -126,12 +126,12 @@ def test_snapmix_mixes_what_it_mixes_on_a_cpu():
 @pytest.mark.parametrize("row, stride", [("baseline", 8), ("loc_cutmix", 8), ("snapmix", 8), ("baseline", 16)])
 def test_dilated_convolutions_repeat_their_numbers(small_run, packed, row, stride):
     """``output_stride`` dilates; cuDNN is said to have no deterministic algorithm for each of these."""
-    net = ["model.name=resnet18", "model.truncate=null", f"model.output_stride={stride}"]
+    model = ["model.name=resnet18", "model.truncate=null", f"model.output_stride={stride}"]
     sides = ["data.birds.stored_side=96", "data.birds.view.side=96", "train.epochs=1", "train.warmup_epochs=0"]
-    run = small_run(row, *net, *sides, *CUDA)
+    run = small_run(row, *model, *sides, *CUDA)
     first, second = (fit(run, packed, log=quietly) for _ in range(2))
     assert first.history[0]["loss"] == second.history[0]["loss"] and math.isfinite(first.history[0]["loss"])
-    pairs = zip(first.net.state_dict().values(), second.net.state_dict().values(), strict=True)
+    pairs = zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
 
 
@@ -204,7 +204,7 @@ def test_a_state_goes_on_in_the_same_numbers(small_run, packed, tmp_path, monkey
         fit(run, packed, path, log=interrupt)
     again = fit(run, packed, path, log=quietly)
     assert again.resumed == 1
-    pairs = zip(whole.net.state_dict().values(), again.net.state_dict().values(), strict=True)
+    pairs = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
 
 

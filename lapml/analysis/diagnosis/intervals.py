@@ -1,4 +1,4 @@
-"""Intervals of ratios of sums over (net, image), by the hierarchical bootstrap of lapml/analysis/stats.py."""
+"""Intervals of ratios of sums over (model, image), by the hierarchical bootstrap of lapml/analysis/stats.py."""
 
 import warnings
 
@@ -8,27 +8,27 @@ BLOCK = 200  # replicates at once
 
 
 def replicates(above: np.ndarray, below: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draw nets and images with replacement, and take the ratio of sums in each replicate.
+    """Draw models and images with replacement, and take the ratio of sums in each replicate.
 
     Args:
-        above, below: (S, N, M) numerators and denominators of M metrics by net and image.
+        above, below: (S, N, M) numerators and denominators of M metrics by model and image.
         count: number of replicates R.
         seed: of the draws, which depend on nothing else than it, S and N: replicates of two calls are paired.
 
     Returns:
         (R, M); NaN where a denominator is 0.
     """
-    nets, images, metrics = above.shape
+    models, images, metrics = above.shape
     both = np.stack([above, below], 2).astype(np.float32)  # (S, N, 2, M)
     flat = np.moveaxis(both, 1, 0).reshape(images, -1)
     rng = np.random.default_rng(seed)
     found = np.empty((count, 2, metrics))
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
-        net_draws = rng.multinomial(nets, np.full(nets, 1 / nets), size=size)
+        model_draws = rng.multinomial(models, np.full(models, 1 / models), size=size)
         image_draws = rng.multinomial(images, np.full(images, 1 / images), size=size).astype(np.float32)
-        sums = (image_draws @ flat).reshape(size, nets, 2, metrics)
-        found[start : start + size] = np.einsum("rs,rskm->rkm", net_draws, sums)
+        sums = (image_draws @ flat).reshape(size, models, 2, metrics)
+        found[start : start + size] = np.einsum("rs,rskm->rkm", model_draws, sums)
     return _ratio(found[:, 0], found[:, 1])
 
 

@@ -55,11 +55,11 @@ def places(annotations: Annotations, sizes: np.ndarray, rows: np.ndarray) -> Pla
 
 @torch.no_grad()
 def trained(mixes: Mixes, rows: np.ndarray) -> np.ndarray:
-    """(N, h, w) class maps of the images' own classes by a trained net, of the whole stored squares."""
+    """(N, h, w) class maps of the images' own classes by a trained model, of the whole stored squares."""
     found = []
     for batch in mixes.batches.whole(rows, mixes.size):
-        features = mixes.net(batch.images).features
-        found.append(class_maps(features, mixes.net.head.weight, batch.labels).float().cpu().numpy())
+        features = mixes.model(batch.images).features
+        found.append(class_maps(features, mixes.model.head.weight, batch.labels).float().cpu().numpy())
     return np.concatenate(found)
 
 
@@ -70,21 +70,21 @@ def gaussian(grid: int) -> np.ndarray:
 
 
 def compare(
-    maps: Localised, truth: Places, rows: np.ndarray, nets: Iterable[np.ndarray], params: Params
+    maps: Localised, truth: Places, rows: np.ndarray, models: Iterable[np.ndarray], params: Params
 ) -> pd.DataFrame:
     """A row for each localiser, in shares of 1: row, and of each metric its value, low and high (NaN where it does not apply).
 
     Args:
         rows: of the index, those of ``truth``.
-        nets: class maps of trained nets, see :func:`trained`.
+        models: class maps of trained models, see :func:`trained`.
     """
     at = maps.places(rows)
     grid = maps.meta["grid"]
     kinds = {OBJECTS: maps.objects[at][None, :, None], PARTS: maps.parts[at][None]}
     if maps.meta["classes"]:
         kinds[IMAGENET] = maps.activation[at][None, :, None]
-    if nets := list(nets):
-        kinds[TRAINED] = np.stack(nets)[:, :, None]
+    if models := list(models):
+        kinds[TRAINED] = np.stack(models)[:, :, None]
     kinds[GAUSSIAN] = np.broadcast_to(gaussian(grid), (1, len(rows), 1, grid, grid))
     table = [_measured(name, np.asarray(each, np.float32), truth, params) for name, each in kinds.items()]
     share = (truth.boxes[:, 2:] - truth.boxes[:, :2]).prod(1)
@@ -94,7 +94,7 @@ def compare(
 
 
 def _measured(name: str, maps: np.ndarray, truth: Places, params: Params) -> dict[str, float | str]:
-    """Args: maps: (S, N, K, h, w), of S nets or one localiser, K maps an image."""
+    """Args: maps: (S, N, K, h, w), of S models or one localiser, K maps an image."""
     above, below = sums(maps, truth, name == PARTS)
     draws = intervals.replicates(above, below, params.report.bootstrap, SEED)
     low, high = intervals.percentiles(draws, params.report.confidence)
@@ -111,10 +111,10 @@ def _measured(name: str, maps: np.ndarray, truth: Places, params: Params) -> dic
 
 
 def sums(maps: np.ndarray, truth: Places, only_shown: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(S, N, 3) numerators and denominators of pointing game, mass and agreement by net and image: an image counts with as many
+    """(S, N, 3) numerators and denominators of pointing game, mass and agreement by model and image: an image counts with as many
     maps as it has; where ``only_shown``, with those whose peak is at least :data:`SHOWN`."""
-    nets, images, count, height, width = maps.shape
-    flat = maps.reshape(nets, images, count, -1)
+    models, images, count, height, width = maps.shape
+    flat = maps.reshape(models, images, count, -1)
     peak = flat.argmax(3)
     x, y = (peak % width + 0.5) / width, (peak // width + 0.5) / height
     left, top, right, bottom = (edge[:, None] for edge in truth.boxes.T)

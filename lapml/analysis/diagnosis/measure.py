@@ -19,7 +19,7 @@ from lapml.errors import LapmlError
 from lapml.localise.evidence import found
 from lapml.models.device import DTYPES, pick_device
 from lapml.paths import Paths
-from lapml.runs.execute import load_net, resolved
+from lapml.runs.execute import load_model, resolved
 from lapml.runs.folder import open_run
 from lapml.training.mixes import RANDOM, Mixes, control, distinct
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
 BOOTSTRAP_SEED = 0
-MAPS = "class maps"  # what is measured of the nets, not of a mixer
+MAPS = "class maps"  # what is measured of the models, not of a mixer
 COUNTED = ("meaningless", "obscured")  # rates of images that are, or are not
 EVENTS = 20  # such images, at least, for a ratio to that rate
 BINS = 10  # of ρ, for the figure of labels
@@ -67,19 +67,19 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
     packed, masks, annotations, maps_found = known
     rows = mixers(params, dataset, known)
     compared = localisers.chosen(maps_found, params.diagnose.images) if maps_found and annotations else None
-    of_nets: list[np.ndarray] = []
+    of_models: list[np.ndarray] = []
     sums: dict[str, np.ndarray] = {}
     bins = {name: np.zeros((BINS, 3)) for name in rows}
-    models = {}
-    nets = len(params.seeds)
-    shape = (nets, len(packed.index))
+    checksums = {}
+    models = len(params.seeds)
+    shape = (models, len(packed.index))
     used = np.zeros(shape[1], bool)
     for place, seed in enumerate(params.seeds):
-        mixes, _, models[str(seed)] = opened(params, paths, dataset, seed, rows, known)
+        mixes, _, checksums[str(seed)] = opened(params, paths, dataset, seed, rows, known)
         points = torch.Generator().manual_seed(seed)
         generated_images = 0
         if compared is not None:
-            of_nets.append(localisers.trained(mixes, compared))
+            of_models.append(localisers.trained(mixes, compared))
         for batch, scene, generated, maps in mixes.generate(params.diagnose.images):
             found = {}
             generated_images += batch.count
@@ -111,7 +111,7 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
         "images": int(used.sum()),
         "generated": generated_images,
         "data_sha256": packed.meta["sha256"],
-        "models_sha256": models,
+        "models_sha256": checksums,
         "object": "masks" if masks is not None else "boxes" if annotations else "unknown",
         "masks_sha256": hashlib.sha256(masks).hexdigest() if masks is not None else None,
         "device": device_name(mixes.device),
@@ -123,7 +123,7 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
         return Measured(table, maps, ratios, _labels(bins), record)
     record["compared"] = len(compared)
     truth = localisers.places(annotations, packed.index[["width", "height"]].to_numpy(np.float64), compared)
-    beside = localisers.compare(maps_found, truth, compared, of_nets, params)
+    beside = localisers.compare(maps_found, truth, compared, of_models, params)
     return Measured(table, maps, ratios, _labels(bins), record, beside)
 
 
@@ -176,7 +176,7 @@ def opened(
     rows: dict,
     known: Known,
 ) -> tuple[Mixes, dict[str, Any], str]:
-    """What the net of one seed makes of the training images: (mixes, the record of its input, its checksum)."""
+    """What the model of one seed makes of the training images: (mixes, the record of its input, its checksum)."""
     packed, masks, annotations, maps = known
     folder = paths.run(dataset, params.diagnose.method, seed)
     config = resolved(params, paths, dataset, params.diagnose.method, seed)
@@ -187,11 +187,11 @@ def opened(
             f"{folder}: was made with other settings or data than params.yaml has now; train it again "
             f"(`lapml train {dataset} {params.diagnose.method} {seed}`)"
         )
-    net, weights = load_net(folder, config, len(packed.class_names))
+    model, weights = load_model(folder, config, len(packed.class_names))
     device, precision = pick_device(config.train)
     torch.set_num_threads(config.train.threads)
-    net = net.to(device, DTYPES[precision])
-    mixes = Mixes(config, net, weights, packed, rows, masks, annotations, precision, maps)
+    model = model.to(device, DTYPES[precision])
+    mixes = Mixes(config, model, weights, packed, rows, masks, annotations, precision, maps)
     return mixes, weights, provenance["files"]["model.safetensors"]
 
 

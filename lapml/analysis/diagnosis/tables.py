@@ -95,10 +95,10 @@ def note(found: Measured, params: Params) -> str:
     record = found.record
     object_ = {"masks": "masks", "boxes": "boxes", "unknown": "nothing: not every image has a box"}[record["object"]]
     return (
-        f"Definitions: docs/diagnosis.md. {record['generated']:,} generated images of each mixer and net, of "
-        f"{record['images']:,} training images; class maps of a forward pass by the finished nets of {params.diagnose.method}, seeds "
+        f"Definitions: docs/diagnosis.md. {record['generated']:,} generated images of each mixer and model, of "
+        f"{record['images']:,} training images; class maps of a forward pass by the finished models of {params.diagnose.method}, seeds "
         f"{', '.join(map(str, record['seeds']))}; objects by {object_}. [Interval]: {100 * params.report.confidence:g} %, "
-        f"hierarchical bootstrap over nets and images, {params.report.bootstrap:,} replicates. {RANDOM}: the control."
+        f"hierarchical bootstrap over models and images, {params.report.bootstrap:,} replicates. {RANDOM}: the control."
         + (f" Localisers: of {record['compared']} whole training images." if "compared" in record else "")
     )
 

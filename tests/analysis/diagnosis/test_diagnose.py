@@ -1,4 +1,4 @@
-"""`lapml diagnose` from end to end: a synthetic set, two nets of two epochs, and all that is made of them."""
+"""`lapml diagnose` from end to end: a synthetic set, two models of two epochs, and all that is made of them."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.mixing.maps import class_maps
-from lapml.models import model
+from lapml.models.model import build
 from lapml.paths import DIAGNOSIS_FILES, Paths
 from lapml.report import diagnosis as build
 from lapml.report import diagnosis_figures as figures
@@ -44,7 +44,7 @@ TINY = [
     "data.birds.synthetic.train_images=6",
     "data.birds.synthetic.test_images=2",
     "data.birds.synthetic.side=64",
-    "diagnose.images=23",  # of each net: two passes, five batches
+    "diagnose.images=23",  # of each model: two passes, five batches
     "diagnose.pairs=3",
     "report.bootstrap=200",
 ]
@@ -59,7 +59,7 @@ def quietly(line: str) -> None:
 
 
 def trained(params: Params, root: Path, spoil: Callable[[Path], None] = lambda root: None) -> Paths:
-    """The synthetic set, packed, and the nets of the baseline; ``spoil`` changes the laid-out files before they are packed."""
+    """The synthetic set, packed, and the models of the baseline; ``spoil`` changes the laid-out files before they are packed."""
     paths = Paths(params.suite, root)
     sources.fetch("birds", params.data["birds"], paths)
     spoil(sources.laid_out("birds", paths)[1])
@@ -218,7 +218,7 @@ def test_the_control_has_localized_cutmixs_sizes_and_is_labelled_by_area(small_p
 
 
 def counted(params: Params, paths: Paths) -> tuple[dict[str, np.ndarray], set[int]]:
-    """{row: (2, nets, images, metrics)} sums and counts, image by image, and which images were mixed."""
+    """{row: (2, models, images, metrics)} sums and counts, image by image, and which images were mixed."""
     count = len(Packed.open(paths.pack("birds")).index)
     sums, used = {}, set()
     for place, seed in enumerate(params.seeds):
@@ -246,7 +246,7 @@ def agrees(table: pd.DataFrame, sums: dict[str, np.ndarray], used: set[int], par
             assert found == pytest.approx(expected, abs=1e-6, nan_ok=True), (row, name)
 
 
-def test_the_table_is_ratios_of_sums_over_nets_and_images(params, made, table):
+def test_the_table_is_ratios_of_sums_over_models_and_images(params, made, table):
     sums, used = counted(params, made)
     assert list(sums) == ROWS and len(used) == 18
     assert all(total[1, 0, :, 0].sum() == 25 for total in sums.values())  # 23 rounded up to batches; the area is of all
@@ -351,18 +351,18 @@ def test_all_mixers_see_the_same_views_and_donors_of_training_images(params, mad
         given.clear()
     assert len(views_seen) == 25  # 23 in whole batches, each a view of its own
     others = [batch.rows.tolist() for batch, *_ in opened(params, made, 1).generate(23)]
-    assert others != [batch.rows.tolist() for batch, *_ in source.generate(23)]  # another net has draws of its own
+    assert others != [batch.rows.tolist() for batch, *_ in source.generate(23)]  # another model has draws of its own
 
 
-def test_class_maps_are_the_trained_nets_own_in_evaluation_mode(params, made):
-    """The activation map of each image's class, computed again from a net that was loaded again."""
+def test_class_maps_are_the_trained_models_own_in_evaluation_mode(params, made):
+    """The activation map of each image's class, computed again from a model that was loaded again."""
     source = opened(params, made)
-    net, _ = runs.load_net(made.run("birds", "baseline", 0), source.config, 3)
+    model, _ = runs.load_model(made.run("birds", "baseline", 0), source.config, 3)
     batch, _, generated, maps = next(source.generate(5))
     with torch.no_grad():
-        features = net.eval()(batch.images).features
+        features = model.eval()(batch.images).features
     for i, label in enumerate(batch.labels.tolist()):
-        cells = (net.head.weight[label].detach()[:, None, None] * features[i]).sum(0).clamp_min(0)
+        cells = (model.head.weight[label].detach()[:, None, None] * features[i]).sum(0).clamp_min(0)
         cells = cells / cells.sum() if cells.sum() > 0 else torch.full_like(cells, 1 / cells.numel())
         for row in ("cutmix_semantic", "loc_cutmix", "loc_cutmix_area"):
             assert torch.allclose(generated[row][1].maps[i], cells, atol=1e-5), row
@@ -371,28 +371,28 @@ def test_class_maps_are_the_trained_nets_own_in_evaluation_mode(params, made):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_maps_are_those_of_the_seeds_own_net(params, made, seed):
-    """Computed from either seed's saved net: one gives the maps, the other does not."""
+def test_the_maps_are_those_of_the_seeds_own_model(params, made, seed):
+    """Computed from either seed's saved model: one gives the maps, the other does not."""
     source = opened(params, made, seed)
     batch, *_, maps = next(source.generate(5))
     close = []
     for each in (0, 1):
-        net, _ = runs.load_net(made.run("birds", "baseline", each), source.config, 3)
+        model, _ = runs.load_model(made.run("birds", "baseline", each), source.config, 3)
         with torch.no_grad():
-            found = class_maps(net.eval()(batch.images).features, net.head.weight, batch.labels)
+            found = class_maps(model.eval()(batch.images).features, model.head.weight, batch.labels)
         close.append(torch.allclose(maps, found, atol=1e-5))
     assert close == [seed == 0, seed == 1]
 
 
-def test_attentive_cutmix_attends_by_the_net_as_it_was_before_training(params, made):
+def test_attentive_cutmix_attends_by_the_model_as_it_was_before_training(params, made):
     method = params.of("birds").methods["attentive_cutmix"].always_mixing()
     source = opened(params, made, 1, rows={"attentive_cutmix": method})
-    untrained, _ = model.build(source.config.model, 3, 48, 1)
+    untrained, _ = build(source.config.model, 3, 48, 1)
     batch, _, generated, maps = next(source.generate(5))
     mixed, evidence = generated["attentive_cutmix"]
     with torch.no_grad():
         expected = untrained.eval().features(batch.images).mean(1)
-        trained_features = source.net.features(batch.images).mean(1)
+        trained_features = source.model.features(batch.images).mean(1)
     assert torch.allclose(evidence.attention, expected, atol=1e-5)
     assert not torch.allclose(evidence.attention, trained_features, atol=1e-3)
     for i, donor in enumerate(batch.donors.tolist()):
@@ -403,7 +403,7 @@ def test_attentive_cutmix_attends_by_the_net_as_it_was_before_training(params, m
 def test_random_places_are_uniform_squares_of_localized_sizes_labelled_by_area(small_params, made, monkeypatch):
     """Patches smaller than a cell lie in their cell: each of the 36 is the source, and the target, as often as another.
 
-    The net's maps are made to have one peak, in the first cell, so that places that follow them cannot be missed.
+    The model's maps are made to have one peak, in the first cell, so that places that follow them cannot be missed.
     """
     real = mixes.methods.reference
 
@@ -570,12 +570,12 @@ def changed(file: Path, change: Callable[[dict], None]) -> None:
     file.write_text(json.dumps(record))
 
 
-def test_a_diagnosis_of_other_nets_or_data_is_refused(params, copy):
+def test_a_diagnosis_of_other_models_or_data_is_refused(params, copy):
     file = copy.run("birds", "baseline", 1) / "provenance.json"
     (file.parent / "model.safetensors").unlink()  # as in a published copy: the checksum stands for it
     whole = file.read_bytes()
     changed(file, lambda record: record["files"].update({"model.safetensors": "0" * 64}))
-    with pytest.raises(LapmlError, match="other nets"):
+    with pytest.raises(LapmlError, match="other models"):
         build.read(params, copy, "birds")
     file.write_bytes(whole)
     assert build.read(params, copy, "birds") is not None
@@ -586,7 +586,7 @@ def test_a_diagnosis_of_other_nets_or_data_is_refused(params, copy):
         build.read(params, copy, "birds")
 
 
-def test_a_retrained_net_is_refused_and_measured_anew(small_params, params, copy):
+def test_a_retrained_model_is_refused_and_measured_anew(small_params, params, copy):
     """Trained again, by another learning rate."""
     longer = small_params(*TINY, "train.lr=0.02")
     packed = Packed.open(copy.pack("birds"))
@@ -594,7 +594,7 @@ def test_a_retrained_net_is_refused_and_measured_anew(small_params, params, copy
         folder = copy.run("birds", "baseline", seed)
         shutil.rmtree(folder)
         runs.execute(config.resolve(longer, "birds", "baseline", seed), packed, folder, log=quietly)
-    with pytest.raises(LapmlError, match="other nets"):
+    with pytest.raises(LapmlError, match="other models"):
         build.read(longer, copy, "birds")
     with pytest.raises(LapmlError, match="other settings"):  # runs that these settings do not describe
         measured(params, copy, "birds")
@@ -609,7 +609,7 @@ def test_a_damaged_diagnosis_is_refused(params, copy):
             build.read(params, copy, "birds")
 
 
-def test_a_diagnosis_whose_nets_are_gone_is_refused(params, copy):
+def test_a_diagnosis_whose_models_are_gone_is_refused(params, copy):
     shutil.rmtree(copy.run("birds", "baseline", 1))
     with pytest.raises(LapmlError):
         build.read(params, copy, "birds")

@@ -10,40 +10,40 @@ from hypothesis import strategies as st
 from lapml.analysis.diagnosis import intervals
 
 
-def drawn(rng: np.random.Generator, nets: int, images: int, metrics: int) -> tuple[np.ndarray, np.ndarray]:
+def drawn(rng: np.random.Generator, models: int, images: int, metrics: int) -> tuple[np.ndarray, np.ndarray]:
     """Numerators and denominators, some denominators 0."""
-    below = rng.integers(0, 4, (nets, images, metrics)).astype(float)
+    below = rng.integers(0, 4, (models, images, metrics)).astype(float)
     return below * rng.random(below.shape), below
 
 
-def blocks(nets: int, images: int, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """How often each net and each image is drawn in each replicate: as many draws as there are."""
+def blocks(models: int, images: int, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """How often each model and each image is drawn in each replicate: as many draws as there are."""
     rng, found = np.random.default_rng(seed), []
     while len(found) < count:
         size = min(intervals.BLOCK, count - len(found))
-        of_nets = rng.multinomial(nets, [1 / nets] * nets, size=size)
+        of_models = rng.multinomial(models, [1 / models] * models, size=size)
         of_images = rng.multinomial(images, [1 / images] * images, size=size)
-        found += list(zip(of_nets, of_images, strict=True))
+        found += list(zip(of_models, of_images, strict=True))
     return found
 
 
 @settings(max_examples=40)
 @given(
-    seed=st.integers(0, 2**32 - 1), nets=st.integers(1, 4), images=st.integers(1, 7), metrics=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1), models=st.integers(1, 4), images=st.integers(1, 7), metrics=st.integers(1, 3),
     count=st.integers(1, 25),
 )  # fmt: skip
-def test_replicates_are_ratios_of_sums_over_drawn_nets_and_images(seed, nets, images, metrics, count):
-    above, below = drawn(np.random.default_rng(seed), nets, images, metrics)
+def test_replicates_are_ratios_of_sums_over_drawn_models_and_images(seed, models, images, metrics, count):
+    above, below = drawn(np.random.default_rng(seed), models, images, metrics)
     found = intervals.replicates(above, below, count, seed)
     assert found.shape == (count, metrics)
-    for r, (of_nets, of_images) in enumerate(blocks(nets, images, count, seed)):
-        assert of_nets.sum() == nets and of_images.sum() == images
+    for r, (of_models, of_images) in enumerate(blocks(models, images, count, seed)):
+        assert of_models.sum() == models and of_images.sum() == images
         for m in range(metrics):
             top = bottom = 0.0
-            for s in range(nets):
+            for s in range(models):
                 for n in range(images):
-                    top += of_nets[s] * of_images[n] * above[s, n, m]
-                    bottom += of_nets[s] * of_images[n] * below[s, n, m]
+                    top += of_models[s] * of_images[n] * above[s, n, m]
+                    bottom += of_models[s] * of_images[n] * below[s, n, m]
             if bottom == 0:
                 assert math.isnan(found[r, m])
             else:
@@ -56,22 +56,22 @@ def test_replicates_beyond_a_block_are_further_draws():
     count = 2 * intervals.BLOCK + 7
     found = intervals.replicates(above, below, count, 5)
     assert len(found) == count and len(np.unique(found[:, 0].round(9))) > 0.9 * count
-    for r, (of_nets, of_images) in list(enumerate(blocks(3, 12, count, 5)))[:: intervals.BLOCK // 2]:
-        weights = np.outer(of_nets, of_images)[..., None]
+    for r, (of_models, of_images) in list(enumerate(blocks(3, 12, count, 5)))[:: intervals.BLOCK // 2]:
+        weights = np.outer(of_models, of_images)[..., None]
         assert found[r] == pytest.approx((weights * above).sum((0, 1)) / (weights * below).sum((0, 1)), rel=1e-5)
 
 
 def test_replicates_are_spread_as_those_of_a_bootstrap_that_draws_one_by_one():
-    """Another bootstrap, written out: nets and images are drawn with replacement, all pairs of the drawn are summed."""
+    """Another bootstrap, written out: models and images are drawn with replacement, all pairs of the drawn are summed."""
     rng = np.random.default_rng(3)
     above, below = drawn(rng, 4, 15, 1)
     above += 0.3 * np.arange(4)[:, None, None] * below
     others = []
     for _ in range(4000):
-        nets = [int(rng.integers(4)) for _ in range(4)]
+        models = [int(rng.integers(4)) for _ in range(4)]
         images = [int(rng.integers(15)) for _ in range(15)]
-        top = sum(above[s, n, 0] for s in nets for n in images)
-        others.append(top / sum(below[s, n, 0] for s in nets for n in images))
+        top = sum(above[s, n, 0] for s in models for n in images)
+        others.append(top / sum(below[s, n, 0] for s in models for n in images))
     found = intervals.replicates(above, below, 4000, 0)[:, 0]
     assert found.mean() == pytest.approx(np.mean(others), abs=5 * np.std(others) * math.sqrt(2 / 4000))
     assert found.std() == pytest.approx(np.std(others), rel=0.08)
@@ -79,7 +79,7 @@ def test_replicates_are_spread_as_those_of_a_bootstrap_that_draws_one_by_one():
 
 
 def test_two_calls_with_one_seed_are_paired():
-    """The same nets and images in each replicate, whatever the numbers and how many metrics there are."""
+    """The same models and images in each replicate, whatever the numbers and how many metrics there are."""
     rng = np.random.default_rng(1)
     above, below = drawn(rng, 3, 20, 2)
     one = intervals.replicates(above, below, 300, 7)
@@ -146,17 +146,17 @@ def test_percentiles_of_infinite_and_missing_values():
 # --- coverage ---
 
 
-def covers(images: int, nets: int, spread: tuple[float, float, float], trials: int, seed: int) -> float:
+def covers(images: int, models: int, spread: tuple[float, float, float], trials: int, seed: int) -> float:
     """How often the 95 % interval holds the true ratio of a metric that applies to about 0.8 of the images.
 
-    A value is 0.5, plus what is the net's own, the image's own, and this image's own by this net: uniform numbers within
+    A value is 0.5, plus what is the model's own, the image's own, and this image's own by this model: uniform numbers within
     plus or minus each of ``spread``.
     """
     rng, held = np.random.default_rng(seed), 0
     for trial in range(trials):
-        shapes = ((nets, 1), (1, images), (nets, images))
+        shapes = ((models, 1), (1, images), (models, images))
         value = 0.5 + sum(rng.uniform(-each, each, shape) for each, shape in zip(spread, shapes, strict=True))
-        applies = np.broadcast_to(rng.random((1, images)) < 0.8, (nets, images)).astype(float)
+        applies = np.broadcast_to(rng.random((1, images)) < 0.8, (models, images)).astype(float)
         found = intervals.replicates((value * applies)[..., None], applies[..., None], 300, trial)
         low, high = intervals.percentiles(found, 0.95)
         held += int(low[0] <= 0.5 <= high[0])
@@ -164,15 +164,15 @@ def covers(images: int, nets: int, spread: tuple[float, float, float], trials: i
 
 
 @pytest.mark.parametrize(
-    ("nets", "spread", "band"),
+    ("models", "spread", "band"),
     [
-        (5, (0.0, 0.4, 0.0), (0.91, 0.98)),  # nets alike, images differ: nominal
-        (5, (0.0, 0.0, 0.4), (0.98, 1.0)),  # all is chance of (net, image): too wide, as pigeonhole bootstraps are
+        (5, (0.0, 0.4, 0.0), (0.91, 0.98)),  # models alike, images differ: nominal
+        (5, (0.0, 0.0, 0.4), (0.98, 1.0)),  # all is chance of (model, image): too wide, as pigeonhole bootstraps are
         (5, (0.03, 0.3, 0.3), (0.93, 1.0)),  # some of each
-        (4, (0.2, 0.2, 0.2), (0.70, 0.93)),  # nets differ much: four of them are too few, and it is too narrow
+        (4, (0.2, 0.2, 0.2), (0.70, 0.93)),  # models differ much: four of them are too few, and it is too narrow
     ],
 )
-def test_coverage(nets, spread, band):
+def test_coverage(models, spread, band):
     """Nominally 0.95; 300 trials, so that a standard error is 0.013."""
-    found = covers(400, nets, spread, 300, 1)
+    found = covers(400, models, spread, 300, 1)
     assert band[0] <= found <= band[1], found

@@ -20,7 +20,7 @@ def truth() -> Places:
 
 
 def literal(maps: np.ndarray, truth: Places, only_shown: bool) -> tuple[list, list]:
-    """Of one net: (pointing, mass, agreement) numerators and denominators by image, each image's partner by the cycle."""
+    """Of one model: (pointing, mass, agreement) numerators and denominators by image, each image's partner by the cycle."""
     images, count, grid, _ = maps.shape
     order = np.random.default_rng(localisers.SEED).permutation(images)
     partner = {int(order[i]): int(order[i - 1]) for i in range(images)}
@@ -63,10 +63,10 @@ def test_against_loops(truth, count, only_shown):
     maps[0, 3, 0] = 0
     maps[1, 4] *= 0.3  # weak
     above, below = sums(maps, truth, only_shown)
-    for net in range(2):
-        expected = literal(maps[net], truth, only_shown)
-        np.testing.assert_allclose(above[net], expected[0], atol=1e-9)
-        np.testing.assert_array_equal(below[net], expected[1])
+    for model in range(2):
+        expected = literal(maps[model], truth, only_shown)
+        np.testing.assert_allclose(above[model], expected[0], atol=1e-9)
+        np.testing.assert_array_equal(below[model], expected[1])
 
 
 def test_the_table(annotated, maps_of):
@@ -83,8 +83,8 @@ def test_the_table(annotated, maps_of):
     )
     maps.objects[:] = inside[1][:, :, None] & inside[0][:, None]
     params = config.load("params.yaml", ["report.bootstrap=200"])
-    nets = [np.random.default_rng(seed).random((len(rows), 6, 6)) for seed in range(2)]
-    table = compare(maps, truth, rows, nets, params).set_index("row")
+    models = [np.random.default_rng(seed).random((len(rows), 6, 6)) for seed in range(2)]
+    table = compare(maps, truth, rows, models, params).set_index("row")
     assert list(table.index) == [OBJECTS, PARTS, "ImageNet class maps", "class maps", "centred Gaussian", WHOLE]
     assert table.loc[OBJECTS, "pointing"] == 1 and table.loc[OBJECTS, "mass"] > 0.85
     assert table.loc[OBJECTS, "box_acc"] > 0.9

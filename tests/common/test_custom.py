@@ -101,7 +101,7 @@ def test_an_own_loss_is_added_and_costs_a_pass_where_it_asks_for_the_reference(p
     with_it, without = (
         train.fit(
             small(f"methods.consistent.loss.weight={alpha}", row="consistent"), packed, log=quietly
-        ).net.state_dict()
+        ).model.state_dict()
         for weight in (10.0, 0.0)
     )
     assert not torch.equal(with_it["head.weight"], without["head.weight"])
