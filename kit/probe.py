@@ -61,7 +61,10 @@ def learning_rate(bench: Bench, rates: list[float], epochs: int, asked: Asked) -
         paths = bench.beside(name)
         shutil.rmtree(paths.base / "development", ignore_errors=True)
         own = [f"suite={name}", f"train.lr={rate}", f"train.epochs={epochs}", "train.milestones=null"]
-        own += [f"ablation=[{job.method}]", f"diagnose.method={job.method}"]  # else other rows' warm-ups must fit as well
+        own += [
+            f"ablation=[{job.method}]",
+            f"diagnose.method={job.method}",
+        ]  # else other rows' warm-ups must fit as well
         log = bench.log(job, name)
         log.unlink(missing_ok=True)
         running.append(bench.train(job, log, *own, development=True))

@@ -1,4 +1,4 @@
-"""A user's own mixer or loss: a function that a dotted path or an entry point names (docs/methods.md)."""
+"""A custom mixer or loss: a function that a dotted path or an entry point names (docs/methods.md)."""
 
 import inspect
 import json

@@ -17,7 +17,7 @@ from lapml.config.resolved import (
     weights_file,
 )
 from lapml.config.rows import Method
-from lapml.config.schema import Data, Synthetic, Localise, Model, Params, Range, Run, Train, View
+from lapml.config.schema import Data, Localise, Model, Params, Range, Run, Synthetic, Train, View
 
 __all__ = [
     "Data", "Synthetic", "Localise", "Method", "Model", "Params", "Range", "Run", "Train", "View",

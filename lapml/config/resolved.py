@@ -204,4 +204,6 @@ def weights_file(source: str) -> dict[str, str]:
 
 def frozen_margins(settings: Method, earlier: dict[str, float] | None) -> dict[str, float]:
     """What the tuning of a row takes over from the values that ``margin`` was tuned to: those of its own open keys."""
-    return {name: earlier[name] for name in ("m", "weight") if name in settings.open_names() and name in (earlier or {})}
+    return {
+        name: earlier[name] for name in ("m", "weight") if name in settings.open_names() and name in (earlier or {})
+    }

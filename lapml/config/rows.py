@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny, ValidationInfo, model_validator
 
 from lapml import mixing
-from lapml.common import own
+from lapml.common import custom
 from lapml.common.sections import LATER, TUNED, Count, Distance, NonNegative, Section, Share, Text
 from lapml.mixing import Mixer
-from lapml.mixing.own import Own
+from lapml.mixing.custom import Custom
 
 LOCALISED = ("objects", "parts", "activation")  # evidence that the stage `localise` finds
 READING = "a params file"  # validation context: keys are a user's, not the record of a run
@@ -24,8 +24,8 @@ class Mix(Section):
         return self.warmup_epochs <= epoch and (epochs is None or epoch < epochs - self.cooldown_epochs)
 
 
-class OwnLoss(Section):
-    """A user's own loss, added to the row's with a weight; every key beyond these is an argument of its function."""
+class CustomLoss(Section):
+    """A custom loss, added to the row's with a weight; every key beyond these is an argument of its function."""
 
     model_config = ConfigDict(extra="allow")
     name: Text  # dotted path of the function, or an entry point of group lapml.losses
@@ -37,7 +37,7 @@ class OwnLoss(Section):
     @classmethod
     def _looked_up(cls, keys: Any, info: ValidationInfo) -> Any:
         ours = ("name", "weight", "reference")
-        return own.looked_up(keys, "lapml.losses", own.arguments_of, ours, info.context == READING)
+        return custom.looked_up(keys, "lapml.losses", custom.arguments_of, ours, info.context == READING)
 
 
 def _by_name(keys: Any, info: ValidationInfo) -> Mixer:
@@ -78,14 +78,14 @@ class Method(Section):
     label: Literal["area", "semantic", "snapmix"] | None = None
     margin: Margin | None = None
     adaptive: Adaptive | None = None
-    loss: OwnLoss | None = None
+    loss: CustomLoss | None = None
     overrides: RowOverrides | None = None
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Self:
         if (self.mix is None) != (self.mixer is None):
             raise ValueError("mix and mixer go together: give both, or none for a row that does not mix")
-        if not isinstance(self.mixer, Own) or info.context == READING:  # a record was checked when it was read
+        if not isinstance(self.mixer, Custom) or info.context == READING:  # a record was checked when it was read
             self._labelled()
             self._paired()
         if self.adaptive and not self.margin:
@@ -109,7 +109,7 @@ class Method(Section):
             raise ValueError("margin: needs a mixer that shows something of a donor")
         if self.adaptive and self.margin and not self.mixer.finds_similar:
             raise ValueError(
-                f"adaptive: needs mixer.name {mixing.names('finds_similar')} (or a mixer of your own), which finds similar parts"
+                f"adaptive: needs mixer.name {mixing.names('finds_similar')} (or a custom mixer), which finds similar parts"
             )
 
     @property

@@ -91,7 +91,9 @@ class Data(Section):
         if self.source == "drawn" and self.synthetic is not None:
             raise ValueError("source: found 'drawn', which has another name now; write synthetic in its place")
         if (self.source == "synthetic") != (self.synthetic is not None):
-            raise ValueError("synthetic: give its settings if and only if source is 'synthetic' (else write 'synthetic: null')")
+            raise ValueError(
+                "synthetic: give its settings if and only if source is 'synthetic' (else write 'synthetic: null')"
+            )
         if self.stored_side > 2 * self.view.side:
             raise ValueError(
                 f"stored_side: found {self.stored_side}, expected at most twice view.side ({self.view.side}): "
@@ -295,7 +297,7 @@ class Params(Section):
             _known("datasets", name, self.data)
         used = {method.mixer.name for method in self.methods.values() if method.mixer}
         for name, keys in self.defaults.mixers.items() if self.defaults else ():
-            _known("defaults.mixers", name, mixing.MIXERS, "a mixer of your own has its keys below methods: ")
+            _known("defaults.mixers", name, mixing.MIXERS, "a custom mixer has its keys below methods: ")
             if name not in used:
                 _validated(mixing.settings_of, {"name": name, **keys}, f"defaults.mixers.{name}")
         if not self.ablation + self.tuned_methods:
@@ -407,7 +409,10 @@ class Params(Section):
 
     def studies(self) -> list[str]:
         """The methods whose margins are searched: the tuned ones, after ``margin`` where adaptive_margin starts from it."""
-        needed = {*self.tuned_methods, *([MARGIN] if ADAPTIVE in self.tuned_methods and self.starts_from_margin() else [])}
+        needed = {
+            *self.tuned_methods,
+            *([MARGIN] if ADAPTIVE in self.tuned_methods and self.starts_from_margin() else []),
+        }
         return [method for method in (MARGIN, ADAPTIVE) if method in needed]
 
     def starts_from_margin(self) -> bool:
@@ -417,7 +422,9 @@ class Params(Section):
 
     def localising(self) -> list[str]:
         """The methods of the tables and studies that mix by what the stage `localise` finds."""
-        return [name for name in dict.fromkeys([*self.all_methods(), *self.studies()]) if self.methods[name].localised()]
+        return [
+            name for name in dict.fromkeys([*self.all_methods(), *self.studies()]) if self.methods[name].localised()
+        ]
 
     def localised_splits(self) -> list[str]:
         """Those whose images are localised: what the tables' runs are fit on. Studies and development runs, which are fit on

@@ -98,7 +98,8 @@ def load(name: str, source: str, device: torch.device) -> Extractor:
     classifier = classifier_of(model)
     model.reset_classifier(0)
     mean, std = (
-        (255 * torch.tensor(model.pretrained_cfg[key])).view(3, 1, 1).to(device, torch.float32) for key in ("mean", "std")
+        (255 * torch.tensor(model.pretrained_cfg[key])).view(3, 1, 1).to(device, torch.float32)
+        for key in ("mean", "std")
     )
     model = folded(model).to(device, memory_format=torch.channels_last)
     return Extractor(model, stride, model.num_features, mean, std, record, device, classifier)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lapml.errors import LapmlError
 from lapml.mixing.boxes import Mixed
-from lapml.mixing.own import Own
+from lapml.mixing.custom import Custom
 from lapml.mixing.protocol import FIELDS, LABELS, Draws, Evidence, Maps, Mixer, draws
 
 __all__ = [
@@ -41,7 +41,7 @@ def mix(batch: Draws, evidence: Evidence, settings: Mixer) -> Mixed:
         settings: see :func:`mixer`.
 
     Raises:
-        LapmlError: some of the evidence is missing, or a user's own mixer returns what is no :class:`Mixed`.
+        LapmlError: some of the evidence is missing, or a custom mixer returns what is no :class:`Mixed`.
     """
     for need in settings.needs():
         for field in FIELDS[need]:
@@ -49,7 +49,7 @@ def mix(batch: Draws, evidence: Evidence, settings: Mixer) -> Mixed:
                 raise LapmlError(
                     f"{settings.name}: found no evidence.{field}, expected it: this mixer asks for {need!r}"
                 )
-    if isinstance(settings, Own):
+    if isinstance(settings, Custom):
         return settings.mix(batch, evidence)
     return import_module(MIXERS[settings.name]).mix(batch, evidence, settings)
 
@@ -58,7 +58,7 @@ def mixer(name: str, label: str | None = None, **keys: Any) -> Mixer:
     """A mixer's settings by its name and its keys, as they stand in params.yaml.
 
     Args:
-        name: a key of :data:`MIXERS`, or of a mixer of one's own.
+        name: a key of :data:`MIXERS`, or of a custom mixer.
         label: a key of :data:`LABELS`, for the mixers that have no rule of their own.
 
     Raises:
@@ -86,7 +86,7 @@ def settings_of(keys: Any, reading: bool = True) -> Mixer:
     name = keys.get("name") if isinstance(keys, dict) else None
     if isinstance(name, str) and name in MIXERS:
         return import_module(MIXERS[name]).Settings.model_validate(keys)
-    return Own.model_validate(keys, context={"reading": reading, "known": tuple(MIXERS)})
+    return Custom.model_validate(keys, context={"reading": reading, "known": tuple(MIXERS)})
 
 
 def names(attribute: str) -> str:

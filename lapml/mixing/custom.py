@@ -1,4 +1,4 @@
-"""A user's own mixer, in params.yaml and in the record of a run: its function's name, and the keys of its settings."""
+"""A custom mixer, in params.yaml and in the record of a run: its function's name, and the keys of its settings."""
 
 import inspect
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationInfo, model_validator
 
-from lapml.common import own
+from lapml.common import custom
 from lapml.common.sections import Text
 from lapml.errors import LapmlError
 from lapml.mixing.boxes import Mixed
@@ -17,7 +17,7 @@ from lapml.mixing.protocol import FIELDS, LABELS, Draws, Evidence, Mixer
 GROUP = "lapml.mixers"
 
 
-class Own(Mixer):
+class Custom(Mixer):
     """Every key beyond these is one of the function's ``settings``, see docs/methods.md.
 
     The record of a run can be read where the function is not at hand. What its settings declare can then not be asked for,
@@ -33,9 +33,9 @@ class Own(Mixer):
     @classmethod
     def _looked_up(cls, keys: Any, info: ValidationInfo) -> Any:
         context = info.context or {"reading": False, "known": ()}
-        found = own.looked_up(keys, GROUP, model_of, ("name",), context["reading"], context["known"], ("evidence",))
+        found = custom.looked_up(keys, GROUP, model_of, ("name",), context["reading"], context["known"], ("evidence",))
         if isinstance(found, dict) and "evidence" not in found:
-            found["evidence"] = list(model_of(own.named(found["name"], GROUP)[0]).asks)
+            found["evidence"] = list(model_of(custom.named(found["name"], GROUP)[0]).asks)
         return found
 
     def mix(self, batch: Draws, evidence: Evidence) -> Mixed:
@@ -44,7 +44,7 @@ class Own(Mixer):
         Raises:
             LapmlError: it is no :class:`Mixed`; or the file is gone, or has changed since the settings were read.
         """
-        function = own.bound(self.name, self.sha256, GROUP)
+        function = custom.bound(self.name, self.sha256, GROUP)
         mixed = function(batch, evidence, self._as(model_of(function)).labelled(self.label))
         _check(self.name, mixed, batch)
         return mixed
@@ -55,7 +55,7 @@ class Own(Mixer):
         Raises:
             LapmlError: the function is gone.
         """
-        return self._as(model_of(own.named(self.name, GROUP)[0]))
+        return self._as(model_of(custom.named(self.name, GROUP)[0]))
 
     def _as(self, model: type[Mixer]) -> Mixer:
         return model.model_validate(self.model_extra, strict=False)  # a record has lists for tuples
@@ -72,7 +72,7 @@ class Own(Mixer):
 
     def describe(self, label: str | None) -> str:
         settings = self.theirs()
-        return f"{self.name}: {settings.describe(label) if settings.summary else 'an own mixer'}"
+        return f"{self.name}: {settings.describe(label) if settings.summary else 'a custom mixer'}"
 
     shows_donor = property(lambda self: self.theirs().shows_donor)
     finds_similar = property(lambda self: self.theirs().finds_similar)
@@ -116,7 +116,7 @@ def model_of(function: Callable, file: Path | str = "") -> type[Mixer]:
 
 
 def _check(name: str, mixed: Any, batch: Draws) -> None:
-    """A user's own mixer returns what the steps after it need."""
+    """A custom mixer returns what the steps after it need."""
     if not isinstance(mixed, Mixed):
         raise LapmlError(f"{name}: found {type(mixed).__name__}, expected a Mixed to be returned")
     if mixed.images.shape != batch.images[: batch.count].shape:

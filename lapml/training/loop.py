@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
 COLUMNS = (
-    "epoch lr loss ce loss_margin loss_adaptive loss_own accuracy d_mean s_mean rho_mean beyond "
+    "epoch lr loss ce loss_margin loss_adaptive loss_custom accuracy d_mean s_mean rho_mean beyond "
     "mixed_batches images_forward images_backward seconds"
 ).split()
 PARTS = ("localise", "mix", "forward", "reference", "loss", "bank", "backward", "update")  # of a step, in its profile
@@ -104,7 +104,9 @@ def learner(
                 f"train.batch_norm: found sync on {ranks.size()} process(es) on {device.type}, expected several GPUs; "
                 "set it to local"
             )
-        model = convert_sync_batchnorm(model)  # timm's: torch's own drops the activations that timm fuses into batch norm
+        model = convert_sync_batchnorm(
+            model
+        )  # timm's: torch's own drops the activations that timm fuses into batch norm
     model.to(device, DTYPES[precision], memory_format=torch.channels_last)
     training_mode(model, train.batch_norm)
     needs = settings.mixer.needs() if settings.mixer else ()
@@ -319,8 +321,8 @@ def take_step(it: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, int]:
                 credit = credit * (1 - mixed.rho) + (guess == donor_labels) * mixed.rho
             if settings.loss is not None:
                 seen = methods.Seen(output, labels, donor_labels, mixed, embedded)
-                extra = methods.own_loss(settings, seen)
-                loss, stats = loss + settings.loss.weight * extra, stats | {"loss_own": extra.detach()}
+                extra = methods.custom_loss(settings, seen)
+                loss, stats = loss + settings.loss.weight * extra, stats | {"loss_custom": extra.detach()}
             if it.model.projects:
                 loss = loss + 0 * output.embedding.sum()  # DDP wants a gradient for each parameter in every step
     if it.bank is not None:

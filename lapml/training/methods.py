@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lapml import mixing
-from lapml.common import own
+from lapml.common import custom
 from lapml.config import Method
 from lapml.data.batches import Batch
 from lapml.errors import LapmlError
@@ -35,7 +35,7 @@ class Reference(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a user's own loss is given of a step, see docs/methods.md."""
+    """What a custom loss is given of a step, see docs/methods.md."""
 
     output: Output  # of the batch that was trained on: the generated one, or the clean one where it was not mixed
     labels: Tensor  # (B,) int64 of the references
@@ -88,7 +88,11 @@ def _clean_features(model: Classifier, images: Tensor) -> Tensor:
     uncached = torch.autocast(
         kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
     )
-    with torch.no_grad(), frozen_statistics(model), uncached:  # the step must not take over weights cast without gradient
+    with (
+        torch.no_grad(),
+        frozen_statistics(model),
+        uncached,
+    ):  # the step must not take over weights cast without gradient
         return model(images).features
 
 
@@ -182,9 +186,9 @@ def loss(
     return total + weight * extra, {**stats, "loss_adaptive": extra.detach(), "beyond": beyond}
 
 
-def own_loss(settings: Method, seen: Seen) -> Tensor:
-    """A user's own loss of a step, without its weight."""
-    function = own.bound(settings.loss.name, settings.loss.sha256, "lapml.losses")
+def custom_loss(settings: Method, seen: Seen) -> Tensor:
+    """A custom loss of a step, without its weight."""
+    function = custom.bound(settings.loss.name, settings.loss.sha256, "lapml.losses")
     value = function(seen, **settings.loss.model_extra)
     device = seen.output.logits.device
     if not isinstance(value, Tensor) or value.ndim or value.device != device:

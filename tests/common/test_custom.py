@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lapml import config
-from lapml.common import own
+from lapml.common import custom
 from lapml.errors import LapmlError
 from lapml.mixing import Evidence
 from lapml.training import loop as train
@@ -42,10 +42,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
     monkeypatch.delitem(sys.modules, "my_methods", raising=False)
-    own.bound.cache_clear()
+    custom.bound.cache_clear()
     yield tmp_path
     sys.modules.pop("my_methods", None)
-    own.bound.cache_clear()
+    custom.bound.cache_clear()
 
 
 @pytest.fixture
@@ -95,9 +95,9 @@ def test_an_own_loss_is_added_and_costs_a_pass_where_it_asks_for_the_reference(p
     mixed = sum(each["mixed_batches"] for each in history)
     assert 0 < mixed < 18  # batches of 6, of 36 images, in 3 epochs
     assert sum(each["images_forward"] for each in history) == 3 * 36 + 6 * mixed
-    assert any(each["loss_own"] > 0 for each in history)
+    assert any(each["loss_custom"] > 0 for each in history)
     for each in history:
-        assert each["loss"] == pytest.approx(each["ce"] + 0.1 * each["loss_own"], rel=1e-5)
+        assert each["loss"] == pytest.approx(each["ce"] + 0.1 * each["loss_custom"], rel=1e-5)
     with_it, without = (
         train.fit(
             small(f"methods.consistent.loss.weight={alpha}", row="consistent"), packed, log=quietly
@@ -285,7 +285,7 @@ def test_an_entry_point(project):
     (info / "entry_points.txt").write_text("[lapml.mixers]\nmine = my_methods:bands\n")
     params = config.load("params.yaml", ["methods.bands.mixer.name=mine"])
     assert params.methods["bands"].mixer.name == "mine"
-    function = own.bound("mine", params.methods["bands"].mixer.sha256, "lapml.mixers")
+    function = custom.bound("mine", params.methods["bands"].mixer.sha256, "lapml.mixers")
     assert function.__name__ == "bands"
 
 

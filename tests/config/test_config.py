@@ -403,7 +403,8 @@ def test_an_override_may_go_deep():
     params = config.load(PARAMS, ["data.birds.overrides={tune: {margin: {m: {low: 0.5}}}}"])
     own = params.of("birds").tune
     assert (
-        own.margin.m == Range(low=0.5, high=params.tune.margin.m.high) and own.margin.weight == params.tune.margin.weight
+        own.margin.m == Range(low=0.5, high=params.tune.margin.m.high)
+        and own.margin.weight == params.tune.margin.weight
     )
 
 

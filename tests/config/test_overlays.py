@@ -120,7 +120,7 @@ def test_merging_twice_is_merging_once_and_what_is_not_named_stays(base, changes
         ("defaults: {mixers: {cutmix: {bta: 1.0}}}", "defaults.mixers.cutmix.bta: unknown key"),
         (
             "defaults: {mixers: {my.stripes: {number: 1}}}",
-            "defaults.mixers: found 'my.stripes', a mixer of your own has",
+            "defaults.mixers: found 'my.stripes', a custom mixer has",
         ),
         ("defaults: {mix: {prob: 2}}", "defaults.mix.prob: found 2"),
         ("defaults: {data: {view: {rotate: 1}}}", "defaults.data.view.rotate: unknown key"),

@@ -91,7 +91,9 @@ def test_folded_batch_norm(name):
     views = torch.randn(2, 3, 192, 192, generator=generator)
     expected = model.forward_features(views)
     assert torch.allclose(made.forward_features(views), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())  # the given one is as it was
+    assert all(
+        torch.equal(value, model.state_dict()[key]) for key, value in before.items()
+    )  # the given one is as it was
 
 
 class Shared(nn.Module):

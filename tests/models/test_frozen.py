@@ -64,7 +64,9 @@ def lived_in(model: Classifier) -> Classifier:
 def frozen_names(model: Classifier) -> set[str]:
     """Of its state dict."""
     return {
-        f"backbone.{part}.{name}" for part in model.frozen.parts for name in model.backbone.get_submodule(part).state_dict()
+        f"backbone.{part}.{name}"
+        for part in model.frozen.parts
+        for name in model.backbone.get_submodule(part).state_dict()
     }
 
 
@@ -171,7 +173,9 @@ def test_batch_norm_is_folded_only_where_that_is_the_same(kind, folds):
 def test_a_backbone_that_names_no_stages():
     backbone = Backbone("plain")
     for backbone.feature_info in ([], [{"module": "stage1.1"}], [{"num_chs": 3}]):
-        with pytest.raises(LapmlError, match="model.freeze: found 1, expected for a model 0: its stages cannot be told"):
+        with pytest.raises(
+            LapmlError, match="model.freeze: found 1, expected for a model 0: its stages cannot be told"
+        ):
             freeze(Classifier(backbone, None, 4, 3, None), 1, "a model", 16)
 
 

@@ -200,7 +200,7 @@ def test_a_metric_that_joins_later_is_empty_for_old_runs(monkeypatch):
 def test_every_key_that_records_may_lack_is_marked():
     """A key with a default that is not marked would be in new records and not in old ones of the same thing."""
     before = {  # as they were when the first runs were published
-        "Overrides": {"model", "train", "tune"}, "Range": {"log"}, "Own": {"evidence"}, "OwnLoss": {"reference"},
+        "Overrides": {"model", "train", "tune"}, "Range": {"log"}, "Custom": {"evidence"}, "CustomLoss": {"reference"},
         "Method": {"mix", "mixer", "label", "margin", "adaptive", "loss", "overrides"},
         "RowOverrides": {"model", "train", "view"}, "Params": {"defaults"},
     }  # fmt: skip

@@ -152,7 +152,12 @@ def test_the_adaptive_row_keeps_what_the_margin_row_found(params, paths, asked):
     frozen = margin["values"]
     assert frozen.keys() == {"m", "weight"}
     assert all(values.items() >= frozen.items() and len(values) == 4 for _, _, values in asked)
-    assert result["values"].items() >= frozen.items() and result["values"].keys() == {"m", "weight", "delta", "quantile"}
+    assert result["values"].items() >= frozen.items() and result["values"].keys() == {
+        "m",
+        "weight",
+        "delta",
+        "quantile",
+    }
     assert len(result["trials"]) == TRIALS and all(
         trial["values"].keys() == {"delta", "quantile"} for trial in result["trials"]
     )

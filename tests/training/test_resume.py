@@ -615,7 +615,8 @@ def test_a_stop_in_mid_epoch_whatever_the_maps(small_run, packed, tmp_path, monk
     for one, other in zip(whole.history, again.history, strict=True):
         assert {**one, "seconds": None} == {**other, "seconds": None}
     assert all(
-        torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
     )
 
 

@@ -77,7 +77,13 @@ def project(tmp_path, small_params) -> Path:
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     settings = json.loads(small_params("train.epochs=2").model_dump_json())
     own = {**settings["data"]["birds"], "reader": "folder", "source": "photos", "synthetic": None}
-    changes = {"suite": "bare", "datasets": ["photos"], "rows": ["baseline", "cutmix"], "tuned_methods": [], "seeds": [0]}
+    changes = {
+        "suite": "bare",
+        "datasets": ["photos"],
+        "rows": ["baseline", "cutmix"],
+        "tuned_methods": [],
+        "seeds": [0],
+    }
     settings |= {**changes, "data": {"photos": own}}
     settings["report"] |= {"steps": {}, "beside": []}
     settings["diagnose"]["row"] = "cutmix"  # its runs wait for their diagnosis, which draws figures

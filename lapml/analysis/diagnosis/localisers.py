@@ -19,7 +19,10 @@ from lapml.mixing.maps import SPREAD, class_maps
 from lapml.training.mixes import Mixes
 
 IMAGES = 300  # measured, at most
-SIDE, THRESHOLDS = 112, 50  # of MaxBoxAccV2: within a point of 224 px and 100 on 96 synthetic birds, in a sixth of the time
+SIDE, THRESHOLDS = (
+    112,
+    50,
+)  # of MaxBoxAccV2: within a point of 224 px and 100 on 96 synthetic birds, in a sixth of the time
 SHOWN = 0.5  # peak from which a part counts as shown; 1 is the 95 % quantile over object cells
 SEED = 0  # of the images that are chosen, and of their pairs
 METRICS = {
