@@ -19,8 +19,8 @@ def refuse_unfit(params: Params) -> None:
     if params.tuned_methods:
         rows = ", ".join(params.tuned_methods)
         raise LapmlError(
-            f"tuned_methods: found {rows}, expected none: margins are tuned by Optuna, which a kit does not bring. Tune where it is "
-            "(`lapml tune`), write the numbers in place of 'tuned', and list these rows under rows"
+            f"tuned_methods: found {rows}, expected none: margins are tuned by Optuna, which a kit does not bring. Tune where "
+            "it is (`lapml tune`), write the numbers in place of 'tuned', and list these rows under rows"
         )
 
 

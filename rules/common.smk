@@ -105,9 +105,9 @@ def train_threads(wildcards):
     return train.threads * train.gpus
 
 
-def row_pattern(rows):
-    """A wildcard constraint that lets through these rows only (no row: nothing)."""
-    return "|".join(rows) or "(?!)"
+def method_pattern(methods):
+    """A wildcard constraint that lets through these methods only (none: nothing)."""
+    return "|".join(methods) or "(?!)"
 
 
 wildcard_constraints:

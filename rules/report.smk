@@ -31,6 +31,6 @@ rule report:
         f"{LOGS}/report.log",
     params:
         file=params_file,
-        settings=PARAMS.model_dump(mode="json", include={"datasets", "rows", "tuned_methods", "seeds", "read", "report"}),
+        settings=PARAMS.model_dump(mode="json", include={"datasets", "ablation", "tuned_methods", "seeds", "eval_split", "report"}),
     shell:
         "lapml report --params {params.file} > {log} 2>&1"

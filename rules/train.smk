@@ -7,7 +7,7 @@ rule train:
     log:
         f"{LOGS}/train/{{dataset}}-{{method}}-{{seed}}.log",
     wildcard_constraints:
-        method=row_pattern(PARAMS.rows),
+        method=method_pattern(PARAMS.ablation),
     params:
         file=params_and_replace,
         settings=lambda w: settings_of(w.dataset)[f"runs/{w.method}"],
@@ -24,4 +24,4 @@ use rule train as train_tuned with:
         PATHS.tuned("{dataset}", "{method}"),
         lambda w: maps_of(w.dataset, w.method),
     wildcard_constraints:
-        method=row_pattern(PARAMS.tuned_methods),
+        method=method_pattern(PARAMS.tuned_methods),

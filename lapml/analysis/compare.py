@@ -57,7 +57,7 @@ def compare(
     for (label, row), (difference, p_holm, significant, seeds) in zip(rows.items(), compared, strict=True):
         accuracy, half = stats.t_interval([100 * float(run.right.mean()) for run in row.values()], confidence)
         table.append({
-            "row": label, "seeds": list(row), "accuracy": accuracy, "half": half,
+            "method": label, "seeds": list(row), "accuracy": accuracy, "half": half,
             "paired_seeds": [run.config["seed"] for run in pairs[label][0]] if label in pairs else [],
             "difference": 100 * difference.mean, "low": 100 * difference.low, "high": 100 * difference.high,
             "p": difference.p, "p_holm": p_holm, "significant": significant,
@@ -79,7 +79,7 @@ def markdown(result: dict[str, Any]) -> str:
     """A result of :func:`compare` as a table to paste, and below it what its numbers are and the notes."""
     reference, others = escaped(result["reference"]), result["rows"][1:]
     level, split = f"{100 * result['confidence']:g} %", {"val": "validation"}.get(result["split"], result["split"])
-    heads = ["row", "seeds", f"top-{result['top']} (± {level})", f"points over {reference} [{level}]", "p", "p, Holm",
+    heads = ["method", "seeds", f"top-{result['top']} (± {level})", f"points over {reference} [{level}]", "p", "p, Holm",
              "seeds needed"]  # fmt: skip
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for row in result["rows"]:
@@ -88,7 +88,7 @@ def markdown(result: dict[str, Any]) -> str:
             difference = points(row["difference"], row["low"], row["high"])
             difference = f"**{difference}**" if row["significant"] else difference
             cells = [difference, chance(row["p"]), chance(row["p_holm"]), _needed(row)]
-        lines.append([escaped(row["row"]), str(len(row["seeds"])), interval(row["accuracy"], row["half"]), *cells])
+        lines.append([escaped(row["method"]), str(len(row["seeds"])), interval(row["accuracy"], row["half"]), *cells])
     text = (
         f"{result['dataset']}, {result['images']:,} {split} images; accuracies in percent. ±: Student-t interval over seeds. "
         f"Points, [interval] and p: hierarchical paired bootstrap over seeds and {split} images, "

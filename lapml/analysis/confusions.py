@@ -84,7 +84,7 @@ def confusions(
         mean, half = stats.t_interval([100 * float(each.mean()) for each in mistakes[label].values()], confidence)
         wrong = np.mean([100 * float((run.first != labels).mean()) for run in row.values()])
         record = {
-            "row": label,
+            "method": label,
             "seeds": list(row),
             "within": mean,
             "within_half": half,
@@ -116,7 +116,7 @@ def markdown(result: dict[str, Any]) -> str:
     """A result of :func:`confusions` as a table to paste, and below it what its numbers are."""
     reference, level = result["reference"], f"{100 * result['confidence']:g} %"
     split = {"val": "validation"}.get(result["split"], result["split"])
-    heads = ["row", "seeds", f"between sisters % (± {level})", f"over {escaped(reference)} [{level}], p",
+    heads = ["method", "seeds", f"between sisters % (± {level})", f"over {escaped(reference)} [{level}], p",
              f"over the row above [{level}], p", "other mistakes %",
              *(f"{escaped(group)} ({count})" for group, count in result["groups"].items())]  # fmt: skip
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
@@ -132,7 +132,9 @@ def markdown(result: dict[str, Any]) -> str:
             cells.append(f"**{text}**" if row[f"{prefix}significant"] else text)
         shares = [f"{share:.1f}" for share in row["groups"].values()]
         within = interval(row["within"], row["within_half"])
-        lines.append([escaped(row["row"]), str(len(row["seeds"])), within, *cells, f"{row['elsewhere']:.1f}", *shares])
+        lines.append(
+            [escaped(row["method"]), str(len(row["seeds"])), within, *cells, f"{row['elsewhere']:.1f}", *shares]
+        )
     text = (
         f"{result['dataset']}, {result['images']:,} {split} images. Sisters: classes that share their {result['word']} word, "
         f"{result['sisters']} of {result['classes']}. Mistakes in percent of all images, means over seeds; ±: Student-t interval "

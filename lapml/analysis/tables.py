@@ -96,7 +96,7 @@ def headings(params: Params) -> dict[str, str]:
     """Column → heading of the table that people read; accuracy.md, accuracy.tex and the page share it."""
     level = f"{100 * params.report.confidence:g} %"
     return {
-        "method": "row",
+        "method": "method",
         "top1": f"top-1 (± {level})",
         "top5": "top-5",
         "mean_class": "class mean",

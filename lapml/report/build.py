@@ -73,14 +73,14 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
         return None
     heads = diagnosis_tables.columns(found)
     rows = [
-        [row["row"], *(diagnosis_tables.cell(row, name) for name in heads)] for row in found.table.to_dict("records")
+        [row["method"], *(diagnosis_tables.cell(row, name) for name in heads)] for row in found.table.to_dict("records")
     ]
     figures = {
         name: data_uri((paths.diagnosis(dataset) / f"{name}.svg").read_bytes(), "svg+xml")
         for name in ("quality", "labels")
     }
     return {
-        "heads": ["row", *heads.values()],
+        "heads": ["method", *heads.values()],
         "rows": rows,
         "maps": diagnosis_tables.of_maps(found),
         "localiser_heads": diagnosis_tables.LOCALISERS,

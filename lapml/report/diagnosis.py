@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,8 +56,8 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
     again = f"run `lapml diagnose {dataset}` again"
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        frames = [pd.DataFrame(record.pop(name)) for name in ("mixers", "maps", "ratios", "labels")]
-        beside = pd.DataFrame(record.pop("localisers", []))  # joined later
+        frames = [_table(record.pop(name)) for name in ("mixers", "maps", "ratios", "labels")]
+        beside = _table(record.pop("localisers", []))  # joined later
         localised = record.get("localised_sha256")  # likewise
         record["settings"] = upgraded_diagnosis(record["settings"])
         made = (*(record[key] for key in ("settings", "seeds", "data_sha256", "models_sha256", "object")), localised)
@@ -80,6 +81,10 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
             raise LapmlError(f"{file}: was made with other {name} than there are now; {again}")
     *frames, beside = (frame.replace({None: np.nan, "inf": np.inf}) for frame in (*frames, beside))
     return Measured(*frames, record, beside)
+
+
+def _table(records: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(records).rename(columns={"row": "method"})  # its name of before
 
 
 def _maps(paths: Paths, dataset: str, recorded: str | None) -> str | None:

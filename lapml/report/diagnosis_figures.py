@@ -14,7 +14,7 @@ LINES = ("cutmix", "cutmix_semantic", "snapmix", "loc_cutmix_area", "loc_cutmix"
 def quality(found: Measured) -> bytes:
     """Every metric of every mixer with its interval, a panel a metric."""
     heads = {metric: title for metric, title in columns(found).items() if metric != "area"}
-    names = found.table["row"].to_list()
+    names = found.table["method"].to_list()
     with matplotlib.rc_context(STYLE):
         across = min(3, max(len(heads), 1))
         down = -(-max(len(heads), 1) // across)
@@ -43,8 +43,8 @@ def labels(found: Measured) -> bytes:
         figure = Figure(figsize=(5.0, 4.2), layout="constrained")
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#5f5f5f", linewidth=0.8, linestyle=":")
-        for place, name in enumerate(found.table["row"]):
-            rows = found.labels[(found.labels["row"] == name) & (found.labels["images"] >= 20)]
+        for place, name in enumerate(found.table["method"]):
+            rows = found.labels[(found.labels["method"] == name) & (found.labels["images"] >= 20)]
             if name in LINES and len(rows):
                 colour, dash = look(place)
                 axes.plot(

@@ -97,7 +97,7 @@ def measure(
             _of_run(run.folder, mixer, localise, images, root).assign(row=label, seed=seed) for seed, run in row.items()
         ]
         frames += found
-        table.append({"row": label, "seeds": list(row), **_summary(found, edges, confidence)})
+        table.append({"method": label, "seeds": list(row), **_summary(found, edges, confidence)})
     runs = [run for row in rows.values() for run in row.values()]
     record = {
         "command": command(),
@@ -178,7 +178,7 @@ def _summary(found: list[pd.DataFrame], edges: Edges | None, confidence: float) 
 def markdown(found: Measured, confidence: float) -> str:
     """The table, and below it what its numbers are."""
     level, edges = f"{100 * confidence:g} %", found.edges
-    heads = ["row", "seeds", f"d (± {level})", "10th, 90th percentile"]
+    heads = ["method", "seeds", f"d (± {level})", "10th, 90th percentile"]
     if edges:
         heads.append(f"beyond m = {edges.m:.2f} %")
     if edges and edges.delta is not None:
@@ -187,7 +187,7 @@ def markdown(found: Measured, confidence: float) -> str:
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for row in found.table.to_dict("records"):
         cells = [
-            escaped(row["row"]),
+            escaped(row["method"]),
             str(len(row["seeds"])),
             _spread(row["d"], row["d_half"]),
             f"{row['d_low']:.2f}, {row['d_high']:.2f}",
@@ -210,8 +210,8 @@ def figure(found: Measured) -> bytes:
     with matplotlib.rc_context(STYLE):
         drawing = Figure(figsize=(5.0, 3.6), layout="constrained")
         axes = drawing.add_subplot()
-        for place, label in enumerate(found.table["row"]):
-            pairs = found.pairs[found.pairs["row"] == label]
+        for place, label in enumerate(found.table["method"]):
+            pairs = found.pairs[found.pairs["method"] == label]
             bins = pd.qcut(pairs["s"], BINS, duplicates="drop")
             means = pairs.groupby(bins, observed=True)[["s", "d"]].mean()
             colour, dash = look(place)

@@ -49,7 +49,7 @@ def shown(records: dict[str, dict[str, Any]], params: Params) -> dict[str, Any] 
             )
         if (plain := record.get("without")) is not None:
             trials.append([f"{method}, no margin losses", *["–"] * len(names), _figure(plain), "first"])
-    heads = ["row", *names, "validation score", "epochs", "seeds"]
+    heads = ["method", *names, "validation score", "epochs", "seeds"]
     return {
         "heads": heads,
         "rows": rows,

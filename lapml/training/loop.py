@@ -104,9 +104,8 @@ def learner(
                 f"train.batch_norm: found sync on {ranks.size()} process(es) on {device.type}, expected several GPUs; "
                 "set it to local"
             )
-        model = convert_sync_batchnorm(
-            model
-        )  # timm's: torch's own drops the activations that timm fuses into batch norm
+        # timm's: torch's own drops the activations that timm fuses into batch norm
+        model = convert_sync_batchnorm(model)
     model.to(device, DTYPES[precision], memory_format=torch.channels_last)
     training_mode(model, train.batch_norm)
     needs = settings.mixer.needs() if settings.mixer else ()

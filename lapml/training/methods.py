@@ -88,11 +88,8 @@ def _clean_features(model: Classifier, images: Tensor) -> Tensor:
     uncached = torch.autocast(
         kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
     )
-    with (
-        torch.no_grad(),
-        frozen_statistics(model),
-        uncached,
-    ):  # the step must not take over weights cast without gradient
+    # uncached: the step must not take over weights cast without gradient
+    with torch.no_grad(), frozen_statistics(model), uncached:
         return model(images).features
 
 

@@ -37,7 +37,7 @@ def right(folder, top=1):
 
 
 def labels(result):
-    return [row["row"] for row in result["rows"]]
+    return [row["method"] for row in result["rows"]]
 
 
 @pytest.mark.parametrize("suite", ["demo/runs/birds", "sparrows/runs/cub200"])
@@ -47,12 +47,12 @@ def test_published_tables_are_reproduced(suite):
     published = pd.read_csv(PUBLISHED / suite.split("/")[0] / "accuracy.csv").set_index("method")
     assert sorted(labels(result)) == sorted(published.index)
     for row in result["rows"]:
-        expected = published.loc[row["row"]]
+        expected = published.loc[row["method"]]
         ours = [row[key] for key in ("accuracy", "half", "difference", "low", "high", "p", "p_holm", "significant")]
         theirs = expected[["top1", "top1_half", "gain", "gain_low", "gain_high", "p", "p_holm", "significant"]]
-        assert ours == pytest.approx(theirs.tolist(), nan_ok=True, abs=1e-9), row["row"]
+        assert ours == pytest.approx(theirs.tolist(), nan_ok=True, abs=1e-9), row["method"]
         assert len(row["seeds"]) == expected["n_seeds"]
-        assert row["paired_seeds"] == (row["seeds"] if row["row"] != "baseline" else [])
+        assert row["paired_seeds"] == (row["seeds"] if row["method"] != "baseline" else [])
 
 
 def test_the_reports_table_is_the_same_comparison():
@@ -86,12 +86,12 @@ def test_recomputed_from_the_predictions():
     }
     assert labels(result) == list(accuracy) and result["images"] == 432 and result["split"] == "test"
     for row in result["rows"]:
-        found = accuracy[row["row"]]
+        found = accuracy[row["method"]]
         low, high = scipy_stats.ttest_1samp(found, 0).confidence_interval(0.9)
         assert (row["accuracy"] - row["half"], row["accuracy"] + row["half"]) == pytest.approx((low, high))
     others = result["rows"][1:]
     for row in others:
-        gaps = accuracy[row["row"]] - accuracy["baseline"]
+        gaps = accuracy[row["method"]] - accuracy["baseline"]
         assert row["difference"] == pytest.approx(gaps.mean()) and row["low"] < row["difference"] < row["high"]
         needed = (row["seeds_needed"], row["seeds_needed_low"], row["seeds_needed_high"])
         assert needed == stats.seeds_needed(gaps, 0.9)

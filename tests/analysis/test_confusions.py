@@ -64,7 +64,7 @@ def test_mistakes_are_counted(runs):
     assert result["groups"] == {"Sparrow": 3, "Tern": 2} and result["reference"] == "baseline"
     for row, pair in zip(result["rows"], (runs[:2], runs[2:4], runs[4:]), strict=True):
         each = [counted(folder, ("Sparrow", "Tern")) for folder in pair]
-        assert row["row"] == pair[0].parent.name and row["seeds"] == [0, 1]
+        assert row["method"] == pair[0].parent.name and row["seeds"] == [0, 1]
         assert row["within"] == pytest.approx(np.mean([one[0] for one in each])) and row["within"] > 0
         assert row["elsewhere"] == pytest.approx(np.mean([one[1] for one in each])) and row["elsewhere"] > 0
         for group, share in row["groups"].items():
@@ -84,7 +84,7 @@ def test_where_all_classes_are_sisters_mistakes_are_the_accuracys():
         assert row["elsewhere"] == pytest.approx(0, abs=1e-9)
         assert row["within"] == pytest.approx(100 - expected["accuracy"])
         assert row["within_half"] == pytest.approx(expected["half"])
-        if expected["row"] != "baseline":
+        if expected["method"] != "baseline":
             found = [row[key] for key in ("difference", "low", "high")]
             assert found == pytest.approx([-expected[key] for key in ("difference", "high", "low")], abs=0.15)
     assert ours["groups"] == {"Sparrow": 21}

@@ -68,7 +68,7 @@ def test_the_example_trains(project, packed, small):
     assert run.settings.mixer.model_extra == {"number": 6}
     fitted = train.fit(run, packed, log=quietly)
     assert all(each["rho_mean"] == 0.5 for each in fitted.history if each["mixed_batches"])
-    assert run.record()["settings"]["mixer"]["sha256"] == own.sha256(project / "my_methods.py")
+    assert run.record()["settings"]["mixer"]["sha256"] == custom.sha256(project / "my_methods.py")
 
 
 def test_the_examples_mixer_does_what_it_says(project, packed, small):
@@ -100,7 +100,7 @@ def test_an_own_loss_is_added_and_costs_a_pass_where_it_asks_for_the_reference(p
         assert each["loss"] == pytest.approx(each["ce"] + 0.1 * each["loss_custom"], rel=1e-5)
     with_it, without = (
         train.fit(
-            small(f"methods.consistent.loss.weight={alpha}", row="consistent"), packed, log=quietly
+            small(f"methods.consistent.loss.weight={weight}", row="consistent"), packed, log=quietly
         ).model.state_dict()
         for weight in (10.0, 0.0)
     )
@@ -180,7 +180,9 @@ def test_a_file_that_cannot_be_used_is_one_line_too(project, change, said):
 def test_of_a_decorated_function_its_own_file_counts(project):
     (project / "my_methods.py").write_text(EXAMPLE.replace("def bands(", "@torch.no_grad()\ndef bands("))
     mixer = config.load("params.yaml").methods["bands"].mixer
-    assert mixer.sha256 == own.sha256(project / "my_methods.py") and mixer.model_extra == {"number": 4} | {"number": 6}
+    assert mixer.sha256 == custom.sha256(project / "my_methods.py") and mixer.model_extra == {"number": 4} | {
+        "number": 6
+    }
 
 
 def test_a_file_does_not_take_the_place_of_a_library(project):
@@ -295,7 +297,7 @@ def test_the_example_gets_its_row_in_every_table(tmp_path):
     for name in ("Snakefile", "rules", "profiles"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "my_methods.py").write_text(EXAMPLE)
-    over = f"base: {ROOT}/suites/tiny.yaml\nrows: [baseline, bands, consistent]\ntuned_rows: []\n"
+    over = f"base: {ROOT}/suites/tiny.yaml\nablation: [baseline, bands, consistent]\ntuned_methods: []\n"
     (tmp_path / "params.yaml").write_text(f"{over}methods:\n{block('below methods:')}")
     command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "2"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -305,7 +307,7 @@ def test_the_example_gets_its_row_in_every_table(tmp_path):
     assert pd.read_csv(report / "accuracy.csv")["method"].to_list() == ["baseline", "bands", "consistent"]
     for file in (report / "accuracy.md", report / "accuracy.tex", report / "report.html", diagnosis / "gallery.html"):
         assert "bands" in file.read_text(), file
-    assert {"bands", "cutmix"} <= set(pd.read_csv(diagnosis / "diagnosis.csv")["row"])
+    assert {"bands", "cutmix"} <= set(pd.read_csv(diagnosis / "diagnosis.csv")["method"])
 
     (tmp_path / "my_methods.py").write_text(EXAMPLE.replace("number: int = 4", "number: int = 5"))
     again = subprocess.run([*command, "-n", "-p"], cwd=tmp_path, capture_output=True, text=True).stdout

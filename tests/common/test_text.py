@@ -243,10 +243,10 @@ def test_names_that_yaml_could_take_for_something_else(tmp_path, name):
         "data": {name: {"reader": "folder", "source": "x", "synthetic": None}},
     }
     overlay |= {
-        "rows": [name],
+        "ablation": [name],
         "tuned_methods": [],
         "methods": {name: {}},
-        "diagnose": {"row": name},
+        "diagnose": {"method": name},
         "report": {"steps": {}},
     }
     file = tmp_path / "s.yaml"
@@ -280,7 +280,8 @@ IN_FOLDERS = SISTERS + [
     name for name in NASTY if "/" not in name and len(name.encode()) < 200 and not name.startswith(".")
 ]
 TINY = [
-    "suite=nasty", "ablation=[baseline, cutmix]", "tuned_methods=[]", "seeds=[0, 1]", "model.name=test_resnet", "model.weights=none",
+    "suite=nasty", "ablation=[baseline, cutmix]", "tuned_methods=[]", "seeds=[0, 1]", "model.name=test_resnet",
+    "model.weights=none",
     "model.truncate=8", "model.freeze=0", "data.birds.reader=folder", "data.birds.source=photos", "data.birds.synthetic=null",
     "data.birds.stored_side=48",
     "data.birds.view.side=48", "train.epochs=1", "train.batch=16", "train.device=cpu", "train.warmup_epochs=0",

@@ -163,8 +163,8 @@ def test_a_cool_down_may_leave_one_epoch(override):
 
 BAD = [
     ("suite", "a/b"), ("suite", ""), ("suite", 3), ("datasets", []), ("datasets", ["bees"]),
-    ("datasets", ["birds", "birds"]), ("datasets", "birds"), ("rows", ["baseline", "nothing"]),
-    ("rows", ["baseline", "margin"]), ("rows", ["cutmix", "cutmix"]), ("tuned_methods", ["cutmix"]), ("seeds", []),
+    ("datasets", ["birds", "birds"]), ("datasets", "birds"), ("ablation", ["baseline", "nothing"]),
+    ("ablation", ["baseline", "margin"]), ("ablation", ["cutmix", "cutmix"]), ("tuned_methods", ["cutmix"]), ("seeds", []),
     ("seeds", [0, -1]), ("seeds", [0, 0]), ("seeds", [0.5]), ("seeds", [True]), ("seeds", [2**31]), ("data", []),
     ("data.birds", None), ("data.birds.reader", "cub"), ("data.birds.source", ""), ("data.birds.source", "elsewhere"),
     ("data.birds.synthetic", None), ("data.birds.synthetic.classes", 1), ("data.birds.synthetic.classes", "12"),
@@ -201,7 +201,7 @@ BAD = [
     ("data.birds.overrides", None),
     ("train.milestones", [5, 5]), ("train.milestones", [9, 5]), ("train.milestones", [0]), ("train.milestones", [20]),
     ("train.milestones", [1]), ("train.milestones", 5), ("report.beside", 5),
-    ("report.beside", [{"dataset": "bees", "row": "x", "top1": 50.0, "source": "y"}]),
+    ("report.beside", [{"dataset": "bees", "method": "x", "top1": 50.0, "source": "y"}]),
     ("tune.margin.m", {"low": 0.5}), ("report.confidence", 1.0), ("report.bootstrap", 10), ("report.images", "no"),
 ]  # fmt: skip
 
@@ -216,7 +216,7 @@ def test_a_bad_value(tmp_path, key, value):
     if value is None and key.count(".") > 1 or isinstance(value, dict):
         assert section in said or key in said  # what is wrong is a section that others need, or a key below it
     elif key in said:
-        assert said.startswith(f"{path}: {key}") or key in ("tuned_methods", "datasets", "rows")
+        assert said.startswith(f"{path}: {key}") or key in ("tuned_methods", "datasets", "ablation")
     else:  # a rule between keys of one section: the section, then the key
         assert said.startswith(f"{path}: {section}: ") and key.rpartition(".")[2] in said
     assert "expected" in said or "missing" in said or "need" in said or "give" in said
@@ -225,7 +225,7 @@ def test_a_bad_value(tmp_path, key, value):
 @pytest.mark.parametrize("key, value, found", [
     ("train.lr", -1.0, "-1.0"), ("train.device", "gpu", "'gpu'"), ("data.birds.view.scale", [0.6, 0.5], "[0.6, 0.5]"),
     ("methods.cutmix.mixer.alpha", 0, "0"), ("methods.margin.margin.m", 1.5, "1.5"), ("train.epochs", "16", "'16'"),
-    ("rows", ["baseline", "nothing"], "'nothing'"), ("train.lr", NAN, "nan"),
+    ("ablation", ["baseline", "nothing"], "'nothing'"), ("train.lr", NAN, "nan"),
     ("methods.adaptive_margin.adaptive.quantile", 1.0, "1.0"),
 ])  # fmt: skip
 def test_the_line_says_what_was_found_and_what_is_allowed(tmp_path, key, value, found):
@@ -413,7 +413,7 @@ def test_overrides_of_a_row():
     raw["methods"]["long"] = {"overrides": {"train": {"epochs": 99, "lr": 0.5}, "view": {"scale": [0.2, 0.9]}}}
     raw["methods"]["projected"] = {"overrides": {"model": {"embedding_dim": 16}}}
     raw["data"]["birds"]["overrides"] = {"train": {"lr": 0.25, "batch": 8}}
-    raw["rows"] += ["long", "projected"]
+    raw["ablation"] += ["long", "projected"]
     params = Params.model_validate(config.expanded(raw))
     long, projected, base = (
         config.resolve(params, "birds", row, 0).record() for row in ("long", "projected", "baseline")

@@ -126,7 +126,7 @@ def test_merging_twice_is_merging_once_and_what_is_not_named_stays(base, changes
         ("defaults: {data: {view: {rotate: 1}}}", "defaults.data.view.rotate: unknown key"),
         ("methods: {loc_cutmix: {mixer: {bta: 1.0}}}", "methods.loc_cutmix.mixer.bta: unknown key"),
         ("train: {lr: null}", "train.lr: found None"),
-        ("rows: [baseline, cutmx]", "rows: found 'cutmx'"),
+        ("ablation: [baseline, cutmx]", "ablation: found 'cutmx'"),
         ("defaults: 3", "defaults: found 3"),
     ],
 )

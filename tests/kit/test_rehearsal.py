@@ -100,10 +100,10 @@ def checkout(tmp_path):
         else:
             shutil.copy2(source, folder / name)
     settings = config.load(ROOT / "suites/tiny.yaml").model_dump(mode="json")
-    settings |= {"suite": "rehearsal", "rows": ["baseline", "cutmix"], "tuned_methods": []}
+    settings |= {"suite": "rehearsal", "ablation": ["baseline", "cutmix"], "tuned_methods": []}
     settings["data"]["birds"] |= {"source": "official", "synthetic": None}
     settings["train"] |= {"epochs": 2, "warmup_epochs": 0.0}
-    settings["diagnose"]["row"] = "baseline"
+    settings["diagnose"]["method"] = "baseline"
     (folder / "suites/rehearsal.yaml").write_text(json.dumps(settings))
     identity = ("-c", "user.name=lapml", "-c", "user.email=lapml@localhost")
     for command in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-qm", "all")):

@@ -28,13 +28,13 @@ MODELS = {
 }
 
 
-def model_of(name="test_resnet", **changes) -> Model:
+def settings_of(name="test_resnet", **changes) -> Model:
     given = {"weights": "none", "truncate": None, "output_stride": None, "embedding_dim": None}
     return Model(name=name.partition(" ")[0], **{**given, **changes})
 
 
 def model_of(name="test_resnet", side=192, count=1, **changes) -> Classifier:
-    return build(model_of(name, freeze=count, **changes), 4, side, seed=0)[0]
+    return build(settings_of(name, freeze=count, **changes), 4, side, seed=0)[0]
 
 
 def images_of(side: int, count: int = 3) -> torch.Tensor:

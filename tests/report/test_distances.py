@@ -72,7 +72,7 @@ def test_distances_are_those_of_images_taken_one_by_one(made, found):
                         )
                         d.append(float(np.linalg.norm(generated.double() - clean.double())))
                         s.append(float(mixed.similarity[i]))
-        pairs = found.pairs[(found.pairs["row"] == config.method) & (found.pairs["seed"] == config.seed)]
+        pairs = found.pairs[(found.pairs["method"] == config.method) & (found.pairs["seed"] == config.seed)]
         assert pairs["d"].to_numpy() == pytest.approx(d, abs=1e-4)
         assert pairs["s"].to_numpy() == pytest.approx(s, abs=1e-5)
         assert len(pairs) == found.images < 24 and pairs["rho"].between(0, 1).all()
@@ -80,9 +80,9 @@ def test_distances_are_those_of_images_taken_one_by_one(made, found):
 
 def test_the_table_sums_them_up(found):
     assert found.edges == ("adaptive_margin", 0.3, 0.1)
-    assert found.table["row"].tolist() == list(ROWS) and found.table["seeds"].tolist() == [[0, 1], [0, 1], [0]]
+    assert found.table["method"].tolist() == list(ROWS) and found.table["seeds"].tolist() == [[0, 1], [0, 1], [0]]
     for row in found.table.to_dict("records"):
-        each = [pairs for _, pairs in found.pairs[found.pairs["row"] == row["row"]].groupby("seed")]
+        each = [pairs for _, pairs in found.pairs[found.pairs["method"] == row["method"]].groupby("seed")]
         assert row["d"] == pytest.approx(np.mean([pairs["d"].mean() for pairs in each]))
         assert row["d_low"] == pytest.approx(np.mean([np.percentile(pairs["d"], 10) for pairs in each]))
         assert row["d_high"] == pytest.approx(np.mean([np.percentile(pairs["d"], 90) for pairs in each]))

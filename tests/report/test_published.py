@@ -51,7 +51,7 @@ def test_there_are_published_diagnoses():
 @pytest.mark.parametrize("diagnosis", DIAGNOSES, ids=lambda path: "/".join(path.parts[-4:-1]))
 def test_docs_quote_the_diagnoses(diagnosis):
     record = json.loads(diagnosis.with_suffix(".json").read_text())
-    runs = diagnosis.parents[2] / "runs" / record["dataset"] / record["settings"]["diagnose"]["row"]
+    runs = diagnosis.parents[2] / "runs" / record["dataset"] / record["settings"]["diagnose"]["method"]
     chooses = json.loads(next(runs.glob("*/metrics.json")).read_text())["split"] == "val"  # settings, in an exploration
     assert diagnosis.read_text().strip() in (ROOT / f"docs/{'experiments' if chooses else 'diagnosis'}.md").read_text()
     readme = (ROOT / "README.md").read_text()

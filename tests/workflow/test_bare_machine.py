@@ -80,13 +80,13 @@ def project(tmp_path, small_params) -> Path:
     changes = {
         "suite": "bare",
         "datasets": ["photos"],
-        "rows": ["baseline", "cutmix"],
+        "ablation": ["baseline", "cutmix"],
         "tuned_methods": [],
         "seeds": [0],
     }
     settings |= {**changes, "data": {"photos": own}}
     settings["report"] |= {"steps": {}, "beside": []}
-    settings["diagnose"]["row"] = "cutmix"  # its runs wait for their diagnosis, which draws figures
+    settings["diagnose"]["method"] = "cutmix"  # its runs wait for their diagnosis, which draws figures
     (tmp_path / "params.yaml").write_text(json.dumps(settings))
     return tmp_path
 

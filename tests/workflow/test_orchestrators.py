@@ -23,7 +23,7 @@ PARTS = ("Snakefile", "rules", "dvc.yaml", "params.yaml", "suites", "profiles")
 SETS = ("cub200", "aircraft", "cars", "deepfashion", "folder")
 MAPPED = """base: tiny.yaml
 suite: mapped
-rows: [baseline, by_parts]
+ablation: [baseline, by_parts]
 tuned_methods: [margin]
 localise: {side: 192}
 defaults: {mixers: {localized: {maps: recent}}}
@@ -208,7 +208,7 @@ def test_what_snakemake_would_merge_by_itself_is_refused(tmp_path: Path, options
 
 def test_an_overlay_of_ones_own_is_a_configfile(tmp_path: Path) -> None:
     folder = copy_project(tmp_path, None)
-    (folder / "mine.yaml").write_text("base: suites/tiny.yaml\nsuite: mine\nseeds: [4]\ntuned_rows: []\n")
+    (folder / "mine.yaml").write_text("base: suites/tiny.yaml\nsuite: mine\nseeds: [4]\ntuned_methods: []\n")
     jobs = {command for command, _ in snakemake_jobs(folder, "--configfile", "mine.yaml")}
     assert "lapml train birds baseline 4 --params mine.yaml --replace" in jobs and len(jobs) == 5
 
@@ -363,7 +363,7 @@ def check_predictions(folder: Path, name: str, row: str) -> None:
 def test_dvc_takes_all_five_data_sets_to_the_report_and_only_what_changed_again(tmp_path: Path) -> None:
     """Through the longest chain of each set: two studies, and the row that they are for."""
     folder = copy_project(tmp_path, "fixtures")
-    edit(folder, "rows: [baseline]  ", "rows: []  ")
+    edit(folder, "ablation: [baseline]  ", "ablation: []  ")
     edit(folder, "  row: baseline  ", "  row: adaptive_margin  ")
     run(folder, "git", "init", "-q")
     run(folder, "dvc", "init", "-q")

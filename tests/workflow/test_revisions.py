@@ -16,7 +16,7 @@ from lapml.config import overlays
 OWN = """base: tiny.yaml
 suite: own
 datasets: [mine]
-rows: [baseline]
+ablation: [baseline]
 tuned_methods: []
 defaults: {data: {stored_side: 16, view: {side: 16}}}
 data:

@@ -19,10 +19,8 @@ from lapml.mixing.maps import SPREAD, class_maps
 from lapml.training.mixes import Mixes
 
 IMAGES = 300  # measured, at most
-SIDE, THRESHOLDS = (
-    112,
-    50,
-)  # of MaxBoxAccV2: within a point of 224 px and 100 on 96 synthetic birds, in a sixth of the time
+# Of MaxBoxAccV2: within a point of 224 px and 100 thresholds on 96 synthetic birds, in a sixth of the time.
+SIDE, THRESHOLDS = 112, 50
 SHOWN = 0.5  # peak from which a part counts as shown; 1 is the 95 % quantile over object cells
 SEED = 0  # of the images that are chosen, and of their pairs
 METRICS = {
@@ -92,8 +90,8 @@ def compare(
     table = [_measured(name, np.asarray(each, np.float32), truth, params) for name, each in kinds.items()]
     share = (truth.boxes[:, 2:] - truth.boxes[:, :2]).prod(1)
     whole = {"pointing": share.mean(), "mass": share.mean(), "box_acc": np.greater_equal.outer(share, OVERLAPS).mean()}
-    columns = ["row", *(f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high"))]
-    return pd.DataFrame([*table, {"row": WHOLE, **whole}], columns=columns)
+    columns = ["method", *(f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high"))]
+    return pd.DataFrame([*table, {"method": WHOLE, **whole}], columns=columns)
 
 
 def _measured(name: str, maps: np.ndarray, truth: Places, params: Params) -> dict[str, float | str]:
@@ -101,7 +99,7 @@ def _measured(name: str, maps: np.ndarray, truth: Places, params: Params) -> dic
     above, below = sums(maps, truth, name == PARTS)
     draws = intervals.replicates(above, below, params.report.bootstrap, SEED)
     low, high = intervals.percentiles(draws, params.report.confidence)
-    row: dict[str, float | str] = {"row": name}
+    row: dict[str, float | str] = {"method": name}
     for column, (metric, value) in enumerate(
         zip(("pointing", "mass", "agreement"), intervals.whole(above, below), strict=True)
     ):

@@ -204,14 +204,14 @@ def _tables(
         draws[name] = intervals.replicates(above, below, count, BOOTSTRAP_SEED)
         values = intervals.whole(above, below)
         low, high = intervals.percentiles(draws[name], confidence)
-        row: dict[str, Any] = {"row": name}
+        row: dict[str, Any] = {"method": name}
         for column, metric in enumerate(LOCALISATION if name == MAPS else MIXING):
             row |= {metric: values[column], f"{metric}_low": low[column], f"{metric}_high": high[column]}
         table.append(row)
-    frame = pd.DataFrame(table, columns=None if table else ["row"])
-    columns = ["row", *(f"{metric}{end}" for metric in MIXING for end in ("", "_low", "_high"))]
-    of_mixers = frame[frame["row"].isin(rows)].reindex(columns=columns)
-    of_maps = frame[frame["row"] == MAPS].drop(columns=["row", *columns[1:]], errors="ignore")
+    frame = pd.DataFrame(table, columns=None if table else ["method"])
+    columns = ["method", *(f"{metric}{end}" for metric in MIXING for end in ("", "_low", "_high"))]
+    of_mixers = frame[frame["method"].isin(rows)].reindex(columns=columns)
+    of_maps = frame[frame["method"] == MAPS].drop(columns=["method", *columns[1:]], errors="ignore")
     return of_mixers, of_maps, _ratios(of_mixers, sums, draws, confidence)
 
 
@@ -220,7 +220,7 @@ def _ratios(
 ) -> pd.DataFrame:
     """loc_cutmix's rates over those of cutmix and of the control: what the hypothesis is about."""
     rows = []
-    by_row = table.set_index("row")
+    by_row = table.set_index("method")
     masked = "label_error_masks" in table and table["label_error_masks"].notna().any()
     asked = ("meaningless", "obscured", "label_error_masks" if masked else "label_error_parts")
     for against in ("cutmix", RANDOM):
@@ -249,9 +249,9 @@ def _fill(bins: np.ndarray, rho: torch.Tensor, truth: torch.Tensor, applies: tor
 
 def _labels(bins: dict[str, np.ndarray]) -> pd.DataFrame:
     rows = [
-        {"row": name, "images": int(count), "rho": rho / count, "true": truth / count}
+        {"method": name, "images": int(count), "rho": rho / count, "true": truth / count}
         for name, each in bins.items()
         for count, rho, truth in each
         if count
     ]
-    return pd.DataFrame(rows, columns=["row", "images", "rho", "true"])
+    return pd.DataFrame(rows, columns=["method", "images", "rho", "true"])

@@ -82,7 +82,7 @@ def of_maps(found: Measured) -> list[list[str]]:
 def of_localisers(found: Measured) -> list[list[str]]:
     """A line for each localiser: its name, and each of its metrics."""
     return [
-        [row["row"], *(cell(row, metric) for metric in localisers.METRICS)]
+        [row["method"], *(cell(row, metric) for metric in localisers.METRICS)]
         for row in found.localisers.to_dict("records")
     ]
 
@@ -96,8 +96,8 @@ def note(found: Measured, params: Params) -> str:
     object_ = {"masks": "masks", "boxes": "boxes", "unknown": "nothing: not every image has a box"}[record["object"]]
     return (
         f"Definitions: docs/diagnosis.md. {record['generated']:,} generated images of each mixer and model, of "
-        f"{record['images']:,} training images; class maps of a forward pass by the finished models of {params.diagnose.method}, seeds "
-        f"{', '.join(map(str, record['seeds']))}; objects by {object_}. [Interval]: {100 * params.report.confidence:g} %, "
+        f"{record['images']:,} training images; class maps of a forward pass by the trained models of {params.diagnose.method}, "
+        f"seeds {', '.join(map(str, record['seeds']))}; objects by {object_}. [Interval]: {100 * params.report.confidence:g} %, "
         f"hierarchical bootstrap over models and images, {params.report.bootstrap:,} replicates. {RANDOM}: the control."
         + (f" Localisers: of {record['compared']} whole training images." if "compared" in record else "")
     )

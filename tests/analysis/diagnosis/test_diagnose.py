@@ -28,7 +28,7 @@ from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.mixing.maps import class_maps
-from lapml.models.model import build
+from lapml.models.model import build as build_model
 from lapml.paths import DIAGNOSIS_FILES, Paths
 from lapml.report import diagnosis as build
 from lapml.report import diagnosis_figures as figures
@@ -98,7 +98,7 @@ def copy(made, tmp_path) -> Paths:
 
 @pytest.fixture(scope="module")
 def table(made) -> pd.DataFrame:
-    return pd.read_csv(made.diagnosis("birds") / "diagnosis.csv").set_index("row")
+    return pd.read_csv(made.diagnosis("birds") / "diagnosis.csv").set_index("method")
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_an_image_whose_object_is_in_none_of_its_views_counts_all_the_same(param
     assert found.record["object"] == "boxes"
     assert found.table["label_error_masks"].isna().all() and found.table["label_error_parts"].notna().all()
     assert list(found.ratios["metric"]) == ["meaningless", "obscured", "label_error_parts"] * 2
-    agrees(found.table.set_index("row"), sums, used, params)
+    agrees(found.table.set_index("method"), sums, used, params)
     assert found.record["images"] == 18
 
 
@@ -313,7 +313,7 @@ def test_labels_are_means_in_bins_of_rho(params, made, record):
                     if applies:
                         found[name].append((float(rho), float(true)))
     for row, pairs in found.items():
-        bins = [each for each in record["labels"] if each["row"] == row]
+        bins = [each for each in record["labels"] if each["method"] == row]
         assert sum(each["images"] for each in bins) == len(pairs)
         for each in bins:
             number = min(int(each["rho"] * 10), 9)
@@ -387,7 +387,7 @@ def test_the_maps_are_those_of_the_seeds_own_model(params, made, seed):
 def test_attentive_cutmix_attends_by_the_model_as_it_was_before_training(params, made):
     method = params.of("birds").methods["attentive_cutmix"].always_mixing()
     source = opened(params, made, 1, rows={"attentive_cutmix": method})
-    untrained, _ = build(source.config.model, 3, 48, 1)
+    untrained, _ = build_model(source.config.model, 3, 48, 1)
     batch, _, generated, maps = next(source.generate(5))
     mixed, evidence = generated["attentive_cutmix"]
     with torch.no_grad():
@@ -495,7 +495,7 @@ def test_data_without_boxes_have_areas_and_a_gallery(small_params, tmp_path):
     paths = trained(params, tmp_path)
     folder = build.diagnose(params, paths, "birds")
     assert set(contents(folder)) == set(DIAGNOSIS_FILES)
-    table = pd.read_csv(folder / "diagnosis.csv").set_index("row")
+    table = pd.read_csv(folder / "diagnosis.csv").set_index("method")
     assert list(table.index) == [row for row in ROWS if row != "loc_cutmix_oracle"]
     assert table["area"].between(0, 1).all() and table["area_low"].notna().all()
     others = [name for name in table if name.partition("_")[0] != "area"]
@@ -519,7 +519,7 @@ def test_data_without_boxes_have_areas_and_a_gallery(small_params, tmp_path):
 def test_a_diagnosis_is_read_as_it_was_written(params, made, table):
     found = build.read(params, made, "birds")
     pd.testing.assert_frame_equal(
-        found.table.set_index("row").astype(float), table, check_dtype=False, check_names=False, rtol=1e-12
+        found.table.set_index("method").astype(float), table, check_dtype=False, check_names=False, rtol=1e-12
     )
     assert len(found.maps) == 1 and len(found.ratios) == 6
     for metric in metrics.LOCALISATION:

@@ -84,7 +84,7 @@ def test_the_table(annotated, maps_of):
     maps.objects[:] = inside[1][:, :, None] & inside[0][:, None]
     params = config.load("params.yaml", ["report.bootstrap=200"])
     models = [np.random.default_rng(seed).random((len(rows), 6, 6)) for seed in range(2)]
-    table = compare(maps, truth, rows, models, params).set_index("row")
+    table = compare(maps, truth, rows, models, params).set_index("method")
     assert list(table.index) == [OBJECTS, PARTS, "ImageNet class maps", "class maps", "centred Gaussian", WHOLE]
     assert table.loc[OBJECTS, "pointing"] == 1 and table.loc[OBJECTS, "mass"] > 0.85
     assert table.loc[OBJECTS, "box_acc"] > 0.9
@@ -97,7 +97,7 @@ def test_the_table(annotated, maps_of):
         assert (known[f"{metric}_low"] <= known[metric]).all() and (known[metric] <= known[f"{metric}_high"]).all()
     assert set(METRICS) <= set(table.columns)
     without = compare(maps_of(annotated, classes=0), truth, rows, [], params)
-    assert list(without["row"]) == [OBJECTS, PARTS, "centred Gaussian", WHOLE]
+    assert list(without["method"]) == [OBJECTS, PARTS, "centred Gaussian", WHOLE]
 
 
 def test_the_gaussian_is_centred_and_symmetric():
