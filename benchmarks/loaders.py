@@ -25,7 +25,7 @@ from lapml.data.index import rows_of
 from lapml.data.views import ASPECT
 from lapml.errors import LapmlError
 from lapml.paths import Paths
-from lapml.training.loop import Learner
+from lapml.training.step import Learner
 
 OURS = "lapml"
 PREFETCH = 2  # batches a worker makes ahead, torch's default

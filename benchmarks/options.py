@@ -10,7 +10,7 @@ from benchmarks.record import interleaved, interval, ratio, written
 from benchmarks.rows import Bench, endless, heading, stepper
 from lapml.config import Params
 from lapml.paths import Paths
-from lapml.training.loop import Learner
+from lapml.training.step import Learner
 
 PLAIN = "as it is"
 GRAPHS = "torch.compile, CUDA graphs"

@@ -27,7 +27,7 @@ from lapml.models.device import DTYPES, pick_device
 from lapml.models.model import build
 from lapml.paths import Paths
 from lapml.runs.execute import PLACEHOLDER
-from lapml.training.loop import Learner, learner, take_step
+from lapml.training.step import Learner, make_learner, take_step
 
 # Dense bf16 operations a second that the maker states, by a part of the device's name.
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -57,11 +57,11 @@ class Bench:
             return config.model_copy(update={"settings": Method(), "localise": None})
         return config.model_copy(update={"settings": config.settings.always_mixing()})
 
-    def learner(self, config: Run) -> tuple[Learner, dict[str, Any]]:
+    def make_learner(self, config: Run) -> tuple[Learner, dict[str, Any]]:
         """A fresh model of a run, and the record of its input."""
         model, weights = build(config.model, len(self.packed.class_names), config.data.view.side, 0)
         maps = opened(config, self.paths, self.packed)
-        return learner(config, model, len(self.packed.index), self.device, self.precision, maps), weights
+        return make_learner(config, model, len(self.packed.index), self.device, self.precision, maps), weights
 
     def batches(self, config: Run, weights: dict[str, Any]) -> Batches:
         rows = rows_of(self.packed.index, config.fit)

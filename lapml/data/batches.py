@@ -131,27 +131,11 @@ class Batches:
             then: what more is made of each; on a CPU in the thread that makes them.
             epochs: of the run, whose last ones are clean if ``mix.cooldown_epochs`` says so; None: there is no last one.
         """
-        count, steps, own = len(self.labels), self.steps(batch), ranks.shard(batch)
+        steps, own = self.steps(batch), ranks.shard(batch)
         order = self.rows[stream(seed, epoch, Purpose.ORDER).permutation(len(self.rows))]
-        uniform = stream(seed, epoch, Purpose.VIEW).random((count, views.DRAWS))
-        tables = {"windows": views.training_windows(self.sizes, self.view, uniform)}
-        if self.view.jitter:
-            tables["jitter"] = stream(seed, epoch, Purpose.JITTER).random((count, 3))
-        annotations = None
-        mixed = margins = np.zeros(steps, bool)
-        if settings.mix and settings.mix.at_work(epoch, epochs):
-            mixed = stream(seed, epoch, Purpose.MIXED).random(steps) < settings.mix.prob
-            if settings.margin:
-                # Beginning at another one each epoch, so that it is one of n on the whole.
-                margins = mixed & ((np.cumsum(mixed) - 1 - epoch) % settings.margin.every == 0)
-            alpha = getattr(settings.mixer, "alpha", 1.0)
-            tables["lam"] = stream(seed, epoch, Purpose.LAMBDA).beta(alpha, alpha, count)
-            tables["uniform"] = stream(seed, epoch, Purpose.PART).random((count, settings.mixer.uniform))
-            if settings.mixer.second:
-                lam = stream(seed, epoch, Purpose.SECOND_LAMBDA).beta(alpha, alpha, (count, 1))
-                tables["second"] = np.concatenate([lam, stream(seed, epoch, Purpose.SECOND_BOX).random((count, 2))], 1)
-            if "truth" in settings.mixer.needs():
-                annotations = self.annotations
+        tables, mixed, margins = self._draws(seed, epoch, steps, settings, epochs)
+        needs_truth = "lam" in tables and "truth" in settings.mixer.needs()
+        annotations = self.annotations if needs_truth else None
         # The order is random, so that the one before it is a random donor: a random cycle through the whole batch.
         share = own.stop - own.start
         alone = share == batch
@@ -180,6 +164,30 @@ class Batches:
                 yield replace(made, made=then(made))
 
         return each() if self.device.type == "cuda" else _ahead(each())
+
+    def _draws(
+        self, seed: int, epoch: int, steps: int, settings: Method, epochs: int | None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """The random numbers of an epoch: tables with a row for every image, and (steps,) bool each which steps are mixed and
+        which of those take margins."""
+        count = len(self.labels)
+        uniform = stream(seed, epoch, Purpose.VIEW).random((count, views.DRAWS))
+        tables = {"windows": views.training_windows(self.sizes, self.view, uniform)}
+        if self.view.jitter:
+            tables["jitter"] = stream(seed, epoch, Purpose.JITTER).random((count, 3))
+        mixed = margins = np.zeros(steps, bool)
+        if settings.mix and settings.mix.at_work(epoch, epochs):
+            mixed = stream(seed, epoch, Purpose.MIXED).random(steps) < settings.mix.prob
+            if settings.margin:
+                # Beginning at another one each epoch, so that it is one of n on the whole.
+                margins = mixed & ((np.cumsum(mixed) - 1 - epoch) % settings.margin.every == 0)
+            alpha = getattr(settings.mixer, "alpha", 1.0)
+            tables["lam"] = stream(seed, epoch, Purpose.LAMBDA).beta(alpha, alpha, count)
+            tables["uniform"] = stream(seed, epoch, Purpose.PART).random((count, settings.mixer.uniform))
+            if settings.mixer.second:
+                lam = stream(seed, epoch, Purpose.SECOND_LAMBDA).beta(alpha, alpha, (count, 1))
+                tables["second"] = np.concatenate([lam, stream(seed, epoch, Purpose.SECOND_BOX).random((count, 2))], 1)
+        return tables, mixed, margins
 
     def evaluation(self, batch: int) -> Iterator[Batch]:
         """Every row once, in order, in the evaluation view; the last batch may be smaller."""

@@ -1,7 +1,6 @@
-"""Look at a data set before trusting a number made from it: a table of findings, and a sheet of pictures."""
+"""Look at a data set before trusting a number made from it: a table of findings."""
 
 import hashlib
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +12,12 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from lapml.common.text import line, shortened
+from lapml.common.text import line
 from lapml.config import Data
 from lapml.data import damage, formats
 from lapml.data.decode import decode, in_order, upright
 from lapml.data.fetch.sources import laid_out
 from lapml.data.index import OFFICIAL, SPLITS, read
-from lapml.data.pack import Packed
 from lapml.data.readers import Counts, folder, reader
 from lapml.errors import LapmlError
 from lapml.files import sha256
@@ -286,55 +284,3 @@ def _outside(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Finding]:
         _Finding("boxes partly outside, by over a pixel", boxes, "kept as they are in the index"),
         _Finding("visible parts outside, by over a pixel", parts, "kept as they are in the index"),
     ]
-
-
-# --- pictures ---
-
-
-def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) -> None:
-    """Draw a contact sheet (PNG) of ``count`` random packed images with box, visible parts, class and split.
-
-    Boxes and parts are mapped from the original image's pixels into the stored square, as training sees it.
-
-    Raises:
-        LapmlError: the data set is not packed, or ``count`` is below one.
-    """
-    import matplotlib  # slow to import, and `check` does not need it
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    if count < 1:
-        raise LapmlError(f"count: found {count}, expected at least 1")
-    packed = Packed.open(paths.pack(name))
-    side = packed.meta["side"]
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(packed.index))[:count])
-    columns = min(len(chosen), 6)
-    lines = -(-len(chosen) // columns)
-    colours = dict(zip(SPLITS, ("tab:blue", "tab:orange", "tab:red"), strict=True))
-    figure = Figure(figsize=(2 * columns, 2.3 * lines + 0.4), dpi=120, layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    for axis, at in zip(axes, chosen, strict=False):
-        row = packed.index.iloc[at]
-        scale = side / np.array([row["width"], row["height"]])
-        axis.imshow(packed.images[at], extent=(0, side, side, 0))
-        if row["box"] is not None:
-            corner, extent = np.array(row["box"][:2]) * scale, np.array(row["box"][2:]) * scale
-            axis.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=colours[row["split"]], linewidth=1.5))
-        if visible := [part[:2] for part in row["parts"] or [] if part[2]]:
-            axis.scatter(*(np.array(visible) * scale).T, s=9, c="white", edgecolors="black", linewidths=0.6)
-        label = shortened(line(row["class_name"].replace("_", " ")), 26)
-        axis.set_xlabel(f"{label}\n{row['split']}", parse_math=False, fontsize=7, color=colours[row["split"]])
-        axis.set(xlim=(0, side), ylim=(side, 0))
-    figure.suptitle(f"{name}: {len(chosen)} of {len(packed.index)} images, stored at {side} x {side}", fontsize=9)
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp")
-    try:
-        with matplotlib.rc_context({"figure.facecolor": "white"}):
-            figure.savefig(temporary, format="png", metadata={"Software": None})
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)

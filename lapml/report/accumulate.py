@@ -63,7 +63,11 @@ def publish_finished(params: Params, paths: Paths) -> str:
             known.append(row)
             added.append(name)
         for dataset in params.datasets:
-            if diagnosed[dataset] and not _diagnosed(there, dataset) and _same_models(params, paths, there, dataset):
+            if (
+                diagnosed[dataset]
+                and not (there.diagnosis(dataset) / "diagnosis.json").is_file()
+                and _same_models(params, paths, there, dataset)
+            ):
                 copy_folder(paths.diagnosis(dataset), there.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
     count = len(params.datasets) * len(params.all_methods()) * len(params.seeds)
     text = f"{paths.published}: {len(added)} runs added, {count - len(missing + held)} of {count} are there"
@@ -172,7 +176,7 @@ def restore(params: Params, paths: Paths) -> str:
             _take_over(there.run(dataset, method, seed), own)
             taken.append(name)
     for dataset, fits in diagnosed.items():
-        if fits and not _diagnosed(paths, dataset):
+        if fits and not (paths.diagnosis(dataset) / "diagnosis.json").is_file():
             copy_folder(there.diagnosis(dataset), paths.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
             (paths.diagnosis(dataset) / GALLERY).write_text(NOT_PUBLISHED, encoding="utf-8")
     return "\n  ".join([f"{paths.published}: {len(taken)} runs taken over", *left])
@@ -257,11 +261,6 @@ def _same_models(params: Params, one: Paths, other: Paths, dataset: str, absent:
 def _same_run(one: Path, other: Path) -> bool:
     """Whether two run folders hold the same run: provenance.json has the checksums of its other files."""
     return (one / "provenance.json").read_bytes() == (other / "provenance.json").read_bytes()
-
-
-def _diagnosed(paths: Paths, dataset: str) -> bool:
-    """Whether there is a diagnosis, whatever of."""
-    return (paths.diagnosis(dataset) / "diagnosis.json").is_file()
 
 
 def _fits(params: Params, paths: Paths, dataset: str) -> bool:

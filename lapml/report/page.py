@@ -8,7 +8,7 @@ import pandas as pd
 
 from lapml.analysis import tables
 from lapml.config import Params
-from lapml.report import figures, studies
+from lapml.report import figures, grids, studies
 from lapml.report.html import data_uri, render
 
 STAGES = ("cutmix", "loc_cutmix", "margin", "adaptive_margin")  # of the ablation; the others are comparators
@@ -155,9 +155,9 @@ def _dataset(
             ],
         },
         "tuned": studies.shown({key[1]: record for key, record in tuned.items() if key[0] == name}, params.of(name)),
-        "gallery": _inline(figures.gallery(mixes), "png") if mixes else None,
+        "gallery": _inline(grids.gallery(mixes), "png") if mixes else None,
         "objects": _inline(sheet, "png") if sheet else None,
-        "cams": _inline(figures.cams(cams), "png") if cams else None,
+        "cams": _inline(grids.cams(cams), "png") if cams else None,
     }
 
 

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 
 from lapml.config import Params
-from lapml.config.schema import Space
+from lapml.config.parts import Space
 from lapml.report.figures import STYLE, svg
 from lapml.report.html import data_uri
 

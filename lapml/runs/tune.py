@@ -1,6 +1,6 @@
 """Tuning the margins with Optuna, nested: (m, weight) on `margin`; then, these frozen, (δ, τ_s) on `adaptive_margin`.
 
-Only the validation split is read. Each tuned row gets the same fixed number of trials. The journal lies beside the
+Only the validation split is read. Each tuned method gets the same fixed number of trials. The journal lies beside the
 declared output; its study is named by everything that its scores depend on, so that a changed setting never meets a
 finished study. Trials run one after another, each sampled from (seed, its number), so that an interrupted study that is
 taken up again ends in the same margins.
@@ -20,8 +20,9 @@ from lapml.common import ranks
 from lapml.common.locks import alone
 from lapml.common.provenance import commit, versions
 from lapml.config import Params, Range, Run, digest, frozen_margins, resolve, study_identity, tuned_values, unseeded
+from lapml.config.parts import Space, Tune
 from lapml.config.rows import Margin
-from lapml.config.schema import ADAPTIVE, MARGIN, Space
+from lapml.config.schema import ADAPTIVE, MARGIN
 from lapml.data.fetch.sources import refuse_other
 from lapml.data.pack import Packed
 from lapml.errors import DivergedError, LapmlError
@@ -42,7 +43,7 @@ CHECKS = 4  # parts of a run, after each but the last of which it may be pruned
 
 
 def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[[str], None] = print) -> dict[str, Any]:
-    """Find the margins of one row and write its tuned file.
+    """Find the margins of one method and write its tuned file.
 
     Args:
         method: ``margin``, or ``adaptive_margin``, which takes m and weight from the tuned file of ``margin``.
@@ -79,64 +80,24 @@ def _study(
     log: Callable[[str], None],
 ) -> dict[str, Any]:
     """:func:`tune`, alone at the study of this name; ``params`` are those of the data set."""
-    revision, dirty = commit()
+    made = dict(zip(("commit", "dirty"), commit(), strict=True))
     searched = params.methods[method].open_names()
-    maps_sha256 = maps.meta["sha256"] if maps else None
     study = journal.opened(paths, dataset, name) if ranks.rank() == 0 else None  # one of several ranks
-    space = getattr(params.tune, method)
-    trial = None
-
+    space, margin = getattr(params.tune, method), params.methods[method].margin
     without = _without(params, packed, dataset, method, maps, study, log) if _by_quantiles(space, searched) else None
-
-    def asked() -> tuple[int, dict[str, float]] | None:
-        nonlocal trial
-        if (done := len(journal.finished(study))) >= params.tune.trials:
-            return None
-        seed = int(np.random.default_rng([params.tune.seeds[0], done]).integers(2**32))
-        study.pruner = optuna.pruners.MedianPruner(n_startup_trials=max(2, params.tune.trials // 3))
-        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(1, params.tune.trials // 2))
-        trial = study.ask()
-        drawn = {key: _suggest(trial, key, each) for key, each in space if key in searched}
-        return done, _valued(drawn, space, params.methods[method].margin, frozen, without) if without else drawn
-
     if study:
         journal.drop_unfinished(study)
-    while proposed := ranks.agreed(asked() if study else None):
-        done, values = proposed
-        log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: {_show(values)}")
-        if study and without:
+    while True:
+        trial, drawn = _ask(study, params.tune, space, searched) if study else (None, None)
+        if not (drawn := ranks.agreed(drawn)):
+            break
+        values = _valued(drawn, space, margin, frozen, without) if without else drawn
+        if trial and without:
             trial.set_user_attr(journal.VALUES, values)
-        scores: list[float] = []
-
-        def check(epoch: int, score: float, scores: list[float] = scores) -> None:
-            """Whether a run goes on; all ranks hear it."""
-            prune = False
-            if study:
-                trial.report(score, len(scores) * params.tune.epochs + epoch)
-                prune = trial.should_prune()
-            if ranks.agreed(prune):
-                raise optuna.TrialPruned
-
-        try:
-            for seed in params.tune.seeds:
-                config = _development(params, dataset, method, seed, {**frozen, **values})
-                scores.append(_score(config, packed, maps, check if params.tune.prune else None)[0])
-        except optuna.TrialPruned:
-            if study:
-                study.tell(trial, state=TrialState.PRUNED)
-            log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: pruned")
-            continue
-        except DivergedError as error:
-            if study:
-                trial.set_user_attr(journal.DIVERGED, str(error))
-                study.tell(trial, state=TrialState.FAIL)
-            log(f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: failed: {error}")
-            continue
-        if study:
-            study.tell(trial, sum(scores) / len(scores))
-        log(
-            f"{dataset}/{method} trial {done + 1}/{params.tune.trials}: validation top-1 {sum(scores) / len(scores):.2f} %"
-        )
+        where = f"{dataset}/{method} trial {ranks.agreed(len(journal.finished(study)) if study else None) + 1}/{params.tune.trials}"
+        log(f"{where}: {_show(values)}")
+        outcome = _tried(params, dataset, method, {**frozen, **values}, packed, maps, study, trial)
+        log(f"{where}: {outcome}")
     finished = ranks.agreed(journal.finished(study) if study else None)
     scored = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     if not scored:
@@ -159,15 +120,68 @@ def _study(
         "epochs": params.tune.epochs,
         "study": name,
         "data_sha256": packed.meta["sha256"],
-        **({"localised_sha256": maps_sha256} if maps else {}),
+        **({"localised_sha256": maps.meta["sha256"]} if maps else {}),
         **({"without_gpu": why} if (why := without_gpu(params.train)) else {}),
-        "commit": revision,
-        "dirty": dirty,
+        **made,
         "versions": versions(),
     }
     if study:
         write_json(paths.tuned(dataset, method), result)
     return result
+
+
+def _ask(
+    study: optuna.Study, tune: Tune, space: Space, searched: list[str]
+) -> tuple[Trial | None, dict[str, float] | None]:
+    """The next trial of a study and what it draws; none where all are done."""
+    if (done := len(journal.finished(study))) >= tune.trials:
+        return None, None
+    seed = int(np.random.default_rng([tune.seeds[0], done]).integers(2**32))
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=max(2, tune.trials // 3))
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(1, tune.trials // 2))
+    trial = study.ask()
+    return trial, {key: _suggest(trial, key, each) for key, each in space if key in searched}
+
+
+def _tried(
+    params: Params,
+    dataset: str,
+    method: str,
+    values: dict[str, float],
+    packed: Packed,
+    maps: "Localised | None",
+    study: optuna.Study | None,
+    trial: Trial | None,
+) -> str:
+    """Train and score one trial, tell the study (on the first of several ranks), and say in words what came out."""
+    scores: list[float] = []
+
+    def check(epoch: int, score: float) -> None:
+        """Whether a run goes on; all ranks hear it."""
+        prune = False
+        if trial:
+            trial.report(score, len(scores) * params.tune.epochs + epoch)
+            prune = trial.should_prune()
+        if ranks.agreed(prune):
+            raise optuna.TrialPruned
+
+    try:
+        for seed in params.tune.seeds:
+            config = _development(params, dataset, method, seed, values)
+            scores.append(_score(config, packed, maps, check if params.tune.prune else None)[0])
+    except optuna.TrialPruned:
+        if study:
+            study.tell(trial, state=TrialState.PRUNED)
+        return "pruned"
+    except DivergedError as error:
+        if study:
+            trial.set_user_attr(journal.DIVERGED, str(error))
+            study.tell(trial, state=TrialState.FAIL)
+        return f"failed: {error}"
+    score = sum(scores) / len(scores)
+    if study:
+        study.tell(trial, score)
+    return f"validation top-1 {score:.2f} %"
 
 
 def _nothing(paths: Paths, dataset: str, method: str) -> dict[str, Any]:

@@ -1,13 +1,10 @@
-"""What a run needs to go on where it stopped: its saved state, and the wish to stop."""
+"""What a run needs to go on where it stopped: its saved state."""
 
 import json
-import signal
-import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -210,55 +207,3 @@ def all_finite(model: nn.Module) -> bool:
     """Whether all weights and running statistics of a model are numbers, on every rank. The device is waited for once."""
     finite = [value.isfinite().all() for value in model.state_dict().values() if value.is_floating_point()]
     return int(ranks.total(torch.stack(finite).all().int())) == ranks.size()
-
-
-class Watch:
-    """Looks at steps: was the loss finite, and has SIGTERM or SIGINT (Ctrl-C) asked to stop, on any rank.
-
-    A second signal acts at once, as it would without this.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self) -> None:
-        self.asked: int | None = None  # the signal
-        self.pending: list[tuple[int, Tensor, torch.cuda.Event | None]] = []
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Watch":
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        if self.asked and kind is None:  # after the last step: whoever comes next has to stop
-            signal.raise_signal(self.asked)
-
-    def add(self, step: int, loss: Tensor) -> None:
-        """A step and its loss (0-d, on the device)."""
-        diverged = ~loss.isfinite()
-        asked = torch.full_like(diverged, self.asked is not None)
-        flags, arrived = ranks.total(torch.stack([diverged, asked]).int()), None
-        if flags.is_cuda:
-            flags = torch.empty(2, dtype=torch.int32, pin_memory=True).copy_(flags, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
-        self.pending.append((step, flags, arrived))
-
-    def look(self, lag: int) -> tuple[int | None, bool]:
-        """(the first step whose loss was not finite, whether to stop), without the last ``lag`` steps."""
-        bad, asked = None, False
-        while len(self.pending) > lag:
-            step, flags, arrived = self.pending.pop(0)
-            if arrived is not None:
-                arrived.synchronize()  # waits for that step only
-            diverged, stop = flags.tolist()
-            bad = step if diverged and bad is None else bad
-            asked |= bool(stop)
-        return bad, asked
-
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self.asked, ranks.asked = number, True
-        signal.signal(number, self.before[number])

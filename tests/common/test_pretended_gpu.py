@@ -22,8 +22,9 @@ from lapml.data.index import rows_of
 from lapml.localise.evidence import stored
 from lapml.models.model import build
 from lapml.runs import evaluate
-from lapml.training.loop import learner, take_step
-from lapml.training.state import Means, Watch
+from lapml.training.state import Means
+from lapml.training.step import make_learner, take_step
+from lapml.training.watch import Watch
 
 ROWS = list(config.load(Path(__file__).parents[2] / "params.yaml").methods)
 FRESH, JOINT = "methods.{}.mixer.maps=fresh", ["methods.{}.margin.reference=joint", "methods.{}.margin.every=1"]
@@ -119,7 +120,7 @@ def made(small_run, annotated, request):
         run = small_run(row, *(each.format(row) for each in overrides))
         model, weights = build(run.model, 3, run.data.view.side, 0)
         waits = request.getfixturevalue("pretended")
-        it = learner(run, model, len(annotated.index), DEVICE, "bf16")
+        it = make_learner(run, model, len(annotated.index), DEVICE, "bf16")
         rows, (mean, std) = rows_of(annotated.index, ["train"]), (weights["mean"], weights["std"])
         return run, it, lambda: Batches(annotated, rows, run.data.view, mean, std, DEVICE), waits
 
@@ -129,7 +130,7 @@ def made(small_run, annotated, request):
 def trained(run, it, batches: Batches, waits: Waits) -> None:
     """Two steps, the first of which takes margins: on the device throughout, and nobody waits."""
     waits.found.clear()  # setting up may wait
-    means, watch = Means(), Watch()
+    means, watch = Means(), Watch(run, 1, None, lag=0)
     for step, batch in enumerate(batches.training(0, 0, len(batches.rows) // 2, run.settings, then=it.ahead)):
         assert batch.mixed == (run.settings.mixer is not None) and (batch.margins or step or not run.settings.margin)
         stats, *_ = take_step(it, batch)

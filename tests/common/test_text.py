@@ -21,7 +21,7 @@ from lapml import config
 from lapml.cli import app
 from lapml.common import text
 from lapml.errors import LapmlError
-from lapml.report import figures, gallery
+from lapml.report import figures, gallery, grids
 
 ROOT = Path(__file__).parents[2]
 NASTY = [
@@ -152,10 +152,10 @@ def test_figures_show_names_as_typed(name, drawn):
         "rho": 0.5,
     }
     cam = {"method": "cutmix", "image": picture, "map": heat, "title": name, "correct": True}
-    for made in (figures.gallery([item]), figures.cams([cam])):
+    for made in (grids.gallery([item]), grids.cams([cam])):
         assert Image.open(io.BytesIO(made)).size[0] > 10
-    assert figures.short(name) in drawn and f"✓ {figures.short(name, 16)}" in drawn
-    assert len(figures.short(name)) <= 18
+    assert grids.short(name) in drawn and f"✓ {grids.short(name, 16)}" in drawn
+    assert len(grids.short(name)) <= 18
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")

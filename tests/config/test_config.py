@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from lapml import config
+from lapml.common.sections import Section
 from lapml.config import Method, Params, Range
+from lapml.config.parts import Overrides
 from lapml.config.rows import RowOverrides
-from lapml.config.schema import Overrides, Section
 from lapml.errors import LapmlError
 
 ROOT = Path(__file__).parents[2]
@@ -545,18 +546,18 @@ def test_record_is_json_without_the_source():
 def test_the_schema_knows_what_the_readers_have():
     from typing import get_args
 
-    from lapml.config import schema
+    from lapml.config import parts
     from lapml.data.readers import reader
 
-    names = get_args(schema.Data.model_fields["reader"].annotation)
-    assert {name for name in names if reader(name).OFFICIAL_VAL} == set(schema.OFFICIAL_VAL)
+    names = get_args(parts.Data.model_fields["reader"].annotation)
+    assert {name for name in names if reader(name).OFFICIAL_VAL} == set(parts.OFFICIAL_VAL)
     for name in names:
         module = reader(name)
         assert (name == "aircraft") == bool(module.LEVELS)
         assert set(module.PUBLISHED) <= set(module.LEVELS or (None,))
-    levels, folders, _ = map(get_args, get_args(schema.Data.model_fields["labels"].annotation))
-    assert levels == reader("aircraft").LEVELS == schema.LABELS["aircraft"]
-    assert (None, *folders) == reader("folder").FOLDERS == schema.LABELS["folder"]
+    levels, folders, _ = map(get_args, get_args(parts.Data.model_fields["labels"].annotation))
+    assert levels == reader("aircraft").LEVELS == parts.LABELS["aircraft"]
+    assert (None, *folders) == reader("folder").FOLDERS == parts.LABELS["folder"]
 
 
 def test_what_always_mixes_has_no_cool_down():

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from lapml.cli import app
 from lapml.data import inspect, pack
+from lapml.data import sheet as pictures
 from lapml.data.decode import ORIENTATION
 from lapml.data.fetch import sources
 from lapml.data.readers import Counts, cub200
@@ -133,18 +134,18 @@ def test_show(cub, paths, settings, tmp_path):
     data = settings(cub.write())
     sources.fetch("birds", data, paths)
     with pytest.raises(LapmlError, match="lapml data prepare birds"):
-        inspect.show("birds", paths, tmp_path / "sheet.png")
+        pictures.show("birds", paths, tmp_path / "sheet.png")
     pack.prepare("birds", data, paths)
     sheets = []
     for number, options in enumerate([{"count": 3}, {"count": 3}, {"count": 1, "seed": 3}]):
-        inspect.show("birds", paths, output := tmp_path / "out" / f"{number}.png", **options)
+        pictures.show("birds", paths, output := tmp_path / "out" / f"{number}.png", **options)
         with Image.open(output) as sheet:
             sheets.append(np.asarray(sheet.convert("RGB")))
     assert np.array_equal(sheets[0], sheets[1]) and sheets[0].shape[1] > sheets[2].shape[1]
     assert all(len(np.unique(sheet.reshape(-1, 3), axis=0)) > 10 for sheet in sheets)  # not blank
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["0.png", "1.png", "2.png"]
     with pytest.raises(LapmlError, match="count: found 0"):
-        inspect.show("birds", paths, tmp_path / "sheet.png", count=0)
+        pictures.show("birds", paths, tmp_path / "sheet.png", count=0)
 
 
 @pytest.mark.parametrize(

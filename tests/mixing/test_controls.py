@@ -15,8 +15,8 @@ from lapml.mixing import Draws, Evidence, Mixed, mix, mixer
 from lapml.mixing.localized import Settings
 from lapml.mixing.maps import centred_gaussian, normalised
 from lapml.models.model import build
-from lapml.training.loop import learner
 from lapml.training.mixes import Mixes, freshly
+from lapml.training.step import make_learner
 
 SIDE = 24
 FOUND = ["objects", "activation"]
@@ -343,7 +343,7 @@ def test_training_by_them_keeps_a_bank_of_features(small_run, annotated):
     """And mixes ahead of the step, where what is stored is at hand."""
     run = small_run("baseline").model_copy(update={"settings": row("gaussian")})
     model, _ = build(run.model, 3, 48, seed=0)
-    it = learner(run, model, len(annotated.index), torch.device("cpu"), "fp32")
+    it = make_learner(run, model, len(annotated.index), torch.device("cpu"), "fp32")
     batches = Batches(
         annotated, rows_of(annotated.index, ["train"]), run.data.view, [0.5] * 3, [0.5] * 3, torch.device("cpu")
     )

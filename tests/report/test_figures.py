@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from lapml.analysis import tables
-from lapml.report import figures, pictures
+from lapml.report import figures, grids, pictures
 
 
 @pytest.fixture
@@ -67,30 +67,30 @@ def picture(data: bytes) -> np.ndarray:
 def test_gallery_is_a_row_a_method(galleries):
     mixes, *_ = galleries("birds")
     mixes = [mixes[0], mixes[-1]]
-    both, one = picture(figures.gallery(mixes)), picture(figures.gallery(mixes[:1]))
+    both, one = picture(grids.gallery(mixes)), picture(grids.gallery(mixes[:1]))
     assert both.shape[1] == one.shape[1] and both.shape[0] > 1.6 * one.shape[0]
 
 
 def test_gallery_draws_boxes_and_maps(galleries):
     mixes, *_ = galleries("birds")
     item = mixes[-1]
-    with_all = figures.gallery([item])
+    with_all = grids.gallery([item])
     for key in ("box_reference", "box_donor", "reference_map", "donor_map", "s"):
-        assert figures.gallery([item | {key: None}]) != with_all, key
+        assert grids.gallery([item | {key: None}]) != with_all, key
 
 
 def test_cams_show_pictures_and_verdicts(galleries):
     _, cams, _ = galleries("birds")
-    image = picture(figures.cams(cams[:2]))
+    image = picture(grids.cams(cams[:2]))
     found = {tuple(colour) for colour in image.reshape(-1, 3).tolist()}
-    for colour in (figures.RIGHT, figures.WRONG):
+    for colour in (grids.RIGHT, grids.WRONG):
         assert tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5)) in found
 
 
 @pytest.mark.parametrize("heat", [np.zeros((8, 8)), np.full((8, 8), np.nan), np.eye(1)])
 def test_odd_maps_and_names_are_drawn(galleries, heat):
     _, cams, _ = galleries("birds")
-    assert figures.cams([cams[0] | {"map": heat, "title": "5$ bird_{x} $\\frac"}])
+    assert grids.cams([cams[0] | {"map": heat, "title": "5$ bird_{x} $\\frac"}])
 
 
 def test_maps_of_any_values_can_be_drawn():

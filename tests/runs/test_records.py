@@ -11,7 +11,8 @@ from lapml import config
 from lapml.analysis.gather import group
 from lapml.analysis.gather import read as read_run
 from lapml.common.sections import LATER, Section
-from lapml.config.schema import FORMAT, Overrides
+from lapml.config.parts import Overrides
+from lapml.config.schema import FORMAT
 from lapml.errors import LapmlError
 from lapml.paths import Paths
 from lapml.report.diagnosis import read as read_diagnosis

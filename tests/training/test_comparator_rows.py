@@ -10,6 +10,7 @@ from lapml.data.index import rows_of
 from lapml.errors import LapmlError
 from lapml.models.model import Classifier, build
 from lapml.training import loop as train
+from lapml.training import step as stepping
 
 CPU, SIDE = torch.device("cpu"), 48
 AHEAD = ("mixup", "cutout", "cutmix_semantic", "loc_cutmix_oracle", "loc_cutmix_area")  # mixed before their step
@@ -30,7 +31,7 @@ def batch_and_learner(run, packed, size: int = 12):
     model, weights = build(run.model, 3, SIDE, seed=0)
     rows = rows_of(packed.index, ["train"])
     batches = Batches(packed, rows, run.data.view, weights["mean"], weights["std"], CPU)
-    return next(iter(batches.training(0, 0, size, run.settings))), train.learner(
+    return next(iter(batches.training(0, 0, size, run.settings))), stepping.make_learner(
         run, model, len(packed.index), CPU, "fp32"
     )
 
@@ -58,7 +59,7 @@ def test_running_statistics_are_those_of_the_generated_images_alone(small_run, a
     clean, _ = build(run_of(small_run, row).model, 3, SIDE, seed=0)
     seen = []
     it.forward = lambda images: seen.append(images) or it.model(images)
-    train.take_step(it, batch)
+    stepping.take_step(it, batch)
     clean.train()(seen[0])
     for (name, value), (_, expected) in zip(it.model.named_buffers(), clean.named_buffers(), strict=True):
         torch.testing.assert_close(value, expected, msg=name)
@@ -70,7 +71,7 @@ def test_attentive_cutmix_attends_by_the_model_as_it_was(small_run, annotated):
     batch, it = batch_and_learner(run, annotated)
     before = {name: value.clone() for name, value in it.frozen.state_dict().items()}
     for _ in range(3):
-        train.take_step(it, batch)
+        stepping.take_step(it, batch)
     initial, _ = build(run.model, 3, SIDE, seed=0)
     for name, value in it.frozen.state_dict().items():
         assert torch.equal(value, before[name]) and torch.equal(value, initial.state_dict()[name])
@@ -127,7 +128,7 @@ def test_bad_features_do_not_reach_the_images(small_run, annotated, row, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(Classifier, "features", features)
             patch.setattr(methods, "mix", lambda *a, mix=mix, made=made: made.append(mix(*a)) or made[-1])
-            train.take_step(it, batch)
+            stepping.take_step(it, batch)
         mixed = made[0]
         assert all(each.isfinite().all() for each in (mixed.images, mixed.kept, mixed.pasted, mixed.rho))
         break_even = ((mixed.rho >= 0) & (mixed.rho <= 1)).all()

@@ -20,7 +20,7 @@ from lapml.errors import LapmlError, Stopped
 from lapml.paths import Paths
 from lapml.runs import tune as tuning
 from lapml.training import loop as training
-from lapml.training.state import Watch
+from lapml.training.watch import Watch
 
 RECORDS = Path(__file__).parents[1] / "fixtures/records"
 TIMES = 200  # mutations of each format

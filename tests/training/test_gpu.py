@@ -21,8 +21,10 @@ from lapml.models.model import build
 from lapml.runs import evaluate
 from lapml.runs import execute as runs
 from lapml.training import state
-from lapml.training.loop import fit, learner, take_step
-from lapml.training.state import Means, Watch
+from lapml.training.loop import fit
+from lapml.training.state import Means
+from lapml.training.step import make_learner, take_step
+from lapml.training.watch import Watch
 
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
@@ -65,12 +67,12 @@ def test_a_step_does_not_wait_for_the_device(small_run, annotated, row, override
     run = small_run(row, *overrides, *CUDA)
     device = torch.device("cuda")
     model, weights = build(run.model, 3, run.data.view.side, 0)
-    it = learner(run, model, len(annotated.index), device, "bf16")
+    it = make_learner(run, model, len(annotated.index), device, "bf16")
     rows = rows_of(annotated.index, ["train"])
     batches = Batches(annotated, rows, run.data.view, weights["mean"], weights["std"], device)
     for batch in batches.training(0, 0, 6, run.settings):  # the first epoch allocates and picks kernels
         take_step(it, batch)
-    means, watch = Means(), Watch()
+    means, watch = Means(), Watch(run, 1, None, lag=0)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step, batch in enumerate(batches.training(0, 1, 6, run.settings)):
@@ -79,7 +81,7 @@ def test_a_step_does_not_wait_for_the_device(small_run, annotated, row, override
             watch.add(step, stats["loss"])
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert watch.look(lag=0) == (None, False)
+    assert not watch.asked_to_stop()
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -16,6 +16,7 @@ from lapml.models.model import Classifier, build, running_statistics, training_m
 from lapml.runs import evaluate
 from lapml.training import loop as train
 from lapml.training import methods
+from lapml.training import step as stepping
 
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
 FRESH = "methods.{}.mixer.maps=fresh"
@@ -186,7 +187,7 @@ def batch_and_learner(run, packed, side=48, size=12, precision="fp32"):
     rows, dtype = rows_of(packed.index, ["train"]), optim.DTYPES[precision]
     batches = Batches(packed, rows, view, weights["mean"], weights["std"], cpu, dtype)
     batch = next(iter(batches.training(0, 0, size, run.settings)))
-    return batch, train.learner(run, model, len(packed.index), cpu, precision)
+    return batch, stepping.make_learner(run, model, len(packed.index), cpu, precision)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def batch_and_learner(run, packed, side=48, size=12, precision="fp32"):
 )
 def test_running_statistics_are_updated_by_passes_with_gradient_only(small_run, packed, row, overrides, updates):
     batch, it = batch_and_learner(small_run(row, *overrides), packed)
-    train.take_step(it, batch)
+    stepping.take_step(it, batch)
     tracked = [value.item() for name, value in it.model.named_buffers() if name.endswith("num_batches_tracked")]
     assert len(tracked) > 3 and set(tracked) == {updates}
 
@@ -209,7 +210,7 @@ def test_every_parameter_gets_a_gradient(small_run, packed, row, overrides, prec
     run = small_run(row, *overrides, "model.name=tf_efficientnet_lite0")
     batch, it = batch_and_learner(run, packed, precision=precision)
     before = {name: value.clone() for name, value in it.model.named_parameters()}
-    train.take_step(it, batch)
+    stepping.take_step(it, batch)
     for name, value in it.model.named_parameters():
         assert value.grad is not None and value.grad.dtype == torch.float32, name
         assert value.grad.any() and not torch.equal(before[name], value), name
@@ -308,7 +309,7 @@ def test_labels_are_smoothed_in_every_cross_entropy(small_run, packed, row, smoo
     made, mix = [], methods.mix
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "mix", lambda *arguments: made.append(mix(*arguments)) or made[-1])
-        stats, *_ = train.take_step(it, batch)
+        stats, *_ = stepping.take_step(it, batch)
     assert len(made) == batch.mixed == (row != "baseline")
     hot = torch.eye(3) * (1 - smoothing) + smoothing / 3
     target, images = hot[batch.labels], batch.images
@@ -409,7 +410,7 @@ def test_a_run_that_keeps_no_state_asks_for_none(small_run, packed, monkeypatch)
 )
 def test_modes_are_set_where_something_changed_them(small_run, packed, monkeypatch, row, batch_norm):
     """Once, and after each step that took a margin's references in evaluation mode; every step begins in the right ones."""
-    step, original, margins, calls = train.take_step, train.training_mode, [], []
+    step, original, margins, calls = stepping.take_step, train.training_mode, [], []
 
     def counted(model, how):
         calls.append(how)
@@ -422,7 +423,7 @@ def test_modes_are_set_where_something_changed_them(small_run, packed, monkeypat
         assert batch.margins or it.model.training and set(norms) == {batch_norm == "local"}
         return outcome
 
-    monkeypatch.setattr(train, "training_mode", counted)
+    monkeypatch.setattr(stepping, "training_mode", counted)
     monkeypatch.setattr(train, "take_step", watched)
     train.fit(small_run(row, f"train.batch_norm={batch_norm}"), packed, log=quietly)
     assert len(margins) == 18 and any(margins) == (row == "margin")

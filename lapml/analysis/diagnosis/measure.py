@@ -11,17 +11,18 @@ from lapml.analysis.diagnosis import intervals, localisers
 from lapml.analysis.diagnosis.metrics import LOCALISATION, MIXING, localisation, mixing, shares, true_share
 from lapml.common.provenance import command, commit, device_name, versions
 from lapml.config import Method, Params, settings_of
+from lapml.data.batches import Batch
 from lapml.data.fetch.sources import laid_out, refuse_other
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
-from lapml.data.truth import Annotations, read_masks
+from lapml.data.truth import Annotations, Scene, read_masks
 from lapml.errors import LapmlError
 from lapml.localise.evidence import found
 from lapml.models.device import DTYPES, pick_device
 from lapml.paths import Paths
 from lapml.runs.execute import load_model, resolved
 from lapml.runs.folder import open_run
-from lapml.training.mixes import RANDOM, Mixes, control, distinct
+from lapml.training.mixes import RANDOM, Made, Mixes, control, distinct
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
@@ -81,18 +82,9 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
         if compared is not None:
             of_models.append(localisers.trained(mixes, compared))
         for batch, scene, generated, maps in mixes.generate(params.diagnose.images):
-            found = {}
             generated_images += batch.count
             used[batch.rows[: batch.count]] = True
-            if scene:
-                found[MAPS] = localisation(maps.float(), scene.truth, batch.images.shape[-1], points)
-            for name, (mixed, _) in generated.items():
-                if scene:
-                    found[name] = mixing(mixed, scene)
-                    _fill(bins[name], mixed.rho, *true_share(mixed, scene))
-                else:
-                    area = shares(mixed).hidden.mean((1, 2))
-                    found[name] = {"area": (area, torch.ones_like(area))}
+            found = _of_batch(batch, scene, generated, maps, points, bins)
             for name, metrics in found.items():
                 names = LOCALISATION if name == MAPS else MIXING
                 total = sums.setdefault(name, np.zeros((2, *shape, len(names))))
@@ -125,6 +117,28 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
     truth = localisers.places(annotations, packed.index[["width", "height"]].to_numpy(np.float64), compared)
     beside = localisers.compare(maps_found, truth, compared, of_models, params)
     return Measured(table, maps, ratios, _labels(bins), record, beside)
+
+
+def _of_batch(
+    batch: Batch,
+    scene: Scene | None,
+    generated: dict[str, Made],
+    maps: torch.Tensor,
+    points: torch.Generator,
+    bins: dict[str, np.ndarray],
+) -> dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """{mixer, or MAPS: its metrics} of a batch of :meth:`Mixes.generate`; its labels are added to ``bins``."""
+    found = {}
+    if scene:
+        found[MAPS] = localisation(maps.float(), scene.truth, batch.images.shape[-1], points)
+    for name, (mixed, _) in generated.items():
+        if scene:
+            found[name] = mixing(mixed, scene)
+            _fill(bins[name], mixed.rho, *true_share(mixed, scene))
+        else:
+            area = shares(mixed).hidden.mean((1, 2))
+            found[name] = {"area": (area, torch.ones_like(area))}
+    return found
 
 
 def settings(params: Params, dataset: str, localised: bool) -> dict[str, Any]:

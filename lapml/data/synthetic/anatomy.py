@@ -51,106 +51,141 @@ class Bird:
 @cache
 def bird(kind: Species) -> Bird:
     """The drawing of one species."""
-    form, palette = kind.form, kind.palette
-    lean = rotation(np.radians(form.stance))
-    shapes: list[Shape] = []
+    return _Drawing(kind).bird()
 
-    def add(part: str, points: np.ndarray | list, colour: Colour | None) -> None:
+
+class _Drawing:
+    """A species as it is drawn, back to front: each method adds the shapes of a part of the body."""
+
+    def __init__(self, kind: Species):
+        self.kind, self.form, self.palette = kind, kind.form, kind.palette
+        self.lean = rotation(np.radians(self.form.stance))
+        self.shapes: list[Shape] = []
+        self.neck = self.on_body(200, 0.9)
+        self.head = self.neck + self.form.neck * np.array([-0.35, -0.94])
+        knots = [self.on_head(a) for a in (195, 240, 285, 330)]
+        knots += [self.on_body(a) for a in (285, 325, 0, 35, 80, 125, 165)]
+        # From the beak over the back to the chin.
+        self.outline = _spline(np.array([*knots, self.on_head(125), self.on_head(165)]))
+        self.rump, self.eye = self.on_body(8, 0.72), self.on_head(205, 0.36)
+
+    def add(self, part: str, points: np.ndarray | list, colour: Colour | None) -> None:
         if colour:
-            shapes.append(Shape(part, np.asarray(points), colour))
+            self.shapes.append(Shape(part, np.asarray(points), colour))
 
-    def on_body(degrees: float, share: float = 1.0) -> np.ndarray:
+    def on_body(self, degrees: float, share: float = 1.0) -> np.ndarray:
         x, y = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        return lean @ (share * np.array(form.body) * (x, y * (1 - 0.2 * x)))  # an egg: deeper at the breast
+        return self.lean @ (share * np.array(self.form.body) * (x, y * (1 - 0.2 * x)))  # an egg: deeper at the breast
 
-    def on_head(degrees: float, share: float = 1.0) -> np.ndarray:
-        return head + share * form.head * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
+    def on_head(self, degrees: float, share: float = 1.0) -> np.ndarray:
+        return self.head + share * self.form.head * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
 
-    def patch(start: float, end: float, bow: float) -> np.ndarray:
+    def patch(self, start: float, end: float, bow: float) -> np.ndarray:
         """What a bowed line cuts off the outline between two knots."""
+        outline = self.outline
         edge = outline[np.arange(round(start * STEPS), round(end * STEPS) + 1) % len(outline)]
         return np.concatenate([edge, _bowed(edge[-1], edge[0], bow)])
 
-    neck = on_body(200, 0.9)
-    head = neck + form.neck * np.array([-0.35, -0.94])
-    knots = [on_head(a) for a in (195, 240, 285, 330)] + [on_body(a) for a in (285, 325, 0, 35, 80, 125, 165)]
-    outline = _spline(np.array([*knots, on_head(125), on_head(165)]))  # from the beak over the back to the chin
+    def bird(self) -> Bird:
+        legs, tail, tip = self.legs(), self.tail(), self.beak()
+        self.body()
+        self.face()
+        wing = self.wing()
+        parts = {
+            **legs,
+            "back": self.on_body(275, 0.8),
+            "beak": 0.5 * (tip + self.on_head(182)),
+            "belly": self.on_body(80, 0.85),
+            "breast": self.on_body(150, 0.82),
+            "crown": self.on_head(280, 0.8),
+            "forehead": self.on_head(215, 0.85),
+            "left eye": self.eye,
+            "left wing": wing(0.5, 0),
+            "nape": self.on_head(350, 0.9),
+            "tail": tail(0.75 * self.tail_end(0), 0),
+            "throat": self.on_head(135, 0.75),
+        }
+        whole = [shape.points for shape in self.shapes if shape.part in ("body", "tail feathers", "legs", "crest")]
+        extent = np.concatenate([*whole, [self.on_head(182, 2.0)]])  # a nominal beak: sisters may differ in theirs
+        return Bird(tuple(self.shapes), parts, {"neck": self.neck, "head": self.head, "rump": self.rump}, extent)
 
-    legs = {}
-    for side, angle, shade in (("right leg", 68, 0.75), ("left leg", 92, 1.0)):
-        hip, skin = on_body(angle, 0.8), _shade(palette.bare, shade)
-        foot = hip + (0.0, form.leg + 0.2 * form.body[1])
-        add("legs", _stroke(hip, foot, 0.022), skin)
-        add("legs", _stroke(foot + (0.05, 0), foot + (-0.09, 0.005), 0.018), skin)
-        legs[side] = hip + 0.72 * (foot - hip)
+    def legs(self) -> dict[str, np.ndarray]:
+        """Where each is, by CUB's name."""
+        form, legs = self.form, {}
+        for side, angle, shade in (("right leg", 68, 0.75), ("left leg", 92, 1.0)):
+            hip, skin = self.on_body(angle, 0.8), _shade(self.palette.bare, shade)
+            foot = hip + (0.0, form.leg + 0.2 * form.body[1])
+            self.add("legs", _stroke(hip, foot, 0.022), skin)
+            self.add("legs", _stroke(foot + (0.05, 0), foot + (-0.09, 0.005), 0.018), skin)
+            legs[side] = hip + 0.72 * (foot - hip)
+        return legs
 
-    def tail_end(v: np.ndarray) -> np.ndarray:  # how far the feathers reach, across the tail
-        return 1 - max(0, 1 - form.tail_end) * (1 - np.abs(v)) - max(0, form.tail_end - 1) * 2 * np.abs(v) ** 1.5
+    def tail_end(self, v: np.ndarray | float) -> np.ndarray:
+        """How far the feathers reach, across the tail."""
+        end = self.form.tail_end
+        return 1 - max(0, 1 - end) * (1 - np.abs(v)) - max(0, end - 1) * 2 * np.abs(v) ** 1.5
 
-    rump = on_body(8, 0.72)
-    axis = rotation(np.radians(-form.cock)) @ (rump - on_body(188, 0.3))
-    tail = _limb(rump, rump + (form.tail[0] + 0.12) * axis / np.hypot(*axis), (0.085, form.tail[1]))
-    add("tail feathers", _band(tail, 0.0, 1.0, stop=tail_end), _shade(palette.wing, 0.9))
-    for v in (-0.35, 0.35):
-        add("tail feathers", _band(tail, 0.3, 0.97 * tail_end(v), middle=v, reach=0.06), _shade(palette.wing, 0.65))
-    add("tail", _band(tail, 0.62, 0.9, stop=tail_end), kind.tail)
+    def tail(self) -> Limb:
+        form, palette = self.form, self.palette
+        axis = rotation(np.radians(-form.cock)) @ (self.rump - self.on_body(188, 0.3))
+        tail = _limb(self.rump, self.rump + (form.tail[0] + 0.12) * axis / np.hypot(*axis), (0.085, form.tail[1]))
+        self.add("tail feathers", _band(tail, 0.0, 1.0, stop=self.tail_end), _shade(palette.wing, 0.9))
+        for v in (-0.35, 0.35):
+            band = _band(tail, 0.3, 0.97 * self.tail_end(v), middle=v, reach=0.06)
+            self.add("tail feathers", band, _shade(palette.wing, 0.65))
+        self.add("tail", _band(tail, 0.62, 0.9, stop=self.tail_end), self.kind.tail)
+        return tail
 
-    upper, lower, tip = _beak(kind.beak, on_head(182, 0.85), form.head)
-    add("beak", lower, _shade(palette.bare, 0.8))
-    add("beak", upper, _shade(palette.bare, 1.15))
+    def beak(self) -> np.ndarray:
+        """Its tip."""
+        upper, lower, tip = _beak(self.kind.beak, self.on_head(182, 0.85), self.form.head)
+        self.add("beak", lower, _shade(self.palette.bare, 0.8))
+        self.add("beak", upper, _shade(self.palette.bare, 1.15))
+        return tip
 
-    if form.crest:
-        peak = on_head(318) + form.crest * np.array([0.75, -0.65])
-        add("crest", [on_head(250), on_head(285), peak, on_head(338)], palette.head)
-    add("body", outline, palette.back)
-    add("body", patch(6.8, 11.3, -0.2), palette.under)
-    add("body", patch(6.4, 8.2, -0.12), _shade(palette.under, 1.08))
-    if kind.breast == "banded":
-        edges = _bowed(on_body(212, 0.6), on_body(142), 0.1), _bowed(on_body(124), on_body(200, 0.2), -0.1)
-        add("breast", np.concatenate(edges), COLOURS["Black"])
-    for spot in BREAST.get(kind.breast, ()):
-        here, down = on_body(*spot), 0.055 * lean[:, 1]
-        mark = _stroke(here - down, here + down, 0.032) if kind.breast == "streaked" else _disc(here, 0.027)
-        add("breast", mark, _shade(palette.wing, 0.6))
+    def body(self) -> None:
+        kind, form, palette = self.kind, self.form, self.palette
+        if form.crest:
+            peak = self.on_head(318) + form.crest * np.array([0.75, -0.65])
+            self.add("crest", [self.on_head(250), self.on_head(285), peak, self.on_head(338)], palette.head)
+        self.add("body", self.outline, palette.back)
+        self.add("body", self.patch(6.8, 11.3, -0.2), palette.under)
+        self.add("body", self.patch(6.4, 8.2, -0.12), _shade(palette.under, 1.08))
+        if kind.breast == "banded":
+            edges = (
+                _bowed(self.on_body(212, 0.6), self.on_body(142), 0.1),
+                _bowed(self.on_body(124), self.on_body(200, 0.2), -0.1),
+            )
+            self.add("breast", np.concatenate(edges), COLOURS["Black"])
+        for spot in BREAST.get(kind.breast, ()):
+            here, down = self.on_body(*spot), 0.055 * self.lean[:, 1]
+            mark = _stroke(here - down, here + down, 0.032) if kind.breast == "streaked" else _disc(here, 0.027)
+            self.add("breast", mark, _shade(palette.wing, 0.6))
 
-    add("head", patch(11.0, 16.4, 0.16), palette.head)
-    add("throat", patch(10.85, 12.95, -0.22), kind.throat)
-    add("crown", patch(0.1, 3.3, 0.12), kind.crown)
-    eye = on_head(205, 0.36)
-    add("cheek", _disc(on_head(42, 0.48), 0.36 * form.head, 0.28 * form.head), kind.cheek)
-    front, rear = on_head(190, 0.94), on_head(342, 0.85)
-    add("brow", np.concatenate([_bowed(front, rear, -0.27), _bowed(rear, front, 0.1)]), kind.brow)
-    add("ring", _disc(eye, 0.37 * form.head), kind.ring)
-    add("eye", _disc(eye, 0.2 * form.head), (15, 12, 12))
-    add("eye", _disc(eye + form.head * np.array([-0.06, -0.07]), 0.055 * form.head), (235, 235, 235))
+    def face(self) -> None:
+        kind, size, eye = self.kind, self.form.head, self.eye
+        self.add("head", self.patch(11.0, 16.4, 0.16), self.palette.head)
+        self.add("throat", self.patch(10.85, 12.95, -0.22), kind.throat)
+        self.add("crown", self.patch(0.1, 3.3, 0.12), kind.crown)
+        self.add("cheek", _disc(self.on_head(42, 0.48), 0.36 * size, 0.28 * size), kind.cheek)
+        front, rear = self.on_head(190, 0.94), self.on_head(342, 0.85)
+        self.add("brow", np.concatenate([_bowed(front, rear, -0.27), _bowed(rear, front, 0.1)]), kind.brow)
+        self.add("ring", _disc(eye, 0.37 * size), kind.ring)
+        self.add("eye", _disc(eye, 0.2 * size), (15, 12, 12))
+        self.add("eye", _disc(eye + size * np.array([-0.06, -0.07]), 0.055 * size), (235, 235, 235))
 
-    wing = _limb(on_body(205, 0.62), on_body(12, 1.12), tuple(form.body[1] * width for width in WING))
-    s, v = np.linspace(0, 1, 25), np.linspace(-1, 1, 9)
-    add("wing", np.concatenate([wing(s, -1), wing(s[::-1], 1)]), palette.wing)
-    shoulder = np.concatenate([wing(s[:11], -1), wing(0.5 - 0.15 * v**2, v), wing(s[10::-1], 1)])
-    add("wing", shoulder, _shade(palette.wing, 1.18))
-    for row in (-0.5, 0.05, 0.55):
-        add("wing", _band(wing, 0.58, 0.97, middle=row, reach=0.07), _shade(palette.wing, 0.68))
-    for start in (0.46, 0.24)[: kind.bars[0]]:
-        add("bars", _band(wing, start, start + 0.1, slant=-0.1, reach=0.97), kind.bars[1])
-
-    parts = {
-        **legs,
-        "back": on_body(275, 0.8),
-        "beak": 0.5 * (tip + on_head(182)),
-        "belly": on_body(80, 0.85),
-        "breast": on_body(150, 0.82),
-        "crown": on_head(280, 0.8),
-        "forehead": on_head(215, 0.85),
-        "left eye": eye,
-        "left wing": wing(0.5, 0),
-        "nape": on_head(350, 0.9),
-        "tail": tail(0.75 * tail_end(0), 0),
-        "throat": on_head(135, 0.75),
-    }
-    whole = [shape.points for shape in shapes if shape.part in ("body", "tail feathers", "legs", "crest")]
-    extent = np.concatenate([*whole, [on_head(182, 2.0)]])  # a nominal beak: sisters may differ in theirs
-    return Bird(tuple(shapes), parts, {"neck": neck, "head": head, "rump": rump}, extent)
+    def wing(self) -> Limb:
+        form, palette, kind = self.form, self.palette, self.kind
+        wing = _limb(self.on_body(205, 0.62), self.on_body(12, 1.12), tuple(form.body[1] * width for width in WING))
+        s, v = np.linspace(0, 1, 25), np.linspace(-1, 1, 9)
+        self.add("wing", np.concatenate([wing(s, -1), wing(s[::-1], 1)]), palette.wing)
+        shoulder = np.concatenate([wing(s[:11], -1), wing(0.5 - 0.15 * v**2, v), wing(s[10::-1], 1)])
+        self.add("wing", shoulder, _shade(palette.wing, 1.18))
+        for middle in (-0.5, 0.05, 0.55):
+            self.add("wing", _band(wing, 0.58, 0.97, middle=middle, reach=0.07), _shade(palette.wing, 0.68))
+        for start in (0.46, 0.24)[: kind.bars[0]]:
+            self.add("bars", _band(wing, start, start + 0.1, slant=-0.1, reach=0.97), kind.bars[1])
+        return wing
 
 
 def _beak(kind: str, base: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

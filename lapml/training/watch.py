@@ -1,0 +1,103 @@
+"""What a run's steps are watched for: a loss that is not finite, and the wish to stop."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lapml.common import ranks
+from lapml.config import Run
+from lapml.errors import DivergedError, Stopped
+from lapml.models.device import schedule
+from lapml.training.state import Checkpoint, all_finite
+
+
+class Watch:
+    """Looks at steps: was the loss finite, and has SIGTERM or SIGINT (Ctrl-C) asked to stop, on any rank.
+
+    A second signal acts at once, as it would without this.
+
+    Args:
+        run: whose steps they are, for messages; steps: per epoch; saved: of the run.
+        lag: steps that are not waited for: none on a CPU, one on a GPU.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, run: Run, steps: int, saved: Checkpoint, lag: int) -> None:
+        self.run, self.steps, self.saved, self.lag = run, steps, saved, lag
+        self.epoch = 0  # counted from 0
+        self.asked: int | None = None  # the signal
+        self.pending: list[tuple[int, Tensor, torch.cuda.Event | None]] = []
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Watch":
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if self.asked and kind is None:  # after the last step: whoever comes next has to stop
+            signal.raise_signal(self.asked)
+
+    def add(self, step: int, loss: Tensor) -> None:
+        """A step and its loss (0-d, on the device)."""
+        diverged = ~loss.isfinite()
+        asked = torch.full_like(diverged, self.asked is not None)
+        flags, arrived = ranks.total(torch.stack([diverged, asked]).int()), None
+        if flags.is_cuda:
+            flags = torch.empty(2, dtype=torch.int32, pin_memory=True).copy_(flags, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self.pending.append((step, flags, arrived))
+
+    def asked_to_stop(self, lag: int | None = None) -> bool:
+        """Whether any rank was asked to. Where one was, all steps until now are looked at; else all but the last ``lag`` ones.
+
+        Raises:
+            DivergedError: the loss of one of them was not finite.
+        """
+        asked = self._look(self.lag if lag is None else lag)
+        return asked and (self._look(0) or True)
+
+    def _look(self, lag: int) -> bool:
+        bad, asked = None, False
+        while len(self.pending) > lag:
+            step, flags, arrived = self.pending.pop(0)
+            if arrived is not None:
+                arrived.synchronize()  # waits for that step only
+            diverged, stop = flags.tolist()
+            bad = step if diverged and bad is None else bad
+            asked |= bool(stop)
+        if bad is not None:
+            raise self._diverged("the loss was", bad)
+        return asked
+
+    def refuse_bad_weights(self, model: nn.Module, step: int) -> None:
+        """DivergedError where weights are not finite after ``step`` steps of the epoch: a finite loss may have had a gradient
+        that was not, and such a state is neither saved nor evaluated."""
+        if not all_finite(model):
+            raise self._diverged("the weights were", step - 1)
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        run, train = self.run, self.run.train
+        lr = schedule(train, self.steps, self.epoch * self.steps + step)
+        return DivergedError(
+            f"{run.dataset}/{run.method}/{run.seed}: {what} not finite in epoch {self.epoch + 1}, step {step + 1} of "
+            f"{self.steps}, at lr {lr:.3g}; the last good state is {self.saved.good}. Lower train.lr or margin.weight"
+        )
+
+    def stopped(self, step: int) -> Stopped:
+        """What ends a run that was asked to stop after ``step`` steps of the epoch; 0: after the whole epoch."""
+        where = f"epoch {self.epoch + 1} after step {step} of {self.steps}" if step else f"after epoch {self.epoch + 1}"
+        then = "run the same command again" + (" to go on from there" if self.saved.path else "")
+        return Stopped(f"{self.run.dataset}/{self.run.method}/{self.run.seed}: stopped in {where}; {then}")
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self.asked, ranks.asked = number, True
+        signal.signal(number, self.before[number])
