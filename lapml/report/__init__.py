@@ -1,1 +1,4 @@
-"""From run folders to tables, figures and one self-contained page."""
+"""From tables to what people read: figures, one self-contained page, the gallery, and published copies of all of it.
+
+In: run folders and tables, read only. Out: results/SUITE/report and results/published/SUITE.
+"""

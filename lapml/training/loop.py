@@ -100,12 +100,9 @@ def fit(
         for epoch in range(len(history), train.epochs):
             started = time.perf_counter() - now.seconds
             watch.epoch = epoch
-            for batch in batches.training(
-                config.seed, epoch, train.batch, settings, now.step, learner.ahead, epochs=train.epochs
-            ):
-                lr = schedule(train, steps, epoch * steps + now.step)
-                head_lr = lr * train.head_lr_mult
-                learner.optimizer.param_groups[0]["lr"], learner.optimizer.param_groups[1]["lr"] = lr, head_lr
+            todo = batches.training(config.seed, epoch, train.batch, settings, now.step, learner.ahead, train.epochs)
+            for batch in todo:
+                learner.set_rate(schedule(train, steps, epoch * steps + now.step), train.head_lr_mult)
                 stats, forwards, backwards = take_step(learner, batch)
                 watch.add(now.step, stats["loss"])
                 now.add(stats, forwards * ranks.size(), backwards * ranks.size(), batch.mixed)
@@ -121,18 +118,22 @@ def fit(
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
             ranks.average_buffers(learner.model.moving_buffers())
             watch.refuse_bad_weights(learner.model, now.step)
-            lr = schedule(train, steps, (epoch + 1) * steps - 1)
-            row = {"epoch": epoch + 1, "lr": lr, **now.means.values(), **now.counts, "seconds": now.seconds}
-            history.append({column: row.get(column) for column in COLUMNS})
+            history.append(_row(epoch, schedule(train, steps, (epoch + 1) * steps - 1), now))
             now = state.Epoch()
             if stop or epoch + 1 == train.epochs or saved.due():
                 saved.save(history, now)
             if stop:
                 raise watch.stopped(0)
-            progress.epoch(row)
+            progress.epoch(history[-1])
             if then and epoch + 1 < train.epochs:
                 then(epoch + 1, fitted())
     return fitted()
+
+
+def _row(epoch: int, lr: float, done: state.Epoch) -> dict[str, Any]:
+    """What history.csv records of an epoch."""
+    row = {"epoch": epoch + 1, "lr": lr, **done.means.values(), **done.counts, "seconds": done.seconds}
+    return {column: row.get(column) for column in COLUMNS}
 
 
 def _ready(config: Run, maps: "Localised | None") -> tuple[torch.device, str]:

@@ -44,6 +44,11 @@ class Learner:
     cast: Callable[[], AbstractContextManager]
     maps: dict[str, methods.Stored] = field(default_factory=dict)  # what the stage `localise` found, as evidence
 
+    def set_rate(self, lr: float, head_lr_mult: float) -> None:
+        """Set the learning rates of the backbone, and of the head."""
+        backbone, head = self.optimizer.param_groups
+        backbone["lr"], head["lr"] = lr, lr * head_lr_mult
+
     @property
     def stored(self) -> dict[str, methods.Stored]:
         """The evidence that is at hand before a batch's step, and what gives it."""
