@@ -109,7 +109,6 @@ def fit(
                 now.seconds = time.perf_counter() - started
                 if watch.asked_to_stop():  # a loss that is not finite raises
                     watch.refuse_bad_weights(learner.model, now.step)
-                    now.seconds = time.perf_counter() - started
                     saved.save(history, now)
                     raise watch.stopped(now.step)
                 progress.step(epoch, now.means)
