@@ -7,8 +7,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from lapml import stages
-from lapml.config import load
+from lapml.config import load, stages
 from lapml.errors import LapmlError
 from lapml.paths import DIAGNOSIS_FILES, PACK_FILES, REPORT_FILES, RUN_FILES, Paths
 

@@ -130,7 +130,7 @@ def _paragraph(title: str, lines: list[str], limit: int | None) -> list[str]:
 
 def _incomparable(kind: str, data: Data, index: pd.DataFrame, published: Counts) -> str:
     if kind == "drawn":
-        return "the images are drawn"
+        return "the images are synthetic"
     if data.classes != "all":
         return f"only classes {data.classes} are chosen"
     if (found := index["label"].nunique()) != published.classes and data.source != "official":

@@ -114,7 +114,7 @@ def _drawn(params: Params, paths: Paths, dataset: str) -> bool:
     """Whether what was packed, not only what params name, is drawn."""
     meta = paths.pack(dataset) / "meta.json"
     packed = json.loads(meta.read_text(encoding="utf-8"))["source"]["kind"] if meta.is_file() else "drawn"
-    return params.data[dataset].source == "synthetic" == packed
+    return params.data[dataset].source == "synthetic" and packed == "drawn"
 
 
 def _refuse_pictures(params: Params, paths: Paths, html: Path) -> None:

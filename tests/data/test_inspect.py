@@ -212,7 +212,7 @@ def test_the_commands_say_what_is_left_out(tmp_path, monkeypatch):
             Image.effect_noise((20, 20), 50).save(tmp_path / "own" / name / f"{copy}.png")
     for copy in range(4):
         (tmp_path / f"own/train/a/{copy}.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    keys = {"reader": "folder", "source": "own", "drawn": "null", "stored_side": "32", "view.side": "32"}
+    keys = {"reader": "folder", "source": "own", "synthetic": "null", "stored_side": "32", "view.side": "32"}
     options = ["--params", str(ROOT / "params.yaml")]
     for key, value in keys.items():
         options += ["--set", f"data.birds.{key}={value}"]

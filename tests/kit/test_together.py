@@ -140,7 +140,7 @@ def test_sigterm_reaches_the_runs_and_ends_what_does_not_heed_it(tmp_path, monke
 
 def test_what_a_killed_kit_left_running_is_ended_and_kept_apart(tmp_path):
     """The kit is killed: its child gets SIGTERM, and holds the lock until it has gone."""
-    script = tmp_path / "kit.py"
+    script = tmp_path / "killed.py"
     child = (
         "import signal, time\n"
         "def save(*_):\n    time.sleep(1)\n    print('saved', flush=True)\n    exit(0)\n"

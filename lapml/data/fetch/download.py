@@ -98,7 +98,7 @@ def _checksum(url: str, mend: str) -> str | None:
     """What the end of the URL says of the file."""
     if not re.match(r"https?://[^/]", url, re.IGNORECASE):
         raise LapmlError(
-            f"source: found {shown(url)!r}, expected drawn, official, a folder, an archive, or http(s) URLs of one; {mend}"
+            f"source: found {shown(url)!r}, expected synthetic, official, a folder, an archive, or http(s) URLs of one; {mend}"
         )
     _, hash_sign, fragment = url.partition("#")
     if not hash_sign:
