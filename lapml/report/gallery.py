@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lapml.common.text import class_name
-from lapml.report.figures import DONOR, REFERENCE
+from lapml.report.grids import DONOR, REFERENCE
 from lapml.report.html import data_uri, render
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels

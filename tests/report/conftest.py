@@ -14,7 +14,7 @@ from PIL import Image
 from lapml import config
 from lapml.config import Params
 from lapml.paths import Paths
-from lapml.report import figures
+from lapml.report import figures, grids
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 EPOCHS = 4
@@ -189,4 +189,4 @@ def params_file() -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank pictures in place of drawn ones, for tests of what stands around them."""
     monkeypatch.setattr(figures, "_chart", lambda draw, height=0.0: b'<svg xmlns="http://www.w3.org/2000/svg"/>')
-    monkeypatch.setattr(figures, "_png", lambda figure: b"png")
+    monkeypatch.setattr(grids, "_png", lambda figure: b"png")
