@@ -70,7 +70,7 @@ def test_a_driver_that_cannot_be_asked_for(monkeypatch):
 
 # --- the commit ---
 
-ASK = "from lapml import provenance; print(provenance.commit())"
+ASK = "from lapml.common import provenance; print(provenance.commit())"
 
 
 def repository(folder: Path, *, with_package: bool) -> str:
@@ -127,7 +127,7 @@ def test_a_copy_of_a_copy_names_the_same_commit(copied, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(copied / "lapml", again / "lapml")
     (again / "lapml/COMMIT").unlink()
-    script = f"from lapml import provenance; provenance.write_commit({str(again)!r})"
+    script = f"from lapml.common import provenance; provenance.write_commit({str(again)!r})"
     environment = {**os.environ, "PYTHONPATH": str(copied)}
     subprocess.run([sys.executable, "-B", "-c", script], cwd=copied, env=environment, check=True)
     assert commit_in(again) == f"('{'c' * 40}', False)"

@@ -314,7 +314,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lapml import config
-from lapml.data import decode, pack, sources
+from lapml.data import decode, pack
+from lapml.data.fetch import sources
 from lapml.paths import Paths
 root, kill_after = Path(sys.argv[1]), int(sys.argv[2])
 decode.cores = lambda: 1
