@@ -15,7 +15,7 @@ from lapml import __version__
 from lapml.errors import LapmlError
 from lapml.files import write_json
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]  # the package
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pillow", "optuna")  # that numbers depend on
 COMMIT = "COMMIT"  # beside this file where the code was packed without its repository, see write_commit
 
