@@ -18,6 +18,7 @@ class Mix(Section):
     prob: Share  # of a batch being mixed
     warmup_epochs: Annotated[int, Field(ge=0)]  # epochs without mixing: a fresh head localises nothing
     cooldown_epochs: Annotated[int, Field(ge=0), LATER] = 0  # the last epochs, without mixing
+    same_class: Annotated[Share, LATER] = 0.0  # of the references whose donor is another image of their class
 
     def at_work(self, epoch: int, epochs: int | None) -> bool:
         """Whether batches of an epoch, counted from 0, are mixed in a run of ``epochs`` (None: without end)."""

@@ -1,7 +1,6 @@
 """Batches: an indexed read of the packed array, then crop, flip, jitter and normalise on the device.
 
-All randomness is one table an epoch and purpose, indexed by the image's row, so that it depends neither on workers,
-cores nor batch order, and a resumed run draws what an uninterrupted one draws.
+Its random numbers are those of draws.py.
 """
 
 import queue
@@ -9,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from lapml.common import ranks
 from lapml.config import Method, View
-from lapml.data import views
+from lapml.data import draws, views
 from lapml.data.pack import Packed
 from lapml.data.truth import Annotations, Truth
 from lapml.errors import LapmlError
@@ -28,27 +26,9 @@ CHUNK = 1024  # images that are copied to a GPU at once
 _held: tuple[weakref.ref, Tensor] | None = None  # the array that lies on the GPU, and where, see _resident
 
 
-class Purpose(IntEnum):
-    """Of a random table; a new purpose takes a new number, so that old results stay what they are."""
-
-    ORDER = 0
-    VIEW = 1
-    JITTER = 2
-    MIXED = 3
-    LAMBDA = 4
-    PART = 5
-    SECOND_LAMBDA = 6
-    SECOND_BOX = 7
-
-
-def stream(seed: int, epoch: int, purpose: Purpose) -> np.random.Generator:
-    """The random numbers of one purpose in one epoch."""
-    return np.random.default_rng([seed, epoch, int(purpose)])
-
-
 @dataclass(frozen=True)
 class Batch:
-    """A batch, or a rank's share of it: then one image that is a donor only may come last, beyond the B."""
+    """A batch, or a rank's share of it: B references, and after them images that are donors only, if any."""
 
     images: Tensor  # (≥ B, 3, side, side), normalised, channels_last
     labels: Tensor  # (≥ B,) int64
@@ -132,21 +112,18 @@ class Batches:
             epochs: of the run, whose last ones are clean if ``mix.cooldown_epochs`` says so; None: there is no last one.
         """
         steps, own = self.steps(batch), ranks.shard(batch)
-        order = self.rows[stream(seed, epoch, Purpose.ORDER).permutation(len(self.rows))]
-        tables, mixed, margins = self._draws(seed, epoch, steps, settings, epochs)
+        order = self.rows[draws.stream(seed, epoch, draws.Purpose.ORDER).permutation(len(self.rows))]
+        tables, mixed, margins = draws.tables(self.sizes, self.view, settings, seed, epoch, steps, epochs)
         needs_truth = "lam" in tables and "truth" in settings.mixer.needs()
         annotations = self.annotations if needs_truth else None
-        # The order is random, so that the one before it is a random donor: a random cycle through the whole batch.
-        share = own.stop - own.start
-        alone = share == batch
-        donors = torch.arange(share, device=self.device).roll(1)
-        if not alone:
-            donors[0] = share  # the image before this rank's first one comes last
-        plan = []
+        share, same_class = own.stop - own.start, draws.same_class(self.labels, self.rows, settings, seed, epoch)
+        plan, donors = [], {}
         for step in range(start, steps):
             whole = order[step * batch : (step + 1) * batch]
-            with_donor = mixed[step] and not alone
-            plan.append((np.append(whole[own], whole[own.start - 1]) if with_donor else whole[own], step))
+            rows = whole[own]
+            if mixed[step]:
+                rows, donors[step] = draws.donors_of(whole, own, same_class)
+            plan.append((rows, step))
 
         def each() -> Iterator[Batch]:
             for rows, step, stored in self._read(plan):
@@ -155,7 +132,7 @@ class Batches:
                 extra: dict[str, Any] = {}
                 if mixed[step]:
                     extra = {name: drawn[name][:share] for name in ("lam", "uniform", "second") if name in drawn}
-                    extra |= {"donors": donors, "mixed": True, "margins": bool(margins[step])}
+                    extra |= {"donors": self._send(donors[step]), "mixed": True, "margins": bool(margins[step])}
                     if annotations:
                         truth = annotations.seen(rows, tables["windows"][rows], self.view.side)
                         extra["truth"] = truth.to(self.device)
@@ -164,30 +141,6 @@ class Batches:
                 yield replace(made, made=then(made))
 
         return each() if self.device.type == "cuda" else _ahead(each())
-
-    def _draws(
-        self, seed: int, epoch: int, steps: int, settings: Method, epochs: int | None
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """The random numbers of an epoch: tables with a row for every image, and (steps,) bool each which steps are mixed and
-        which of those take margins."""
-        count = len(self.labels)
-        uniform = stream(seed, epoch, Purpose.VIEW).random((count, views.DRAWS))
-        tables = {"windows": views.training_windows(self.sizes, self.view, uniform)}
-        if self.view.jitter:
-            tables["jitter"] = stream(seed, epoch, Purpose.JITTER).random((count, 3))
-        mixed = margins = np.zeros(steps, bool)
-        if settings.mix and settings.mix.at_work(epoch, epochs):
-            mixed = stream(seed, epoch, Purpose.MIXED).random(steps) < settings.mix.prob
-            if settings.margin:
-                # Beginning at another one each epoch, so that it is one of n on the whole.
-                margins = mixed & ((np.cumsum(mixed) - 1 - epoch) % settings.margin.every == 0)
-            alpha = getattr(settings.mixer, "alpha", 1.0)
-            tables["lam"] = stream(seed, epoch, Purpose.LAMBDA).beta(alpha, alpha, count)
-            tables["uniform"] = stream(seed, epoch, Purpose.PART).random((count, settings.mixer.uniform))
-            if settings.mixer.second:
-                lam = stream(seed, epoch, Purpose.SECOND_LAMBDA).beta(alpha, alpha, (count, 1))
-                tables["second"] = np.concatenate([lam, stream(seed, epoch, Purpose.SECOND_BOX).random((count, 2))], 1)
-        return tables, mixed, margins
 
     def evaluation(self, batch: int) -> Iterator[Batch]:
         """Every row once, in order, in the evaluation view; the last batch may be smaller."""

@@ -90,9 +90,7 @@ def _downloaded(name: str, source: str | list[str], how: Reader, folder: Path, m
 
 def _drawn(name: str, data: config.Data, paths: Paths) -> Path:
     if data.synthetic is None:
-        raise LapmlError(
-            f"data.{name}.synthetic: found null, expected its settings, as source is 'synthetic'"
-        )
+        raise LapmlError(f"data.{name}.synthetic: found null, expected its settings, as source is 'synthetic'")
     from lapml.data.synthetic.birds import VERSION
     from lapml.data.synthetic.layouts import draw
 

@@ -1,0 +1,102 @@
+"""The random numbers of training: one table per epoch and purpose, with a row for every image.
+
+So they depend neither on workers, cores nor batch order, and a resumed run draws what an uninterrupted one draws.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+from lapml.config import Method, View
+from lapml.data import views
+
+
+class Purpose(IntEnum):
+    """Of a random table; a new purpose takes a new number, so that old results stay what they are."""
+
+    ORDER = 0
+    VIEW = 1
+    JITTER = 2
+    MIXED = 3
+    LAMBDA = 4
+    PART = 5
+    SECOND_LAMBDA = 6
+    SECOND_BOX = 7
+    SAME_CLASS = 8
+
+
+def stream(seed: int, epoch: int, purpose: Purpose) -> np.random.Generator:
+    """The random numbers of one purpose in one epoch."""
+    return np.random.default_rng([seed, epoch, int(purpose)])
+
+
+def tables(
+    sizes: np.ndarray, view: View, settings: Method, seed: int, epoch: int, steps: int, epochs: int | None
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """The random numbers of an epoch: tables with a row for each of N images, and (steps,) bool each which steps are mixed and
+    which of those take margins.
+
+    Args:
+        sizes: (N, 2) widths and heights of the original images, in pixels.
+        steps: of the epoch.
+        epochs: of the run, whose last ones are clean if ``mix.cooldown_epochs`` says so; None: there is no last one.
+    """
+    count = len(sizes)
+    uniform = stream(seed, epoch, Purpose.VIEW).random((count, views.DRAWS))
+    made = {"windows": views.training_windows(sizes, view, uniform)}
+    if view.jitter:
+        made["jitter"] = stream(seed, epoch, Purpose.JITTER).random((count, 3))
+    mixed = margins = np.zeros(steps, bool)
+    if settings.mix and settings.mix.at_work(epoch, epochs):
+        mixed = stream(seed, epoch, Purpose.MIXED).random(steps) < settings.mix.prob
+        if settings.margin:
+            # Beginning at another one each epoch, so that it is one of n on the whole.
+            margins = mixed & ((np.cumsum(mixed) - 1 - epoch) % settings.margin.every == 0)
+        alpha = getattr(settings.mixer, "alpha", 1.0)
+        made["lam"] = stream(seed, epoch, Purpose.LAMBDA).beta(alpha, alpha, count)
+        made["uniform"] = stream(seed, epoch, Purpose.PART).random((count, settings.mixer.uniform))
+        if settings.mixer.second:
+            lam = stream(seed, epoch, Purpose.SECOND_LAMBDA).beta(alpha, alpha, (count, 1))
+            made["second"] = np.concatenate([lam, stream(seed, epoch, Purpose.SECOND_BOX).random((count, 2))], 1)
+    return made, mixed, margins
+
+
+def same_class(labels: np.ndarray, rows: np.ndarray, settings: Method, seed: int, epoch: int) -> np.ndarray | None:
+    """(N,) for every row of the index the row of another training image of its class, -1 for those whose donor is a random
+    one (by ``mix.same_class``, or since there is no other); None where all are.
+
+    Args:
+        labels: (N,) int64.
+        rows: of the training images.
+    """
+    if not (settings.mix and settings.mix.same_class):
+        return None
+    chosen, which = stream(seed, epoch, Purpose.SAME_CLASS).random((2, len(labels)))
+    donors = np.full(len(labels), -1)
+    for label in np.unique(labels[rows]):
+        members = rows[labels[rows] == label]
+        if len(members) > 1:
+            other = np.arange(len(members)) + 1 + (which[members] * (len(members) - 1)).astype(int)
+            donors[members] = members[other % len(members)]
+    donors[chosen >= settings.mix.same_class] = -1
+    return donors
+
+
+def donors_of(whole: np.ndarray, own: slice, same_class: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a rank's share of a mixed batch, donors that are no references after them, and (B,) each reference's donor as a
+    position among these.
+
+    The order is random, so that the image before it is a random donor: a random cycle through the whole batch. A donor of the
+    same class takes its place where there is one.
+    """
+    rows = whole[own]
+    donors = np.roll(np.arange(len(rows)), 1)
+    if len(rows) < len(whole):
+        donors[0] = len(rows)  # the image before this rank's first one
+        rows = np.append(rows, whole[own.start - 1])
+    if same_class is not None:
+        others = same_class[whole[own]]
+        chosen = np.flatnonzero(others >= 0)
+        donors[chosen] = len(rows) + np.arange(len(chosen))
+        rows = np.append(rows, others[chosen])
+    return rows, donors
