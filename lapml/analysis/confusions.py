@@ -1,4 +1,4 @@
-"""Which mistakes a row makes less: those between sister species, and the others.
+"""Which mistakes a method makes less: those between sister species, and the others.
 
 Classes are sisters that end (or begin) in the same word, as 113.Baird_Sparrow and 121.Grasshopper_Sparrow do; a mistake is
 an image whose first answer is another class. Shares and differences are in percent (points) of all images, and those of a
@@ -30,7 +30,7 @@ def confusions(
     confidence: float = 0.95,
     replicates: int = 10_000,
 ) -> dict[str, Any]:
-    """Compare the mistakes of rows of finished runs.
+    """Compare the mistakes of methods, by finished runs.
 
     Args:
         folders, baseline, confidence, replicates: as of :func:`lapml.analysis.compare.compare`.
@@ -39,8 +39,8 @@ def confusions(
 
     Returns:
         dataset, split, images, sisters (classes that have one), word, groups {name: classes}, confidence, replicates,
-        reference; ``rows``, a dict each, the reference first: row, seeds; within and elsewhere (mistakes between sisters
-        and others) with within_half; over the reference, and over the row above (``step_``): difference, low, high,
+        reference; ``rows``, a dict each, the reference first: method, seeds; within and elsewhere (mistakes between sisters
+        and others) with within_half; over the reference, and over the method above (``step_``): difference, low, high,
         p_holm, significant of mistakes between sisters; groups {name: share}. A number that does not exist is NaN.
 
     Raises:
@@ -133,7 +133,7 @@ def markdown(result: dict[str, Any]) -> str:
     reference, level = result["reference"], f"{100 * result['confidence']:g} %"
     split = {"val": "validation"}.get(result["split"], result["split"])
     heads = ["method", "seeds", f"between sisters % (± {level})", f"over {escaped(reference)} [{level}], p",
-             f"over the row above [{level}], p", "other mistakes %",
+             f"over the method above [{level}], p", "other mistakes %",
              *(f"{escaped(group)} ({count})" for group, count in result["groups"].items())]  # fmt: skip
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for place, row in enumerate(result["rows"]):
@@ -164,7 +164,7 @@ def markdown(result: dict[str, Any]) -> str:
 def _pair(
     rows: dict[str, gather.Row], mistakes: dict[str, dict[int, np.ndarray]], label: str, other: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mistakes of two rows, by the seeds that are compared with each other."""
+    """The mistakes of two methods, by the seeds that are compared with each other."""
     sides = gather.paired(label, rows[label], other, rows[other])
     ours, theirs = (
         np.stack([mistakes[name][run.config["seed"]] for run in side])

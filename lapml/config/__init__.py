@@ -4,6 +4,7 @@ In: YAML files and ``--set``. Out: :class:`Params` of a suite, and :class:`Run` 
 reads data or imports torch.
 """
 
+from lapml.config.method import Method
 from lapml.config.parts import Data, Localise, Model, Range, Synthetic, Train, View
 from lapml.config.reading import expanded, load
 from lapml.config.resolved import (
@@ -17,7 +18,6 @@ from lapml.config.resolved import (
     unseeded,
     weights_file,
 )
-from lapml.config.rows import Method
 from lapml.config.schema import Params, Run
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The sections of params.yaml, but for its methods (methods are in rows.py) and the whole (schema.py)."""
+"""The sections of params.yaml, but for its methods (methods are in method.py) and the whole (schema.py)."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ from lapml.common.sections import (
     Share,
     Text,
 )
-from lapml.config.rows import Adaptive, Margin, Mix
+from lapml.config.method import Adaptive, Margin, Mix
 
 OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has (or may have) a val split of its own
 
@@ -182,7 +182,7 @@ class Range(Section):
 
 
 class Space(Section):
-    """What is searched; every value of a range must be one that the row's own setting allows."""
+    """What is searched; every value of a range must be one that the method's own setting allows."""
 
     @model_validator(mode="after")
     def _allowed(self) -> Self:
@@ -207,7 +207,7 @@ class AdaptiveSpace(Space):
 
 
 class Tune(Section):
-    trials: Count  # for each tuned row
+    trials: Count  # for each tuned method
     seeds: Annotated[list[Seed], Field(min_length=1)]  # a trial's score is the mean over them
     epochs: Count
     prune: Annotated[bool, LATER] = False  # trials that stay below the median of those before
@@ -236,7 +236,7 @@ class Report(Section):
     confidence: OpenShare
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
     images: bool  # show pictures of the data
-    steps: dict[Name, Name]  # row: the row that it is compared with, where that is not the row above
+    steps: dict[Name, Name]  # method: the one that it is compared with, where that is not the one above
     beside: list[Published]
 
 

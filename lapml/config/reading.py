@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lapml.config import overlays
+from lapml.config.method import READING
 from lapml.config.renamed import new_name
-from lapml.config.rows import READING
 from lapml.config.schema import Params, merged
 from lapml.errors import LapmlError
 

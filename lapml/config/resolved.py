@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from lapml.common.recorded import Tuned, checked
 from lapml.config import renamed
+from lapml.config.method import Method
 from lapml.config.reading import explained
-from lapml.config.rows import Method
 from lapml.config.schema import FORMAT, WHERE, Params, Run, Train
 from lapml.errors import LapmlError
 from lapml.files import sha256

@@ -1,6 +1,6 @@
-"""A whole suite, params.yaml, and one run of it, as pydantic models. Their sections are in parts.py, methods in rows.py.
+"""A whole suite, params.yaml, and one run of it, as pydantic models. Their sections are in parts.py, methods in method.py.
 
-Every key is written out in params.yaml. The only defaults are an absent part of a row (None), a linear search range, and
+Every key is written out in params.yaml. The only defaults are an absent part of a method (None), a linear search range, and
 sections that a data set overrides nothing of.
 """
 
@@ -16,8 +16,8 @@ from lapml.common.sections import (
     Section,
     Seed,
 )
+from lapml.config.method import Method
 from lapml.config.parts import Data, Defaults, Diagnose, Localise, Model, Report, Train, Tune
-from lapml.config.rows import Method
 
 FORMAT = 3  # of a run's record (config.json); those without a number are of format 1
 WHERE = ("device", "threads")  # of ``train``: where and how a run is computed, which is not what it is
@@ -67,8 +67,8 @@ class Params(Section):
                 _validated(mixing.settings_of, {"name": name, **keys}, f"defaults.mixers.{name}")
         if not self.ablation + self.tuned_methods:
             raise ValueError("ablation: found no method in ablation and tuned_methods, expected at least one")
-        for key, rows in (("ablation", self.ablation), ("tuned_methods", self.tuned_methods)):
-            for name in rows:
+        for key, names in (("ablation", self.ablation), ("tuned_methods", self.tuned_methods)):
+            for name in names:
                 _known(key, name, self.methods)
         for name in self.ablation:
             if open_keys := self.methods[name].unresolved():
@@ -88,20 +88,20 @@ class Params(Section):
                 f"localise: missing; {asking[0]} mixes by {needs}: add the section, as in suites/base.yaml"
             )
         _known("diagnose.method", self.diagnose.method, self.all_methods())
-        for row in (name for step in self.report.steps.items() for name in step):
-            _known("report.steps", row, self.methods)
+        for method in (name for step in self.report.steps.items() for name in step):
+            _known("report.steps", method, self.methods)
         for number in self.report.beside:
             _known("report.beside", number.dataset, self.data)
         for dataset in self.data:
             params = self.of(dataset)
-            for row in self.methods:
-                params.of(dataset, row)
+            for method in self.methods:
+                params.of(dataset, method)
             if dataset in self.datasets:
                 self._runnable(dataset, params, "" if params is self else f" for {dataset}")
         return self
 
-    def of(self, dataset: str, row: str | None = None) -> Self:
-        """The params with the overrides of one data set in place, and those of one of its rows.
+    def of(self, dataset: str, method: str | None = None) -> Self:
+        """The params with the overrides of one data set in place, and those of one method.
 
         Raises:
             ValueError: an override is unknown or not allowed.
@@ -114,13 +114,13 @@ class Params(Section):
                     raise ValueError(f"{key}: found a change of {part}, expected that section too; add it")
                 changed[part] = _changed(whole, section, key)
         own = self.model_copy(update=changed) if changed else self
-        overrides = self.methods[row].overrides if row else None
+        overrides = self.methods[method].overrides if method else None
         if overrides is None:
             return own
-        key = f"methods.{row}.overrides"
+        key = f"methods.{method}.overrides"
         for name in JOB:
             if name in overrides.train:
-                raise ValueError(f"{key}.train.{name}: unknown key; what a job runs on is the same for all rows")
+                raise ValueError(f"{key}.train.{name}: unknown key; what a job runs on is the same for all methods")
         changed = {
             part: _changed(getattr(own, part), getattr(overrides, part), f"{key}.{part}")
             for part in ("model", "train")
@@ -139,13 +139,13 @@ class Params(Section):
             if mix and mix.warmup_epochs >= epochs:
                 raise ValueError(
                     f"methods.{name}.mix.warmup_epochs: found {mix.warmup_epochs}, expected less than train.epochs{where} "
-                    f"({epochs}): the row would never mix"
+                    f"({epochs}): the method would never mix"
                 )
             if mix and mix.warmup_epochs + mix.cooldown_epochs >= epochs:
                 raise ValueError(
                     f"methods.{name}.mix.cooldown_epochs: found {mix.cooldown_epochs}, expected less than the "
                     f"{epochs - mix.warmup_epochs} epochs that train.epochs{where} ({epochs}) leaves after warmup_epochs "
-                    f"({mix.warmup_epochs}): the row would never mix"
+                    f"({mix.warmup_epochs}): the method would never mix"
                 )
         if self.tuned_methods:
             mixes = [self.methods[name].mix for name in self.tuned_methods]
@@ -162,7 +162,7 @@ class Params(Section):
                 )
 
     def _tunable(self) -> None:
-        """Tuned rows have something to tune."""
+        """Tuned methods have something to tune."""
         for name in self.tuned_methods:
             own = {"margin": ("margin.m", "margin.weight"), "adaptive_margin": ("adaptive.delta", "adaptive.quantile")}[
                 name
@@ -201,7 +201,7 @@ class Params(Section):
         return {"test": "test", "val": "validation"}[self.eval_split]
 
     def all_methods(self) -> list[str]:
-        """The rows of every table, in the order of ``rows``; those that are tuned come last."""
+        """The methods of every table, in the order of ``ablation``; those that are tuned come last."""
         return [*self.ablation, *self.tuned_methods]
 
 

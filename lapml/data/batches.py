@@ -105,7 +105,7 @@ class Batches:
         then: Callable[[Batch], Any] = lambda batch: None,
         epochs: int | None = None,
     ) -> Iterator[Batch]:
-        """The batches of one epoch from step ``start`` on, with the row's random draws; of each, this rank's share.
+        """The batches of one epoch from step ``start`` on, with the method's random draws; of each, this rank's share.
 
         Args:
             then: what more is made of each; on a CPU in the thread that makes them.

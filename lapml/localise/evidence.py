@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lapml.config import Localise, Params, Run
-from lapml.config.rows import LOCALISED
+from lapml.config.method import LOCALISED
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.data.views import cut
@@ -122,7 +122,7 @@ def _carried(maps: Tensor, places: Tensor, windows: Tensor) -> Tensor:
 
 
 def stored(maps: "Localised", needs: Collection[str], images: int, device: torch.device) -> dict[str, Maps | PartMaps]:
-    """What gives the evidence of :data:`~lapml.config.rows.LOCALISED` that is needed, its arrays on the device. (On a CPU they stay
+    """What gives the evidence of :data:`~lapml.config.method.LOCALISED` that is needed, its arrays on the device. (On a CPU they stay
     mapped from the disk.)
 
     Args:

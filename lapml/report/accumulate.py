@@ -225,12 +225,12 @@ def _refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[
 
 
 def _started_from(params: Params, method: str) -> list[str]:
-    """The rows whose tuned files a tuned row depends on, its own among them."""
+    """The methods whose tuned files a tuned method depends on, its own among them."""
     return [name for name in params.studies() if name == method or method == ADAPTIVE]
 
 
 def _same_tuned(params: Params, paths: Paths, there: Paths, dataset: str, method: str) -> bool:
-    """Whether the tuned files that a row depends on do not contradict the published ones."""
+    """Whether the tuned files that a method depends on do not contradict the published ones."""
     for name in _started_from(params, method):
         files = [each.tuned(dataset, name) for each in (paths, there)]
         if all(file.exists() for file in files):

@@ -30,7 +30,7 @@ CROWD = 6  # lines of a legend that find room within a chart
 
 
 def accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
-    """Top-1 accuracy of each row: mean, Student-t interval as a bar, single seeds as dots. SVG.
+    """Top-1 accuracy of each method: mean, Student-t interval as a bar, single seeds as dots. SVG.
 
     The axis does not begin at 0 (the differences would not be seen): position carries the value, not length.
 
@@ -60,7 +60,7 @@ def accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
 
 
 def loss_curves(epochs: pd.DataFrame) -> bytes:
-    """Training loss by epoch: a row's mean over seeds, and the band from the lowest to the highest seed. SVG.
+    """Training loss by epoch: a method's mean over seeds, and the band from the lowest to the highest seed. SVG.
 
     Args:
         epochs: of ``tables.histories``, one data set.
@@ -77,7 +77,7 @@ def accuracy_curves(epochs: pd.DataFrame) -> bytes:
 def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
     """Where generated images lie: mean distance d and the margin m (dotted). SVG.
 
-    None where no row recorded distances.
+    None where no method recorded distances.
     """
     epochs = epochs[epochs.get("d_mean", pd.Series(np.nan, epochs.index)).notna()]
     if epochs.empty:
@@ -98,7 +98,7 @@ def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
 
 
 def beyond(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
-    """Share of similar generated images beyond the band m + δ, by epoch. SVG; None where no row recorded it."""
+    """Share of similar generated images beyond the band m + δ, by epoch. SVG; None where no method recorded it."""
     epochs = epochs[epochs.get("beyond", pd.Series(np.nan, epochs.index)).notna()]
     if epochs.empty:
         return None
@@ -117,11 +117,11 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
         width = 0.025 * max(table["cost"].max() - table["cost"].min(), 0.1 * table["cost"].max()) / 1e3
         for place, row in enumerate(table.to_dict("records")):
             colour, _ = look(place)
-            of_row = runs[runs["method"] == row["method"]]
-            # rows of one cost are set side by side, or they hide each other
+            own = runs[runs["method"] == row["method"]]
+            # methods of one cost are set side by side, or they hide each other
             alike = table.index[np.isclose(table["cost"], row["cost"])].to_list()
             shift = width * (alike.index(table.index[place]) - (len(alike) - 1) / 2)
-            axes.scatter(cost(of_row) / 1e3 + shift, of_row["top1"], s=12, color=colour, alpha=0.45, linewidth=0)
+            axes.scatter(cost(own) / 1e3 + shift, own["top1"], s=12, color=colour, alpha=0.45, linewidth=0)
             half = row["top1_half"] if row["n_seeds"] > 1 else None
             axes.errorbar(row["cost"] / 1e3 + shift, row["top1"], yerr=half, color=colour, marker="osD^v"[place % 5],
                           markersize=6, capsize=3, linewidth=1.3, label=row["method"])  # fmt: skip
@@ -134,7 +134,7 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
 
 
 def growth(points: dict[str, dict[str, list[list[float]]]], panels: dict[str, tuple[str, str]]) -> bytes:
-    """How costs grow, a panel each, on logarithmic axes with intervals. SVG.
+    """How costs grow, one panel each, on logarithmic axes with intervals. SVG.
 
     Args:
         points: {panel: {line: [[x, mean, half-width], …]}} in seconds.
@@ -189,10 +189,10 @@ def _bands(axes: Axes, epochs: pd.DataFrame, order: list[str], column: str, titl
 
 
 def _order(frame: pd.DataFrame) -> list[str]:
-    """Rows in the suite's order: a row's place is its colour, in every figure of a data set."""
+    """Methods in the suite's order: a method's place is its colour, in every figure of a data set."""
     return list(dict.fromkeys(frame["method"]))
 
 
 def look(place: int) -> tuple[str, Any]:
-    """The colour and dashes of the row in that place."""
+    """The colour and dashes of the method in that place."""
     return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]

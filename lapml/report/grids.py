@@ -19,7 +19,7 @@ PER_INCH = 110  # pixels an inch of the picture grids
 
 @matplotlib.rc_context(AS_TYPED)
 def gallery(items: list[dict[str, Any]]) -> bytes:
-    """What each mixing makes: reference, donor and mixed image, a row of pictures a method. PNG.
+    """What each mixing makes: reference, donor and mixed image, one row of pictures per method. PNG.
 
     Args:
         items: dicts with ``method``; ``reference, donor, mixed`` (H, W, 3) uint8; ``reference_map, donor_map`` (h, w)
@@ -48,7 +48,7 @@ def gallery(items: list[dict[str, Any]]) -> bytes:
 
 @matplotlib.rc_context(AS_TYPED)
 def cams(items: list[dict[str, Any]]) -> bytes:
-    """Where each row looks: class activation maps over test images, a row of pictures a method. PNG.
+    """Where each method looks: class activation maps over test images, one row of pictures per method. PNG.
 
     Args:
         items: dicts with ``method``, ``image`` (H, W, 3) uint8, ``map`` (h, w) float that sums to 1 over the whole

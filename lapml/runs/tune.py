@@ -20,8 +20,8 @@ from lapml.common import ranks
 from lapml.common.locks import alone
 from lapml.common.provenance import commit, versions
 from lapml.config import Params, Range, Run, digest, frozen_margins, resolve, study_identity, tuned_values, unseeded
+from lapml.config.method import Margin
 from lapml.config.parts import Space, Tune
-from lapml.config.rows import Margin
 from lapml.config.schema import ADAPTIVE, MARGIN
 from lapml.data.fetch.sources import refuse_other
 from lapml.data.pack import Packed

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lapml import mixing
 from lapml.config import Method, Params, Run
-from lapml.config.rows import LOCALISED
+from lapml.config.method import LOCALISED
 from lapml.data import views
 from lapml.data.batches import Batch, Batches
 from lapml.data.index import rows_of

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lapml import config
-from lapml.config.rows import LOCALISED
+from lapml.config.method import LOCALISED
 from lapml.data import batches as batches_module
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 from lapml import config
 from lapml.common.sections import Section
 from lapml.config import Method, Params, Range
+from lapml.config.method import RowOverrides
 from lapml.config.parts import Overrides
-from lapml.config.rows import RowOverrides
 from lapml.errors import LapmlError
 
 ROOT = Path(__file__).parents[2]

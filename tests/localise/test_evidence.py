@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lapml import config, mixing
-from lapml.config.rows import LOCALISED
+from lapml.config.method import LOCALISED
 from lapml.data.index import rows_of
 from lapml.data.views import cut
 from lapml.errors import LapmlError, Stopped

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lapml.config import Train
-from lapml.config.rows import Margin
+from lapml.config.method import Margin
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError

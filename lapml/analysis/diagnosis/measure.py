@@ -47,10 +47,10 @@ NONE = pd.DataFrame()
 
 
 class Measured(NamedTuple):
-    table: pd.DataFrame  # a row a mixer: row, and of each metric its value, low and high (shares of 1)
+    table: pd.DataFrame  # one row per mixer: method, and of each metric its value, low and high (shares of 1)
     maps: pd.DataFrame  # one row: the same of the metrics of localisation
-    ratios: pd.DataFrame  # a row a (metric, against): value, low and high of loc_cutmix's over that row's
-    labels: pd.DataFrame  # a row a (row, bin of ρ): images, mean ρ, mean true share
+    ratios: pd.DataFrame  # one row per (metric, against): value, low and high of loc_cutmix's over that one's
+    labels: pd.DataFrame  # one row per (method, bin of ρ): images, mean ρ, mean true share
     record: dict[str, Any]  # what made them
     localisers: pd.DataFrame = NONE  # a row for each localiser, see localisers.py; none where nothing was localised
 
@@ -159,7 +159,7 @@ def settings(params: Params, dataset: str, localised: bool) -> dict[str, Any]:
 
 
 def mixers(params: Params, dataset: str, known: Known) -> dict[str, Method]:
-    """The rows that are measured and shown: each way of mixing, and the control."""
+    """The methods that are measured and shown: each way of mixing, and the control."""
     rows = distinct(params.of(dataset), known.annotations is not None, known.maps is not None)
     return rows | control(rows)
 
@@ -234,19 +234,19 @@ def _ratios(
 ) -> pd.DataFrame:
     """loc_cutmix's rates over those of cutmix and of the control: what the hypothesis is about."""
     rows = []
-    by_row = table.set_index("method")
+    by_method = table.set_index("method")
     masked = "label_error_masks" in table and table["label_error_masks"].notna().any()
     asked = ("meaningless", "obscured", "label_error_masks" if masked else "label_error_parts")
     for against in ("cutmix", RANDOM):
         if not {"loc_cutmix", against} <= set(draws):
             continue
         for metric in asked:
-            if by_row.loc[["loc_cutmix", against], metric].isna().any():  # such as parts, where there are none
+            if by_method.loc[["loc_cutmix", against], metric].isna().any():  # such as parts, where there are none
                 continue
             column = list(MIXING).index(metric)
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = draws["loc_cutmix"][:, column] / draws[against][:, column]
-                value = by_row.loc["loc_cutmix", metric] / by_row.loc[against, metric]
+                value = by_method.loc["loc_cutmix", metric] / by_method.loc[against, metric]
             low, high = intervals.percentiles(ratio, confidence)
             if metric in COUNTED and sums[against][0][..., column].sum() < EVENTS:  # a handful would decide
                 low = high = np.nan
