@@ -58,4 +58,5 @@ def written(record: dict[str, Any], text: str, folder: Path | None, name: str) -
 
 
 def interval(value: list[float] | None) -> str:
+    """A ratio with its half interval, as text; empty where there is none."""
     return "" if value is None else f"{value[0]:.3f} ± {value[1]:.3f}"

@@ -201,6 +201,7 @@ def caveats(rows: dict[str, Row]) -> list[str]:
 
 
 def listed(things: Any) -> str:
+    """Things in one line, with commas."""
     return ", ".join(map(str, things))
 
 

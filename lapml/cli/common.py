@@ -65,6 +65,7 @@ def is_first() -> bool:
 
 
 def load(path: Path, overrides: list[str]):
+    """The params of a suite, and its paths."""
     from lapml.config import load
     from lapml.paths import Paths
 
@@ -73,6 +74,7 @@ def load(path: Path, overrides: list[str]):
 
 
 def quiet() -> bool:
+    """Whether nobody watches standard error: then no progress bars are drawn."""
     return not sys.stderr.isatty()
 
 
@@ -88,11 +90,13 @@ def say_device(train) -> None:
 
 
 def known(settings, name: str):
+    """The settings of a data set; LapmlError where there are none of that name."""
     if name not in settings.data:
         raise LapmlError(f"unknown data set {name!r}: expected one of {', '.join(settings.data)}")
     return settings.data[name]
 
 
 def refuse_pictures(settings, what: str, advice: str = "to see it all the same, give --set report.images=true") -> None:
+    """LapmlError where ``report.images`` forbids pictures of the data."""
     if not settings.report.images:
         raise LapmlError(f"report.images is false, so no picture of the data is written, and {what} is one; {advice}")

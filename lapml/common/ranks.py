@@ -35,10 +35,12 @@ asked = False  # whether this process has been asked to stop (state.Watch)
 
 
 def size() -> int:
+    """How many processes share this run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Which of them this one is, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -69,6 +71,7 @@ def refuse_other_count(expected: int) -> None:
 
 
 def other_count(found: int, expected: int) -> str:
+    """The message where another number of processes than ``train.gpus`` share a run."""
     return (
         f"train.gpus: found {found} process(es), expected {expected}: a run's record says how many share it; start {expected}, "
         f"or give --set train.gpus={found}"

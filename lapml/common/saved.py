@@ -13,6 +13,7 @@ SHOWN = 6  # differences that a message names
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a state whole or not at all; OSError, with what the system says, where it cannot be."""
     with atomic(path) as temporary:
         try:
             with open(temporary, "wb") as file:  # given a name, torch would hide what the system says
@@ -54,6 +55,7 @@ def differences(found: Any, asked: Any, key: str = "") -> list[str]:
 
 
 def shown(lines: list[str]) -> str:
+    """The first differences in one line, and how many there are beyond."""
     more = len(lines) - SHOWN
     return "; ".join(lines[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
@@ -67,6 +69,7 @@ def state_aside(path: Path) -> Path:
 
 
 def olds(folder: Path) -> list[Path]:
+    """Where what lay in a folder before is kept: NAME.old-1 beside it, and so on."""
     return [each for each in folder.parent.glob(f"{folder.name}.old-*") if each.is_dir()]
 
 

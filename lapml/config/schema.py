@@ -60,28 +60,8 @@ class Params(Section):
             )
         for name in self.datasets:
             _known("datasets", name, self.data)
-        used = {method.mixer.name for method in self.methods.values() if method.mixer}
-        for name, keys in self.defaults.mixers.items() if self.defaults else ():
-            _known("defaults.mixers", name, mixing.MIXERS, "a custom mixer has its keys below methods: ")
-            if name not in used:
-                _validated(mixing.settings_of, {"name": name, **keys}, f"defaults.mixers.{name}")
-        if not self.ablation + self.tuned_methods:
-            raise ValueError("ablation: found no method in ablation and tuned_methods, expected at least one")
-        for key, names in (("ablation", self.ablation), ("tuned_methods", self.tuned_methods)):
-            for name in names:
-                _known(key, name, self.methods)
-        for name in self.ablation:
-            if open_keys := self.methods[name].unresolved():
-                raise ValueError(
-                    f"methods.{name}.{open_keys[0]}: found 'tuned' in a method listed under ablation; "
-                    f"give a number, or list {name} under tuned_methods"
-                )
-        if both := set(self.ablation) & set(self.tuned_methods):
-            raise ValueError(f"tuned_methods: found {min(both)!r} in ablation too, expected each method in one of them")
-        if self.tuned_methods:
-            for name in ("margin", "adaptive_margin"):
-                _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
-            self._tunable()
+        self._shared()
+        self._listed()
         if self.localise is None and (asking := self.localising()):
             needs = " and ".join(self.methods[asking[0]].localised())
             raise ValueError(
@@ -99,6 +79,34 @@ class Params(Section):
             if dataset in self.datasets:
                 self._runnable(dataset, params, "" if params is self else f" for {dataset}")
         return self
+
+    def _shared(self) -> None:
+        """The keys of mixers that no method uses are checked too."""
+        used = {method.mixer.name for method in self.methods.values() if method.mixer}
+        for name, keys in self.defaults.mixers.items() if self.defaults else ():
+            _known("defaults.mixers", name, mixing.MIXERS, "a custom mixer has its keys below methods: ")
+            if name not in used:
+                _validated(mixing.settings_of, {"name": name, **keys}, f"defaults.mixers.{name}")
+
+    def _listed(self) -> None:
+        """The methods of the tables are there, each once, and tuned where they are listed as such."""
+        if not self.ablation + self.tuned_methods:
+            raise ValueError("ablation: found no method in ablation and tuned_methods, expected at least one")
+        for key, names in (("ablation", self.ablation), ("tuned_methods", self.tuned_methods)):
+            for name in names:
+                _known(key, name, self.methods)
+        for name in self.ablation:
+            if open_keys := self.methods[name].unresolved():
+                raise ValueError(
+                    f"methods.{name}.{open_keys[0]}: found 'tuned' in a method listed under ablation; "
+                    f"give a number, or list {name} under tuned_methods"
+                )
+        if both := set(self.ablation) & set(self.tuned_methods):
+            raise ValueError(f"tuned_methods: found {min(both)!r} in ablation too, expected each method in one of them")
+        if self.tuned_methods:
+            for name in ("margin", "adaptive_margin"):
+                _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
+            self._tunable()
 
     def of(self, dataset: str, method: str | None = None) -> Self:
         """The params with the overrides of one data set in place, and those of one method.

@@ -122,8 +122,8 @@ def _carried(maps: Tensor, places: Tensor, windows: Tensor) -> Tensor:
 
 
 def stored(maps: "Localised", needs: Collection[str], images: int, device: torch.device) -> dict[str, Maps | PartMaps]:
-    """What gives the evidence of :data:`~lapml.config.method.LOCALISED` that is needed, its arrays on the device. (On a CPU they stay
-    mapped from the disk.)
+    """What gives the evidence of :data:`~lapml.config.method.LOCALISED` that is needed, its arrays on the device. (On a CPU
+    they stay mapped from the disk.)
 
     Args:
         images: in the index.

@@ -217,4 +217,5 @@ class Growing:
 
 
 def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """{name: sha256} of some files of a folder."""
     return {name: sha256(folder / name) for name in names}

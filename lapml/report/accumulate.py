@@ -159,22 +159,22 @@ def restore(params: Params, paths: Paths) -> str:
         if all((own / file).is_file() for file in RUN_FILES):
             continue
         if isinstance(found, LapmlError):
-            left.append(f"{name}: {found}")
+            why = str(found)
         elif found["data_sha256"] != packed[dataset]:
-            left.append(f"{name}: was made with other data ({found['data_sha256'][:12]}) than the packed")
+            why = f"was made with other data ({found['data_sha256'][:12]}) than the packed"
         elif found["localised_sha256"] not in (None, maps.get(dataset)):
-            left.append(f"{name}: mixes by other maps ({found['localised_sha256'][:12]}) than those here")
+            why = f"mixes by other maps ({found['localised_sha256'][:12]}) than those here"
         elif method == params.diagnose.method and not diagnosed[dataset]:
-            left.append(f"{name}: the diagnosis needs its weights, which are not published")
+            why = "the diagnosis needs its weights, which are not published"
         elif method in params.tuned_methods and not _same_tuned(params, paths, there, dataset, method):
-            left.append(
-                f"{name}: was trained with other tuned values than lie in {paths.tuned(dataset, method).parent}"
-            )
+            why = f"was trained with other tuned values than lie in {paths.tuned(dataset, method).parent}"
         elif holder := holder_of(own):
-            left.append(f"{name}: {holder} is training it")
+            why = f"{holder} is training it"
         else:
             _take_over(there.run(dataset, method, seed), own)
             taken.append(name)
+            continue
+        left.append(f"{name}: {why}")
     for dataset, fits in diagnosed.items():
         if fits and not (paths.diagnosis(dataset) / "diagnosis.json").is_file():
             copy_folder(there.diagnosis(dataset), paths.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)

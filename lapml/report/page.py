@@ -60,7 +60,7 @@ def build(
     )
 
 
-def verdict(table: pd.DataFrame, params: Params) -> dict[str, Any]:
+def verdict(table: pd.DataFrame) -> dict[str, Any]:
     """Whether each stage improved, in words made from the numbers of one data set.
 
     Stages are the rows :data:`STAGES`; in a table without them, all rows.
@@ -145,7 +145,7 @@ def _dataset(
         rows.append(cells)
     return {
         "name": name,
-        "verdict": verdict(table, params),
+        "verdict": verdict(table),
         "rows": rows,
         "charts": {key: _inline(image, "svg+xml") for key, image in charts(runs, epochs, table).items()},
         "beside": {

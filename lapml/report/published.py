@@ -131,6 +131,7 @@ def _refuse_pictures(params: Params, paths: Paths, html: Path) -> None:
 
 
 def copy_run(run: Path, target: Path) -> None:
+    """Copy what is published of a run: all but its weights."""
     copy_folder(run, target, PUBLISHED_RUN_FILES, optional=READS)
 
 
@@ -149,4 +150,5 @@ def copy_folder(source: Path, target: Path, names: tuple[str, ...], optional: st
 
 
 def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
     copy_folder(source.parent, target.parent, (source.name,))

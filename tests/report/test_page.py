@@ -110,17 +110,17 @@ def test_verdict_follows_the_numbers(make, seeds):
     params, paths = make(f"seeds={seeds}")
     runs = tables.collect(params, paths)
     table = tables.accuracy(runs, tables.predictions(params, paths), params)
-    words = page.verdict(table, params)
+    words = page.verdict(table)
     assert len(words["steps"]) == 4
     if seeds == "[0]":
         assert "cannot be judged" in words["summary"]
         return
     table["step_significant"], table["step"] = [False, True, True, True, True], [float("nan"), 1.0, 1.0, 1.0, 1.0]
-    assert page.verdict(table, params)["summary"].startswith("Each of the 4 stages improved significantly")
+    assert page.verdict(table)["summary"].startswith("Each of the 4 stages improved significantly")
     table["step"] = [float("nan"), 1.0, -1.0, 1.0, 1.0]
-    assert "loc_cutmix was significantly worse" in page.verdict(table, params)["summary"]
+    assert "loc_cutmix was significantly worse" in page.verdict(table)["summary"]
     table["step_significant"] = False
-    summary = page.verdict(table, params)["summary"]
+    summary = page.verdict(table)["summary"]
     assert summary.startswith("Not every stage improved: cutmix, loc_cutmix, margin and adaptive_margin did not change")
 
 

@@ -164,6 +164,7 @@ def _lacks(how: Reader, data: config.Data, mend: str) -> Lacks:
 
 
 def archives_in(folder: Path) -> list[Path]:
+    """The archives in a folder and a few levels below."""
     return _files(folder, DEPTH, SUFFIXES)
 
 

@@ -29,6 +29,7 @@ def asked_for(name: str, data: config.Data) -> str | list[str]:
 
 
 def variable(name: str) -> str:
+    """The environment variable that says where a data set lies on this machine."""
     return "LAPML_" + name.upper().replace("-", "_")
 
 

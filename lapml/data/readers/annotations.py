@@ -58,6 +58,7 @@ def fingerprint(files: dict[str, Path]) -> str:
 
 
 def is_id(text: str) -> bool:
+    """Whether a text is a number of an image or a class."""
     return text.isascii() and text.isdigit()
 
 
@@ -70,6 +71,7 @@ def relative_path(value: str, below: str) -> str:
 
 
 def numbers(values: list[str], count: int) -> list[float]:
+    """``count`` finite numbers; ValueError, which says what was expected, where they are not."""
     found = [float(value) for value in values]
     if len(found) != count or not all(map(math.isfinite, found)):
         raise ValueError(f"{count} numbers")

@@ -144,6 +144,7 @@ def _decodable(name: str) -> bool:
 
 
 def refuse_untrained(listing: dict[str, dict], root: Path) -> None:
+    """LapmlError where a class of val/ or test/ is not in train/."""
     for split, found in listing.items():
         if unknown := [name for name in found if name not in listing["train"]]:
             raise LapmlError(
