@@ -43,6 +43,7 @@ test-real: $(VENV)/.test  ## run the tests on real CUB-200-2011 (LAPML_CUB200 or
 lint: $(VENV)/.test  ## check the style of the code and of the workflow
 	@$(BIN)/ruff check lapml benchmarks kit tests
 	@$(BIN)/ruff format --check lapml benchmarks kit tests
+	@$(BIN)/mypy
 	@$(BIN)/snakemake --lint
 
 dvc: $(VENV)/.main  ## the same job through DVC

@@ -51,7 +51,7 @@ def compare(
     rows = gather.rows(folders, baseline, top)
     reference, base = next(iter(rows.items()))
     pairs = {label: gather.paired(label, row, reference, base) for label, row in rows.items() if label != reference}
-    answers = [tuple(np.stack([run.right for run in side]) for side in pair) for pair in pairs.values()]
+    answers = [(_answers(row), _answers(other)) for row, other in pairs.values()]
     compared = stats.compare_rows([None, *answers], replicates, confidence, BOOTSTRAP_SEED)
     table = []
     for (label, row), (difference, p_holm, significant, seeds) in zip(rows.items(), compared, strict=True):
@@ -125,6 +125,11 @@ def as_json(result: dict[str, Any]) -> str:
         return value
 
     return json.dumps(plain(result), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _answers(runs: list[gather.Run]) -> np.ndarray:
+    """(S, N) 1 where a run has an image right, else 0."""
+    return np.stack([run.right for run in runs])
 
 
 def _seed_notes(table: list[dict[str, Any]]) -> list[str]:

@@ -50,7 +50,7 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
             stats.compare_rows(
                 [
                     (predictions[dataset, method], predictions[dataset, other])
-                    if other != method and (dataset, other) in predictions
+                    if other is not None and other != method and (dataset, other) in predictions
                     else None
                     for method, other in zip(methods, others, strict=True)
                 ],
@@ -71,7 +71,9 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
             row |= {"previous": previous, "named": previous is not None and previous != row_above}
             row |= {name: of_row[name].mean() for name in ("images_forward", "images_backward", "seconds")}
             rows.append(row | {"cost": cost(of_row).mean()})
-        base = next((row for row in rows if row["method"] == BASELINE), {"cost": math.nan, "seconds": math.nan})
+        base: dict[str, Any] = next(
+            (row for row in rows if row["method"] == BASELINE), {"cost": math.nan, "seconds": math.nan}
+        )
         for row in rows:
             row["cost_ratio"] = row["cost"] / base["cost"] if base["cost"] else math.nan
             row["seconds_ratio"] = row["seconds"] / base["seconds"] if base["seconds"] else math.nan

@@ -6,6 +6,8 @@ that importing torch takes. What such a file imports says ``from lapml.common.la
 
 from typing import TYPE_CHECKING, Any
 
+__all__ = ["Tensor", "torch"]
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor

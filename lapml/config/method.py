@@ -91,7 +91,7 @@ class Method(Section):
             self._paired()
         if self.adaptive and not self.margin:
             raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
-        if self.joint and self.margin.every != 1:
+        if self.margin and self.joint and self.margin.every != 1:
             raise ValueError(
                 f"margin.every: found {self.margin.every}, expected 1 with margin.reference 'joint', whose pass embeds all"
             )
@@ -108,7 +108,7 @@ class Method(Section):
         """The margin losses are taken of images that have something of a pair."""
         if self.margin and not (self.mixer and self.mixer.shows_donor):
             raise ValueError("margin: needs a mixer that shows something of a donor")
-        if self.adaptive and self.margin and not self.mixer.finds_similar:
+        if self.adaptive and self.margin and not (self.mixer and self.mixer.finds_similar):
             raise ValueError(
                 f"adaptive: needs mixer.name {mixing.names('finds_similar')} (or a custom mixer), which finds similar parts"
             )
@@ -118,9 +118,13 @@ class Method(Section):
         """Whether the clean images of a mixed batch are learned from too, in a pass of their own."""
         return self.margin is not None and self.margin.reference == "joint"
 
+    def needs(self) -> tuple[str, ...]:
+        """The evidence that its mixer asks for."""
+        return self.mixer.needs() if self.mixer else ()
+
     def localised(self) -> list[str]:
         """What it asks for of :data:`LOCALISED`."""
-        return [need for need in LOCALISED if self.mixer and need in self.mixer.needs()]
+        return [need for need in LOCALISED if need in self.needs()]
 
     def unresolved(self) -> list[str]:
         """Keys that still say 'tuned', as ``margin.m``."""

@@ -108,6 +108,7 @@ def _styled(value: Any) -> Any:
     """For the round-trip dumper: what is short stands on one line, what is not below its key."""
     if not isinstance(value, dict | list):
         return value
+    made: CommentedMap | CommentedSeq
     if isinstance(value, dict):
         made = CommentedMap((key, _styled(each)) for key, each in value.items())
     else:

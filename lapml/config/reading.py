@@ -58,9 +58,7 @@ def expanded(raw: dict[str, Any]) -> dict[str, Any]:
         }
         if isinstance(mixer := own.get("mixer"), dict):
             mixers = _section(defaults, "mixers")
-            made["mixer"] = refined(
-                mixers.get(mixer.get("name")) if isinstance(mixer.get("name"), str) else None, mixer
-            )
+            made["mixer"] = refined(mixers.get(name) if isinstance(name := mixer.get("name"), str) else None, mixer)
             made["mix"] = refined(defaults.get("mix"), own.get("mix", {}))
         return made
 
@@ -77,7 +75,8 @@ def override_in(raw: dict[str, Any], override: str) -> None:
     """Put one --set in place. A key that a data set or method takes from `defaults` is refined for that one alone."""
     key, equals, text = override.partition("=")
     *parents, last = key.strip().split(".")
-    inherited, where = expanded(raw), raw
+    inherited: Any = expanded(raw)
+    where = raw
     for part in parents:
         inherited = inherited.get(part) if isinstance(inherited, dict) else None
     if not equals or not isinstance(inherited, dict) or last not in inherited:

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from lapml.common.recorded import Tuned, checked
 from lapml.config import renamed
 from lapml.config.method import Method
+from lapml.config.parts import Train
 from lapml.config.reading import explained
-from lapml.config.schema import FORMAT, WHERE, Params, Run, Train
+from lapml.config.schema import FORMAT, WHERE, Params, Run
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import Paths
@@ -44,15 +45,15 @@ def resolve(
         LapmlError: unknown data set or method, or a tuned value is missing or out of range.
     """
     run = unseeded(params, dataset, method, development)
-    settings = run.settings.model_dump()
+    settings, values = run.settings.model_dump(), tuned or {}
     for key in run.settings.unresolved():
         part, name = key.split(".")
-        if name not in (tuned or {}):
+        if name not in values:
             raise LapmlError(
                 f"methods.{method}.{key} is 'tuned', and no tuned value is at hand: run `lapml tune {dataset}` first, "
                 f"or give a number with --set methods.{method}.{key}=…"
             )
-        settings[part][name] = tuned[name]
+        settings[part][name] = values[name]
     record = {**run.model_dump(), "seed": seed, "settings": settings}
     try:
         run = Run.model_validate(record)
@@ -204,6 +205,5 @@ def weights_file(source: str) -> dict[str, str]:
 
 def frozen_margins(settings: Method, earlier: dict[str, float] | None) -> dict[str, float]:
     """What the tuning of a row takes over from the values that ``margin`` was tuned to: those of its own open keys."""
-    return {
-        name: earlier[name] for name in ("m", "weight") if name in settings.open_names() and name in (earlier or {})
-    }
+    values = earlier or {}
+    return {name: values[name] for name in ("m", "weight") if name in settings.open_names() and name in values}

@@ -114,7 +114,7 @@ class Params(Section):
         Raises:
             ValueError: an override is unknown or not allowed.
         """
-        changed = {}
+        changed: dict[str, Any] = {}
         for part, section in self.data[dataset].overrides:
             if section:
                 key = f"data.{dataset}.overrides.{part}"
@@ -156,7 +156,8 @@ class Params(Section):
                     f"({mix.warmup_epochs}): the method would never mix"
                 )
         if self.tuned_methods:
-            mixes = [self.methods[name].mix for name in self.tuned_methods]
+            rows = [self.methods[name] for name in self.tuned_methods]
+            mixes = [row.mix for row in rows if row.mix]  # all: each has a margin, which needs a mixer
             warmup = max(params.train.warmup_epochs, *(mix.warmup_epochs for mix in mixes))
             if params.tune.epochs <= warmup:
                 raise ValueError(

@@ -19,7 +19,7 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
     All are JSON."""
     own = params.of(dataset)
     runs = {method: _run(unseeded(params, dataset, method)) for method in params.all_methods()}
-    made = {
+    made: dict[str, Any] = {
         "fetch": own.data[dataset].fetching(),
         "prepare": own.data[dataset].packing(),
         "localise": _localise(params, dataset),
@@ -58,6 +58,7 @@ def _localise(params: Params, dataset: str) -> dict[str, Any] | None:
     if not params.localising():
         return None
     own = params.of(dataset).localise
+    assert own is not None
     return {"settings": own.recorded(), "splits": params.localised_splits(), **weights_file(own.weights)}
 
 

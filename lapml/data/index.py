@@ -1,5 +1,6 @@
 """The common table of a data set: one row an image, with its split."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def _carved(
     return split
 
 
-def rows_of(index: pd.DataFrame, splits: list[str] | tuple[str, ...]) -> np.ndarray:
+def rows_of(index: pd.DataFrame, splits: Collection[str]) -> np.ndarray:
     """Row numbers, ascending, of the images in any of ``splits``: an int64 array (n,).
 
     Raises:

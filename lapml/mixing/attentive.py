@@ -25,6 +25,7 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     """
     images, donors, count = batch.images, batch.donors, batch.count
     attention = evidence.attention if settings.maps == "attention" else _objects(evidence)
+    assert attention is not None
     height, width = attention.shape[1:]
     top = min(max(round(settings.cells * height * width), 1), height * width - 1)
     seen = attention[donors].flatten(1)
@@ -37,5 +38,6 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
 
 def _objects(evidence: Evidence) -> Tensor:
     """(≥ B, h, w) object maps on at most GRID × GRID cells: on finer ones the pasted cells would be smaller than the authors'."""
+    assert evidence.objects is not None
     height, width = evidence.objects.shape[1:]
     return evidence.seen("objects", (min(height, GRID), min(width, GRID)))

@@ -1,5 +1,6 @@
 """Boxes: their sides, places and masses, and the paste. All batched; boxes are (B, 4) int64 pixels x0, y0, x1, y1."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lapml.common.lazy import Tensor, torch
@@ -36,7 +37,7 @@ class Mixed:
         return covered(self.box_reference, grid, self.images.shape[-1])
 
 
-def weighed(label: str, share: Tensor, kept: Tensor, pasted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def weighed(label: str | None, share: Tensor, kept: Tensor, pasted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of the two cross-entropies by a label rule.
 
     Args:
@@ -63,7 +64,7 @@ def square_sides(lam: Tensor, area: list[float], side: int, whole: Tensor | None
     return ((1 - lam).clamp(*area).sqrt() * (side if whole is None else whole)).round().long().clamp(1, side)
 
 
-def around(cells: Tensor, grid: tuple[int, int], extents: Tensor, side: int) -> Tensor:
+def around(cells: Tensor, grid: Sequence[int], extents: Tensor, side: int) -> Tensor:
     """Boxes of given extent around the centres of cells, shifted inside the image, never cut.
 
     Args:
@@ -74,7 +75,7 @@ def around(cells: Tensor, grid: tuple[int, int], extents: Tensor, side: int) -> 
     return centred(middles(cells, grid, side), extents, side)
 
 
-def middles(cells: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+def middles(cells: Tensor, grid: Sequence[int], side: int) -> Tensor:
     """(B, 2) x and y in pixels of the centres of cells; arguments as of :func:`around`."""
     height, width = grid
     return torch.stack([((cells % width) + 0.5) / width * side, ((cells // width) + 0.5) / height * side], 1)
@@ -174,7 +175,7 @@ def _triangles(source: Tensor, to: Tensor, side: int) -> Tensor:
     return weights / weights.sum(2, keepdim=True).clamp_min(1e-6)
 
 
-def _covered(boxes: Tensor, grid: tuple[int, int], side: int, dtype: "torch.dtype") -> list[Tensor]:
+def _covered(boxes: Tensor, grid: Sequence[int], side: int, dtype: "torch.dtype") -> list[Tensor]:
     """Shares of the h rows and of the w columns of cells that the boxes cover: (B, h) and (B, w)."""
     shares = []
     for cells, axis in ((grid[0], 1), (grid[1], 0)):

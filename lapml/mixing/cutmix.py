@@ -8,19 +8,25 @@ from lapml.mixing.boxes import Mixed, area, centred, mass, paste, square_sides, 
 from lapml.mixing.protocol import LABELS, Area, Draws, Evidence, Found, Maps, Mixer
 
 
-class Settings(Mixer):
-    name: Literal["cutmix"] = "cutmix"
+class Pasted(Mixer):
+    """What mixers have in common that :func:`pasted` ends."""
+
+    name: str
     alpha: Positive
     maps: Maps | Found | None  # for a label by what is seen
     area: Annotated[Area | None, LATER] = None  # clip(1 − λ, a_min, a_max), and the box shifted inside, not cut
-
-    summary = "the same box of the donor, anywhere"
 
     def labels(self) -> tuple[str, ...]:
         return tuple(LABELS)[1:] if self.maps else ("area",)
 
     def allowed(self) -> str:
         return f"{super().allowed()} with mixer.maps {self.maps or 'null'}"
+
+
+class Settings(Pasted):
+    name: Literal["cutmix"] = "cutmix"
+
+    summary = "the same box of the donor, anywhere"
 
 
 def boxes(lam: Tensor, uniform: Tensor, side: int) -> Tensor:
@@ -49,12 +55,13 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     return pasted(batch, evidence, settings, box, box)
 
 
-def pasted(batch: Draws, evidence: Evidence, settings: Settings, box_reference: Tensor, box_donor: Tensor) -> Mixed:
+def pasted(batch: Draws, evidence: Evidence, settings: Pasted, box_reference: Tensor, box_donor: Tensor) -> Mixed:
     """Paste boxes (B, 4) of one size, and label by area or by what is seen of ``settings.maps``."""
     side = batch.images.shape[-1]
     share = area(box_reference, side)
     ours, theirs = 1 - share, share
     if settings.label != "area":
+        assert settings.maps is not None
         maps = evidence.seen(settings.maps)
         ours = 1 - mass(maps[: batch.count], box_reference, side)
         theirs = mass(maps[batch.donors], box_donor, side)

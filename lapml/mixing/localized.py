@@ -48,11 +48,12 @@ class Settings(Patch):
 def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     """Replace the part of each reference that looks most like a part drawn from its donor."""
     images, donors, count = batch.images, batch.donors, batch.count
-    maps, side = _maps(evidence, settings), images.shape[-1]
+    features, maps, side = evidence.features, _maps(evidence, settings), images.shape[-1]
+    assert features is not None
     grid, theirs, maps = (maps.shape[1], maps.shape[2]), maps[donors], maps[:count]
     donor_cells = draw_cells(theirs, settings.temperature, batch.uniform[:, 0])
-    part = evidence.features.flatten(2)[donors, :, donor_cells]
-    cells, similarity = match_cells(evidence.features[:count], maps, part, settings.support)
+    part = features.flatten(2)[donors, :, donor_cells]
+    cells, similarity = match_cells(features[:count], maps, part, settings.support)
     extents = square_sides(batch.lam, settings.area, side)
     box_reference = around(cells, grid, extents, side)
     box_donor = around(donor_cells, grid, extents, side)
@@ -65,6 +66,7 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
 
 def _maps(evidence: Evidence, settings: Settings) -> Tensor:
     """(≥ B, h, w) on the grid of the features."""
+    assert evidence.features is not None
     if settings.maps == "gaussian":
         return centred_gaussian(evidence.features)
     return evidence.seen(settings.maps, (evidence.features.shape[2], evidence.features.shape[3]))

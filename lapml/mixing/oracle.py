@@ -25,6 +25,7 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
         Similarity is 1 where both show the part, else 0.
     """
     images, donors, count, truth = batch.images, batch.donors, batch.count, evidence.truth
+    assert truth is not None
     side = images.shape[-1]
     extents = square_sides(batch.lam, settings.area, side)
     theirs, own = truth.parts[donors], truth.parts[:count]

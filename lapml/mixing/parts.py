@@ -33,6 +33,7 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
         Similarity is the cosine of the two parts' descriptors; 0 where no part is shared.
     """
     images, donors, count, side = batch.images, batch.donors, batch.count, batch.images.shape[-1]
+    assert evidence.part_maps is not None and evidence.part_descriptors is not None
     both = slice(count), donors  # places in the batch of the references, of their donors
     objects, parts = evidence.seen("objects"), evidence.part_maps.nan_to_num(0, 0, 0)
     strength, cells = parts.flatten(2).max(2)  # (≥ B, K) each

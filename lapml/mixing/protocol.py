@@ -111,6 +111,7 @@ class Evidence:
             grid: (h, w) that maps made before training are averaged to; None leaves theirs.
         """
         if maps not in get_args(Found):
+            assert self.maps is not None
             return self.maps
         found = getattr(self, maps)
         if grid:
@@ -128,6 +129,9 @@ class Mixer(Section):
     finds_similar: ClassVar[bool] = False  # its Mixed has the parts' similarity: the adaptive margin can be taken
     uniform: ClassVar[int] = 2  # numbers that it draws for each image; mixers that draw as many are given the same ones
     second: ClassVar[bool] = False  # it takes the draws of a second box too
+
+    if TYPE_CHECKING:
+        name: str  # a field of every mixer that params.yaml can name; a custom mixer's own model has none
 
     _label: str | None = PrivateAttr(None)
 

@@ -7,7 +7,7 @@ from lapml.mixing.boxes import Mixed, centred, square_sides
 from lapml.mixing.protocol import Area, Draws, Evidence
 
 
-class Settings(cutmix.Settings):
+class Settings(cutmix.Pasted):
     name: Literal["random"] = "random"
     area: Area  # of the patch: clip(1 − λ, a_min, a_max), a share of the image
 
@@ -18,6 +18,7 @@ class Settings(cutmix.Settings):
 def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     """Paste a square of every donor, whose centre is drawn uniformly, around a centre of its own in the reference."""
     side = batch.images.shape[-1]
+    assert batch.second is not None
     extents = square_sides(batch.lam, settings.area, side)
     boxes = (centred(place * side, extents, side) for place in (batch.uniform[:, :2], batch.second[:, 1:]))
     return cutmix.pasted(batch, evidence, settings, *boxes)

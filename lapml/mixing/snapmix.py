@@ -55,6 +55,7 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     """
     images, donors, count, side = batch.images, batch.donors, batch.count, batch.images.shape[-1]
     maps = evidence.scores if settings.maps == "scores" else evidence.seen(settings.maps)
+    assert maps is not None and batch.second is not None
     to = cutmix.boxes(batch.lam, batch.uniform[:, :2], side)
     source = cutmix.boxes(batch.second[:, 0], batch.second[:, 1:], side)
     share = area(to, side)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lapml import mixing
 from lapml.common import custom
@@ -62,7 +63,7 @@ def reference(
     Returns:
         (the reference, images forwarded for it, images that will go backward for it).
     """
-    images, labels, weight, needs = batch.images, batch.labels, model.head.weight.detach(), settings.mixer.needs()
+    images, labels, weight, needs = batch.images, batch.labels, model.head.weight.detach(), settings.needs()
     evidence, embedding, logits, features = _known(needs, batch, stored), None, None, None
     joint = settings.joint
     if joint:
@@ -72,10 +73,13 @@ def reference(
     elif {"fresh", "scores"} & set(needs):
         features = _clean_features(model, images)
     if "fresh" in needs:
+        assert features is not None
         evidence |= {"maps": class_maps(features, weight, labels), "features": features}
     if "scores" in needs:
+        assert features is not None
         evidence["scores"] = snapmix.maps(features, weight, labels, images.shape[-1])
     if "attention" in needs:
+        assert frozen is not None
         with torch.no_grad():
             evidence["attention"] = frozen.features(images).float().mean(1)
     passes = (features is not None) + ("attention" in needs)
@@ -111,9 +115,9 @@ def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed
     Args:
         stored: {evidence that mixers ask for: what gives it}, a key of :data:`~lapml.mixing.FIELDS` each.
     """
-    if not batch.mixed or settings.joint or not set(settings.mixer.needs()) <= {"truth", *stored}:
+    if not batch.mixed or settings.joint or not set(needs := settings.needs()) <= {"truth", *stored}:
         return None
-    return mix(settings, batch, Evidence(**_known(settings.mixer.needs(), batch, stored)))
+    return mix(settings, batch, Evidence(**_known(needs, batch, stored)))
 
 
 @torch.no_grad()
@@ -130,6 +134,8 @@ def embedded(model: Classifier, images: Tensor, before: list[Tensor]) -> Tensor:
 
 def mix(settings: Method, batch: Batch, evidence: Evidence) -> Mixed:
     """Generate a batch by the row's mixer and label rule."""
+    assert batch.donors is not None and batch.lam is not None and batch.uniform is not None
+    assert settings.mixer is not None
     draws = Draws(batch.images, batch.labels, batch.donors, batch.lam, batch.uniform, batch.second)
     return mixing.mix(draws, evidence, settings.mixer.labelled(settings.label))
 
@@ -162,10 +168,12 @@ def loss(
     if clean is None:
         return total, {**stats, "ce": ce.detach()}
     if adaptive and mixed.similarity is None:
+        assert settings.mixer is not None
         raise LapmlError(f"{settings.mixer.name}: its Mixed has no similarity, expected one for the adaptive margin")
     if clean_logits is not None:
-        ce = ce + losses.cross_entropy(losses.full(clean_logits), labels, label_smoothing=label_smoothing)
+        ce = ce + cross_entropy(losses.full(clean_logits), labels, label_smoothing=label_smoothing)
     d = losses.distance(output.embedding, clean)
+    assert margin is not None and not isinstance(margin.m, str) and not isinstance(margin.weight, str)
     same, weight = labels == donor_labels, margin.weight * margin.every
     m = 2 * margin.m * mixed.rho if margin.scale == "share" else torch.full_like(d, margin.m)
     dominated = mixed.rho >= 0.5 if margin.pairs == "dominant" else None
@@ -174,6 +182,8 @@ def loss(
     stats |= {"d_mean": d.detach().mean(), "loss_margin": pairwise.detach(), "ce": ce.detach()}
     if adaptive is None:
         return total, {**stats, "beyond": losses.share(d.detach() > m, ~same)}
+    assert mixed.similarity is not None
+    assert not isinstance(adaptive.quantile, str) and not isinstance(adaptive.delta, str)
     similar = losses.similar_pairs(mixed.similarity, same, adaptive.quantile)
     if dominated is not None:
         similar = similar & ~dominated
@@ -185,14 +195,13 @@ def loss(
 
 def custom_loss(settings: Method, seen: Seen) -> Tensor:
     """A custom loss of a step, without its weight."""
-    function = custom.bound(settings.loss.name, settings.loss.sha256, "lapml.losses")
-    value = function(seen, **settings.loss.model_extra)
+    own = settings.loss
+    assert own is not None
+    value = custom.bound(own.name, own.sha256, "lapml.losses")(seen, **(own.model_extra or {}))
     device = seen.output.logits.device
     if not isinstance(value, Tensor) or value.ndim or value.device != device:
         found = type(value).__name__
         if isinstance(value, Tensor):
             found = f"a tensor of shape {tuple(value.shape)} on {value.device}"
-        raise LapmlError(
-            f"{settings.loss.name}: found {found}, expected a 0-d tensor on {device} to be returned, as of .mean()"
-        )
+        raise LapmlError(f"{own.name}: found {found}, expected a 0-d tensor on {device} to be returned, as of .mean()")
     return value

@@ -16,7 +16,7 @@ from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.data.truth import Annotations, Scene, box_pixels
 from lapml.localise.evidence import stored
-from lapml.mixing import Evidence, Mixed
+from lapml.mixing import Evidence, Mixed, localized
 from lapml.models.device import DTYPES
 from lapml.models.model import Classifier, build
 from lapml.training import methods
@@ -74,11 +74,11 @@ def freshly(method: Method) -> Method:
 
 def control(rows: dict[str, Method]) -> dict[str, Method]:
     """The row :data:`RANDOM`, if any mixes by localisation, to stand beside it."""
-    localized = next((method for method in rows.values() if method.mixer.name == "localized"), None)
-    if localized is None:
-        return {}
-    mixer = mixing.mixer("random", "area", alpha=localized.mixer.alpha, area=localized.mixer.area, maps=None)
-    return {RANDOM: localized.model_copy(update={"mixer": mixer, "label": "area"})}
+    for method in rows.values():
+        if isinstance(own := method.mixer, localized.Settings):
+            mixer = mixing.mixer("random", "area", alpha=own.alpha, area=own.area, maps=None)
+            return {RANDOM: method.model_copy(update={"mixer": mixer, "label": "area"})}
+    return {}
 
 
 class Made(NamedTuple):
@@ -116,7 +116,7 @@ class Mixes:
         view, mean, std = config.data.view, weights["mean"], weights["std"]
         self.batches = Batches(packed, chosen, view, mean, std, self.device, DTYPES[precision])
         self.size = min(config.train.batch, len(chosen))
-        needs = {need for method in rows.values() for need in method.mixer.needs()}
+        needs = {need for method in rows.values() for need in method.needs()}
         self.stored = {} if maps is None else stored(maps, needs, len(packed.index), self.device)
         self.frozen = None
         if "attention" in needs:
@@ -137,10 +137,11 @@ class Mixes:
             ]
             for clean, *each in zip(*epochs, strict=True):
                 maps = methods.reference(self.model, DRIVER, clean, self.model)[0].evidence
-                known = {DRIVER.mixer.needs(): maps}
+                assert maps.maps is not None
+                known = {DRIVER.needs(): maps}
                 made: dict[str, Made] = {}
                 for (name, method), batch in zip(self.rows.items(), each, strict=True):
-                    needs = method.mixer.needs()
+                    needs = method.needs()
                     if needs not in known:
                         asked = methods.reference(self.model, method, batch, self.model, self.frozen, self.stored)
                         known[needs] = asked[0].evidence

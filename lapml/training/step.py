@@ -1,13 +1,13 @@
 """A model as it trains, and one step of it: mix, forward, loss, backward, update."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from timm.layers import convert_sync_batchnorm
+from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]  # which timm exports implicitly
 from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.nn.functional import cross_entropy
@@ -42,7 +42,7 @@ class Learner:
     bank: Bank | None
     frozen: Classifier | None  # as it was before training, for mixers that attend by it
     cast: Callable[[], AbstractContextManager]
-    maps: dict[str, methods.Stored] = field(default_factory=dict)  # what the stage `localise` found, as evidence
+    maps: Mapping[str, methods.Stored] = field(default_factory=dict)  # what the stage `localise` found, as evidence
 
     def set_rate(self, lr: float, head_lr_mult: float) -> None:
         """Set the learning rates of the backbone, and of the head."""
@@ -52,7 +52,7 @@ class Learner:
     @property
     def stored(self) -> dict[str, methods.Stored]:
         """The evidence that is at hand before a batch's step, and what gives it."""
-        return ({"recent": self.bank} if self.bank else {}) | self.maps
+        return {**({"recent": self.bank} if self.bank else {}), **self.maps}
 
     def ahead(self, batch: Batch) -> Mixed | None:
         """What can be mixed before a batch's step."""
@@ -82,9 +82,10 @@ def make_learner(
             )
         # timm's: torch's own drops the activations that timm fuses into batch norm
         model = convert_sync_batchnorm(model)
-    model.to(device, DTYPES[precision], memory_format=torch.channels_last)
+    # torch's stubs have memory_format without a device only
+    model.to(device, DTYPES[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
     training_mode(model, train.batch_norm)
-    needs = settings.mixer.needs() if settings.mixer else ()
+    needs = settings.needs()
     bank = frozen = None
     if "recent" in needs:
         bank = Bank(images, model.head.in_features, config.data.view.side // model.stride, device)
@@ -130,8 +131,8 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
             with record_function("mix"):
                 mixed = methods.mix(settings, batch, seen.evidence)
         asked = batch.mixed and settings.loss is not None and settings.loss.reference
-        detached = asked or batch.margins and margin.reference == "detached"
-        before = running_statistics(learner.model) if detached else None
+        detached = asked or batch.margins and margin is not None and margin.reference == "detached"
+        before = running_statistics(learner.model) if detached else []
         with record_function("forward"):
             output = learner.forward(mixed.images if mixed else batch.images)
         if detached:
@@ -152,8 +153,7 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
                 donor_labels = batch.labels[mixed.donors]
                 credit = credit * (1 - mixed.rho) + (guess == donor_labels) * mixed.rho
             if settings.loss is not None:
-                seen = methods.Seen(output, labels, donor_labels, mixed, embedded)
-                extra = methods.custom_loss(settings, seen)
+                extra = methods.custom_loss(settings, methods.Seen(output, labels, donor_labels, mixed, embedded))
                 loss, stats = loss + settings.loss.weight * extra, stats | {"loss_custom": extra.detach()}
             if learner.model.projects:
                 loss = loss + 0 * output.embedding.sum()  # DDP wants a gradient for each parameter in every step

@@ -139,7 +139,7 @@ def test_numbers_in_place_of_tuned(tmp_path):
         (
             "methods.cutmix.mix.cooldown_epochs=18",
             "methods.cutmix.mix.cooldown_epochs: found 18, expected less than the 18 epochs that train.epochs (20) leaves after "
-            "warmup_epochs (2): the row would never mix",
+            "warmup_epochs (2): the method would never mix",
         ),
         (
             "methods.margin.mix.cooldown_epochs=17",

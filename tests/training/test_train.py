@@ -220,7 +220,7 @@ def test_synchronised_batch_norm_keeps_the_activations_that_are_fused_into_it(sm
     _, it = batch_and_learner(small_run("baseline", "model.name=tf_efficientnet_lite0"), packed)
     images = torch.rand(2, 3, 48, 48)
     expected = it.model.eval()(images).logits
-    torch.testing.assert_close(train.convert_sync_batchnorm(it.model).eval()(images).logits, expected)
+    torch.testing.assert_close(stepping.convert_sync_batchnorm(it.model).eval()(images).logits, expected)
 
 
 @pytest.mark.parametrize("batch_norm", ["local", "frozen"])
@@ -410,7 +410,7 @@ def test_a_run_that_keeps_no_state_asks_for_none(small_run, packed, monkeypatch)
 )
 def test_modes_are_set_where_something_changed_them(small_run, packed, monkeypatch, row, batch_norm):
     """Once, and after each step that took a margin's references in evaluation mode; every step begins in the right ones."""
-    step, original, margins, calls = stepping.take_step, train.training_mode, [], []
+    step, original, margins, calls = stepping.take_step, stepping.training_mode, [], []
 
     def counted(model, how):
         calls.append(how)

@@ -105,9 +105,8 @@ def _measured(name: str, maps: np.ndarray, truth: Places, params: Params) -> dic
     ):
         row |= {metric: value, f"{metric}_low": low[column], f"{metric}_high": high[column]}
     if maps.shape[2] == 1 and name != PARTS:
-        row["box_acc"] = np.mean(
-            [max_box_acc(each[:, 0], truth.boxes, SIDE, THRESHOLDS).max_box_acc_v2 for each in maps]
-        )
+        found = [max_box_acc(each[:, 0], truth.boxes, SIDE, THRESHOLDS).max_box_acc_v2 for each in maps]
+        row["box_acc"] = float(np.mean(found))
     return row
 
 
@@ -125,7 +124,7 @@ def sums(maps: np.ndarray, truth: Places, only_shown: bool) -> tuple[np.ndarray,
     mass = np.einsum("snkhw,nhw->snk", maps, inside) / np.where(total > 0, total, 1)
     known = (flat.max(3) >= SHOWN) if only_shown else total > 0
 
-    seen = truth.parts[..., 2].any(1)
+    seen = np.any(truth.parts[..., 2], 1)
     scaled = truth.aspect[:, None]
     away = np.linalg.norm(
         np.stack([x, y], -1)[..., None, :] * scaled[:, None] - (truth.parts[..., :2] * scaled)[:, None], axis=-1

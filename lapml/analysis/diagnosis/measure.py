@@ -1,6 +1,7 @@
 """`lapml diagnose`: measure every mixer of a suite, and write the table, the figures and the gallery."""
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -105,7 +106,7 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
         "data_sha256": packed.meta["sha256"],
         "models_sha256": checksums,
         "object": "masks" if masks is not None else "boxes" if annotations else "unknown",
-        "masks_sha256": hashlib.sha256(masks).hexdigest() if masks is not None else None,
+        "masks_sha256": hashlib.sha256(masks.data).hexdigest() if masks is not None else None,
         "device": device_name(mixes.device),
         "versions": versions(),
     }
@@ -114,6 +115,7 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
     if compared is None:
         return Measured(table, maps, ratios, _labels(bins), record)
     record["compared"] = len(compared)
+    assert annotations is not None and maps_found is not None
     truth = localisers.places(annotations, packed.index[["width", "height"]].to_numpy(np.float64), compared)
     beside = localisers.compare(maps_found, truth, compared, of_models, params)
     return Measured(table, maps, ratios, _labels(bins), record, beside)
@@ -247,18 +249,18 @@ def _ratios(
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = draws["loc_cutmix"][:, column] / draws[against][:, column]
                 value = by_method.loc["loc_cutmix", metric] / by_method.loc[against, metric]
-            low, high = intervals.percentiles(ratio, confidence)
+            low, high = (float(end) for end in intervals.percentiles(ratio, confidence))
             if metric in COUNTED and sums[against][0][..., column].sum() < EVENTS:  # a handful would decide
-                low = high = np.nan
-            rows.append({"metric": metric, "against": against, "ratio": value, "low": float(low), "high": float(high)})
+                low = high = math.nan
+            rows.append({"metric": metric, "against": against, "ratio": value, "low": low, "high": high})
     return pd.DataFrame(rows, columns=["metric", "against", "ratio", "low", "high"])
 
 
 def _fill(bins: np.ndarray, rho: torch.Tensor, truth: torch.Tensor, applies: torch.Tensor) -> None:
     """Add images to bins of ρ: (images, sum of ρ, sum of true shares)."""
-    rho, truth = rho[applies].cpu().double().numpy(), truth[applies].cpu().double().numpy()
-    place = np.clip((rho * BINS).astype(int), 0, BINS - 1)
-    np.add.at(bins, place, np.stack([np.ones_like(rho), rho, truth], 1))
+    given, true = rho[applies].cpu().double().numpy(), truth[applies].cpu().double().numpy()
+    place = np.clip((given * BINS).astype(int), 0, BINS - 1)
+    np.add.at(bins, place, np.stack([np.ones_like(given), given, true], 1))
 
 
 def _labels(bins: dict[str, np.ndarray]) -> pd.DataFrame:

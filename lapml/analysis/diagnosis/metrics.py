@@ -48,6 +48,7 @@ def shares(mixed: Mixed) -> Shares:
     if mixed.mask is not None:
         over = interpolate(mixed.mask.float()[:, None], (side, side), mode="nearest")[:, 0]
         return Shares(over, over, scale)
+    assert mixed.box_reference is not None
     to = inside(mixed.box_reference, side).float()
     if mixed.box_donor is None:
         return Shares(to, torch.zeros_like(to), scale)
