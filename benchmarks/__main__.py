@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, RAW, ParamsFile, Set, known, load, plain
+from lapml.cli.common import DEFAULT, RAW, ParamsFile, Set, find_dataset, load, plain
 
 app = typer.Typer(add_completion=False, help="Measure what lapml costs on this machine.", **RAW)
 
@@ -20,7 +20,7 @@ Output = Annotated[
 def _settings(params: Path, overrides: list[str], dataset: str):
     settings, paths = load(params, overrides)
     dataset = dataset or settings.datasets[0]
-    known(settings, dataset)
+    find_dataset(settings, dataset)
     return settings, paths, dataset
 
 

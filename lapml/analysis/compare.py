@@ -104,7 +104,7 @@ def markdown(result: dict[str, Any]) -> str:
     if found := result["mcnemar"]:
         p = chance(found["p"])
         notes = [
-            f"McNemar’s exact test: images that only {escaped(others[0]['row'])} gets right: {found['only_row']}; that only "
+            f"McNemar’s exact test: images that only {escaped(others[0]['method'])} gets right: {found['only_row']}; that only "
             f"{reference} does: {found['only_reference']}; p {p if p.startswith('<') else f'= {p}'}.",
             *notes,
         ]
@@ -132,11 +132,11 @@ def _seed_notes(table: list[dict[str, Any]]) -> list[str]:
     if all(row["seeds"] == base["seeds"] for row in others):
         notes = [f"Seeds of every row: {listed(base['seeds'])}."]
     else:
-        notes = ["Seeds: " + "; ".join(f"{listed(row['seeds'])} of {row['row']}" for row in table) + "."]
+        notes = ["Seeds: " + "; ".join(f"{listed(row['seeds'])} of {row['method']}" for row in table) + "."]
     for row in others:
         if len(row["paired_seeds"]) < max(len(row["seeds"]), len(base["seeds"])):
             notes.append(
-                f"{row['row']} over {base['row']}: by the seeds that both have ({listed(row['paired_seeds'])})."
+                f"{row['method']} over {base['method']}: by the seeds that both have ({listed(row['paired_seeds'])})."
             )
     if any(len(row["paired_seeds"]) == 1 for row in others):
         notes.append("Where one seed is compared, p is of the images only, and nothing is called significant.")

@@ -94,7 +94,8 @@ def measure(
     frames, table = [], []
     for label, row in rows.items():
         found = [
-            _of_run(run.folder, mixer, localise, images, root).assign(row=label, seed=seed) for seed, run in row.items()
+            _of_run(run.folder, mixer, localise, images, root).assign(method=label, seed=seed)
+            for seed, run in row.items()
         ]
         frames += found
         table.append({"method": label, "seeds": list(row), **_summary(found, edges, confidence)})

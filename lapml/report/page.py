@@ -151,7 +151,7 @@ def _dataset(
         "beside": {
             "heads": ["published row", "top-1 %", "source"],
             "rows": [
-                [each.row, f"{each.top1:.2f}", each.source] for each in params.report.beside if each.dataset == name
+                [each.method, f"{each.top1:.2f}", each.source] for each in params.report.beside if each.dataset == name
             ],
         },
         "tuned": studies.shown({key[1]: record for key, record in tuned.items() if key[0] == name}, params.of(name)),

@@ -110,11 +110,11 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
             copy_file(paths.tuned(dataset, method), target / "tuned" / dataset / f"{method}.json")
 
 
-def _drawn(params: Params, paths: Paths, dataset: str) -> bool:
-    """Whether what was packed, not only what params name, is drawn."""
+def _is_synthetic(params: Params, paths: Paths, dataset: str) -> bool:
+    """Whether the packed data, not only the settings' source, are synthetic."""
     meta = paths.pack(dataset) / "meta.json"
     packed = json.loads(meta.read_text(encoding="utf-8"))["source"]["kind"] if meta.is_file() else "drawn"
-    return params.data[dataset].source == "synthetic" == packed
+    return params.data[dataset].source == "synthetic" and packed == "drawn"
 
 
 def _refuse_pictures(params: Params, paths: Paths, html: Path) -> None:
@@ -122,7 +122,7 @@ def _refuse_pictures(params: Params, paths: Paths, html: Path) -> None:
         raise LapmlError(f"{html}: does not say whether it shows pictures of the data; run `lapml report` again")
     if shown and not params.report.images:
         raise LapmlError(f"{html}: shows pictures of the data, and report.images is false; run `lapml report` again")
-    foreign = [name for name in params.datasets if not _drawn(params, paths, name)]
+    foreign = [name for name in params.datasets if not _is_synthetic(params, paths, name)]
     if shown and foreign:
         raise LapmlError(
             f"{html}: shows pictures of {', '.join(foreign)}, which are not ours to publish; "

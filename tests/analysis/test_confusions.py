@@ -108,7 +108,7 @@ def test_the_table_says_what_the_numbers_are(runs):
     result = confusions(runs, replicates=100)
     lines = markdown(result).splitlines()
     assert lines[0].startswith(
-        "| row | seeds | between sisters % (± 95 %) | over baseline [95 %], p | over the row above"
+        "| method | seeds | between sisters % (± 95 %) | over baseline [95 %], p | over the row above"
     )
     assert lines[0].endswith("| other mistakes % | Sparrow (3) | Tern (2) |")
     assert len({line.count("|") for line in lines[:5]}) == 1

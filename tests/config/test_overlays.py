@@ -60,13 +60,13 @@ def test_null_clears_a_value_a_section_and_an_entry(overlay):
     )
     params = config.load(path)
     assert params.model.truncate is None and list(params.data) == ["mine"] and "cutout" not in params.methods
-    assert "cutout" not in params.report.steps and params.data["mine"].drawn is None
+    assert "cutout" not in params.report.steps and params.data["mine"].synthetic is None
 
 
 def test_a_mixer_of_another_name_replaces_the_whole_section(overlay):
     params = config.load(overlay("methods: {cutmix_semantic: {mixer: {name: mixup}, label: null}}"))
     assert params.methods["cutmix_semantic"].mixer.model_dump() == {"name": "mixup", "alpha": 1.0}  # no `maps` is left
-    same = config.load(overlay("methods: {cutmix_semantic: {mixer: {name: cutmix, beta: 0.5}}}"))
+    same = config.load(overlay("methods: {cutmix_semantic: {mixer: {name: cutmix, alpha: 0.5}}}"))
     assert same.methods["cutmix_semantic"].mixer.recorded() == {"name": "cutmix", "alpha": 0.5, "maps": "objects"}
 
 

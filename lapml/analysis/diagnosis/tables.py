@@ -112,7 +112,7 @@ def markdown(found: Measured, params: Params) -> str:
     else:
         lines += ["| row | " + " | ".join(heads.values()) + " |", "|" + " --- |" + " ---: |" * len(heads)]
     for row in found.table.to_dict("records"):
-        lines.append(f"| {escaped(row['row'])} | " + " | ".join(cell(row, metric) for metric in heads) + " |")
+        lines.append(f"| {escaped(row['method'])} | " + " | ".join(cell(row, metric) for metric in heads) + " |")
     if maps := of_maps(found):
         lines += ["", "| class maps | measured | chance |", "| --- | ---: | ---: |"]
         lines += ["| " + " | ".join(row) + " |" for row in maps]

@@ -62,4 +62,4 @@ class Reader(Protocol):
 
 def reader(name: str) -> Reader:
     """The reader of that name, one of those that the schema allows as ``data.NAME.reader``."""
-    return import_module(f"lapml.data.{name}")
+    return import_module(f"lapml.data.readers.{name}")
