@@ -108,7 +108,7 @@ def looked_up(
 def _first(error: ValidationError) -> str:
     """The first mistake of a user's keys: key, found, expected."""
     first = error.errors()[0]
-    says = {"missing": "missing; add it", "extra_forbidden": "unknown key; remove it or mend its spelling"}
+    says = {"missing": "missing; add it", "extra_forbidden": "unknown key; remove it or correct its spelling"}
     message = says.get(first["type"]) or f"found {first['input']!r}, expected: {first['msg']}"
     if first["type"] == "value_error":  # theirs: says what was found
         message = first["msg"].removeprefix("Value error, ")

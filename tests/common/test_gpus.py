@@ -266,7 +266,7 @@ def test_memory_that_does_not_suffice(error, why):
         raise error
     text = str(raised.value)
     assert text.startswith(f"three models do not fit into the GPU's memory ({why}") and "\n" not in text
-    assert "; take one; what was saved before is intact" in text
+    assert "; take one; saved states are intact" in text
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), LapmlError("bad"), ValueError("out of memory")])

@@ -145,10 +145,10 @@ def test_bad_bases(tmp_path):
     path = tmp_path / "a.yaml"
     for text, said in (
         ("base: nowhere.yaml", f"a.yaml: base: found no file {tmp_path / 'nowhere.yaml'}"),
-        ("base: a.yaml", "base: found 'a.yaml', which is a file that it is the base of"),
+        ("base: a.yaml", "base: found 'a.yaml', which is itself based on this file"),
         ("base: 3", "base: found 3, expected a file such as base.yaml"),
-        ("base: b.yaml", "base: found 'a.yaml', which is a file that it is the base of"),
-        ("train: {lr: 1}", "datasets: missing; add it, or begin with `base:` and the file that this one changes"),
+        ("base: b.yaml", "base: found 'a.yaml', which is itself based on this file"),
+        ("train: {lr: 1}", "datasets: missing; add it, or start with `base:` and the file to change"),
     ):
         path.write_text(text)
         (tmp_path / "b.yaml").write_text("base: a.yaml")
