@@ -88,10 +88,10 @@ def train(
     from lapml.common import ranks
     from lapml.data.fetch.sources import refuse_other
     from lapml.localise.evidence import opened
-    from lapml.runs.execute import Packed, execute, pick_device, resolved, smoked
+    from lapml.runs.execute import Packed, execute, pick_device, resolve_smoke, resolved
 
     config = (
-        smoked(settings, dataset, method, seed)
+        resolve_smoke(settings, dataset, method, seed)
         if smoke
         else resolved(settings, paths, dataset, method, seed, development)
     )

@@ -29,7 +29,7 @@ from lapml.files import write_json, write_text
 from lapml.localise.evidence import opened
 from lapml.paths import Paths
 from lapml.report.figures import STYLE, look, svg
-from lapml.runs.execute import own_data, ready
+from lapml.runs.execute import open_data, ready
 from lapml.runs.folder import open_run
 from lapml.training.losses import band, distance
 from lapml.training.mixes import Mixes, freshly
@@ -141,7 +141,7 @@ def _edges(settings: dict[str, Method]) -> Edges | None:
 @torch.no_grad()
 def _of_run(folder: Path, mixer: Method, localise: dict | None, images: int, root: Path) -> pd.DataFrame:
     record, provenance = open_run(folder)
-    packed = own_data(record, provenance, root)
+    packed = open_data(record, provenance, root)
     run = ready(folder, record, len(packed.class_names))
     run.model.eval()
     mixing = {"settings": mixer, "seed": 0, "localise": localise and Localise(**localise)}
