@@ -40,7 +40,7 @@ def plain(function):
                 raise
             what, advice = (
                 "the models and images of this command do not fit into the GPU's memory",
-                "take a GPU that nobody else uses",
+                "take a GPU that no other process uses",
             )
             message = str(OutOfMemoryError(what, error, advice))
         except KeyboardInterrupt:

@@ -59,7 +59,7 @@ class Extractor:
             raise OutOfMemoryError(
                 f"localise.side: {size} images of {images.shape[1]} px do not fit into the GPU's memory",
                 error,
-                "try a smaller side, or another GPU that nobody else uses",
+                "try a smaller side, or a GPU that no other process uses",
             ) from None
 
     def _forward(self, pixels: Tensor) -> Tensor:
