@@ -6,7 +6,7 @@ stored square, and 16-bit numbers are floating-point:
     rows.npy             (n,) int64, ascending: the images that were localised
     objects.npy          (n, h, w) fp16 ≥ 0: object maps; 0 where no object is
     parts.npy            (n, K, h, w) fp16 ≥ 0: part maps; 1 is strong
-    activation.npy       (n, h, w) fp16 in 0..1: class maps of the network's own classifier (activation.py)
+    activation.npy       (n, h, w) fp16 in 0..1: class maps of the model's own classifier (activation.py)
     descriptors.npy      (n, K, D) fp16, unit length: what each part looks like; 0 where it is nowhere
     strengths.npy        (n, K) fp32: the peak of each part's map
     fitted.safetensors   what the maps were made by, to localise other images

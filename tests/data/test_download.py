@@ -446,7 +446,7 @@ def test_rest_has_to_fit_only(page, url, folder, monkeypatch):
 )
 def test_no_url(folder, url, bad):
     with pytest.raises(
-        LapmlError, match=r"found .*, expected drawn, official, .*http\(s\) URLs.*set data.birds.source"
+        LapmlError, match=r"found .*, expected synthetic, official, .*http\(s\) URLs.*set data.birds.source"
     ):
         get(folder, url, bad)
     assert not folder.exists()

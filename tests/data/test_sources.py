@@ -576,7 +576,7 @@ def test_mirrors(cub, paths, mirrored, served, official):
     del urls[1]
     sources.fetch("birds", mirrored(*urls), paths)
     assert record(paths)["source"] == urls[1]
-    with pytest.raises(LapmlError, match=r"found 'cub.tgz', expected drawn, official, a folder, .*http\(s\) URLs"):
+    with pytest.raises(LapmlError, match=r"found 'cub.tgz', expected synthetic, official, a folder, .*http\(s\) URLs"):
         sources.fetch("birds", mirrored("cub.tgz", urls[1]), paths)
 
 
@@ -587,7 +587,7 @@ def test_download_fails(paths, settings, served, official):
         sources.fetch("birds", settings(f"{url}/none.tgz"), paths)
     with pytest.raises(LapmlError, match="cannot be downloaded: .*no network"):
         sources.fetch("birds", settings("http://127.0.0.1:9/cub.tgz"), paths)  # nobody listens there
-    with pytest.raises(LapmlError, match=r"expected drawn, official, a folder, an archive, or http\(s\) URLs"):
+    with pytest.raises(LapmlError, match=r"expected synthetic, official, a folder, an archive, or http\(s\) URLs"):
         sources.fetch("birds", settings("s3://bucket/cub.tgz"), paths)
     (folder / "page.tgz").write_text("<html>sign in</html>" * 100)
     with pytest.raises(
