@@ -41,7 +41,7 @@ def trace(params: Params, paths: Paths, dataset: str, steps: int, output: Path |
         parts[method] = {name: seconds / steps for name, seconds in _parts(profiler, cuda).items()}
         parts[method]["the rest"] = max(0.0, whole - sum(parts[method].values()))
         parts[method]["step"] = whole
-        traces.append(paths.base / "bench" / f"trace-{row}.json.gz")
+        traces.append(paths.base / "bench" / f"trace-{method}.json.gz")
         traces[-1].parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(traces[-1]))
     record = {**here.record(), "rounds": 1, "steps": steps, "seconds_per_step": parts}
