@@ -98,7 +98,7 @@ def rows(folders: Sequence[Path], baseline: str | None = None, top: int = 1) -> 
     runs = [read(folder, top) for several in found for folder in several]
     refuse_other_images(runs)
     grouped = group(runs)
-    first = [label for label, row in grouped.items() if any(run.folder in found[0] for run in row.values())]
+    first = [label for label, by_seed in grouped.items() if any(run.folder in found[0] for run in by_seed.values())]
     reference = baseline or (BASELINE if BASELINE in first else first[0])
     if reference not in grouped:
         raise LapmlError(f"--baseline: found {reference!r}, expected one of {listed(map(repr, grouped))}")
@@ -135,47 +135,47 @@ def group(runs: list[Run]) -> dict[str, Row]:
     for run in runs:
         settings = {key: value for key, value in run.config.items() if key != "seed" or len(runs) == 2}
         groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
-    rows: dict[str, Row] = {}
+    methods: dict[str, Row] = {}
     for label, members in zip(_labels([_flat(json.loads(key)) for key in groups]), groups.values(), strict=True):
-        row = rows[label] = {}
+        runs_of = methods[label] = {}
         for run in sorted(members, key=lambda run: run.config["seed"]):
-            if other := row.get(seed := run.config["seed"]):
+            if other := runs_of.get(seed := run.config["seed"]):
                 raise LapmlError(
                     f"{run.folder}: found seed {seed} of {label} again, expected each seed of a method once; leave it or "
                     f"{other.folder} out"
                 )
-            row[seed] = run
-    if len(rows) == 1:
-        seeds = listed(rows[label])
+            runs_of[seed] = run
+    if len(methods) == 1:
+        seeds = listed(methods[label])
         raise LapmlError(
             f"found one method, {label} (seed {seeds}), expected two or more to compare; give runs of another"
         )
-    return rows
+    return methods
 
 
-def paired(label: str, row: Row, reference: str, base: Row) -> tuple[list[Run], list[Run]]:
+def paired(label: str, runs: Row, reference: str, base: Row) -> tuple[list[Run], list[Run]]:
     """The runs of a method and of the reference to compare: those of the same seed, or the single runs.
 
     Raises:
         LapmlError: they have no seed in common.
     """
-    if len(row) == len(base) == 1:
-        return list(row.values()), list(base.values())
-    common = [seed for seed in row if seed in base]
+    if len(runs) == len(base) == 1:
+        return list(runs.values()), list(base.values())
+    common = [seed for seed in runs if seed in base]
     if not common:
         raise LapmlError(
-            f"{label}: found seed {listed(row)}, expected at least one of {reference}'s ({listed(base)}), for only runs of the "
+            f"{label}: found seed {listed(runs)}, expected at least one of {reference}'s ({listed(base)}), for only runs of the "
             "same seed are compared; train it with these seeds, or choose another --baseline"
         )
-    return [row[seed] for seed in common], [base[seed] for seed in common]
+    return [runs[seed] for seed in common], [base[seed] for seed in common]
 
 
-def caveats(rows: dict[str, Row]) -> list[str]:
+def caveats(methods: dict[str, Row]) -> list[str]:
     """Sentences on other differences between the methods."""
-    own = ("suite", "method", "seed", "settings")
+    compared = ("suite", "method", "seed", "settings")
     flats = {
-        label: _flat({key: value for key, value in next(iter(row.values())).config.items() if key not in own})
-        for label, row in rows.items()
+        label: _flat({key: value for key, value in next(iter(runs.values())).config.items() if key not in compared})
+        for label, runs in methods.items()
     }
     settings = []
     for key in dict.fromkeys(key for flat in flats.values() for key in flat):
@@ -186,7 +186,7 @@ def caveats(rows: dict[str, Row]) -> list[str]:
         if len(labels) > 1:
             settings.append(f"{key} ({'; '.join(f'{value}: {listed(names)}' for value, names in labels.items())})")
     notes = [f"The runs differ in more than their method: {listed(settings)}."] if settings else []
-    origins = [run.origin for row in rows.values() for run in row.values()]
+    origins = [run.origin for runs in methods.values() for run in runs.values()]
     for key in ORIGIN:
         values = dict.fromkeys(str(origin.get(key) or "unknown") for origin in origins)
         if len(values) > 1:

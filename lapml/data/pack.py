@@ -171,7 +171,7 @@ class Packing:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Alone in ``folder``, which is made if need be; whoever is done may remove it, and the lock with it."""
+    """Hold the lock of ``folder``, which is made if needed; a finished process may remove it, with the lock."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "lock", "w") as lock:

@@ -34,7 +34,7 @@ class Reservoir:
 
     Args:
         channels: C of a row.
-        seed: what is drawn for a row depends on this and on how many came before it.
+        seed: what is drawn for a row depends on this and on the number of rows before.
     """
 
     def __init__(self, channels: int, seed: int):

@@ -178,7 +178,7 @@ def _array(file: Path, kind: type, shape: tuple[int, ...], again: str) -> np.nda
 
 
 class Growing:
-    """An .npy file of a known shape that is written row by row, and can be taken up again after any row.
+    """An .npy file of a known shape that is written row by row, and can be continued after any row.
 
     Written, not mapped: the pages of a map would count as this process's memory.
     """
@@ -197,7 +197,7 @@ class Growing:
         return self.file.is_file() and self.file.stat().st_size >= len(self.head) + done * self.row
 
     def begin(self, done: int) -> None:
-        """Go on after ``done`` rows, 0 for a new file."""
+        """Continue after ``done`` rows, 0 for a new file."""
         if done:
             os.truncate(self.file, len(self.head) + done * self.row)
         else:

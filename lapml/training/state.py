@@ -146,7 +146,7 @@ class Checkpoint:
         return history, now
 
     def _found(self, replace: bool, log: Callable[[str], None]) -> dict[str, Any] | None:
-        """The state that is gone on with, or None; any other is set aside."""
+        """The state to continue from, or None; any other is set aside."""
         if self.path is None or not self.path.exists():
             return None
         state = saved.read(self.path)
