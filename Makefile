@@ -64,7 +64,7 @@ bench: $(VENV)/.main  ## measure costs on this machine (after `make reproduce`),
 
 # gpu-SUITE makes the table of suites/SUITE.yaml on GPUs, over as many occasions as it takes: what is published is taken
 # over, JOBS runs at a time share the GPUs, and within a minute of its end every run is published, even where others fail or
-# LIMIT seconds (0: none) are over; those of the row that is diagnosed wait for its diagnosis. Give the same command again
+# LIMIT seconds (0: none) are over; those of the diagnosed method wait for its diagnosis. Give the same command again
 # to go on. (Ctrl-C ends it where there is no LIMIT; else `pkill -INT snakemake` does.)
 GPU_SUITES = recipe-cub200 choices-cub200 cub200 cub200-448 cub200-scratch paper
 JOBS    ?= 1
@@ -94,7 +94,7 @@ gpu-why: $(VENV)/.main  ## after gpu-cub200: which mistakes each stage removes, 
 	@mv $(WHY)/.confusions.tmp $(WHY)/confusions.md; cat $(WHY)/confusions.md
 	@$(BIN)/lapml distances $(addprefix results/cub200/runs/cub200/,$(STAGES) snapmix) --images 2000 --output $(WHY)
 
-# model, side of the input, stored side; pack and results lie in results/NET-SIDE
+# model, side of the input, stored side; pack and results lie in results/MODEL-SIDE
 GPU_BENCHES = resnet50-224-256 resnet50-448-512 resnet18-224-256 tf_efficientnet_lite0-224-256
 gpu-bench: $(addprefix gpu-bench-,$(GPU_BENCHES))  ## measure costs on one GPU (set LAPML_CUB200), into results/published/bench/gpu/
 gpu-bench-%: $(VENV)/.main

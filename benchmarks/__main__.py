@@ -1,26 +1,26 @@
-"""``python -m benchmarks``: what lapml costs, measured on the machine at hand."""
+"""``python -m benchmarks``: what lapml costs on this machine."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, RAW, ParamsFile, Set, known, load, plain
+from lapml.cli.common import DEFAULT, RAW, ParamsFile, Set, find_dataset, load, plain
 
 app = typer.Typer(add_completion=False, help="Measure what lapml costs on this machine.", **RAW)
 
-Repeats = Annotated[int, typer.Option(min=2, help="Rounds; every round times every contender once.")]
-Steps = Annotated[int, typer.Option(min=1, help="Steps a contender and round; best a multiple of margin.every.")]
+Repeats = Annotated[int, typer.Option(min=2, help="Rounds; each round times every contender once.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps per contender and round, best a multiple of margin.every.")]
 Dataset = Annotated[str, typer.Argument(help="A data set; the suite's first by default.")]
 Output = Annotated[
-    Path | None, typer.Option(help="Writes its JSON, table and plot into OUTPUT/SUITE; only printed without it.")
+    Path | None, typer.Option(help="Folder for JSON, table and plot, below OUTPUT/SUITE; default: print only.")
 ]
 
 
 def _settings(params: Path, overrides: list[str], dataset: str):
     settings, paths = load(params, overrides)
     dataset = dataset or settings.datasets[0]
-    known(settings, dataset)
+    find_dataset(settings, dataset)
     return settings, paths, dataset
 
 
@@ -53,7 +53,7 @@ def loaders(
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Time the data's way to the model against torchvision's and timm's loaders.
+    """Time the data path against torchvision's and timm's loaders.
 
     Example: python -m benchmarks loaders --repeats 5
     """
@@ -72,7 +72,7 @@ def options(
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Time a step with torch's own options (channels_last, fused optimisers, compilation) against the step as it is.
+    """Time a step with torch's own options (channels_last, fused optimisers, compilation) against the plain step.
 
     Example: python -m benchmarks options --repeats 5
     """
@@ -109,7 +109,7 @@ def profile(
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Where the time of a step goes, and a trace of it.
+    """Profile a step by its parts, and write a trace.
 
     Example: python -m benchmarks profile --steps 20
     """

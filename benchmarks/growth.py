@@ -27,8 +27,8 @@ SIDES = (48, 64, 96, 128, 160, 224)
 SHARES = (0.125, 0.25, 0.5, 1.0)  # of the images
 TIMES = (1, 3, 9)  # the suite's seeds
 PANELS = {  # name: (what grows, unit of the times)
-    "batch": ("images a batch", "ms a step"),
-    "side": ("side of the input in pixels", "ms a step"),
+    "batch": ("images per batch", "ms per step"),
+    "side": ("side of the input in pixels", "ms per step"),
     "images": ("images", "s of packing"),
     "runs": ("runs of the suite", "s"),
 }
@@ -67,19 +67,19 @@ def growth(params: Params, paths: Paths, dataset: str, repeats: int, steps: int,
 def _steps(
     here: Bench, paths: Paths, repeats: int, steps: int, key: str, values: tuple[int, ...]
 ) -> dict[tuple[str, int], list[float]]:
-    """Seconds of a step of the first and the last row, at each batch or side that the data and the model allow."""
+    """Seconds per step of the first and the last method, at each batch or side that the data and the model allow."""
     contenders: dict[tuple[str, int], Callable[[], float]] = {}
     for value in values:
         try:
             sized = _sized(here, paths, key, value)
-            for row in here.ends():
-                config = sized.config(row)
-                it, weights = sized.learner(config)
+            for method in here.ends():
+                config = sized.config(method)
+                learner, weights = sized.make_learner(config)
                 pool = sized.batches(config, weights)
                 pool.steps(config.train.batch)
-                step = stepper(it, endless(pool, config, it))
+                step = stepper(learner, endless(pool, config, learner))
                 sized.timed(step, steps)  # allocations and kernel choice
-                contenders[row, value] = lambda sized=sized, step=step: sized.timed(step, steps)
+                contenders[method, value] = lambda sized=sized, step=step: sized.timed(step, steps)
         except LapmlError:  # a map under 6×6, a side that the stride does not divide, a batch larger than the data
             continue
     return interleaved(contenders, repeats)
@@ -103,7 +103,7 @@ def _images(params: Params, paths: Paths, dataset: str, repeats: int) -> dict[tu
     counts = [max(2, int(share * len(files))) for share in SHARES]
     chosen = {count: [files[at] for at in np.linspace(0, len(files) - 1, count).astype(int)] for count in counts}
     for file in files:
-        file.read_bytes()  # none waits for the disk
+        file.read_bytes()  # read once, so that none waits for the disk
     name = "lapml data prepare"
     return interleaved(
         {(name, count): lambda count=count: packing(chosen[count], side, banner, paths) for count in counts}, repeats

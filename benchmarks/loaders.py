@@ -1,4 +1,4 @@
-"""The data path and CutMix beside what a user would pick instead: torchvision's and timm's, decoding JPEG every epoch.
+"""The data path and CutMix against torchvision's and timm's, which decode JPEG every epoch.
 
 All contenders train the same model with the same optimizer, precision, batch and strength of augmentation, and mix every
 batch. The others get all cores as workers, which stay from epoch to epoch. Batches that a contender made ahead while another
@@ -28,33 +28,33 @@ from lapml.paths import Paths
 from lapml.training.step import Learner
 
 OURS = "lapml"
-PREFETCH = 2  # batches a worker makes ahead, torch's default
+PREFETCH = 2  # batches that a worker makes ahead, torch's default
 
 
 def loaders(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
     """Time a step of ``cutmix``, data path included; writes loaders.json and loaders.md into ``output/SUITE`` if given.
 
     Raises:
-        LapmlError: the view is not one that the others have, or the suite has no row ``cutmix``.
+        LapmlError: the view is not one that the others have, or the suite has no method ``cutmix``.
     """
     here = Bench(params.of(dataset), paths, dataset)
     view = here.params.data[dataset].view
     if view.crop != "resized" or "cutmix" not in here.params.all_methods():
         raise LapmlError(
-            f"data.{dataset}.view.crop and rows: found {view.crop} and {', '.join(here.params.all_methods())}, expected "
-            "resized and a row cutmix: that is what the other loaders have too"
+            f"data.{dataset}.view.crop and methods: found {view.crop} and {', '.join(here.params.all_methods())}, expected "
+            "resized and a method cutmix, as the other loaders have them"
         )
     config = here.config("cutmix")
-    own, weights = here.learner(config)
+    ours, weights = here.make_learner(config)
     with tempfile.TemporaryDirectory() as folder:
         _link(here, params, paths, Path(folder), rows_of(here.packed.index, config.fit))
         arguments = (here, Path(folder), view, weights)
         others = {"torchvision": _torchvision(*arguments), "timm": _timm(*arguments)}
-        with closing(endless(here.batches(config, weights), config, own)) as source:
-            contenders = {OURS: _contender(here, stepper(own, source), steps)}
+        with closing(endless(here.batches(config, weights), config, ours)) as source:
+            contenders = {OURS: _contender(here, stepper(ours, source), steps)}
             for name, batches in others.items():
-                it, _ = here.learner(config)
-                contenders[name] = _contender(here, _plain_stepper(it, batches), steps)
+                learner, _ = here.make_learner(config)
+                contenders[name] = _contender(here, _plain_stepper(learner, batches), steps)
             for contender in contenders.values():
                 contender()  # allocations and kernel choice
             seconds = interleaved(contenders, repeats)
@@ -81,15 +81,15 @@ def _contender(here: Bench, step: Callable[[], Any], steps: int) -> Callable[[],
     return run
 
 
-def _plain_stepper(it: Learner, source: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+def _plain_stepper(learner: Learner, source: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], None]:
     def step() -> None:
         images, targets = next(source)
-        it.model.train()
-        with it.cast():
-            loss = cross_entropy(it.forward(images).logits.float(), targets)
-        it.optimizer.zero_grad(set_to_none=True)
+        learner.model.train()
+        with learner.cast():
+            loss = cross_entropy(learner.forward(images).logits.float(), targets)
+        learner.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        it.optimizer.step()
+        learner.optimizer.step()
 
     return step
 
@@ -144,7 +144,7 @@ def _sent(here: Bench, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _link(here: Bench, params: Params, paths: Paths, folder: Path, rows: np.ndarray) -> None:
-    """The same images as one folder a class."""
+    """Link the same images as one folder per class."""
     files, _ = images_of(params, paths, here.dataset)
     for row in rows:
         target = folder / f"{here.packed.index['label'][row]:05}"

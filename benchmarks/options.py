@@ -1,4 +1,4 @@
-"""Which of torch's own accelerations pay for runs of this suite's length, each against the step as it is."""
+"""Which of torch's options pay for runs of this suite's length, each against the plain step."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,61 +18,61 @@ FAST = "cudnn.benchmark, not deterministic"  # two flags of the process, which :
 GPU_ONLY = (GRAPHS, FAST)
 
 
-def _contiguous(it: Learner) -> None:
-    it.model.to(memory_format=torch.contiguous_format)
-    it.model.register_forward_pre_hook(lambda _, images: (images[0].contiguous(),))
+def _contiguous(learner: Learner) -> None:
+    learner.model.to(memory_format=torch.contiguous_format)
+    learner.model.register_forward_pre_hook(lambda _, images: (images[0].contiguous(),))
 
 
-def _fused(it: Learner) -> None:
-    for group in it.optimizer.param_groups:
+def _fused(learner: Learner) -> None:
+    for group in learner.optimizer.param_groups:
         group.update(fused=True, foreach=False)
 
 
-def _compiled(it: Learner) -> None:
-    it.forward = torch.compile(it.model)
+def _compiled(learner: Learner) -> None:
+    learner.forward = torch.compile(learner.model)
 
 
-def _graphs(it: Learner) -> None:
-    it.forward = torch.compile(it.model, mode="reduce-overhead")
+def _graphs(learner: Learner) -> None:
+    learner.forward = torch.compile(learner.model, mode="reduce-overhead")
 
 
 OPTIONS: dict[str, Callable[[Learner], None]] = {
-    PLAIN: lambda it: None,
+    PLAIN: lambda learner: None,
     "without channels_last": _contiguous,
     "fused optimizer": _fused,
     "torch.compile": _compiled,
     GRAPHS: _graphs,
-    FAST: lambda it: None,
+    FAST: lambda learner: None,
 }
 
 
 def options(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
-    """Time each option with the first and the last row; writes options.json and options.md into ``output/SUITE``.
+    """Time each option with the first and the last method; writes options.json and options.md into ``output/SUITE``.
 
     An option pays if the steps of a whole run gain more than its first steps (compiling) lose.
     """
     here = Bench(params.of(dataset), paths, dataset)
     config = here.params.train
     seconds, first, length, failed, pool = {}, {}, 0, {}, None
-    for row in here.ends():
+    for method in here.ends():
         stepped = {}
         for name, apply in OPTIONS.items():
             if here.device.type == "cpu" and name in GPU_ONLY:
                 continue
-            run = here.config(row)
-            it, weights = here.learner(run)
+            run = here.config(method)
+            learner, weights = here.make_learner(run)
             pool = pool or here.batches(run, weights)
             length = pool.steps(config.batch) * config.epochs
-            apply(it)
-            step = stepper(it, endless(pool, run, it))
+            apply(learner)
+            step = stepper(learner, endless(pool, run, learner))
             try:
                 first_two = 2 * _timed(name, here, step, 2)
             except Exception as error:  # no compiler, an operation that cannot be captured
-                failed[f"{row}: {name}"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                failed[f"{method}: {name}"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 continue
-            first[f"{row}: {name}"] = first_two
+            first[f"{method}: {name}"] = first_two
             stepped[name] = lambda step=step, name=name: _timed(name, here, step, steps)
-        seconds |= {f"{row}: {name}": times for name, times in interleaved(stepped, repeats).items()}
+        seconds |= {f"{method}: {name}": times for name, times in interleaved(stepped, repeats).items()}
         torch.compiler.reset()
     record = {
         **here.record(),
@@ -103,7 +103,7 @@ def _timed(name: str, here: Bench, step: Callable[[], Any], steps: int) -> float
 def _markdown(record: dict) -> str:
     length = record["steps_of_a_run"]
     lines = [
-        heading(record), "", f"| row: option | step time / as it is | first two steps, s | a run of {length:,} steps, s |",
+        heading(record), "", f"| method: option | step time / as it is | first two steps, s | a run of {length:,} steps, s |",
         "|---|---:|---:|---:|",
     ]  # fmt: skip
     for name, times in record["seconds_per_step"].items():

@@ -15,7 +15,7 @@ from lapml.files import write_json, write_text
 
 
 def interleaved(contenders: dict[Any, Callable[[], float]], repeats: int) -> dict[Any, list[float]]:
-    """Each contender's times, measured once a round, in an order that is drawn anew every round."""
+    """Each contender's times, measured once per round, in a new random order each round."""
     times: dict[Any, list[float]] = {name: [] for name in contenders}
     names, order = list(contenders), np.random.default_rng(0)
     for _ in range(repeats):

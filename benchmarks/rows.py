@@ -1,7 +1,7 @@
-"""What each row costs, end to end, beside the bare model.
+"""What each method costs, end to end, against the bare model.
 
 `bare` is the same model, precision and batch: forward + backward + step on one fixed batch that lies on the device.
-The rows are timed with their data path, at ``mix.prob = 1`` after warm-up, so that a row's whole price shows.
+The methods are timed with their data path, at ``mix.prob = 1`` after warm-up, so that their whole cost shows.
 """
 
 import copy
@@ -49,7 +49,7 @@ class Bench:
         torch.backends.cudnn.deterministic = True
 
     def config(self, method: str) -> Run:
-        """A row's run, mixing every batch; `bare` is the first row without its mixing."""
+        """The run of a method, mixing every batch; `bare` is the first method without mixing."""
         bare = method == "bare"
         name = self.params.all_methods()[0] if bare else method
         config = resolve(self.params, self.dataset, name, 0, PLACEHOLDER)  # a margin's value does not change its cost
@@ -69,16 +69,16 @@ class Bench:
         return Batches(self.packed, rows, config.data.view, mean, std, self.device, DTYPES[self.precision])
 
     def ends(self) -> list[str]:
-        """The first and the last row, for what is not measured with all of them."""
-        rows = self.params.all_methods()
-        return list(dict.fromkeys((rows[0], rows[-1])))
+        """The first and the last method, for measures that are not taken of all."""
+        methods = self.params.all_methods()
+        return list(dict.fromkeys((methods[0], methods[-1])))
 
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def timed(self, step: Callable[[], Any], steps: int) -> float:
-        """Mean seconds of a step."""
+        """Mean seconds per step."""
         self.wait()
         started = time.perf_counter()
         for _ in range(steps):
@@ -87,7 +87,7 @@ class Bench:
         return (time.perf_counter() - started) / steps
 
     def record(self) -> dict[str, Any]:
-        """What every benchmark of this data set says of itself."""
+        """The circumstances of a benchmark, for its record."""
         train, data = self.params.train, self.params.data[self.dataset]
         return {
             **circumstances(device_name(self.device)),
@@ -99,33 +99,33 @@ class Bench:
         }
 
 
-def endless(batches: Batches, config: Run, it: Learner) -> Iterator[Batch]:
+def endless(batches: Batches, config: Run, learner: Learner) -> Iterator[Batch]:
     """A model's training batches, epoch after epoch."""
     for epoch in itertools.count():
-        yield from batches.training(0, epoch, config.train.batch, config.settings, then=it.ahead)
+        yield from batches.training(0, epoch, config.train.batch, config.settings, then=learner.ahead)
 
 
-def stepper(it: Learner, source: Iterator[Batch]) -> Callable[[], tuple[int, int]]:
+def stepper(learner: Learner, source: Iterator[Batch]) -> Callable[[], tuple[int, int]]:
     """A function that trains on the next batch; it returns the images (forwarded, gone backward)."""
-    return lambda: take_step(it, next(source))[1:]
+    return lambda: take_step(learner, next(source))[1:]
 
 
 def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
-    """Time the rows; returns a Markdown table, and writes bench.json and bench.md into ``output/SUITE`` if given."""
+    """Time the methods; returns a Markdown table, and writes bench.json and bench.md into ``output/SUITE`` if given."""
     here = Bench(params.of(dataset), paths, dataset)
     names = ("bare", *here.params.all_methods())
     pool, stepped, flops, memory = None, {}, {}, {}
     for name in names:
         config = here.config(name)
-        it, weights = here.learner(config)
+        learner, weights = here.make_learner(config)
         pool = pool or here.batches(config, weights)  # one copy of the images serves all
-        source = endless(pool, config, it)
-        step = stepper(it, itertools.repeat(next(source)) if name == "bare" else source)
+        source = endless(pool, config, learner)
+        step = stepper(learner, itertools.repeat(next(source)) if name == "bare" else source)
         step()  # allocations and kernel choice
         period = range(config.settings.margin.every if config.settings.margin else 1)
         forwards, backwards = np.mean([step() for _ in period], 0)
         stepped[name], memory[name] = step, max(_peak(here, step) for _ in period)
-        forward, learns = _forward_flops(here, it)
+        forward, learns = _forward_flops(here, learner)
         flops[name] = forward * forwards + 2 * learns * backwards
     seconds = interleaved({name: lambda step=step: here.timed(step, steps) for name, step in stepped.items()}, repeats)
     record = {
@@ -158,15 +158,15 @@ def ratios(seconds: dict[str, list[float]], name: str, params: Params) -> dict[s
 
 
 @torch.no_grad()
-def _forward_flops(here: Bench, it: Learner) -> tuple[int, int]:
+def _forward_flops(here: Bench, learner: Learner) -> tuple[int, int]:
     """Of one image: all, and those of what learns. (Backward is taken as twice these: torch's counter counts it without regard
     to groups.)"""
     side = here.params.data[here.dataset].view.side
-    with FlopCounterMode(display=False) as counter, it.cast():
-        plain = copy.copy(it.model.eval())
+    with FlopCounterMode(display=False) as counter, learner.cast():
+        plain = copy.copy(learner.model.eval())
         plain.frozen = None  # the counter does not know folded modules by their names
         plain(torch.zeros(1, 3, side, side, device=here.device, dtype=DTYPES[here.precision]))
-    still = [f"Classifier.backbone.{part}" for part in it.model.frozen.parts] if it.model.frozen else []
+    still = [f"Classifier.backbone.{part}" for part in learner.model.frozen.parts] if learner.model.frozen else []
     counts, total = counter.get_flop_counts(), counter.get_total_flops()
     return total, total - sum(sum(counts[part].values()) for part in still if part in counts)
 
@@ -197,7 +197,7 @@ def heading(record: dict[str, Any]) -> str:
 def _markdown(record: dict[str, Any]) -> str:
     peak = next((each for name, each in BF16_PEAK.items() if name in record["device"]), None)
     gpu = any(row["peak_memory_bytes"] for row in record["rows"].values())
-    heads = ["", "images/s (median)", "speed / bare", "step time / baseline", "Gflop an image"]
+    heads = ["", "images/s (median)", "speed / bare", "step time / baseline", "Gflop per image"]
     heads += ["share of bf16 peak", "memory of a step, MiB"] if gpu else []
     lines = [heading(record), "", f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     for name, row in record["rows"].items():

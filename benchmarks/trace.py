@@ -17,31 +17,31 @@ DATA = "data"  # the next batch, mixed ahead where that can be; on a CPU a threa
 
 
 def trace(params: Params, paths: Paths, dataset: str, steps: int, output: Path | None) -> str:
-    """Profile the first and the last row; returns a Markdown table, written with its figures to profile.json and
+    """Profile the first and the last method; returns a Markdown table, written with its figures to profile.json and
     profile.md in ``output/SUITE`` if given. Traces for chrome://tracing or Perfetto go to ``results/SUITE/bench/``.
     """
     here = Bench(params.of(dataset), paths, dataset)
     cuda = here.device.type == "cuda"
     parts: dict[str, dict[str, float]] = {}
     traces, pool = [], None
-    for row in here.ends():
-        config = here.config(row)
-        it, weights = here.learner(config)
+    for method in here.ends():
+        config = here.config(method)
+        learner, weights = here.make_learner(config)
         pool = pool or here.batches(config, weights)
-        source = endless(pool, config, it)
+        source = endless(pool, config, learner)
 
-        def step(it=it, source=source) -> None:  # noqa: ANN001
+        def step(learner=learner, source=source) -> None:  # noqa: ANN001
             with record_function(DATA):
                 batch = next(source)
-            take_step(it, batch)
+            take_step(learner, batch)
 
         here.timed(step, 3)
         with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
             whole = here.timed(step, steps)
-        parts[row] = {name: seconds / steps for name, seconds in _parts(profiler, cuda).items()}
-        parts[row]["the rest"] = max(0.0, whole - sum(parts[row].values()))
-        parts[row]["step"] = whole
-        traces.append(paths.base / "bench" / f"trace-{row}.json.gz")
+        parts[method] = {name: seconds / steps for name, seconds in _parts(profiler, cuda).items()}
+        parts[method]["the rest"] = max(0.0, whole - sum(parts[method].values()))
+        parts[method]["step"] = whole
+        traces.append(paths.base / "bench" / f"trace-{method}.json.gz")
         traces[-1].parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(traces[-1]))
     record = {**here.record(), "rounds": 1, "steps": steps, "seconds_per_step": parts}
@@ -67,7 +67,7 @@ def _markdown(record: dict[str, Any], kind: str) -> str:
     rows = record["seconds_per_step"]
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts if name != "step"))
     lines = [
-        heading(record), "", f"| ms of {kind} time a step | {' | '.join(rows)} |", f"|---|{'---:|' * len(rows)}",
+        heading(record), "", f"| ms of {kind} time per step | {' | '.join(rows)} |", f"|---|{'---:|' * len(rows)}",
     ]  # fmt: skip
     for name in (*names, "step"):
         cells = [

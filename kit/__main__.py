@@ -64,17 +64,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("pieces", type=Path, help="the folder with the pieces of a kit")
     run.add_argument("--jobs", type=_positive(int), default=os.environ.get("JOBS", "1"), help="runs side by side")
     run.add_argument(
-        "--limit", type=float, default=os.environ.get("LIMIT", "0"), help="begin no run after so many seconds"
+        "--limit", type=float, default=os.environ.get("LIMIT", "0"), help="begin no run after this many seconds"
     )
     run.add_argument(
-        "--stop", type=float, default=os.environ.get("STOP", "0"), help="stop the runs after so many seconds"
+        "--stop", type=float, default=os.environ.get("STOP", "0"), help="stop the runs after this many seconds"
     )
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a setting"
     )
     run.add_argument("--take", action="store_true", help="only take in the pieces that are here")
     run.add_argument(
-        "--gpu-tests", type=float, default=0, help="first run the tests marked gpu, for at most so many seconds"
+        "--gpu-tests", type=float, default=0, help="first run the tests marked gpu, for at most this many seconds"
     )
     run.add_argument(
         "--rates", type=_several(float), default=[], help="choose one of these learning rates on val: 0.005,0.01"

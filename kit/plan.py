@@ -8,7 +8,7 @@ from lapml.report.carried import Job
 
 
 def jobs(params: Params) -> list[Job]:
-    """Seeds outermost: whenever the time is over, as many rows as possible have as many seeds as possible."""
+    """Seeds outermost: whenever the time is over, as many methods as possible have as many seeds as possible."""
     return [
         Job(dataset, method, seed) for seed in params.seeds for dataset in params.datasets for method in params.ablation
     ]
@@ -17,15 +17,15 @@ def jobs(params: Params) -> list[Job]:
 def refuse_unfit(params: Params) -> None:
     """LapmlError for a suite whose runs need more than the other machine has."""
     if params.tuned_methods:
-        rows = ", ".join(params.tuned_methods)
+        methods = ", ".join(params.tuned_methods)
         raise LapmlError(
-            f"tuned_methods: found {rows}, expected none: margins are tuned by Optuna, which a kit does not bring. Tune where "
-            "it is (`lapml tune`), write the numbers in place of 'tuned', and list these rows under rows"
+            f"tuned_methods: found {methods}, expected none: margins are tuned by Optuna, which a kit does not bring. Tune where "
+            "it is (`lapml tune`), write the numbers in place of 'tuned', and list these methods under ablation"
         )
 
 
 def finish(rates: dict[int, float], runs: int, together: int) -> float:
-    """How long equal runs take, in images a run over images a second, with so many side by side.
+    """How long equal runs take, in images a run over images a second, with ``together`` runs side by side.
 
     Full rounds go at the speed measured for ``together``, what is left over at that of its number, between measured ones
     in a straight line.

@@ -22,7 +22,7 @@ GPU_TESTS = "gpu-tests"  # name of their log
 
 
 def gpu_tests(bench: Bench, seconds: float, asked: Asked) -> bool:
-    """Run the tests marked gpu for at most so many seconds, print how they ended, and return whether they passed."""
+    """Run the tests marked gpu for at most ``seconds``, print how they ended, and return whether they passed."""
     files = sorted(
         str(path) for path in Path("tests").rglob("test_*.py") if "mark.gpu" in path.read_text(encoding="utf-8")
     )
@@ -39,17 +39,17 @@ def gpu_tests(bench: Bench, seconds: float, asked: Asked) -> bool:
 
 
 def _wait(processes: list[subprocess.Popen], seconds: float, asked: Asked) -> None:
-    """Until all have ended, or for so many seconds (0: as long as it takes); then they are ended. Stopped if asked to."""
+    """Until all have ended, or for ``seconds`` (0: no limit); then they are ended. Stopped if asked to."""
     until = time.monotonic() + seconds if seconds else float("inf")
     while any(process.poll() is None for process in processes) and not asked and time.monotonic() < until:
         time.sleep(TICK)
     end(processes)
     if asked:
-        raise Stopped("stopped before the runs; run the same command again to go on")
+        raise Stopped("stopped before the runs; run the same command again to continue")
 
 
 def learning_rate(bench: Bench, rates: list[float], epochs: int, asked: Asked) -> float:
-    """The rate of the best validation top-1 of a short development run of the first row; of equals the first.
+    """The rate of the best validation top-1 of a short development run of the first method; of equals the first.
 
     Raises:
         LapmlError: none of them came to its end.
@@ -64,7 +64,7 @@ def learning_rate(bench: Bench, rates: list[float], epochs: int, asked: Asked) -
         own += [
             f"ablation=[{job.method}]",
             f"diagnose.method={job.method}",
-        ]  # else other rows' warm-ups must fit as well
+        ]  # else other methods' warm-ups must fit as well
         log = bench.log(job, name)
         log.unlink(missing_ok=True)
         running.append(bench.train(job, log, *own, development=True))
@@ -86,7 +86,7 @@ def learning_rate(bench: Bench, rates: list[float], epochs: int, asked: Asked) -
 
 
 def side_by_side(bench: Bench, counts: list[int], seconds: float, asked: Asked) -> dict[str, object]:
-    """Try so many runs together, each number for so many seconds (their start is not in the speed).
+    """Try each number of runs together for ``seconds`` (their start is not in the speed).
 
     Returns:
         ``images_per_second`` of each number, and ``together``: the number by which what is left to do finishes soonest.

@@ -21,7 +21,7 @@ LIBC = ctypes.CDLL(None)  # loaded here, not between fork and exec
 
 
 class Asked:
-    """Whether to stop: after SIGTERM, Ctrl-C, or so many seconds."""
+    """Whether to stop: after SIGTERM, Ctrl-C, or a number of seconds."""
 
     def __init__(self, seconds: float = 0):
         self.started, self.seconds, self.signal = time.monotonic(), seconds, 0
@@ -65,7 +65,7 @@ def alone(file: Path, wait: float = 10) -> Iterator[int]:
             except BlockingIOError:
                 if time.monotonic() > until:
                     raise LapmlError(
-                        f"{file}: another kit/run.sh, or a run that it started, is at work here; wait for it, or end it"
+                        f"{file}: another kit/run.sh, or a run that it started, is working here; wait for it, or end it"
                     ) from None
                 time.sleep(TICK)
         yield lock.fileno()
@@ -114,7 +114,7 @@ def finish(what: str, command: Sequence[str], log: Path, env: Mapping[str, str],
     while process.poll() is None:
         if asked:
             end([process], grace=10)
-            raise Stopped(f"stopped in: {what}; run the same command again to go on")
+            raise Stopped(f"stopped in: {what}; run the same command again to continue")
         time.sleep(TICK)
     if process.returncode:
         raise LapmlError(f"{what}: failed with status {process.returncode}; {log} ends in:\n{tail(log)}")

@@ -85,7 +85,7 @@ class Outcome:
 
     finished: list[Job] = field(default_factory=list)
     failed: list[Job] = field(default_factory=list)
-    stopped: list[Job] = field(default_factory=list)  # to be gone on with
+    stopped: list[Job] = field(default_factory=list)  # to be continued
     left: list[Job] = field(default_factory=list)  # not begun
 
 
@@ -132,7 +132,7 @@ def _note(bench: Bench, outcome: Outcome, job: Job, status: int, asked: Asked, s
         said = "finished"
     elif status == Stopped.status or asked and status < 0:  # ended by us before it could save a state, or later
         outcome.stopped.append(job)
-        said = "stopped, to be gone on with"
+        said = "stopped, to be continued"
     else:
         outcome.failed.append(job)
         how = f"killed by signal {-status}" if status < 0 else f"failed with status {status}"

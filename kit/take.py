@@ -204,8 +204,8 @@ def make_ready(work: Work, suite: Path, overrides: list[str]) -> None:
             Packed.open(paths.pack(name), params.data[name])
             print(f"prepare {name}: done before", flush=True)
         except LapmlError:
-            drawn = params.data[name].source == "synthetic"
-            env = {} if drawn else {f"LAPML_{name.upper().replace('-', '_')}": str(lay_out(work))}
+            synthetic = params.data[name].source == "synthetic"
+            env = {} if synthetic else {f"LAPML_{name.upper().replace('-', '_')}": str(lay_out(work))}
             for step in ("fetch", "prepare"):
                 call(step, name, "data", step, env=env)
         if params.localising():  # what is there already takes no time

@@ -2,24 +2,24 @@
 
 
 class LapmlError(Exception):
-    """Bad input or state that a user can mend. The CLI prints it as one line and exits with ``status``."""
+    """Bad input or state that a user can correct. The CLI prints it as one line and exits with ``status``."""
 
     status = 1
     everywhere = True  # where several processes share a run, all of them meet it
 
 
 class DivergedError(LapmlError):
-    """A loss that is not finite: the settings, not the files, are to blame. Tuning counts it as a failed trial."""
+    """A loss that is not finite: the settings are the cause. Tuning counts it as a failed trial."""
 
 
 class Stopped(LapmlError):
-    """Somebody asked to stop. The status is sysexits.h's EX_TEMPFAIL: the same command, given again, goes on."""
+    """A stop was asked for. The status is EX_TEMPFAIL of sysexits.h: the same command continues."""
 
     status = 75
 
 
 class LostError(LapmlError):
-    """A process of several failed, or lost another one."""
+    """One of several processes failed, or lost another one."""
 
     everywhere = False
 
@@ -28,14 +28,14 @@ class OutOfMemoryError(LapmlError):
     """Something does not fit into a GPU's memory; :func:`lapml.common.gpus.memory` raises it.
 
     Args:
-        what: a sentence that says what.
-        error: what torch said.
+        what: what does not fit, as a sentence.
+        error: torch's.
         advice: what to do.
     """
 
     everywhere = False
 
     def __init__(self, what: str, error: Exception, advice: str):
-        said = " ".join(str(error).split())
-        why = (said.partition(". ")[2] or said)[:150]  # torch's first sentence says no more than we do
-        super().__init__(f"{what} ({why}); {advice}; what was saved before is intact")
+        text = " ".join(str(error).split())
+        why = (text.partition(". ")[2] or text)[:150]  # torch's first sentence repeats ours
+        super().__init__(f"{what} ({why}); {advice}; saved states are intact")

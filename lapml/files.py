@@ -1,4 +1,4 @@
-"""Files: checksums, text that is written whole or not at all, and folders to work in."""
+"""Files: checksums, atomic writes, locks and temporary folders."""
 
 import fcntl
 import hashlib
@@ -23,14 +23,14 @@ def write_json(path: Path, record: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; folders are made."""
+    """Write a file whole or not at all; makes its folder."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
-    """A new, empty folder that is gone afterwards; one that a killed process left there is removed first."""
+    """A new, empty folder that is removed afterwards; what a killed process left there is removed first."""
     shutil.rmtree(path, ignore_errors=True)
     try:
         path.mkdir()
@@ -41,7 +41,7 @@ def scratch(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system frees when its process dies; another that wants it waits."""
+    """Hold a lock, which the system frees when the process dies; others wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -50,7 +50,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to, which becomes ``path`` at the end; folders are made."""
+    """A temporary name beside ``path``, renamed to ``path`` at the end; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:

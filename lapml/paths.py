@@ -1,4 +1,4 @@
-"""The only place that spells where things lie, for the commands and for both orchestrators.
+"""The paths of all files, for the commands and for both orchestrators.
 
 Every method also takes a wildcard such as ``"{seed}"`` in place of a value, which is how the Snakemake
 rules name their files.
@@ -15,9 +15,9 @@ RUN_FILES = (
     "provenance.json",
     "model.safetensors",
 )
-READS = "test_reads.jsonl"  # beside RUN_FILES, undeclared: a line for each reading of the test split
+READS = "test_reads.jsonl"  # beside RUN_FILES, not a declared output: a line for each reading of the test split
 TRANSFERS = "transfers.jsonl"  # likewise: a line for each evaluation on another data set
-EMBEDDINGS = "embeddings.npz"  # likewise: of the training images, which `lapml explain` compares with
+EMBEDDINGS = "embeddings.npz"  # likewise: of the training images, for `lapml explain`
 PACK_FILES = ("index.parquet", "images.u8", "meta.json")
 DIAGNOSIS_FILES = ("diagnosis.csv", "diagnosis.md", "quality.svg", "labels.svg", "gallery.html", "diagnosis.json")
 LOCALISED_FILES = (
@@ -38,7 +38,7 @@ class Paths:
 
     def __init__(self, suite: str, root: str | Path = "."):
         self.root = Path(root)
-        self.home = _home(self.root)
+        self.home = _project_folder(self.root)
         self.suite = suite
         self.base = self.root / "results" / suite
         self.data = self.base / "data"
@@ -47,21 +47,21 @@ class Paths:
         self.published = self.root / "results" / "published" / suite
 
     def as_published(self) -> Self:
-        """The same suite's tuned files, runs and diagnoses where `lapml publish` copies them; its packed data stay."""
+        """The same suite, with tuned files, runs and diagnoses where `lapml publish` copies them; the packed data stay."""
         there = type(self)(self.suite, self.root)
         there.base = self.published
         return there
 
     def raw(self, name: str) -> Path:
-        """Where ``data fetch`` lays out what it draws, unpacks or downloads (shared by all suites, and by DVC's experiments)."""
+        """Where ``data fetch`` puts what it generates, unpacks or downloads (shared by all suites and by DVC's experiments)."""
         return self.home / "data" / name
 
     def source(self, dataset: str) -> Path:
-        """``source.json``: what the data set is, by number and checksums: the same wherever it lies."""
+        """``source.json``: number of images and checksums of the data set, whatever its place."""
         return self.data / str(dataset) / "source.json"
 
     def place(self, dataset: str) -> Path:
-        """Where it lies on this machine; never a declared output, and no stage depends on it."""
+        """Where the data set lies on this machine; not a declared output, no stage depends on it."""
         return self.places / f"{dataset}.json"
 
     def pack(self, dataset: str) -> Path:
@@ -69,19 +69,19 @@ class Paths:
         return self.data / str(dataset) / "packed"
 
     def localised(self, dataset: str) -> Path:
-        """The folder of :data:`LOCALISED_FILES`, and of what says which runs use them (lapml/localise/evidence.py)."""
+        """The folder of :data:`LOCALISED_FILES`, and of the files that say which runs use them (lapml/localise/suite.py)."""
         return self.base / "localised" / str(dataset)
 
     def settings(self, dataset: str) -> Path:
-        """The folder of what each stage depends on, resolved (stages.py)."""
+        """The folder of the settings that each stage depends on (stages.py)."""
         return self.base / "settings" / str(dataset)
 
     def tuned(self, dataset: str, method: str) -> Path:
-        """The best margins of one tuned row."""
+        """The best margins of a tuned method."""
         return self.base / "tuned" / str(dataset) / f"{method}.json"
 
     def journal(self, dataset: str, study: str) -> Path:
-        """The Optuna journal of one study; never a declared output, so that no orchestrator deletes it."""
+        """The Optuna journal of a study; not a declared output, so that no orchestrator deletes it."""
         return self.base / "journals" / str(dataset) / f"{study}.journal"
 
     def run(self, dataset: str, method: str, seed: int | str) -> Path:
@@ -93,13 +93,13 @@ class Paths:
         return self.base / "diagnosis" / str(dataset)
 
     def development(self, dataset: str, method: str, seed: int | str) -> Path:
-        """Runs that train on ``train`` and are read on ``val``; no orchestrator declares them."""
+        """Runs trained on ``train`` and evaluated on ``val``; not declared outputs."""
         return self.base / "development" / str(dataset) / str(method) / str(seed)
 
 
-def _home(root: Path) -> Path:
-    """``root``; in the temporary workspace of an experiment of DVC (``PROJECT/.dvc/tmp/exps/…``) that project's folder, where
-    data lie that are neither git's nor DVC's."""
+def _project_folder(root: Path) -> Path:
+    """``root``; in the temporary workspace of a DVC experiment (``PROJECT/.dvc/tmp/exps/…``) the project's folder, which
+    holds the data that neither git nor DVC tracks."""
     parts = root.resolve().parts
     for at in range(len(parts) - 3):
         if parts[at : at + 3] == (".dvc", "tmp", "exps"):

@@ -1,4 +1,4 @@
-# Nested: adaptive_margin is tuned with the (m, alpha) that margin found.
+# Nested: adaptive_margin is tuned with the (m, weight) that margin found.
 rule tune_margin:
     input:
         pack_files("{dataset}"),

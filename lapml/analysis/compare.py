@@ -1,4 +1,4 @@
-"""Compare the rows of any runs, of one suite or several, published or not, by the statistics of a report's tables.
+"""Compare the methods of any runs, of one suite or several, published or not, with the statistics of a report's tables.
 
 Accuracies and differences are in percent (points).
 """
@@ -24,59 +24,60 @@ def compare(
     confidence: float = 0.95,
     replicates: int = 10_000,
 ) -> dict[str, Any]:
-    """Compare every row with one of them.
+    """Compare every method with one of them.
 
-    A row is the runs that have the same settings but for the seed. It is called by its method, and where several rows
-    have the same method, also by the setting that tells them apart, as ``cutmix (train.lr=0.02)``. Differences are
-    between runs of the same seed; two rows of one run each are compared whatever their seeds, for then only the images
-    are resampled, and two runs in all are two rows.
+    A method is the runs with the same settings except the seed. If several have the same name, they are told apart by
+    the setting that differs, as ``cutmix (train.lr=0.02)``. Differences are between runs of the same seed; two methods of
+    one run each are compared whatever their seeds, since only images are resampled; two runs in all are two methods.
 
     Args:
         folders: run folders, and folders that hold some at any depth.
-        baseline: the row to compare with; without it the first row given, but of a first folder that holds several the
-            one called ``baseline``, if there is one.
-        top: an answer is right if the label is among so many first ones, 1 to 5.
-        confidence, replicates: of intervals and bootstrap, see :mod:`lapml.analysis.stats`.
+        baseline: the method to compare with; default: ``baseline`` if the first folder has several methods, one of that
+            name included, else the first.
+        top: K of top-K accuracy, 1 to 5.
+        confidence, replicates: see :mod:`lapml.analysis.stats`.
 
     Returns:
-        dataset, split, images, top, confidence, replicates, reference; ``rows``, a dict each, the reference first: row,
+        dataset, split, images, top, confidence, replicates, reference; ``rows``, one dict per method, the reference first: method,
         seeds, accuracy, half, and over the reference paired_seeds, difference, low, high, p, p_holm, significant,
         seeds_needed, seeds_needed_low, seeds_needed_high (see :class:`lapml.analysis.stats.Seeds`); ``mcnemar`` of two single
-        runs: only_row, only_reference, p, else None; ``notes``, sentences. A number that does not exist is NaN.
+        runs: only_row, only_reference, p, else None; ``notes``, sentences. Missing numbers are NaN.
 
     Raises:
-        LapmlError: no run, a damaged one, the same seed of a row twice, other data or images than the first run's, fewer
-            than two rows, no such baseline, no seed in common with it, or a setting out of range.
+        LapmlError: no run, a damaged one, a seed of a method twice, other data or images than the first run's, fewer
+            than two methods, no such baseline, no seed in common with it, or a setting out of range.
     """
-    rows = gather.rows(folders, baseline, top)
-    reference, base = next(iter(rows.items()))
-    pairs = {label: gather.paired(label, row, reference, base) for label, row in rows.items() if label != reference}
-    answers = [(_answers(row), _answers(other)) for row, other in pairs.values()]
+    methods = gather.rows(folders, baseline, top)
+    reference, base = next(iter(methods.items()))
+    pairs = {
+        label: gather.paired(label, runs, reference, base) for label, runs in methods.items() if label != reference
+    }
+    answers = [(_answers(runs), _answers(other)) for runs, other in pairs.values()]
     compared = stats.compare_rows([None, *answers], replicates, confidence, BOOTSTRAP_SEED)
     table = []
-    for (label, row), (difference, p_holm, significant, seeds) in zip(rows.items(), compared, strict=True):
-        accuracy, half = stats.t_interval([100 * float(run.right.mean()) for run in row.values()], confidence)
+    for (label, runs), (difference, p_holm, significant, seeds) in zip(methods.items(), compared, strict=True):
+        accuracy, half = stats.t_interval([100 * float(run.right.mean()) for run in runs.values()], confidence)
         table.append({
-            "method": label, "seeds": list(row), "accuracy": accuracy, "half": half,
+            "method": label, "seeds": list(runs), "accuracy": accuracy, "half": half,
             "paired_seeds": [run.config["seed"] for run in pairs[label][0]] if label in pairs else [],
             "difference": 100 * difference.mean, "low": 100 * difference.low, "high": 100 * difference.high,
             "p": difference.p, "p_holm": p_holm, "significant": significant,
             "seeds_needed": seeds.needed, "seeds_needed_low": seeds.low, "seeds_needed_high": seeds.high,
         })  # fmt: skip
     mcnemar = None
-    if len(rows) == 2 and all(len(row) == 1 for row in rows.values()):
+    if len(methods) == 2 and all(len(runs) == 1 for runs in methods.values()):
         [(ours, theirs)] = answers
         mcnemar = dict(zip(("only_row", "only_reference", "p"), stats.mcnemar(ours[0], theirs[0]), strict=True))
     run = next(iter(base.values()))
     return {
         "dataset": run.config["dataset"], "split": run.config["evaluate"], "images": len(run.right), "top": top,
         "confidence": confidence, "replicates": replicates, "reference": reference, "rows": table, "mcnemar": mcnemar,
-        "notes": _seed_notes(table) + gather.caveats(rows),
+        "notes": _seed_notes(table) + gather.caveats(methods),
     }  # fmt: skip
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """A result of :func:`compare` as a table to paste, and below it what its numbers are and the notes."""
+    """A result of :func:`compare` as a Markdown table, with a note on its numbers."""
     reference, others = escaped(result["reference"]), result["rows"][1:]
     level, split = f"{100 * result['confidence']:g} %", {"val": "validation"}.get(result["split"], result["split"])
     heads = ["method", "seeds", f"top-{result['top']} (± {level})", f"points over {reference} [{level}]", "p", "p, Holm",
@@ -97,7 +98,7 @@ def markdown(result: dict[str, Any]) -> str:
     )
     if not all(math.isnan(row["seeds_needed"]) for row in others):
         text += (
-            f" Seeds needed: with so many a paired t-test would see such a difference on these images with probability "
+            f" Seeds needed: the number with which a paired t-test would find such a difference on these images with probability "
             f"{stats.POWER}; in brackets, if its spread over seeds were at either end of its {level} interval."
         )
     notes = [escaped(note) for note in result["notes"]]
@@ -113,7 +114,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def as_json(result: dict[str, Any]) -> str:
-    """A result of :func:`compare` as JSON, which has no NaN (null here) and no infinity ("> 1000" seeds)."""
+    """A result of :func:`compare` as JSON, with null for NaN and "> 1000" for infinity."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -135,14 +136,12 @@ def _answers(runs: list[gather.Run]) -> np.ndarray:
 def _seed_notes(table: list[dict[str, Any]]) -> list[str]:
     base, *others = table
     if all(row["seeds"] == base["seeds"] for row in others):
-        notes = [f"Seeds of every row: {listed(base['seeds'])}."]
+        notes = [f"Seeds of every method: {listed(base['seeds'])}."]
     else:
         notes = ["Seeds: " + "; ".join(f"{listed(row['seeds'])} of {row['method']}" for row in table) + "."]
     for row in others:
         if len(row["paired_seeds"]) < max(len(row["seeds"]), len(base["seeds"])):
-            notes.append(
-                f"{row['method']} over {base['method']}: by the seeds that both have ({listed(row['paired_seeds'])})."
-            )
+            notes.append(f"{row['method']} over {base['method']}: by the common seeds ({listed(row['paired_seeds'])}).")
     if any(len(row["paired_seeds"]) == 1 for row in others):
         notes.append("Where one seed is compared, p is of the images only, and nothing is called significant.")
     if any(1 < len(row["paired_seeds"]) < 5 for row in others):

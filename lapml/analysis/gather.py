@@ -1,4 +1,4 @@
-"""Find run folders anywhere, and group them into rows that can be compared."""
+"""Find run folders, and group them by method for comparison."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from lapml.runs.folder import open_run
 from lapml.runs.records import mismatch, parquet
 from lapml.runs.scores import class_count
 
-MARKS = {*RUN_FILES, "last.pt"}  # a folder with any of them is a run, if perhaps not a whole one
+MARKS = {*RUN_FILES, "last.pt"}  # a folder with any of them is a run, complete or not
 ORIGIN = ("device", "processes", "precision", "commit")  # of provenance.json: what may explain a difference
 
 
@@ -32,7 +32,7 @@ class Run(NamedTuple):
     first: np.ndarray  # (N,) the first answers
 
 
-Row = dict[int, Run]  # by seed
+Row = dict[int, Run]  # the runs of a method by seed
 
 
 def find(folder: Path) -> list[Path]:
@@ -44,7 +44,7 @@ def find(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise LapmlError(f"{folder}: no such folder; give run folders, or folders that hold some")
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.name in MARKS)
-    # Into a hidden folder a run is still being written; SEED.old-1 is what another one has replaced (lapml/runs/kept.py).
+    # Hidden folders are runs being written; SEED.old-1 is a replaced run (lapml/runs/kept.py).
     found = {
         folder / path.parent for path in files if not any(re.match(r"\.|.*\.old-\d+$", part) for part in path.parts)
     }
@@ -57,13 +57,13 @@ def read(folder: Path, top: int) -> Run:
     """One run; its model may be absent, as from a published copy.
 
     Args:
-        top: an answer is right if the label is among so many first ones, 1 to 5.
+        top: K of top-K accuracy, 1 to 5.
 
     Raises:
         LapmlError: the run is not complete or damaged, or ``top`` is out of range.
     """
     if not 1 <= top <= 5:
-        raise LapmlError(f"--top: found {top}, expected 1 to 5: predictions.parquet holds no more answers an image")
+        raise LapmlError(f"--top: found {top}, expected 1 to 5: predictions.parquet holds no more answers per image")
     record, origin = open_run(folder, optional=UNREAD)
     config = settings_of(folder / "config.json", record).record()
     try:
@@ -84,21 +84,21 @@ def read(folder: Path, top: int) -> Run:
 
 
 def rows(folders: Sequence[Path], baseline: str | None = None, top: int = 1) -> dict[str, Row]:
-    """The rows of the runs at and below some folders, by label; the one to compare with comes first.
+    """The methods of the runs in and below some folders, by label; the reference comes first.
 
     Args:
-        baseline: its label; without it the first row given, but of a first folder that holds several the one called
-            ``baseline``, if there is one.
+        baseline: label of the reference; default: ``baseline`` if the first folder has several methods, one of that
+            name included, else the first.
 
     Raises:
-        LapmlError: no run, a damaged one, the same seed of a row twice, other data or images than the first run's, fewer
-            than two rows, or no such baseline.
+        LapmlError: no run, a damaged one, a seed of a method twice, other data or images than the first run's, fewer
+            than two methods, or no such baseline.
     """
     found = [find(folder) for folder in folders]
     runs = [read(folder, top) for several in found for folder in several]
     refuse_other_images(runs)
     grouped = group(runs)
-    first = [label for label, row in grouped.items() if any(run.folder in found[0] for run in row.values())]
+    first = [label for label, by_seed in grouped.items() if any(run.folder in found[0] for run in by_seed.values())]
     reference = baseline or (BASELINE if BASELINE in first else first[0])
     if reference not in grouped:
         raise LapmlError(f"--baseline: found {reference!r}, expected one of {listed(map(repr, grouped))}")
@@ -106,8 +106,8 @@ def rows(folders: Sequence[Path], baseline: str | None = None, top: int = 1) -> 
 
 
 def refuse_other_images(runs: list[Run]) -> None:
-    """Raises LapmlError for the first run of another data set, split, or other images or labels than the first one's."""
-    first, advice = runs[0], "only runs that were read on the same images are compared: leave it out"
+    """Raise a LapmlError for the first run of another data set or split, or with other images or labels than the first run."""
+    first, advice = runs[0], "only runs evaluated on the same images are compared: leave it out"
     for run in runs[1:]:
         for name, key, found, expected in (
             ("config.json", "dataset", run.config["dataset"], first.config["dataset"]),
@@ -124,60 +124,58 @@ def refuse_other_images(runs: list[Run]) -> None:
 
 
 def group(runs: list[Run]) -> dict[str, Row]:
-    """The rows by label, in the order given: runs of the same settings but for the seed, in the order of the seeds.
+    """The methods by label, in the order given: runs with the same settings except the seed, by seed.
 
-    Of two runs in all, each is a row. A row is called by its method; where several have the same one, also by what tells
-    them apart.
+    Two runs in all are two methods. Methods of the same name are told apart by the setting that differs.
 
     Raises:
-        LapmlError: a seed of a row comes twice, or there is one row only.
+        LapmlError: a seed of a method comes twice, or there is only one method.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
         settings = {key: value for key, value in run.config.items() if key != "seed" or len(runs) == 2}
         groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
-    rows: dict[str, Row] = {}
+    methods: dict[str, Row] = {}
     for label, members in zip(_labels([_flat(json.loads(key)) for key in groups]), groups.values(), strict=True):
-        row = rows[label] = {}
+        runs_of = methods[label] = {}
         for run in sorted(members, key=lambda run: run.config["seed"]):
-            if other := row.get(seed := run.config["seed"]):
+            if other := runs_of.get(seed := run.config["seed"]):
                 raise LapmlError(
-                    f"{run.folder}: found seed {seed} of {label} again, expected each seed of a row once; leave it or "
+                    f"{run.folder}: found seed {seed} of {label} again, expected each seed of a method once; leave it or "
                     f"{other.folder} out"
                 )
-            row[seed] = run
-    if len(rows) == 1:
-        seeds = listed(rows[label])
+            runs_of[seed] = run
+    if len(methods) == 1:
+        seeds = listed(methods[label])
         raise LapmlError(
-            f"found one row, {label} (seed {seeds}), expected two or more to compare; give runs of another"
+            f"found one method, {label} (seed {seeds}), expected two or more to compare; give runs of another"
         )
-    return rows
+    return methods
 
 
-def paired(label: str, row: Row, reference: str, base: Row) -> tuple[list[Run], list[Run]]:
-    """The runs of a row and of the reference that are compared with each other: those of the same seed, or the only ones,
-    of which no seed is resampled.
+def paired(label: str, runs: Row, reference: str, base: Row) -> tuple[list[Run], list[Run]]:
+    """The runs of a method and of the reference to compare: those of the same seed, or the single runs.
 
     Raises:
         LapmlError: they have no seed in common.
     """
-    if len(row) == len(base) == 1:
-        return list(row.values()), list(base.values())
-    common = [seed for seed in row if seed in base]
+    if len(runs) == len(base) == 1:
+        return list(runs.values()), list(base.values())
+    common = [seed for seed in runs if seed in base]
     if not common:
         raise LapmlError(
-            f"{label}: found seed {listed(row)}, expected at least one of {reference}'s ({listed(base)}), for only runs of the "
+            f"{label}: found seed {listed(runs)}, expected at least one of {reference}'s ({listed(base)}), for only runs of the "
             "same seed are compared; train it with these seeds, or choose another --baseline"
         )
-    return [row[seed] for seed in common], [base[seed] for seed in common]
+    return [runs[seed] for seed in common], [base[seed] for seed in common]
 
 
-def caveats(rows: dict[str, Row]) -> list[str]:
-    """Sentences on what the rows differ in beside their methods."""
-    own = ("suite", "method", "seed", "settings")
+def caveats(methods: dict[str, Row]) -> list[str]:
+    """Sentences on other differences between the methods."""
+    compared = ("suite", "method", "seed", "settings")
     flats = {
-        label: _flat({key: value for key, value in next(iter(row.values())).config.items() if key not in own})
-        for label, row in rows.items()
+        label: _flat({key: value for key, value in next(iter(runs.values())).config.items() if key not in compared})
+        for label, runs in methods.items()
     }
     settings = []
     for key in dict.fromkeys(key for flat in flats.values() for key in flat):
@@ -187,16 +185,16 @@ def caveats(rows: dict[str, Row]) -> list[str]:
                 labels.setdefault(flat.get(key, "missing"), []).append(label)
         if len(labels) > 1:
             settings.append(f"{key} ({'; '.join(f'{value}: {listed(names)}' for value, names in labels.items())})")
-    notes = [f"The rows differ in more than their method: {listed(settings)}."] if settings else []
-    origins = [run.origin for row in rows.values() for run in row.values()]
+    notes = [f"The runs differ in more than their method: {listed(settings)}."] if settings else []
+    origins = [run.origin for runs in methods.values() for run in runs.values()]
     for key in ORIGIN:
         values = dict.fromkeys(str(origin.get(key) or "unknown") for origin in origins)
         if len(values) > 1:
             notes.append(f"The runs differ in {key}: {'; '.join(values)}.")
     if len({(origin.get("weights") or {}).get("sha256") for origin in origins}) > 1:
-        notes.append("The runs began from different pretrained weights.")
+        notes.append("The runs start from different pretrained weights.")
     if any(origin.get("dirty") for origin in origins):
-        notes.append("Some runs come from uncommitted code: their commit does not say all that ran.")
+        notes.append("Some runs come from uncommitted code: their commit does not show all the code that ran.")
     return notes
 
 
@@ -206,8 +204,8 @@ def listed(things: Any) -> str:
 
 
 def _labels(rows: list[dict[str, str]]) -> list[str]:
-    """A name for each row: its method, and what tells it from others of that method: the suite if that does, else the
-    setting of the shortest name that does, else all settings in which they differ.
+    """A label for each method: its name, and where others have the same name, the suite if that differs, else the setting
+    of the shortest name that differs, else all settings that differ.
 
     Args:
         rows: settings as of :func:`_flat`.

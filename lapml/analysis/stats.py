@@ -1,10 +1,10 @@
-"""Intervals over seeds, and tests of the difference between two rows of a table.
+"""Intervals over seeds, and tests of the difference between two methods.
 
-The unit of evidence is a training run (a seed) *and* a test image: another seed would give another network, another
-test set other images. So the difference of two rows is tested by resampling both (a hierarchical, or "pigeonhole",
+The unit of evidence is a training run (a seed) *and* a test image: another seed would give another model, another
+test set other images. So the difference of two methods is tested by resampling both (a hierarchical, or "pigeonhole",
 bootstrap: Owen, *The pigeonhole bootstrap*, Annals of Applied Statistics 2007), and the p-values of one table are
-corrected by Holm's method (Holm, *A simple sequentially rejective multiple test procedure*, 1979). Of two single runs
-only the images speak: McNemar's test.
+corrected by Holm's method (Holm, *A simple sequentially rejective multiple test procedure*, 1979). Two single runs
+are compared by McNemar's test on the images.
 """
 
 import math
@@ -18,8 +18,8 @@ from scipy import stats
 from lapml.errors import LapmlError
 
 CELLS = 4_000_000  # drawn counts held at once: 32 MB
-POWER = 0.8  # the customary chance of seeing a difference that is there
-MOST_SEEDS = 1000  # beyond, a number of seeds is only "more"
+POWER = 0.8  # the usual probability of finding an existing difference
+MOST_SEEDS = 1000  # larger numbers are infinite
 
 
 class Difference(NamedTuple):
@@ -40,9 +40,9 @@ class McNemar(NamedTuple):
 
 
 class Seeds(NamedTuple):
-    """How many seeds would be needed, and if the spread were at the lower or the upper end of its interval.
+    """The number of seeds needed; low and high: with the spread at either end of its interval.
 
-    NaN: cannot be told. Infinite: more than :data:`MOST_SEEDS`.
+    NaN: unknown. Infinite: more than :data:`MOST_SEEDS`.
     """
 
     needed: float
@@ -63,7 +63,7 @@ def t_interval(values: Sequence[float], confidence: float) -> tuple[float, float
     """Mean and half-width of the Student-t interval of the mean.
 
     Args:
-        values: (n,) one number a seed.
+        values: (n,) one number per seed.
         confidence: such as 0.95.
 
     Returns:
@@ -196,16 +196,16 @@ def seeds_needed(differences: Sequence[float], confidence: float, power: float =
 
     It takes the test images as they are: more seeds do not shrink what other images would have changed. And it is
     rough: behind the standard deviation of 3 seeds may be one half or six times as large, which is why ``low`` and
-    ``high`` are given, for the ends of its chi-square interval. The mean is taken at its word in all three.
+    ``high`` are given, for the ends of its chi-square interval. The mean is taken as exact in all three.
 
     Args:
-        differences: (S,) the difference of two rows, one a seed, in any unit.
+        differences: (S,) the difference of two methods, one per seed, in any unit.
         confidence: of the test, and of the interval behind ``low`` and ``high``.
         power: such as 0.8.
 
     Returns:
         :class:`Seeds`: from 2, or infinite above :data:`MOST_SEEDS`; NaN for one seed, which has no spread, and for no
-        difference, which no number of seeds would show. Where all seeds differ by the same, 2, and no range.
+        difference, which no number of seeds would show. If all differences are equal, 2, and no range.
 
     Raises:
         LapmlError: no value, a value that is not finite, or a confidence or power outside (0, 1).
@@ -246,8 +246,8 @@ def compare_rows(
         replicates, confidence, seed: of the bootstrap; every pair starts from the same seed.
 
     Returns:
-        One :class:`Comparison` a pair. ``significant``: the corrected p is below 1 − confidence, and there is more than
-        one seed: of one, no p speaks for the row.
+        One :class:`Comparison` per pair. ``significant``: the corrected p is below 1 − confidence, and there is more than
+        one seed: a single seed says nothing about the method.
 
     Raises:
         LapmlError: as :func:`paired_bootstrap`.

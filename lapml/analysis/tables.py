@@ -1,4 +1,4 @@
-"""The tables of a report: compare the rows of a suite, and write them for people, papers and programs.
+"""The tables of a report: compare the methods of a suite, and write Markdown, LaTeX, CSV and JSON.
 
 Accuracies and gains are in percent (points) in every table.
 """
@@ -22,29 +22,29 @@ __all__ = [
 ]  # fmt: skip
 
 BASELINE = "baseline"
-BOOTSTRAP_SEED = 0  # of the resampling, the same for every comparison: a table is a function of its runs
+BOOTSTRAP_SEED = 0  # of the resampling, the same for every comparison: a table depends only on its runs
 
 
 def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray], params: Params) -> pd.DataFrame:
-    """The main table: a row a (dataset, method), in the order of the suite; NaN where a number does not exist.
+    """The main table: one row per (dataset, method), in the order of the suite; missing numbers are NaN.
 
     Columns:
         n_seeds; top1 (mean over seeds) and top1_half (half-width of its Student-t interval; NaN for one seed);
-        top5, mean_class, recall1, recall5: means, percent (NaN where nothing can be missed, as among five classes);
-        recall_left_out: images that R@K does not count, for they are the only one of their class;
-        gain, gain_low, gain_high, p, p_holm, significant, gain_seeds: points over the row ``baseline``, by
-        :func:`lapml.analysis.stats.compare_rows` over the data set's rows, and the number of seeds that would show as much (NaN
+        top5, mean_class, recall1, recall5: means, percent (NaN if no answer can miss, as with five classes);
+        recall_left_out: images that R@K leaves out, the only ones of their class;
+        gain, gain_low, gain_high, p, p_holm, significant, gain_seeds: points over ``baseline``, by
+        :func:`lapml.analysis.stats.compare_rows` over the data set's methods, and the number of seeds needed to show it (NaN
         without a baseline);
-        previous, step, step_low, step_high, step_p, step_p_holm, step_significant, step_seeds: the same over the row
-        above, or the one that ``report.steps`` says (then ``named``);
+        previous, step, step_low, step_high, step_p, step_p_holm, step_significant, step_seeds: the same over the method
+        above, or the one in ``report.steps`` (then ``named``);
         images_forward, images_backward, seconds: means of a training run;
         cost_ratio: cost over the baseline's, see :func:`cost`; seconds_ratio: seconds over the baseline's.
     """
     table = []
     methods = params.all_methods()
     above = [None, *methods[:-1]]
-    before = [params.report.steps.get(method, row) for method, row in zip(methods, above, strict=True)]
-    before = [row if row in methods else place for row, place in zip(before, above, strict=True)]
+    before = [params.report.steps.get(method, place) for method, place in zip(methods, above, strict=True)]
+    before = [name if name in methods else place for name, place in zip(before, above, strict=True)]
     for dataset in params.datasets:
         gains, steps = (
             stats.compare_rows(
@@ -61,16 +61,16 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
             for others in ([BASELINE] * len(methods), before)
         )
         rows: list[dict[str, Any]] = []
-        for method, gain, step, previous, row_above in zip(methods, gains, steps, before, above, strict=True):
-            of_row = runs[(runs["dataset"] == dataset) & (runs["method"] == method)]
-            top1, half = stats.t_interval(of_row["top1"].to_list(), params.report.confidence)
-            row = {"dataset": dataset, "method": method, "n_seeds": len(of_row), "top1": top1, "top1_half": half}
-            row |= {name: of_row[name].mean() for name in ACCURACIES[1:]}
-            row["recall_left_out"] = of_row.get("recall_left_out", pd.Series([0])).iloc[0]  # all share the images
+        for method, gain, step, previous, method_above in zip(methods, gains, steps, before, above, strict=True):
+            of_method = runs[(runs["dataset"] == dataset) & (runs["method"] == method)]
+            top1, half = stats.t_interval(of_method["top1"].to_list(), params.report.confidence)
+            row = {"dataset": dataset, "method": method, "n_seeds": len(of_method), "top1": top1, "top1_half": half}
+            row |= {name: of_method[name].mean() for name in ACCURACIES[1:]}
+            row["recall_left_out"] = of_method.get("recall_left_out", pd.Series([0])).iloc[0]  # all share the images
             row |= _points("gain", "", gain) | _points("step", "step_", step)
-            row |= {"previous": previous, "named": previous is not None and previous != row_above}
-            row |= {name: of_row[name].mean() for name in ("images_forward", "images_backward", "seconds")}
-            rows.append(row | {"cost": cost(of_row).mean()})
+            row |= {"previous": previous, "named": previous is not None and previous != method_above}
+            row |= {name: of_method[name].mean() for name in ("images_forward", "images_backward", "seconds")}
+            rows.append(row | {"cost": cost(of_method).mean()})
         base: dict[str, Any] = next(
             (row for row in rows if row["method"] == BASELINE), {"cost": math.nan, "seconds": math.nan}
         )
@@ -95,7 +95,7 @@ def curves(epochs: pd.DataFrame) -> pd.DataFrame:
 
 
 def headings(params: Params) -> dict[str, str]:
-    """Column → heading of the table that people read; accuracy.md, accuracy.tex and the page share it."""
+    """Column → heading of the table in accuracy.md, accuracy.tex and the page."""
     level = f"{100 * params.report.confidence:g} %"
     return {
         "method": "method",
@@ -112,7 +112,7 @@ def headings(params: Params) -> dict[str, str]:
 
 
 def cells(row: dict[str, Any]) -> dict[str, str]:
-    """One row of :func:`accuracy` as text, with the columns of :func:`headings`; a number that is not there is –."""
+    """One row of :func:`accuracy` as text, with the columns of :func:`headings`; missing numbers are –."""
     return {
         "method": row["method"],
         "top1": interval(row["top1"], row["top1_half"]),
@@ -126,8 +126,8 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
 
 
 def summary(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """{dataset: {method: {top1, top1_half, gain, p, p_holm}}} for ``dvc metrics``; a number that is not there is
-    left out, because JSON has no NaN."""
+    """{dataset: {method: {top1, top1_half, gain, p, p_holm}}} for ``dvc metrics``; missing numbers are
+    left out, since JSON has no NaN."""
     result: dict[str, dict[str, dict[str, float]]] = {}
     for row in table.to_dict("records"):
         numbers = {name: row[name] for name in ("top1", "top1_half", "gain", "p", "p_holm")}
@@ -181,27 +181,27 @@ def _latex(table: pd.DataFrame, params: Params) -> str:
 
 
 def note(table: pd.DataFrame, params: Params) -> str:
-    """What the table's numbers are: seeds, intervals, tests, cost."""
+    """Note on the table: seeds, intervals, tests, cost."""
     seeds = ", ".join(str(seed) for seed in params.seeds)
     means = "of seed" if len(params.seeds) == 1 else "means over the seeds"
     text = (
         f"Accuracies in percent, {means} {seeds}; ±: Student-t interval over seeds. Points, [interval] and p: "
         f"hierarchical paired bootstrap over seeds and {params.split_name()} images, {params.report.bootstrap:,} replicates; "
-        f"p corrected by Holm’s method over the rows of a data set; bold where it is below {1 - params.report.confidence:.2g}. "
+        f"p corrected by Holm’s method over the methods of a data set; bold where it is below {1 - params.report.confidence:.2g}. "
         "Cost: (images forwarded + 2 × images backwarded) in training, over the baseline’s."
     )
     text += _no_result(table, params)
     if table["named"].any():
-        text += " (Row): compared with that one and not with the row above."
+        text += " (Method): compared with that one and not with the row above."
     if len(params.seeds) == 1:
         text += " One seed: no interval over seeds exists, p is of the images only, and nothing is called significant."
     if BASELINE not in set(table["method"]):
-        text += f" No row “{BASELINE}”: gains over it and cost ratios are empty."
+        text += f" No method “{BASELINE}”: gains over it and cost ratios are empty."
     return text
 
 
 def _no_result(table: pd.DataFrame, params: Params) -> str:
-    """What the note says of accuracies that leave images out, or that are not there."""
+    """Note on accuracies that leave images out, or are missing."""
     text, split = "", params.split_name()
     for dataset, rows in table.groupby("dataset", sort=False):
         row, where = rows.iloc[0], f" ({dataset})" if len(params.datasets) > 1 else ""
@@ -211,17 +211,17 @@ def _no_result(table: pd.DataFrame, params: Params) -> str:
         heads = headings(params)
         absent = [heads[name] for name in ACCURACIES if math.isnan(row[name])]
         if absent:
-            text += f" –{where}: {', '.join(absent)} cannot be missed, or cannot be had, with so few classes or images."
+            text += f" –{where}: {', '.join(absent)} cannot miss, or does not exist, with so few classes or images."
     return text
 
 
 def emphasised(row: dict[str, Any]) -> list[str]:
-    """Cells to print bold: differences that are significant, of either sign; never a mere maximum."""
+    """Cells to print bold: significant differences of either sign, not maxima."""
     return [name for name, flag in (("gain", "significant"), ("step", "step_significant")) if row[flag]]
 
 
 def interval(mean: float, half: float) -> str:
-    """A mean over seeds and the half-width of its interval, which one seed has not."""
+    """A mean over seeds and the half-width of its interval (none for one seed)."""
     return f"{mean:.1f} (one seed)" if math.isnan(half) else f"{mean:.1f} ± {half:.1f}"
 
 

@@ -1,4 +1,4 @@
-"""Why a finished run takes an image for what it does: where it looks, and which training images look alike to it."""
+"""Explain predictions: the class map of an image, and the most similar training images."""
 
 import difflib
 import re
@@ -23,7 +23,7 @@ from lapml.models.device import DTYPES, autocast
 from lapml.paths import EMBEDDINGS
 from lapml.report.pictures import pixels
 from lapml.runs import evaluate
-from lapml.runs.execute import Ready, own_data, ready
+from lapml.runs.execute import Ready, open_data, ready
 from lapml.runs.folder import open_run
 
 
@@ -47,7 +47,7 @@ def explain(
             unit embeddings; with 0 the packed data are not needed.
         target: the name of the class whose map is drawn; without it, the predicted class.
         banner: rows of pixels to cut off the bottom of every image; None: as packing does for the run's data set.
-        failed: files that are no images are added to it, with the reason; None: the first one is an error.
+        failed: files that are not images are added to it, with the reason; None: the first one is an error.
 
     Returns:
         A dict for each file that could be read, in order: ``image`` and ``figure`` (paths), ``target`` (``class`` and
@@ -100,11 +100,11 @@ class Training:
     def __init__(self, folder: Path, run: Ready, record: dict[str, Any], provenance: dict[str, Any], root: Path):
         self.run = run
         try:
-            self.packed = own_data(record, provenance, root)
+            self.packed = open_data(record, provenance, root)
         except LapmlError as error:
             raise LapmlError(f"{error}; or leave training images out with --neighbours 0") from None
         file, key = folder / EMBEDDINGS, f"{provenance['files']['model.safetensors']} {provenance['data_sha256']}"
-        # Damaged, or of another model or other data: made anew.
+        # Damaged, or of another model or other data: made again.
         with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(file, allow_pickle=False) as kept:
             if str(kept["key"]) == key:
                 self.rows, self.embeddings = kept["rows"], kept["embeddings"]
@@ -122,7 +122,7 @@ class Training:
         ]
         self.rows = np.concatenate([each.rows for each in seen])
         self.embeddings = np.concatenate([each.embeddings for each in seen])
-        # Where the run's folder may not be written, as one of somebody else's, they are made anew each time.
+        # In a run folder without write permission they are made again each time.
         with suppress(OSError), atomic(file) as temporary, open(temporary, "wb") as opened:
             np.savez(opened, key=key, rows=self.rows, embeddings=self.embeddings)
 
@@ -155,7 +155,7 @@ class Training:
 
 
 def text(results: list[dict[str, Any]]) -> str:
-    """The results of :func:`explain` as paragraphs, one an image."""
+    """The results of :func:`explain` as paragraphs, one per image."""
     lines = []
     for result in results:
         target = result["target"]

@@ -27,7 +27,7 @@ from lapml.errors import LapmlError
 from lapml.files import atomic, sha256, write_json
 from lapml.models.model import Classifier
 from lapml.paths import RUN_FILES
-from lapml.runs.execute import load_model, own_data
+from lapml.runs.execute import load_model, open_data
 from lapml.runs.folder import open_run
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}  # format: its file beside the run's
@@ -82,7 +82,7 @@ def export(folder: Path, form: str, output: Path | None = None, root: Path = Pat
     config = settings_of(folder / "config.json", record)
     model, weights = load_model(folder, config, len(names))
     try:
-        packed = own_data(record, provenance, root)
+        packed = open_data(record, provenance, root)
     except LapmlError:  # gone or other data: random views must do
         packed = None
     module = Exported(model, weights["mean"], weights["std"]).eval()

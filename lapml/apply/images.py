@@ -1,4 +1,4 @@
-"""Image files as evaluation reads a data set: as small packs in memory, so that no step of it is written twice."""
+"""Image files as evaluation reads a data set: as small packs in memory, with the same code."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -31,7 +31,7 @@ def packs(
     Args:
         class_names: of the run; the labels of these packs mean nothing.
         banner: rows of pixels to cut off the bottom of every image; None: as many as packing cuts off the run's data set's.
-        failed: files that are no images are added to it, and left out; None: the first one is an error.
+        failed: files that are not images are added to it, and left out; None: the first one is an error.
 
     Yields:
         A pack whose meta has ``places``, those of its images in ``files``.
@@ -65,14 +65,14 @@ def _square(file: Path, side: int, banner: int) -> tuple[bytes, tuple[int, int, 
                 f"{shown(file)}: is a folder, expected image files; name them, as in {shown(file / '*.jpg')}"
             )
         if not file.exists():
-            raise LapmlError(f"{shown(file)}: no such file; mend the path, or quote it where it has spaces")
+            raise LapmlError(f"{shown(file)}: no such file; check the path, or quote it if it has spaces")
         return square(file, side, banner)
     except LapmlError as error:
         return error
 
 
 def class_names(folder: Path, provenance: dict[str, Any]) -> list[str]:
-    """One name a label, of a run's provenance.json; LapmlError where an old version wrote that without them."""
+    """One name per label, of a run's provenance.json; LapmlError where an old version wrote that without them."""
     if not provenance.get("class_names"):
         raise LapmlError(f"{folder / 'provenance.json'}: class_names: missing, as in old runs; train it again")
     return provenance["class_names"]

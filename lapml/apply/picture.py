@@ -97,7 +97,7 @@ def _near(place: Callable, write: Callable, near: list[np.ndarray], about: list[
 
 
 def fitted(canvas: FigureCanvasAgg, words: str, inches: float, lines: int, points: float) -> str:
-    """Words broken into at most so many lines of a width, the last one cut short where there are more."""
+    """Words broken into at most ``lines`` lines of a width, the last one cut short where there are more."""
     font, renderer = FontProperties(size=points), canvas.get_renderer()
 
     def wide(text: str) -> bool:
@@ -124,7 +124,7 @@ def _picture(axes: Axes, picture: np.ndarray) -> None:
 
 
 def _bars(axes: Axes, result: dict[str, Any], fit: partial) -> None:
-    """A bar a class below its name; the target's in the last one's place where it is not among them."""
+    """One bar per class below its name; the target's replaces the last one if it is not among them."""
     classes = list(result["predictions"])
     if result["target"] not in classes:
         classes[-1] = result["target"]

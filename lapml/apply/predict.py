@@ -1,4 +1,4 @@
-"""What a finished run takes image files for."""
+"""Predict the classes of image files by a finished run."""
 
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ def predict(
     banner: int | None = None,
     failed: Failed | None = None,
 ) -> list[dict[str, Any]]:
-    """The most probable classes of each image, seen as evaluation sees an image of the run's own data.
+    """The most probable classes of each image, preprocessed as in evaluation.
 
     Args:
         folder: a run folder.
         top: how many classes.
         banner: rows of pixels to cut off the bottom of every image; None: as packing does for the run's data set.
-        failed: files that are no images are added to it, with the reason; None: the first one is an error.
+        failed: files that are not images are added to it, with the reason; None: the first one is an error.
 
     Returns:
         A dict for each file that could be read, in order: ``image`` (its path) and ``predictions``, see :func:`best`.

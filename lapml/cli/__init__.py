@@ -1,4 +1,4 @@
-"""The ``lapml`` command, a file a family of commands: they name files and call one function, which they import then."""
+"""The ``lapml`` command, one file per family of commands. A command names files and calls one function, which it imports."""
 
 from lapml.cli.app import app
 

@@ -1,7 +1,7 @@
-"""The `lapml` command: thin, it names files and calls one function. Heavy imports happen inside the commands.
+"""The `lapml` command. Each command names files and calls one function; heavy imports happen inside.
 
 Exit status: 0 done; 1 bad input or state (one line on standard error says what to do); 2 wrong usage; 75 stopped by
-SIGTERM or Ctrl-C with its state saved: the same command, given again, goes on.
+SIGTERM or Ctrl-C with its state saved: the same command continues.
 """
 
 import signal
@@ -22,8 +22,8 @@ from lapml.cli.common import (
     ParamsFile,
     SeedNumber,
     Set,
+    find_dataset,
     is_first,
-    known,
     load,
     plain,
     quiet,
@@ -64,17 +64,17 @@ def train(
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
     development: Annotated[
-        bool, typer.Option(help="Train on train, read val; into results/SUITE/development/.")
+        bool, typer.Option(help="Train on train and evaluate on val, into results/SUITE/development/.")
     ] = False,
     replace: Annotated[
         bool,
         typer.Option(
             "--replace",
-            help="Train also where a run of other settings, data or code lies, and keep that as SEED.old-1.",
+            help="Also train over a run with other settings, data or code; that run is kept as SEED.old-1.",
         ),
     ] = False,
     smoke: Annotated[
-        bool, typer.Option(help="Two epochs, the second mixed throughout: does it run at all? Into a temporary folder.")
+        bool, typer.Option(help="Test run of two epochs, every batch of the second one mixed, in a temporary folder.")
     ] = False,
 ) -> None:
     """Train one run on train + val, evaluate its last epoch on test, write its run folder.
@@ -84,14 +84,14 @@ def train(
     import tempfile
 
     settings, paths = load(params, overrides)
-    _shared(settings, dataset)
+    _launch_processes(settings, dataset)
     from lapml.common import ranks
     from lapml.data.fetch.sources import refuse_other
     from lapml.localise.evidence import opened
-    from lapml.runs.execute import Packed, execute, pick_device, resolved, smoked
+    from lapml.runs.execute import Packed, execute, pick_device, resolve_smoke, resolved
 
     config = (
-        smoked(settings, dataset, method, seed)
+        resolve_smoke(settings, dataset, method, seed)
         if smoke
         else resolved(settings, paths, dataset, method, seed, development)
     )
@@ -111,15 +111,15 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     dataset: Annotated[
-        str, typer.Option(help="Another prepared data set of the params file; the run's own by default.")
+        str, typer.Option(help="Another prepared data set of the params file; default: that of the run.")
     ] = "",
     split: Annotated[
-        str, typer.Option(help="test, val or train, if the run was not trained on it; readings are recorded.")
+        str, typer.Option(help="test, val or train, if the run was not trained on it. Readings of test are recorded.")
     ] = "test",
     params: ParamsFile = DEFAULT,
 ) -> None:
-    """Evaluate a finished run again, or its transfer to another data set: accuracy if that has no class that the run
-    does not know, else Recall@K of the embedding.
+    """Evaluate a finished run again, or on another data set: accuracy if the run knows all its classes, else Recall@K of the
+    embedding.
 
     Example: lapml evaluate results/demo/runs/birds/baseline/0
     """
@@ -141,17 +141,17 @@ def evaluate(
 @plain
 def tune(
     dataset: Dataset,
-    method: Annotated[str, typer.Option(help="margin or adaptive_margin; without it, both in this order.")] = "",
+    method: Annotated[str, typer.Option(help="margin or adaptive_margin; default: both, in this order.")] = "",
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Tune the margins on the validation split; goes on where it was interrupted.
+    """Tune the margins on the validation split. An interrupted search continues.
 
     Example: lapml tune birds
     """
     settings, paths = load(params, overrides)
-    known(settings, dataset)
-    _shared(settings, dataset)
+    find_dataset(settings, dataset)
+    _launch_processes(settings, dataset)
     from lapml.common import ranks
     from lapml.config.schema import ADAPTIVE, MARGIN
     from lapml.runs.execute import pick_device
@@ -175,11 +175,11 @@ def tune(
 @app.command()
 @plain
 def report(
-    images: Annotated[bool, typer.Option(help="Show pictures of the data; also switched off by report.images.")] = True,
+    images: Annotated[bool, typer.Option(help="Show pictures of the data (not if report.images is false).")] = True,
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Make the tables, figures and report.html of a suite; refuses runs that do not fit its settings.
+    """Make the tables, figures and report.html of a suite; runs that do not fit its settings are refused.
 
     Example: lapml report --no-images
     """
@@ -192,8 +192,8 @@ def report(
     typer.echo(f"{page}")
 
 
-def _shared(settings, dataset: str) -> None:
-    """With ``train.gpus`` above 1, hand this command over to that many processes, and end with their status."""
+def _launch_processes(settings, dataset: str) -> None:
+    """With ``train.gpus`` above 1, run this command as that many processes, and end with their status."""
     from lapml.common import ranks
 
     gpus = settings.of(dataset).train.gpus if dataset in settings.data else 1
@@ -203,6 +203,6 @@ def _shared(settings, dataset: str) -> None:
 
 
 def _log(line: str) -> None:
-    """Print a line, once for all processes of a run."""
+    """Print a line once, whatever the number of processes."""
     if is_first():
         typer.echo(line)

@@ -1,4 +1,4 @@
-"""`lapml predict`, `lapml explain` and `lapml export`: what a finished run is good for."""
+"""`lapml predict`, `lapml explain` and `lapml export`: a finished run applied to image files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ Images = Annotated[list[Path], typer.Argument(help="Image files.")]
 Banner = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Rows of pixels to cut off the bottom; by default the run's data set's (FGVC-Aircraft: 20)."
+        min=0, help="Rows of pixels to cut off the bottom; default: as for the run's data set (FGVC-Aircraft: 20)."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -22,13 +22,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def predict(
     run: RunFolder,
     images: Images,
-    top: Annotated[int, typer.Option(min=1, help="Classes an image.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Classes per image.")] = 5,
     banner: Banner = None,
     as_json: Json = False,
 ) -> None:
-    """Name the most probable classes of images, seen as the evaluation sees the run's own.
+    """Print the most probable classes of images, preprocessed as in evaluation.
 
-    Files that are no images are named at the end, with status 1; the others are predicted all the same.
+    Files that are not images are named at the end, with exit status 1; the others are predicted.
 
     Example: lapml predict results/demo/runs/birds/baseline/0 photos/*.jpg
     """
@@ -41,7 +41,7 @@ def predict(
     results = predicted(run, images, top, banner, failed)
     if results or as_json:
         typer.echo(json.dumps(results, indent=2) if as_json else table(results))
-    _end(failed)
+    _print_failed(failed)
 
 
 @plain
@@ -52,16 +52,16 @@ def explain(
         "explanations"
     ),
     neighbours: Annotated[
-        int, typer.Option(min=0, max=100, help="Training images an image; 0 needs no packed data.")
+        int, typer.Option(min=0, max=100, help="Similar training images per image; 0 needs no packed data.")
     ] = 5,
-    target: Annotated[str, typer.Option(help="The class whose map is drawn; the predicted one by default.")] = "",
+    target: Annotated[str, typer.Option(help="The class whose map is drawn; default: the predicted one.")] = "",
     banner: Banner = None,
     params: ParamsFile = DEFAULT,
     as_json: Json = False,
 ) -> None:
-    """Draw where the model looks in images, and the training images that are the most similar to it.
+    """Draw the class map of images, and the most similar training images.
 
-    Files that are no images are named at the end, with status 1; the others are explained all the same.
+    Files that are not images are named at the end, with exit status 1; the others are explained.
 
     Example: lapml explain results/demo/runs/birds/baseline/0 photos/*.jpg --output why
     """
@@ -79,11 +79,11 @@ def explain(
     results = explained(run, images, output, neighbours, target or None, banner, failed=failed)
     if results or as_json:
         typer.echo(json.dumps(results, indent=2) if as_json else text(results))
-    _end(failed)
+    _print_failed(failed)
 
 
-def _end(failed: list[tuple[Path, str]]) -> None:
-    """Name the files that could not be read, after what could be said of the others; then the status is 1."""
+def _print_failed(failed: list[tuple[Path, str]]) -> None:
+    """Print the files that could not be read; the exit status is then 1."""
     for _, why in failed:
         typer.echo(f"error: {why}", err=True)
     if failed:
@@ -95,10 +95,10 @@ def export(
     run: RunFolder,
     form: Annotated[str, typer.Option("--format", help="onnx or torch (torch.export's .pt2).")],
     output: Annotated[
-        Path | None, typer.Option(help="The file; by default model.onnx or model.pt2 in the run's folder.")
+        Path | None, typer.Option(help="The file; default: model.onnx or model.pt2 in the run's folder.")
     ] = None,
 ) -> None:
-    """Write the model as one file for other programs, with FILE.json about it, if it gives the run's own numbers.
+    """Export the model as one file for other programs, with a description in FILE.json, if its outputs equal the run's.
 
     Example: lapml export results/demo/runs/birds/baseline/0 --format onnx
     """

@@ -1,4 +1,4 @@
-"""What the commands share: their options, and how they end."""
+"""What the commands share: options, and how they end."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ ParamsFile = Annotated[
 ]
 Set = Annotated[list[str], typer.Option("--set", help="Override a key, as train.lr=0.01; repeatable.")]
 Dataset = Annotated[str, typer.Argument(help="A section of `data` in the params file.")]
-MethodName = Annotated[str, typer.Argument(help="A row: a section of `methods`.")]
+MethodName = Annotated[str, typer.Argument(help="A method: a section of `methods`.")]
 SeedNumber = Annotated[int, typer.Argument(min=0, help="The seed.")]
 DEFAULT = Path("params.yaml")
 
@@ -34,24 +34,22 @@ def plain(function):
         except LapmlError as error:
             message, everywhere, status = str(error), error.everywhere, error.status
         except OSError as error:  # a full disk, a folder that may not be written
-            message = f"{error.filename or 'the system'}: {error.strerror or error}; what was finished before is intact"
+            message = f"{error.filename or 'the system'}: {error.strerror or error}; finished results are intact"
         except RuntimeError as error:
-            if (
-                type(error).__name__ != "OutOfMemoryError"
-            ):  # torch's, of work that does not say more (lapml.common.gpus.memory)
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, outside lapml.common.gpus.memory
                 raise
             what, advice = (
-                "this command's models and images do not fit into the GPU's memory",
-                "take a GPU that nobody else uses",
+                "the models and images of this command do not fit into the GPU's memory",
+                "take a GPU that no other process uses",
             )
             message = str(OutOfMemoryError(what, error, advice))
         except KeyboardInterrupt:
-            message, everywhere, status = "stopped; run the same command again to go on", True, Stopped.status
+            message, everywhere, status = "stopped; run the same command again to continue", True, Stopped.status
         first = is_first()
-        if everywhere and not first and status == 1:  # the first to end is ended by the launcher for all
+        if everywhere and not first and status == 1:  # the launcher ends all processes with the first one that ends
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(15)
-            first = True  # it has met nothing of the kind
+            first = True  # rank 0 did not fail itself
         if message and (first or not everywhere):
             typer.echo(f"error: {message}", err=True)
         raise typer.Exit(status)
@@ -79,24 +77,24 @@ def quiet() -> bool:
 
 
 def say_device(train) -> None:
-    """Say where ``train.device: auto`` asks for a GPU and there is none."""
+    """Print a note if ``train.device: auto`` finds no GPU."""
     from lapml.models.device import without_gpu
 
     if (why := without_gpu(train)) and is_first():
         typer.echo(
-            f"note: train.device is auto, and no GPU is here ({why}): this runs on the CPU; cuda would refuse to, and cpu says "
-            "that it is meant"
+            f"note: train.device is auto and there is no GPU ({why}): this runs on the CPU; set train.device to cpu to "
+            "silence this note"
         )
 
 
-def known(settings, name: str):
+def find_dataset(settings, name: str):
     """The settings of a data set; LapmlError where there are none of that name."""
     if name not in settings.data:
         raise LapmlError(f"unknown data set {name!r}: expected one of {', '.join(settings.data)}")
     return settings.data[name]
 
 
-def refuse_pictures(settings, what: str, advice: str = "to see it all the same, give --set report.images=true") -> None:
+def refuse_pictures(settings, what: str, advice: str = "to allow it, give --set report.images=true") -> None:
     """LapmlError where ``report.images`` forbids pictures of the data."""
     if not settings.report.images:
-        raise LapmlError(f"report.images is false, so no picture of the data is written, and {what} is one; {advice}")
+        raise LapmlError(f"report.images is false: pictures of the data are not written, and {what} is one; {advice}")

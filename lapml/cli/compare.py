@@ -10,38 +10,43 @@ from lapml.cli.common import plain
 
 @plain
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, and folders that hold some at any depth.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that contain some at any depth.")],
     baseline: Annotated[
         str,
-        typer.Option(help="The row to compare with; by default the first, or of a first folder of several, baseline."),
+        typer.Option(
+            help="The method to compare with; default: baseline if the first folder has several methods, else the first."
+        ),
     ] = "",
-    top: Annotated[int, typer.Option(min=1, max=5, help="Count an answer that is among so many first ones.")] = 1,
-    confidence: Annotated[float, typer.Option(help="Of the intervals, and for what is called significant.")] = 0.95,
-    replicates: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 10_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a Markdown table.")] = False,
+    top: Annotated[int, typer.Option(min=1, max=5, help="Top-K accuracy: K.")] = 1,
+    confidence: Annotated[float, typer.Option(help="Confidence level of intervals and tests.")] = 0.95,
+    replicates: Annotated[int, typer.Option(min=1, help="Replicates of the bootstrap.")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a Markdown table.")] = False,
 ) -> None:
-    """Compare rows of finished runs: accuracy over seeds, differences with tests, and the seeds that would show them.
+    """Compare methods of finished runs: accuracy over seeds, differences with tests, and the number of seeds needed.
 
     Example: lapml compare results/published/demo/runs/birds/baseline results/published/demo/runs/birds/cutmix
     """
-    from lapml.analysis import compare as rows
+    from lapml.analysis import compare as comparison
 
-    result = rows.compare(runs, baseline or None, top, confidence, replicates)
-    typer.echo(rows.as_json(result) if as_json else rows.markdown(result))
+    result = comparison.compare(runs, baseline or None, top, confidence, replicates)
+    typer.echo(comparison.as_json(result) if as_json else comparison.markdown(result))
 
 
 @plain
 def confusions(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, and folders that hold some at any depth.")],
-    baseline: Annotated[str, typer.Option(help="The row to compare with, as of `lapml compare`.")] = "",
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that contain some at any depth.")],
+    baseline: Annotated[str, typer.Option(help="The method to compare with, as in `lapml compare`.")] = "",
     group: Annotated[
-        list[str], typer.Option(help="A group of sisters to show, as Sparrow; repeatable. The largest four by default.")
+        list[str],
+        typer.Option(help="A group of sister classes to show, such as Sparrow; repeatable. Default: the four largest."),
     ] = [],  # noqa: B006
-    word: Annotated[str, typer.Option(help="Of a class name that sisters share: last, or first.")] = "last",
-    confidence: Annotated[float, typer.Option(help="Of the intervals, and for what is called significant.")] = 0.95,
-    replicates: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 10_000,
+    word: Annotated[
+        str, typer.Option(help="The word of their names that sister classes share: last or first.")
+    ] = "last",
+    confidence: Annotated[float, typer.Option(help="Confidence level of intervals and tests.")] = 0.95,
+    replicates: Annotated[int, typer.Option(min=1, help="Replicates of the bootstrap.")] = 10_000,
 ) -> None:
-    """Which mistakes rows of finished runs make: between sister species (classes of one last word), and the others.
+    """Count the mistakes of methods: between sister classes (whose names share the last word), and others.
 
     Example: lapml confusions results/published/sparrows/runs/cub200/baseline results/published/sparrows/runs/cub200/cutmix
     """

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, RAW, Dataset, ParamsFile, Set, known, load, plain, quiet, refuse_pictures
+from lapml.cli.common import DEFAULT, RAW, Dataset, ParamsFile, Set, find_dataset, load, plain, quiet, refuse_pictures
 from lapml.errors import LapmlError
 
 app = typer.Typer(help="Fetch, prepare, check and show data sets.", **RAW)
@@ -17,49 +17,51 @@ def data_fetch(
     name: Dataset,
     anew: Annotated[
         bool,
-        typer.Option("--anew", help="Take what the environment variable names, whatever was fetched before."),
+        typer.Option(
+            "--anew", help="Take the data that the environment variable names, even if other data were fetched before."
+        ),
     ] = False,
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Draw, find, unpack or download a data set.
+    """Fetch a data set: generate, find, unpack or download it.
 
     Example: lapml data fetch birds
     """
     from lapml.data.fetch.sources import fetch
 
     settings, paths = load(params, overrides)
-    fetch(name, known(settings, name), paths, anew)
-    _say_left_out(name, settings, paths)
+    fetch(name, find_dataset(settings, name), paths, anew)
+    _print_left_out(name, settings, paths)
     typer.echo(f"{paths.source(name)}")
 
 
 @app.command("prepare")
 @plain
 def data_prepare(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
-    """Index a fetched data set, carve the validation split, and pack its images.
+    """Index a fetched data set, split off the validation set, and pack the images.
 
     Example: lapml data prepare birds
     """
     from lapml.data.pack import prepare
 
     settings, paths = load(params, overrides)
-    prepare(name, known(settings, name), paths)
-    _say_left_out(name, settings, paths)
+    prepare(name, find_dataset(settings, name), paths)
+    _print_left_out(name, settings, paths)
     typer.echo(f"{paths.pack(name)}")
 
 
 @app.command("check")
 @plain
 def data_check(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
-    """Count splits and classes, and look for unreadable and duplicate images and boxes outside.
+    """Count splits and classes; find unreadable and duplicate images, and boxes outside their image.
 
     Example: lapml data check birds
     """
     from lapml.data.inspect import check
 
     settings, paths = load(params, overrides)
-    text, sound = check(name, known(settings, name), paths, progress=not quiet())
+    text, sound = check(name, find_dataset(settings, name), paths, progress=not quiet())
     typer.echo(text)
     if not sound:
         raise typer.Exit(1)
@@ -71,21 +73,21 @@ def data_show(
     name: Dataset,
     output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("contact.png"),
     count: Annotated[int, typer.Option(min=1, max=400, help="Images.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of images.")] = 0,
     objects: Annotated[
-        bool, typer.Option("--objects", help="With the object and part maps that `lapml localise` found.")
+        bool, typer.Option("--objects", help="Show the object and part maps of `lapml localise`.")
     ] = False,
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Write a contact sheet with boxes and parts; or, with --objects, with what was found without them.
+    """Write a contact sheet with boxes and parts, or with --objects with object and part maps.
 
     Example: lapml data show birds --output birds.png
     """
     from lapml.data.fetch.sources import refuse_other
 
     settings, paths = load(params, overrides)
-    refuse_other(name, known(settings, name), paths)
+    refuse_other(name, find_dataset(settings, name), paths)
     refuse_pictures(settings, "a contact sheet")
     if objects:
         from lapml.localise.sheet import show
@@ -93,12 +95,12 @@ def data_show(
         from lapml.data.sheet import show
 
     show(name, paths, output, count, seed)
-    _say_left_out(name, settings, paths)
+    _print_left_out(name, settings, paths)
     typer.echo(f"{output}")
 
 
-def _say_left_out(name: str, settings, paths) -> None:
-    """What lies among the images and is not read, on standard error; nothing where the data set itself is gone."""
+def _print_left_out(name: str, settings, paths) -> None:
+    """Print which files among the images are not read; nothing if the data set is gone."""
     from lapml.data.fetch.sources import laid_out
     from lapml.data.inspect import left_out
 
@@ -107,4 +109,4 @@ def _say_left_out(name: str, settings, paths) -> None:
         for note in left_out(settings.data[name], root):
             typer.echo(f"note: {note}", err=True)
     except LapmlError:
-        return  # a pack can be shown without the data set that it was made of
+        return  # a pack can be shown without its data set

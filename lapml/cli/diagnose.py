@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, Dataset, ParamsFile, Set, known, load, plain, say_device
+from lapml.cli.common import DEFAULT, Dataset, ParamsFile, Set, find_dataset, load, plain, say_device
 
 
 @plain
 def diagnose(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
-    """Measure how good the mixed images and their labels are, by true boxes, parts and masks; write tables and a gallery.
+    """Measure mixed images and their labels against true boxes, parts and masks; write tables and a gallery.
 
     Example: lapml diagnose birds
     """
     settings, paths = load(params, overrides)
-    known(settings, dataset)
+    find_dataset(settings, dataset)
     from lapml.report.diagnosis import diagnose
 
     say_device(settings.of(dataset).train)
@@ -26,16 +26,15 @@ def diagnose(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []
 
 @plain
 def distances(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, and folders that hold some; with their weights.")],
-    baseline: Annotated[str, typer.Option(help="The row that comes first, as of `lapml compare`.")] = "",
-    images: Annotated[int, typer.Option(min=2, help="Generated for each model, at least.")] = 1000,
-    confidence: Annotated[float, typer.Option(help="Of the intervals over seeds.")] = 0.95,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders with weights, or folders that contain some.")],
+    baseline: Annotated[str, typer.Option(help="The method that comes first, as in `lapml compare`.")] = "",
+    images: Annotated[int, typer.Option(min=2, help="Generated images per model, at least.")] = 1000,
+    confidence: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
     output: Annotated[
-        Path | None, typer.Option(help="Writes distances.md, .svg, .csv and .json there; only printed without it.")
+        Path | None, typer.Option(help="Folder for distances.md, .svg, .csv and .json; default: print only.")
     ] = None,
 ) -> None:
-    """How far generated images lie from their references in the embeddings of finished models, against the similarity of their
-    parts.
+    """Distances of generated images from their references in the embeddings of finished models, against part similarity.
 
     Example: lapml distances results/demo/runs/birds/loc_cutmix results/demo/runs/birds/adaptive_margin
     """

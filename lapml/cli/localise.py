@@ -4,31 +4,30 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, Dataset, ParamsFile, Set, known, load, plain, quiet, say_device
+from lapml.cli.common import DEFAULT, Dataset, ParamsFile, Set, find_dataset, load, plain, quiet, say_device
 
 
 @plain
 def localise(
     dataset: Dataset,
     params: ParamsFile = DEFAULT,
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Also where no method of the suite's tables mixes by what is found.")
-    ] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Also if no method of the suite mixes by the maps.")] = False,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Find the objects of the training images and their parts, by a pretrained network and without labels; goes on where it was
-    interrupted.
+    """Find objects and parts of the training images with a pretrained model, without labels. An interrupted search continues.
 
     Example: lapml localise birds
     """
     settings, paths = load(params, overrides)
-    known(settings, dataset)
+    find_dataset(settings, dataset)
     from lapml.localise.suite import localise_suite
 
     if anyway or settings.localising():
         say_device(settings.of(dataset).train)
     meta = localise_suite(settings, paths, dataset, anyway, progress=not quiet())
     if meta is None:
-        typer.echo(f"no method of suite {settings.suite} mixes by objects or parts: nothing to find (--anyway does)")
+        typer.echo(
+            f"no method of suite {settings.suite} mixes by object or part maps: nothing to do (--anyway makes them)"
+        )
     else:
         typer.echo(f"{paths.localised(dataset)}: {meta['count']} images of {' + '.join(meta['splits'])}")

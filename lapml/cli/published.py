@@ -1,4 +1,4 @@
-"""`lapml publish` and `lapml restore`: what is committed of a suite, there and back."""
+"""`lapml publish` and `lapml restore`: the committed results of a suite."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,17 +12,15 @@ from lapml.cli.common import DEFAULT, ParamsFile, Set, load, plain
 def publish(
     params: ParamsFile = DEFAULT,
     finished: Annotated[
-        bool, typer.Option("--finished", help="Add the runs that are finished, whether or not there is a report yet.")
+        bool, typer.Option("--finished", help="Add finished runs, even if there is no report yet.")
     ] = False,
-    source: Annotated[
-        Path | None, typer.Option("--from", help="Add the finished runs of a tar that kit/run.sh wrote elsewhere.")
-    ] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Add the finished runs of a tar by kit/run.sh.")] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Also where published runs would be gone that the settings do not have.")
+        bool, typer.Option("--replace", help="Also if published runs that the settings do not have are deleted.")
     ] = False,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Copy a suite's report, metrics, predictions and provenance to results/published/SUITE, which is committed.
+    """Copy a suite's report, metrics, predictions and provenance to results/published/SUITE, to be committed.
 
     Example: lapml publish --params suites/sparrows.yaml
     """
@@ -38,8 +36,7 @@ def publish(
 
 @plain
 def restore(params: ParamsFile = DEFAULT) -> None:
-    """Take over the runs of results/published/SUITE that fit the settings and the packed data, so that only the others
-    are run.
+    """Restore the runs of results/published/SUITE that fit the settings and the packed data; only the others are then run.
 
     Example: lapml restore --params suites/sparrows.yaml
     """

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, RAW, Dataset, ParamsFile, Set, known, load, plain
+from lapml.cli.common import DEFAULT, RAW, Dataset, ParamsFile, Set, find_dataset, load, plain
 from lapml.errors import LapmlError
 
 config_app = typer.Typer(help="Show and check settings.", **RAW)
@@ -15,12 +15,12 @@ suite_app = typer.Typer(help="List suites, or put one into params.yaml.", **RAW)
 @plain
 def config_show(
     dataset: Annotated[str, typer.Option(help="Data set.")] = "",
-    method: Annotated[str, typer.Option(help="Row.")] = "",
+    method: Annotated[str, typer.Option(help="Method.")] = "",
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Print one resolved run as JSON; without --dataset and --method, check and print the whole file.
+    """Print the settings of one run as JSON; without --dataset and --method, check and print the whole file.
 
     Example: lapml config show --dataset birds --method cutmix --seed 0 --set train.lr=0.02
     """
@@ -40,12 +40,12 @@ def config_show(
 @config_app.command("resolve")
 @plain
 def config_resolve(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
-    """Write what each stage of a data set depends on, resolved, to results/SUITE/settings: the orchestrators compare it.
+    """Write the settings that each stage of a data set depends on to results/SUITE/settings, for the orchestrators.
 
     Example: lapml config resolve birds
     """
     settings, paths = load(params, overrides)
-    known(settings, dataset)
+    find_dataset(settings, dataset)
     from lapml.config.stages import write
 
     typer.echo(f"{write(settings, paths, dataset)}")
@@ -81,7 +81,7 @@ def suite_use(name: Annotated[str, typer.Argument(help="A file of suites/, witho
 @suite_app.command("report")
 @plain
 def suite_report(params: ParamsFile = DEFAULT) -> None:
-    """Print where the suite's finished report lies.
+    """Print the path of the suite's report.
 
     Example: lapml suite report
     """

@@ -1,4 +1,4 @@
-"""What every room stands on: sections of settings, records that are read back, locks, GPUs, ranks, provenance.
+"""Shared by all packages: sections of settings, records, locks, GPUs, ranks, provenance.
 
-Nothing here knows of data, models or methods; every room may use it.
+Nothing here depends on data, models or methods.
 """

@@ -26,13 +26,13 @@ def function(name: str, group: str, known: tuple[str, ...] = ()) -> tuple[Callab
     Args:
         name: dotted path such as ``my_methods.stripes``, or an entry point's name.
         group: of entry points.
-        known: names that the caller would have taken instead, for its message.
+        known: built-in names, for the message.
 
     Raises:
-        ValueError: nothing of that name can be imported, or it is no function.
+        ValueError: nothing of that name can be imported, or it is not a function.
     """
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last: a file there must not take the place of a library's module
+        sys.path.append(os.getcwd())  # last: a file there must not replace a library's module
     point = next(iter(entry_points(group=group, name=name)), None)
     module, _, attribute = (point.value.replace(":", ".") if point else name).rpartition(".")
     if not module.strip("."):
@@ -43,12 +43,12 @@ def function(name: str, group: str, known: tuple[str, ...] = ()) -> tuple[Callab
         )
     try:
         found = getattr(import_module(module), attribute)
-    except Exception as error:  # whatever the user's file raises when it is run
+    except Exception as error:  # the user's file may raise anything
         raise ValueError(
             f"name: found {name!r}, expected the dotted path of a function, but {type(error).__name__}: "
             f"{' '.join(str(error).split())}; the module is looked for among the installed packages and in {os.getcwd()}"
         ) from None
-    plain = inspect.unwrap(found) if callable(found) else found  # a decorator's own file is not what the user edits
+    plain = inspect.unwrap(found) if callable(found) else found  # not the decorator's file
     file = inspect.getsourcefile(plain) if inspect.isfunction(plain) else None
     if file is None or not os.path.isfile(file):
         raise ValueError(f"name: found {name!r}, a {type(found).__name__}, expected a function written in Python")
@@ -64,19 +64,19 @@ def looked_up(
     known: tuple[str, ...] = (),
     filled: tuple[str, ...] = (),
 ) -> Any:
-    """A section of params.yaml that names a user's function: its keys checked against the function's, with the defaults of
-    those that are not given, and the checksum of its file, so that a run says which code made it.
+    """Check a section of params.yaml that names a user's function, and complete it: defaults of its keys, and the checksum
+    of its file for the record of a run.
 
     Args:
         model_of: the model of the keys of a function, which its file holds.
-        ours: keys that are not the function's.
+        ours: keys of lapml, not of the function.
         reading: a params file is being read; else, a section that has a checksum is the record of a run and is taken as
             it is.
         known: as of :func:`function`.
-        filled: keys of ours that no user gives.
+        filled: keys of ours that lapml fills in.
 
     Raises:
-        ValueError: see :func:`function`; or a key is none of the function's, is missing, or has a wrong value.
+        ValueError: see :func:`function`; or a key is unknown, missing, or has a wrong value.
     """
     if not isinstance(keys, dict):
         return keys
@@ -91,7 +91,7 @@ def looked_up(
     model = model_of(found, file)
     wanted = model.model_fields
     if clash := set(wanted) & {*ours, *filled, "sha256"}:
-        raise ValueError(f"{file}: {found.__name__}: its key {min(clash)!r} is one of lapml's own; rename it")
+        raise ValueError(f"{file}: {found.__name__}: its key {min(clash)!r} is a key of lapml; rename it")
     theirs = {key: value for key, value in keys.items() if key not in ours}
     try:
         values = model.model_validate(theirs).model_dump()
@@ -108,23 +108,23 @@ def looked_up(
 def _first(error: ValidationError) -> str:
     """The first mistake of a user's keys: key, found, expected."""
     first = error.errors()[0]
-    says = {"missing": "missing; add it", "extra_forbidden": "unknown key; remove it or mend its spelling"}
+    says = {"missing": "missing; add it", "extra_forbidden": "unknown key; remove it or correct its spelling"}
     message = says.get(first["type"]) or f"found {first['input']!r}, expected: {first['msg']}"
-    if first["type"] == "value_error":  # theirs: says what was found
+    if first["type"] == "value_error":  # of the user, complete
         message = first["msg"].removeprefix("Value error, ")
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), message)))
 
 
 def arguments_of(found: Callable, file: Path) -> type[Section]:
-    """The model of a user's loss's keys: its keyword arguments, with their types and defaults.
+    """The model of the keys of a custom loss: its keyword arguments, with types and defaults.
 
     Raises:
-        ValueError: it is not given one positional argument, or its annotations cannot be read.
+        ValueError: it does not take exactly one positional argument, or its annotations cannot be read.
     """
     wanted, placed = {}, []
     try:
         hints = get_type_hints(found)
-    except Exception as error:  # a name that is there for type checkers only, or misspelt
+    except Exception as error:  # a name for type checkers only, or misspelt
         raise ValueError(f"{file}: {found.__name__}: its annotations cannot be read ({error})") from None
     for argument in inspect.signature(found).parameters.values():
         if argument.kind is inspect.Parameter.KEYWORD_ONLY:
@@ -141,7 +141,7 @@ def arguments_of(found: Callable, file: Path) -> type[Section]:
 
 
 def named(name: str, group: str) -> tuple[Callable, Path]:
-    """As :func:`function`, of a name that was found when the settings were read: LapmlError where it is gone."""
+    """As :func:`function`, for settings that were read before: LapmlError if the function is gone."""
     try:
         return function(name, group)
     except ValueError as error:
@@ -160,5 +160,5 @@ def bound(name: str, checksum: str, group: str) -> Callable:
     """
     found, file = named(name, group)
     if sha256(file) != checksum:
-        raise LapmlError(f"{file}: has changed since the settings were read ({checksum[:12]}); give the command again")
+        raise LapmlError(f"{file}: has changed since the settings were read ({checksum[:12]}); run the command again")
     return found

@@ -1,4 +1,4 @@
-"""GPUs: which one a process takes of several, and what is said where its memory does not suffice."""
+"""GPUs: choose one of several, and report when its memory does not suffice."""
 
 import fcntl
 import os
@@ -14,8 +14,8 @@ import torch
 from lapml.errors import LapmlError, OutOfMemoryError
 from lapml.files import locked
 
-SHORT = ("out of memory", "ALLOC_FAILED")  # in what CUDA, cuBLAS and cuDNN say where torch itself did not notice
-ALONE = "another GPU that nobody else uses"  # advice
+SHORT = ("out of memory", "ALLOC_FAILED")  # in errors of CUDA, cuBLAS and cuDNN that torch passes on
+ALONE = "a GPU that no other process uses"  # advice
 _taken: tuple[int, IO] | None = None  # this process's GPU, and its open slot
 
 
@@ -31,13 +31,13 @@ def why_none() -> str:
 
 
 def take(device: int | None = None) -> int:
-    """Make one of the visible GPUs this process's own, until it ends: torch's ``cuda`` is that one from now on.
+    """Take one of the visible GPUs for this process; torch's ``cuda`` is that one from now on.
 
-    Of several it is the one that the fewest others of this user's processes hold, whatever suite or checkout they are of, so
-    that jobs spread over a machine by themselves, and evenly where there are more jobs than GPUs.
+    It is the one that the fewest processes of this user hold, of any suite or checkout, so that jobs spread evenly over the
+    GPUs of a machine.
 
     Args:
-        device: its number among those that CUDA_VISIBLE_DEVICES leaves visible, where that is settled already.
+        device: its number among the visible ones, if it is chosen already.
 
     Returns:
         That number; at a later call the same.
@@ -53,18 +53,18 @@ def take(device: int | None = None) -> int:
             _taken = slot(names, Path(tempfile.gettempdir()) / f"lapml-gpus-{os.getuid()}", device)
             torch.cuda.set_device(_taken[0])
         except (RuntimeError, AssertionError) as error:
-            said = str(error).strip().partition("\n")[0]
+            text = str(error).strip().partition("\n")[0]
             raise LapmlError(
-                f"train.device: a GPU is here, but CUDA does not start ({said}); mend the driver or the job's allotment, or set "
+                f"train.device: a GPU is here, but CUDA does not start ({text}); check the driver and the job's GPUs, or set "
                 "train.device to cpu"
             ) from None
     return _taken[0]
 
 
 def slot(names: list[str], folder: Path, number: int | None = None) -> tuple[int, IO]:
-    """Take a slot of one of several things that processes share.
+    """Take a slot of one of several shared things.
 
-    A slot is a locked file, ``NAME.xxxx`` in ``folder``. The system frees the lock when its holder dies, however it does.
+    A slot is a locked file, ``NAME.xxxx`` in ``folder``. The system frees the lock when its holder dies.
 
     Args:
         names: what is shared.
@@ -95,10 +95,10 @@ def _is_held(path: Path) -> bool:
 
 @contextmanager
 def memory(what: str, advice: str) -> Iterator[None]:
-    """Within, a GPU's memory that does not suffice is a :class:`~lapml.errors.OutOfMemoryError`.
+    """Turn lack of GPU memory into a :class:`~lapml.errors.OutOfMemoryError`.
 
     Args:
-        what: does not fit, in the plural.
+        what: what does not fit, in the plural.
         advice: what to do.
     """
     try:

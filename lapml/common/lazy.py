@@ -1,7 +1,7 @@
 """torch, imported when it is first used.
 
 A mixer's settings and its function stand in one file (:mod:`lapml.mixing`), and reading settings must not take the seconds
-that importing torch takes. What such a file imports says ``from lapml.common.lazy import Tensor, torch``.
+that importing torch takes. Such a file imports ``from lapml.common.lazy import Tensor, torch``.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""One process at a time at a run folder or a study. The system frees these locks when their holder dies, however it does."""
+"""Locks: one process at a time per run folder or study. The system frees them when their holder dies."""
 
 import json
 import os
@@ -13,21 +13,20 @@ from filelock import FileLock, Timeout
 from lapml.common import ranks
 from lapml.files import write_json
 
-WAIT = 20.0  # seconds between two looks of those that wait; several ranks meet in between, which may take no minutes
+WAIT = 20.0  # seconds between two tries; ranks synchronise in between
 
 
 @contextmanager
 def alone(thing: Path, log: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a file or folder. Who comes second waits, and says for whom. Of several ranks the first one holds it; all
-    of them call this.
+    """Hold the lock of a file or folder; another process waits, and logs for whom. All ranks call this, rank 0 holds it.
 
     Args:
         thing: its lock is ``.NAME.lock`` beside it, which stays; ``.NAME.holder`` says who holds it.
-        log: takes a line where there is somebody to wait for.
+        log: takes a line if another process holds the lock.
     """
     lock, holder = _files(thing)
     if not ranks.on_first(lambda: _taken(lock, 0)):
-        log(f"{thing}: {_who(holder)} is at work on it; waiting for its end")
+        log(f"{thing}: {_who(holder)} is working on it; waiting for its end")
         while not ranks.on_first(lambda: _taken(lock, WAIT)):
             pass
     try:
@@ -42,7 +41,7 @@ def alone(thing: Path, log: Callable[[str], None]) -> Iterator[None]:
 
 
 def holder_of(thing: Path) -> str | None:
-    """Who holds the lock of a file or folder, in words; None where nobody does."""
+    """Who holds the lock of a file or folder, in words; None if free."""
     lock, holder = _files(thing)
     if not _taken(lock, 0):
         return _who(holder)

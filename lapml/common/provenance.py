@@ -21,32 +21,31 @@ COMMIT = "COMMIT"  # beside this file where the code was packed without its repo
 
 
 def code_sha256() -> str:
-    """Checksum of the package's source files: an interrupted run goes on only with the code that began it."""
+    """Checksum of the package's source files: an interrupted run continues only with the same code."""
     digest = hashlib.sha256()
     for path in sorted(HERE.rglob("*.py")):
         if not {"report", "bench", "commands", "diagnose", "apply", "kit"} & set(
             path.relative_to(HERE).parts
-        ):  # these do not change what a run is
+        ):  # no part of a run
             digest.update(path.relative_to(HERE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
 def command() -> str:
-    """As it was given."""
+    """The command line."""
     name = Path(sys.argv[0]).name
     return " ".join(["python -m lapml" if name == "__main__.py" else name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python, of this package and of :data:`PACKAGES` (None: not installed); where this process uses a GPU, also of its
-    driver, of CUDA and of cuDNN."""
+    """Versions of Python, this package and :data:`PACKAGES` (None: not installed); on a GPU also of its driver, CUDA and cuDNN."""
     found = {"python": platform.python_version(), "lapml": __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None
-    torch = sys.modules.get("torch")  # not imported for this: packing data wants none
+    torch = sys.modules.get("torch")  # not imported here: packing needs no torch
     if torch is not None and torch.cuda.is_initialized():
         cudnn = torch.backends.cudnn.version()
         found |= {"driver": _driver(), "cuda": torch.version.cuda, "cudnn": None if cudnn is None else str(cudnn)}
@@ -54,7 +53,7 @@ def versions() -> dict[str, str | None]:
 
 
 def _driver() -> str | None:
-    """Version of NVIDIA's driver, as the kernel names it, or the driver's own tool."""
+    """Version of NVIDIA's driver, by the kernel or by nvidia-smi."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:  # as in some containers
@@ -68,13 +67,13 @@ def _driver() -> str | None:
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """(commit, whether any file of the package differs from it) of the project; outside git, what :func:`write_commit` left;
-    Nones where there is neither.
+    """(commit, whether any file of the package differs from it) of the project; outside git, by :func:`write_commit`;
+    Nones if there is neither.
 
-    Call it when work begins: a commit that is made meanwhile did not do the work.
+    Call it at the start of the work, before later commits.
 
     Raises:
-        LapmlError: what was left cannot be read.
+        LapmlError: the file of ``write_commit`` cannot be read.
     """
 
     def git(*arguments: str) -> str:
@@ -88,7 +87,7 @@ def commit() -> tuple[str | None, bool | None]:
 
 
 def write_commit(folder: Path) -> Path:
-    """Name the commit in a copy of this checkout that goes without its repository, for :func:`commit` there.
+    """Write the commit into a copy of this checkout without its repository, for :func:`commit` there.
 
     Args:
         folder: of the copy; its package lies in ``folder/lapml``.
@@ -123,7 +122,7 @@ def _left_commit(path: Path) -> tuple[str | None, bool | None]:
 
 
 def device_name(device: Any = None) -> str:
-    """Of the GPU that a torch.device is, or of the CPU with its number of cores."""
+    """Name of a GPU, or of the CPU with its number of cores."""
     if device is not None and device.type == "cuda":
         import torch
 

@@ -1,7 +1,7 @@
 """One run on several devices: as many processes ("ranks") as torchrun started, or one.
 
-Every function here is the identity where there is only one process, so that the rest of the house is written once.
-All ranks draw the same random tables and know the same bank; each forwards its own slice of every batch.
+With one process every function here is the identity.
+All ranks draw the same random tables and keep the same bank; each forwards its slice of every batch.
 """
 
 import inspect
@@ -24,7 +24,7 @@ from lapml.common import gpus
 from lapml.errors import LapmlError, LostError, Stopped
 
 GRACE = 20.0  # seconds in which the launcher ends a process that has lost another one
-STRANGERS = {  # where launchers other than torchrun say how many processes they have started
+STRANGERS = {  # variables in which other launchers give their number of processes
     "WORLD_SIZE": "a launcher",
     "OMPI_COMM_WORLD_SIZE": "mpirun",
     "PMI_SIZE": "mpirun",
@@ -50,11 +50,11 @@ def launched() -> bool:
 
 
 def refuse_other_count(expected: int) -> None:
-    """Refuse a run on another number of processes than its settings say, ``train.gpus``: its record would name that one.
+    """Refuse a number of processes other than ``train.gpus``, which the run's record names.
 
     Raises:
-        LapmlError: there are more, or fewer; or another launcher than torchrun has started several, each of which would take
-            itself for the only one.
+        LapmlError: the numbers differ; or another launcher than torchrun has started several independent
+            processes.
     """
     if launched():
         if (count := int(os.environ["WORLD_SIZE"])) != expected:
@@ -79,13 +79,13 @@ def other_count(found: int, expected: int) -> str:
 
 
 def launch(processes: int) -> int:
-    """Run this very command as several processes on this machine, by torchrun's launcher.
+    """Run this command as several processes on this machine, by torchrun's launcher.
 
     Returns:
         their exit status: that of the first that failed.
 
     Raises:
-        LapmlError: a process died without a word.
+        LapmlError: a process was killed.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -110,8 +110,8 @@ def launch(processes: int) -> int:
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
             raise LapmlError(
-                f"process {first} of {processes} was killed ({name}); run the same command again: it goes on from the last "
-                "saved state" + (" (SIGKILL is also what a full memory looks like)" if name == "SIGKILL" else "")
+                f"process {first} of {processes} was killed ({name}); run the same command again: it continues from the last "
+                "saved state" + (" (SIGKILL may also mean that memory is full)" if name == "SIGKILL" else "")
             ) from None
         return failure.exitcode
     return 0
@@ -119,7 +119,7 @@ def launch(processes: int) -> int:
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Within, the processes that torchrun started know one another; does nothing for a single one.
+    """Connect the processes that torchrun started; nothing for a single one.
 
     Args:
         device: ``cuda`` (NCCL, one GPU a process) or ``cpu`` (gloo).
@@ -142,26 +142,26 @@ def joined(device: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if asked:  # by the launcher, which saw another one die and will say so
+        if asked:  # by the launcher, which reports another one's death
             raise LostError("") from None
         time.sleep(GRACE)
         raise LostError(
-            f"process {rank()} of {size()} failed, or lost one that did: {str(error).splitlines()[0][:300]}; mend what the "
-            "first to fail says, and run the same command again: it goes on from the last saved state"
+            f"process {rank()} of {size()} failed, or lost one that did: {str(error).splitlines()[0][:300]}; see the error of the "
+            "first to fail, and run the same command again: it continues from the last saved state"
         ) from None
     finally:
         dist.destroy_process_group()
 
 
 def shared(model: nn.Module) -> DistributedDataParallel:
-    """The model as it trains on several ranks: gradients become their mean over them; buffers stay each rank's own."""
+    """The model as it trains on several ranks: gradients become their mean over them; each rank keeps its buffers."""
     # torch 2.14 renamed the option
     new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     return DistributedDataParallel(model, **{"forward_sync_buffers" if new else "broadcast_buffers": False})
 
 
 def shard(count: int) -> slice:
-    """This rank's part of ``count`` things in a row; ``count`` is a multiple of the number of ranks."""
+    """This rank's part of ``count`` consecutive things; ``count`` is a multiple of the number of ranks."""
     share = count // size()
     return slice(rank() * share, (rank() + 1) * share)
 
@@ -185,7 +185,7 @@ def gathered(value: Tensor) -> Tensor:
 
 
 def collected(value: Any) -> list[Any]:
-    """A value of every rank, in their order."""
+    """The values of all ranks, in order."""
     if size() == 1:
         return [value]
     values = [None] * size()
@@ -203,7 +203,7 @@ def agreed(value: Any) -> Any:
 
 
 def on_first(call: Callable[[], Any]) -> Any:
-    """What a call gives on rank 0, which alone makes it, on every rank; a LapmlError that it raises there, every rank raises."""
+    """Call a function on rank 0 only; every rank returns its result or raises its LapmlError."""
     found = None
     if rank() == 0:
         try:

@@ -1,4 +1,4 @@
-"""Records that are read back: what they must be of for anything to be made of them. Keys that joined later may be absent."""
+"""Models of the records that are read back. Keys that were added later may be absent."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lapml.errors import LapmlError
 from lapml.paths import RUN_FILES
 
-MISSING = object()  # in place of a value whose key is not there
+MISSING = object()  # in place of an absent value
 
 
 class Record(BaseModel):
@@ -55,7 +55,7 @@ class Provenance(Record):
 
 
 class Config(Record):
-    """config.json of a run: what is read before its settings are (see :func:`lapml.config.settings_of`)."""
+    """config.json of a run: the keys read before its settings (see :func:`lapml.config.settings_of`)."""
 
     suite: str
     dataset: str
@@ -90,12 +90,12 @@ class Tuned(Record):
     @model_validator(mode="after")
     def _alike(self) -> Self:
         if any(trial.values.keys() != self.trials[0].values.keys() for trial in self.trials):
-            raise ValueError("trials: found values of other margins in some, expected the same in all")
+            raise ValueError("trials: found values of different margins, expected the same margins in all")
         return self
 
 
 def checked(where: str | Path, record: Any, form: type[Record], advice: str = "") -> dict[str, Any]:
-    """The record itself; LapmlError, with the first key and what to do, where it is of another form."""
+    """The record, checked; LapmlError with the first wrong key and advice."""
     advice = advice and f"; {advice}"
     if not isinstance(record, dict):
         raise LapmlError(f"{where}: found {type(record).__name__}, expected a JSON object{advice}")
@@ -104,12 +104,12 @@ def checked(where: str | Path, record: Any, form: type[Record], advice: str = ""
     except ValidationError as error:
         first = error.errors()[0]
         key = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-        said = first["msg"].removeprefix("Value error, ")
+        text = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
-            said = "missing"
+            text = "missing"
         elif first["type"] != "value_error":
-            said = f"found {repr(first['input'])[:80]}, expected: {said[0].lower() + said[1:]}"
-        raise LapmlError(f"{where}: {key}{said}{advice}") from None
+            text = f"found {repr(first['input'])[:80]}, expected: {text[0].lower() + text[1:]}"
+        raise LapmlError(f"{where}: {key}{text}{advice}") from None
     return record
 
 
@@ -127,7 +127,7 @@ def read_json(path: Path, shown: str | None = None) -> dict[str, Any]:
     """A JSON object.
 
     Args:
-        shown: what messages call it.
+        shown: its name in messages.
 
     Raises:
         LapmlError: it is missing or damaged.

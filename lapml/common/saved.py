@@ -1,4 +1,4 @@
-"""Saved states, from which work that was stopped goes on, and where they go when other work takes their place."""
+"""Saved states of interrupted work, and where they are moved when other work replaces them."""
 
 import json
 import os
@@ -16,10 +16,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Write a state whole or not at all; OSError, with what the system says, where it cannot be."""
     with atomic(path) as temporary:
         try:
-            with open(temporary, "wb") as file:  # given a name, torch would hide what the system says
+            with open(temporary, "wb") as file:  # given a name, torch hides the system's error
                 torch.save(state, file)
                 file.flush()
-                os.fsync(file.fileno())  # else a crash may leave it empty in the place of the last one
+                os.fsync(file.fileno())  # else a crash may leave it empty
         except RuntimeError as error:  # closing its archive fails too
             raise next(
                 (each for each in (error.__context__, error.__cause__) if isinstance(each, OSError)), error
@@ -27,13 +27,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, key: str) -> dict[str, Any] | None:
-    """The saved state, if it is one of that key."""
+    """The saved state, if it has that key."""
     state = read(path)
     return state if state and state.get("key") == key else None
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A saved state, or None where there is none, or a damaged one."""
+    """A saved state, or None if missing or damaged."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # of many types
@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def differences(found: Any, asked: Any, key: str = "") -> list[str]:
-    """Where two records differ: ``train.epochs: found 12, asked for 2``. What is not there is null, as in older records."""
+    """Where two records differ: ``train.epochs: found 12, asked for 2``. Absent keys count as null."""
     pairs = [
         (each, *(None if value is MISSING else value for value in values))
         for each, *values in differing(found, asked, key)
@@ -61,7 +61,7 @@ def shown(lines: list[str]) -> str:
 
 
 def state_aside(path: Path) -> Path:
-    """Move a saved state beside its run folder; returns where it is."""
+    """Move a saved state beside its run folder; returns its path."""
     target = next_old(path.parent)
     target.mkdir(parents=True)
     os.replace(path, target / path.name)
@@ -74,7 +74,7 @@ def olds(folder: Path) -> list[Path]:
 
 
 def next_old(folder: Path) -> Path:
-    """Where what lies in a folder is kept when it is replaced: ``NAME.old-1`` beside it, or the next number."""
+    """Where the content of a folder is kept when replaced: ``NAME.old-1`` beside it, or the next number."""
     numbers = [int(each.name.rpartition("-")[2]) for each in olds(folder) if each.name.rpartition("-")[2].isdigit()]
     return folder.with_name(f"{folder.name}.old-{max(numbers, default=0) + 1}")
 

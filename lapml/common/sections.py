@@ -1,4 +1,4 @@
-"""What every section of params.yaml is made of."""
+"""The base of every section of params.yaml."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -21,7 +21,7 @@ TUNED = Literal["tuned"]
 
 
 # Marks a key that joined after runs had been published, as in `cooldown: Annotated[int, LATER] = 0`: its default means "as
-# before", and records name it only where it says something else, so that old and new records of one thing are the same.
+# before", and records name it only with another value, so that old and new records of one thing are equal.
 LATER = "later"
 
 
@@ -29,7 +29,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
     def recorded(self, **options: Any) -> dict[str, Any]:
-        """As JSON for a record, without the :data:`LATER` keys that say what was so before they were there.
+        """As JSON for a record, without the :data:`LATER` keys that have their default.
 
         Args:
             options: of pydantic's ``model_dump``.

@@ -1,6 +1,6 @@
-"""A tar that vouches for itself: its first member lists every other one with its sha256.
+"""Tars with a manifest: the first member lists all others with their sha256.
 
-So one that is cut off, even between two members, or holds anything else than plain files in their place, is refused.
+A tar that is cut off, even between members, or holds anything but these plain files is refused.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ LONGEST = 255  # bytes of a file's name, on common disks
 
 
 def room(size: int) -> int:
-    """Bytes that a member of ``size`` bytes takes at most: header, content in whole blocks, its line in the manifest."""
+    """Most bytes that a member of ``size`` bytes takes: header, whole blocks, its line in the manifest."""
     return size + 3 * BLOCK
 
 
@@ -30,7 +30,7 @@ def write(path: Path, record: dict[str, Any], members: Mapping[str, Path]) -> No
     """Write ``path`` whole or not at all; the same content gives the same bytes.
 
     Args:
-        record: what the manifest says beside its ``members``.
+        record: further keys of the manifest.
         members: file of each name.
     """
     listed = {name: sha256(file) for name, file in members.items()}
@@ -49,10 +49,10 @@ def _info(name: str, size: int) -> tarfile.TarInfo:
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """What the first member says.
+    """Read the manifest.
 
     Raises:
-        LapmlError: no file, no tar, or none of ours.
+        LapmlError: no such file, or not a tar of lapml.
     """
     try:
         with tarfile.open(path, "r:") as tar:
@@ -71,11 +71,11 @@ def manifest(path: Path) -> dict[str, Any]:
 
 
 def extract(path: Path, folder: Path) -> dict[str, Any]:
-    """Write every member but the manifest below ``folder``, and return the manifest. What is wrong is found before it is
-    relied on, but only after some members may be written: give a folder that is thrown away then.
+    """Write every member but the manifest below ``folder``, and return the manifest. A fault may be
+    found after some members are written: give a temporary folder.
 
     Raises:
-        LapmlError: cut off, damaged, a member that is no plain file inside ``folder``, or that the manifest does not list.
+        LapmlError: cut off, damaged, or a member that is not a plain file inside ``folder`` or not in the manifest.
     """
     record = manifest(path)
     left: dict[str, str] = dict(record["members"])

@@ -1,7 +1,7 @@
-"""Names of classes, files and rows, which people choose: shown as they are, and never taken for markup.
+"""Names of classes, files and methods, shown as they are and never taken for markup.
 
-HTML escapes what it is given (lapml/report/html.py). CSV holds values as they are, quoted where it must, and none that a person
-chooses freely: names of rows begin with a letter or digit, so that no spreadsheet takes one for a formula.
+HTML is escaped (lapml/report/html.py). CSV values are quoted where needed; names of methods begin with a letter or digit, so that
+no spreadsheet takes one for a formula.
 """
 
 import re
@@ -12,7 +12,7 @@ MARKDOWN = re.compile(r"[\\`*|<&~$\[]|(?<![^\W_])_|_(?![^\W_])")  # an underscor
 TEX = {"\\": r"\textbackslash{}", **{c: "\\" + c for c in "&%$#_{}"}, "~": r"\textasciitilde{}",
        "^": r"\textasciicircum{}", "|": r"\textbar{}", "`": r"\textasciigrave{}", '"': r"\textquotedbl{}",
        "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "<": "$<$", ">": "$>$", "–": "--"}  # fmt: skip
-AS_TYPED = {"text.parse_math": False}  # matplotlib's: a $ is a dollar
+AS_TYPED = {"text.parse_math": False}  # matplotlib: a $ is a dollar
 
 
 def line(text: str) -> str:
@@ -33,7 +33,7 @@ def class_name(text: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """So many characters at most."""
+    """At most ``length`` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -1,7 +1,7 @@
-"""What a run is: the settings of params.yaml and its suites, checked, and resolved to those of one run.
+"""Settings: params.yaml and its suites, read, checked, and resolved to the settings of one run.
 
-In: YAML files and ``--set``. Out: :class:`Params` of a suite, and :class:`Run` of one run, which its record keeps. Nothing here
-reads data or imports torch.
+In: YAML files and ``--set``. Out: :class:`Params` of a suite, and :class:`Run` of one run, stored in its record.
+Nothing here reads data or imports torch.
 """
 
 from lapml.config.method import Method

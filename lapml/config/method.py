@@ -1,4 +1,4 @@
-"""A row of the ablation in params.yaml: what it mixes, how it labels, which loss it adds."""
+"""A method in params.yaml: what it mixes, how it labels, which loss it adds."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -10,15 +10,15 @@ from lapml.common.sections import LATER, TUNED, Count, Distance, NonNegative, Se
 from lapml.mixing import Mixer
 from lapml.mixing.custom import Custom
 
-LOCALISED = ("objects", "parts", "activation")  # evidence that the stage `localise` finds
-READING = "a params file"  # validation context: keys are a user's, not the record of a run
+LOCALISED = ("objects", "parts", "activation")  # maps that the stage `localise` makes
+READING = "a params file"  # validation context: a user's keys, not the record of a run
 
 
 class Mix(Section):
-    prob: Share  # of a batch being mixed
-    warmup_epochs: Annotated[int, Field(ge=0)]  # epochs without mixing: a fresh head localises nothing
-    cooldown_epochs: Annotated[int, Field(ge=0), LATER] = 0  # the last epochs, without mixing
-    same_class: Annotated[Share, LATER] = 0.0  # of the references whose donor is another image of their class
+    prob: Share  # probability that a batch is mixed
+    warmup_epochs: Annotated[int, Field(ge=0)]  # first epochs without mixing: a fresh head localises nothing
+    cooldown_epochs: Annotated[int, Field(ge=0), LATER] = 0  # last epochs without mixing
+    same_class: Annotated[Share, LATER] = 0.0  # share of the references whose donor is another image of their class
 
     def at_work(self, epoch: int, epochs: int | None) -> bool:
         """Whether batches of an epoch, counted from 0, are mixed in a run of ``epochs`` (None: without end)."""
@@ -26,12 +26,12 @@ class Mix(Section):
 
 
 class CustomLoss(Section):
-    """A custom loss, added to the row's with a weight; every key beyond these is an argument of its function."""
+    """A custom loss, added to the method's with a weight; further keys are arguments of its function."""
 
     model_config = ConfigDict(extra="allow")
     name: Text  # dotted path of the function, or an entry point of group lapml.losses
-    weight: NonNegative  # of it in the whole loss
-    reference: bool = False  # it takes the clean images' embeddings: another forward pass where a batch is mixed
+    weight: NonNegative  # in the whole loss
+    reference: bool = False  # takes the clean images' embeddings: another forward pass of a mixed batch
     sha256: str  # of the file that holds the function; filled in when params are read
 
     @model_validator(mode="before")
@@ -45,7 +45,7 @@ def _by_name(keys: Any, info: ValidationInfo) -> Mixer:
     return mixing.settings_of(keys, reading=info.context == READING)
 
 
-AnyMixer = Annotated[SerializeAsAny[Mixer], PlainValidator(_by_name)]  # the settings of the mixer that ``name`` says
+AnyMixer = Annotated[SerializeAsAny[Mixer], PlainValidator(_by_name)]  # settings of the mixer ``name``
 
 
 class Margin(Section):
@@ -63,8 +63,8 @@ class Adaptive(Section):
     quantile: Annotated[float, Field(ge=0, lt=1)] | TUNED
 
 
-class RowOverrides(Section):
-    """Keys of other sections that differ for one row, at any depth; they come after those of the data set."""
+class MethodOverrides(Section):
+    """Keys of other sections that differ for one method, at any depth; applied after those of the data set."""
 
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
@@ -72,7 +72,7 @@ class RowOverrides(Section):
 
 
 class Method(Section):
-    """A row of the ablation: what it mixes, how it labels, which loss it adds, and in what its recipe differs."""
+    """A method: what it mixes, how it labels, which loss it adds, and the keys in which its recipe differs."""
 
     mix: Mix | None = None
     mixer: AnyMixer | None = None
@@ -80,12 +80,12 @@ class Method(Section):
     margin: Margin | None = None
     adaptive: Adaptive | None = None
     loss: CustomLoss | None = None
-    overrides: RowOverrides | None = None
+    overrides: MethodOverrides | None = None
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Self:
         if (self.mix is None) != (self.mixer is None):
-            raise ValueError("mix and mixer go together: give both, or none for a row that does not mix")
+            raise ValueError("mix and mixer go together: give both, or none for a method that does not mix")
         if not isinstance(self.mixer, Custom) or info.context == READING:  # a record was checked when it was read
             self._labelled()
             self._paired()
@@ -98,14 +98,14 @@ class Method(Section):
         return self
 
     def _labelled(self) -> None:
-        """The label is one that the mixer takes."""
+        """Check that the mixer takes the label."""
         allowed = self.mixer.labels() if self.mixer else ()
         if self.label not in (allowed or (None,)):
-            expected = self.mixer.allowed() if self.mixer else "no label: a row without a mixer has none"
+            expected = self.mixer.allowed() if self.mixer else "no label: a method without a mixer has none"
             raise ValueError(f"label: found {self.label!r}, expected {expected}")
 
     def _paired(self) -> None:
-        """The margin losses are taken of images that have something of a pair."""
+        """Check that the mixer gives what the margin losses need."""
         if self.margin and not (self.mixer and self.mixer.shows_donor):
             raise ValueError("margin: needs a mixer that shows something of a donor")
         if self.adaptive and self.margin and not (self.mixer and self.mixer.finds_similar):
@@ -115,7 +115,7 @@ class Method(Section):
 
     @property
     def joint(self) -> bool:
-        """Whether the clean images of a mixed batch are learned from too, in a pass of their own."""
+        """Whether the model also learns from the clean images of a mixed batch, in a second pass."""
         return self.margin is not None and self.margin.reference == "joint"
 
     def needs(self) -> tuple[str, ...]:
@@ -123,22 +123,22 @@ class Method(Section):
         return self.mixer.needs() if self.mixer else ()
 
     def localised(self) -> list[str]:
-        """What it asks for of :data:`LOCALISED`."""
+        """The maps of :data:`LOCALISED` that it needs."""
         return [need for need in LOCALISED if need in self.needs()]
 
     def unresolved(self) -> list[str]:
-        """Keys that still say 'tuned', as ``margin.m``."""
+        """Keys whose value is 'tuned', such as ``margin.m``."""
         parts = {"margin": self.margin, "adaptive": self.adaptive}
         return [
             f"{part}.{key}" for part, section in parts.items() if section for key, value in section if value == "tuned"
         ]
 
     def open_names(self) -> list[str]:
-        """The same keys by the names that a tuned file has for them, as ``m``."""
+        """The same keys as in a tuned file, such as ``m``."""
         return [key.partition(".")[2] for key in self.unresolved()]
 
     def always_mixing(self, after: int = 0) -> Self:
-        """The same row, mixing every batch once ``after`` epochs are over, to the end: for benchmarks, pictures, smoke runs."""
+        """The same method, mixing every batch from epoch ``after`` to the end: for benchmarks, pictures, smoke runs."""
         if not self.mix:
             return self
         always = {"prob": 1.0, "warmup_epochs": after, "cooldown_epochs": 0}

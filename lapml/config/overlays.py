@@ -1,8 +1,8 @@
 """A params file is complete, or an overlay: `base:` names the file that it changes, and it holds only what differs.
 
-Sections merge key by key; any other value, a list too, replaces what was there. ``null`` clears: a named entry (of data,
-methods, defaults.mixers, report.steps) is then gone, and any other key is null. A mixer or loss of another ``name`` replaces
-the whole section, for its keys are those of that name.
+Sections merge key by key; any other value, lists included, replaces the old one. ``null`` deletes a named entry (of data,
+methods, defaults.mixers, report.steps) and sets any other key to null. A mixer or loss of another ``name`` replaces
+the whole section, since its keys depend on its name.
 """
 
 import json
@@ -19,19 +19,19 @@ from lapml.errors import LapmlError
 BASE = "base"  # key of an overlay: the file that it changes, relative to its own folder
 NAMED = (("data",), ("methods",), ("defaults", "mixers"), ("report", "steps"))  # sections whose keys are names
 KINDS = ("mixer", "loss")  # sections whose other keys depend on their name
-MOST_VALUES = 100_000  # of a file: anchors of anchors of anchors would fill the memory
+MOST_VALUES = 100_000  # of a file: nested anchors could fill the memory
 WIDTH = 100  # characters that a section or list may take on one line
 NOTE = """#
 # Every setting of the suite, written by `lapml suite use {name}`. Edit it, then run `snakemake` or `dvc repro`: only what depends
-# on the change is made anew. `lapml config show --method NAME` prints what a run resolves to, `lapml suite list` the other suites.
+# on the change is made again. `lapml config show --method NAME` prints what a run resolves to, `lapml suite list` the other suites.
 """
 
 
 def layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """A params file and those below it, each as plain values without `base`; the complete one comes last.
+    """A params file and its bases, each as plain values without `base`; the complete file comes last.
 
     Raises:
-        LapmlError: one is missing or not YAML, or `base` names no file or one that is above it.
+        LapmlError: a file is missing or not YAML, or `base` names no file, or one that is an overlay of this one.
     """
     found: list[tuple[Path, dict[str, Any]]] = []
     while True:
@@ -42,14 +42,14 @@ def layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             return found
         if not isinstance(base, str):
             raise LapmlError(f"{path}: {BASE}: found {base!r}, expected a file such as base.yaml")
-        known = [each.resolve() for each, _ in found]
+        seen = [each.resolve() for each, _ in found]
         path = path.parent / base
-        if path.resolve() in known:
-            raise LapmlError(f"{found[-1][0]}: {BASE}: found {base!r}, which is a file that it is the base of")
+        if path.resolve() in seen:
+            raise LapmlError(f"{found[-1][0]}: {BASE}: found {base!r}, which is itself based on this file")
 
 
 def merged(found: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
-    """The plain settings of some :func:`layers`."""
+    """The merged settings of :func:`layers`."""
     whole: dict[str, Any] = {}
     for _, raw in reversed(found):
         merge(whole, raw)
@@ -57,24 +57,24 @@ def merged(found: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def merge(whole: Any, changes: dict[str, Any], where: tuple[str, ...] = ()) -> None:
-    """Put an overlay's changes in place, see the module; ``whole`` may be a CommentedMap, whose comments stay."""
+    """Apply an overlay's changes, see the module; ``whole`` may be a CommentedMap, whose comments stay."""
     for key, value in changes.items():
-        own = whole.get(key)
+        current = whole.get(key)
         if value is None and where in NAMED:
             whole.pop(key, None)
-        elif isinstance(value, dict) and isinstance(own, dict) and not _another(key, own, value):
-            merge(own, value, (*where, key))
+        elif isinstance(value, dict) and isinstance(current, dict) and not _is_renamed(key, current, value):
+            merge(current, value, (*where, key))
         else:
             whole[key] = _styled(value) if isinstance(whole, CommentedMap) else value
 
 
-def _another(key: str, own: dict[str, Any], value: dict[str, Any]) -> bool:
-    """Whether a section is of another kind than the one that it changes."""
-    return key in KINDS and "name" in value and value["name"] != own.get("name")
+def _is_renamed(key: str, current: dict[str, Any], value: dict[str, Any]) -> bool:
+    """Whether a mixer or loss has another name than the one it changes."""
+    return key in KINDS and "name" in value and value["name"] != current.get("name")
 
 
 def composed(path: Path) -> str:
-    """A params file as one complete text: the base's keys, order and comments, no anchor; on top, the overlay's own heading.
+    """A params file as one complete text: the overlay's heading, then keys, order and comments of the base; no anchors.
 
     Raises:
         LapmlError: see :func:`layers`.
@@ -82,7 +82,9 @@ def composed(path: Path) -> str:
     found = layers(path)
     yaml = YAML()  # keeps comments
     yaml.width = 10**6  # folding would lose a space after some commas
-    yaml.representer.add_representer(type(None), lambda own, _: own.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     whole = yaml.load(found[-1][0].read_text(encoding="utf-8"))
     for _, raw in reversed(found[:-1]):
         merge(whole, raw)
@@ -98,14 +100,14 @@ def composed(path: Path) -> str:
 
 
 def heading(path: Path) -> str:
-    """The comment that a params file begins with."""
+    """The comment at the start of a params file."""
     lines = path.read_text(encoding="utf-8").splitlines()
     count = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return "".join(f"{line}\n" for line in lines[:count])
 
 
 def _styled(value: Any) -> Any:
-    """For the round-trip dumper: what is short stands on one line, what is not below its key."""
+    """For the round-trip dumper: short values on one line, others below their key."""
     if not isinstance(value, dict | list):
         return value
     made: CommentedMap | CommentedSeq
@@ -132,7 +134,9 @@ def _read(path: Path, above: Path | None) -> dict[str, Any]:
         raise LapmlError(f"{path}: found {type(raw).__name__}, expected a mapping of sections (suite, datasets, …)")
     try:
         if (count := _values(raw, {})) > MOST_VALUES:
-            raise LapmlError(f"{path}: found {count:,} values, its anchors repeated, expected {MOST_VALUES:,} at most")
+            raise LapmlError(
+                f"{path}: found {count:,} values, anchors counted at each use, expected {MOST_VALUES:,} at most"
+            )
         copied = json.loads(json.dumps(raw, default=str))  # anchors become copies: an override changes one place only
         odd = _odd_key(raw)
     except (TypeError, ValueError, RecursionError) as error:
@@ -143,7 +147,7 @@ def _read(path: Path, above: Path | None) -> dict[str, Any]:
 
 
 def _values(raw: Any, known: dict[int, int]) -> int:
-    """How many values there are with every anchor copied; RecursionError for an anchor inside itself."""
+    """Number of values, anchors counted at each use; RecursionError for an anchor inside itself."""
     if not isinstance(raw, dict | list):
         return 1
     if id(raw) not in known:
@@ -152,7 +156,7 @@ def _values(raw: Any, known: dict[int, int]) -> int:
 
 
 def _odd_key(raw: Any) -> Any:
-    """The first key that is no text, as 007 or 1e3 are: as text it would be another one. None where all are."""
+    """The first key that is not text (007, 1e3), which would change when made text; None if all are."""
     if isinstance(raw, dict):
         for key, value in raw.items():
             odd = _odd_key(value) if isinstance(key, str) else key if key is not None else "null"

@@ -1,4 +1,4 @@
-"""Reading a params file: overlays merged, `defaults` put in place, and every mistake one line.
+"""Read a params file: merge overlays, apply `defaults`, and report each mistake in one line.
 
 An unknown key, a wrong type, NaN or a value out of range is one :class:`~lapml.errors.LapmlError` that names the file,
 the key, what was found and what is allowed. The models are in schema.py.
@@ -41,30 +41,30 @@ def load(path: str | Path = "params.yaml", overrides: list[str] | tuple[str, ...
 
 
 def expanded(raw: dict[str, Any]) -> dict[str, Any]:
-    """Raw settings in which every data set and method has the keys that it takes from `defaults` too; those that it has
-    itself come first. Whatever is not of the expected form is left for the models to refuse.
+    """Raw settings with `defaults` filled into every data set and method; their own keys take precedence. Values of
+    another form than expected are left for the models to refuse.
     """
     defaults = _section(raw, "defaults")
 
-    def refined(shared: Any, own: Any) -> Any:
-        return merged(shared, own) if isinstance(shared, dict) and isinstance(own, dict) else own
+    def refine(shared: Any, given: Any) -> Any:
+        return merged(shared, given) if isinstance(shared, dict) and isinstance(given, dict) else given
 
-    def method(own: Any) -> Any:
-        if not isinstance(own, dict):
-            return own
+    def method(given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
         made = {
-            key: refined(defaults.get(key), value) if key in ("margin", "adaptive") else value
-            for key, value in own.items()
+            key: refine(defaults.get(key), value) if key in ("margin", "adaptive") else value
+            for key, value in given.items()
         }
-        if isinstance(mixer := own.get("mixer"), dict):
+        if isinstance(mixer := given.get("mixer"), dict):
             mixers = _section(defaults, "mixers")
-            made["mixer"] = refined(mixers.get(name) if isinstance(name := mixer.get("name"), str) else None, mixer)
-            made["mix"] = refined(defaults.get("mix"), own.get("mix", {}))
+            made["mixer"] = refine(mixers.get(name) if isinstance(name := mixer.get("name"), str) else None, mixer)
+            made["mix"] = refine(defaults.get("mix"), given.get("mix", {}))
         return made
 
-    own = {name: refined(defaults.get("data"), section) for name, section in _section(raw, "data").items()}
+    data = {name: refine(defaults.get("data"), section) for name, section in _section(raw, "data").items()}
     methods = {name: method(section) for name, section in _section(raw, "methods").items()}
-    return {**raw, **({"data": own} if own else {}), **({"methods": methods} if methods else {})}
+    return {**raw, **({"data": data} if data else {}), **({"methods": methods} if methods else {})}
 
 
 def _section(raw: dict[str, Any], key: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _section(raw: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def override_in(raw: dict[str, Any], override: str) -> None:
-    """Put one --set in place. A key that a data set or method takes from `defaults` is refined for that one alone."""
+    """Apply one --set. A key that a data set or method takes from `defaults` is changed for that one alone."""
     key, equals, text = override.partition("=")
     *parents, last = key.strip().split(".")
     inherited: Any = expanded(raw)
@@ -83,9 +83,9 @@ def override_in(raw: dict[str, Any], override: str) -> None:
         for end in range(1, len(parents) + 2):
             old = [*parents, last][:end]
             if new := new_name(".".join(old)):
-                raise LapmlError(f"--set {override}: {'.'.join(old)} has another name now; write {new} in its place")
-        known = ", ".join(inherited) if isinstance(inherited, dict) else "nothing below it"
-        raise LapmlError(f"--set {override}: expected KEY=VALUE with a key of the params file; here are: {known}")
+                raise LapmlError(f"--set {override}: {'.'.join(old)} was renamed; write {new} instead")
+        keys = ", ".join(inherited) if isinstance(inherited, dict) else "nothing below it"
+        raise LapmlError(f"--set {override}: expected KEY=VALUE with a key of the params file, one of: {keys}")
     for part in parents:
         where = where.setdefault(part, {})
     try:
@@ -99,8 +99,8 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
     """A line for each mistake: file, key, found, expected (the alternatives of a union together).
 
     Args:
-        where: what was read, or the layers of a params file, of which the topmost that holds the key is named.
-        raw: what was validated, before `defaults` were put in place.
+        where: what was read, or the layers of a params file; messages name the topmost that holds the key.
+        raw: the settings before `defaults` were applied.
     """
     whole = raw if isinstance(where, str) else expanded(raw)
     lines: dict[tuple[str, ...], list[str]] = {}
@@ -108,26 +108,26 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
     for item in error.errors():
         key = _written(raw, tuple(_keys(whole, item["loc"], item["type"] == "missing")))
         message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "value_error":  # ours: already says what was found
+        if item["type"] == "value_error":  # ours, complete
             line = message
         elif item["type"] == "missing" and key in old:
-            continue  # it is there by its old name, which has a line of its own
+            continue  # given by its old name, reported in its own line
         elif item["type"] == "missing":
             line = "missing; add it"
             if len(key) == 1 and not isinstance(where, str) and len(where) == 1:
-                line += f", or begin with `{overlays.BASE}:` and the file that this one changes"
+                line += f", or start with `{overlays.BASE}:` and the file to change"
         elif item["type"] == "extra_forbidden":
-            line = "unknown key; remove it or mend its spelling"
+            line = "unknown key; remove it or correct its spelling"
             if new := new_name(".".join(key)):
-                line = f"has another name now; write {new} in its place"
+                line = f"was renamed; write {new} instead"
         else:
             line = f"found {item['input']!r}, expected: {message[0].lower() + message[1:]}"
-        known = lines.setdefault(key, [])
-        if not known:
-            known.append(line)
-        elif (more := line.partition("expected: ")[2] or line) not in (known[0].partition("expected: ")[2], *known):
-            known.append(more)
-    lines = {key: said for key, said in lines.items() if _has(raw, key) or not _said(_shared(raw, key), lines)}
+        found = lines.setdefault(key, [])
+        if not found:
+            found.append(line)
+        elif (more := line.partition("expected: ")[2] or line) not in (found[0].partition("expected: ")[2], *found):
+            found.append(more)
+    lines = {key: line for key, line in lines.items() if _has(raw, key) or not _is_reported(_shared(raw, key), lines)}
     named = {key: where if isinstance(where, str) else _holder(where, key) for key in lines}
     return "\n".join(
         f"{named[key]}: {'.'.join(key) + ': ' if key else ''}{', or '.join(line)}" for key, line in lines.items()
@@ -135,7 +135,7 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
 
 
 def _shared(raw: dict[str, Any], path: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The key below `defaults` that a key of a data set or method takes its value from, where it has none of its own."""
+    """The key below `defaults` that gives a key of a data set or method its value, if it has none itself."""
     match path:
         case ("data", _, *rest):
             return ("defaults", "data", *rest)
@@ -148,13 +148,13 @@ def _shared(raw: dict[str, Any], path: tuple[str, ...]) -> tuple[str, ...] | Non
 
 
 def _written(raw: dict[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
-    """Where a key stands: there, or below `defaults`, if it is only there."""
+    """Where a key is written: in its section, or below `defaults`."""
     shared = None if _has(raw, path) else _shared(raw, path)
     return shared if shared and _has(raw, shared) else path
 
 
-def _said(path: tuple[str, ...] | None, lines: Collection[tuple[str, ...]]) -> bool:
-    """Whether there is a line for a key already, or for a section that holds it."""
+def _is_reported(path: tuple[str, ...] | None, lines: Collection[tuple[str, ...]]) -> bool:
+    """Whether a key, or a section that holds it, has a line already."""
     return path is not None and any(path[:end] in lines for end in range(1, len(path) + 1))
 
 
@@ -170,7 +170,7 @@ def _has(raw: Any, path: tuple[str, ...]) -> bool:
 
 
 def _paths(raw: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key that there is, with those above it."""
+    """The path of every key."""
     pairs = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
     for key, value in pairs:
         yield (*above, str(key))
@@ -178,7 +178,7 @@ def _paths(raw: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 def _holder(layers: list[tuple[Path, dict[str, Any]]], key: tuple[str, ...]) -> Path:
-    """The topmost file that says what a key is."""
+    """The topmost file that sets a key."""
     return next((path for path, raw in layers if _has(raw, key)), layers[0][0])
 
 
@@ -186,7 +186,7 @@ def _keys(raw: Any, loc: tuple[int | str, ...], missing: bool) -> list[str]:
     """The keys of a pydantic location, without the names of union members that it also holds.
 
     Args:
-        missing: the last key is one that is not there.
+        missing: whether the last key is absent.
     """
     keys = []
     for at, part in enumerate(loc):

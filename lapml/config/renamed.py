@@ -1,10 +1,10 @@
-"""Keys that have other names now: params files are told the new one, records of before are read by it."""
+"""Renamed keys: params files with an old name are refused with the new one; old records are read by the new names."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-KEYS = {  # where the old one stood, with * for any names: the new one
+KEYS = {  # old path, * for any name: new key
     "rows": "ablation",
     "tuned_rows": "tuned_methods",
     "read": "eval_split",
@@ -25,31 +25,31 @@ VALUES = {"alpha": "weight"}  # of a tuned file
 
 
 def new_name(key: str) -> str | None:
-    """What a key of a params file (``train.head_lr``) is called now; None where it never had another name."""
+    """The new name of a key of a params file (``train.head_lr``); None if it was not renamed."""
     return next((new for pattern, new in KEYS.items() if fnmatchcase(key, pattern)), None)
 
 
 def upgraded(record: dict[str, Any]) -> dict[str, Any]:
-    """config.json of a run of format 1 or 2, by today's names."""
+    """config.json of a run of format 1 or 2, with the new names."""
     made = {**record, "data": _named(record.get("data"), DATA), "train": _named(record.get("train"), TRAIN)}
     return {**made, "settings": upgraded_method(record.get("settings"))}
 
 
 def upgraded_method(settings: Any) -> Any:
-    """A method's settings of then."""
+    """The old settings of a method, with the new names."""
     if not isinstance(settings, dict):
         return settings
     return {key: _named(value, _names(key, value)) for key, value in settings.items()}
 
 
 def upgraded_tuned(record: dict[str, Any]) -> dict[str, Any]:
-    """A tuned file of then or of now."""
+    """A tuned file, old or new, with the new names."""
     trials = [{**trial, "values": _named(trial["values"], VALUES)} for trial in record.get("trials", [])]
     return {**record, "values": _named(record["values"], VALUES), **({"trials": trials} if "trials" in record else {})}
 
 
 def upgraded_diagnosis(settings: Any) -> Any:
-    """The settings of a diagnosis of then or of now."""
+    """The settings of a diagnosis, old or new, with the new names."""
     if not isinstance(settings, dict) or not isinstance(settings.get("methods"), dict):
         return settings
     methods = {name: upgraded_method(method) for name, method in settings["methods"].items()}
@@ -57,7 +57,7 @@ def upgraded_diagnosis(settings: Any) -> Any:
 
 
 def study_of_before(study: dict[str, Any]) -> dict[str, Any]:
-    """What a study was identified by when records were of format 2."""
+    """The identity of a study in format 2."""
     run = study["run"]
     settings = {key: _named(value, _back(_names(key, value))) for key, value in run["settings"].items()}
     run = {**run, "data": _named(run["data"], _back(DATA)), "train": _named(run["train"], _back(TRAIN))}
@@ -66,7 +66,7 @@ def study_of_before(study: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(part: str, section: Any) -> dict[str, str]:
-    """{old: new} of the keys of a part of a method. A custom mixer's keys are its own: they never had other names."""
+    """{old: new} of the keys of a part of a method. The keys of a custom mixer were never renamed."""
     custom = part == "mixer" and isinstance(section, dict) and "sha256" in section
     return {} if custom else {"margin": MARGIN, "loss": LOSS, "mixer": MIXER}.get(part, {})
 
@@ -76,7 +76,7 @@ def _back(names: dict[str, str]) -> dict[str, str]:
 
 
 def _named(section: Any, names: Mapping[str, str]) -> Any:
-    """A section with some of its keys by other names."""
+    """A section with some keys renamed."""
     if not isinstance(section, dict):
         return section
     return {names.get(key, key): value for key, value in section.items()}

@@ -1,4 +1,4 @@
-"""``resolve``: one run's settings out of a suite's; and what a finished run's record says, read by meaning.
+"""``resolve``: the settings of one run out of a suite's; and the settings in a finished run's record.
 
 Params files are read in reading.py, the models are in schema.py.
 """
@@ -50,7 +50,7 @@ def resolve(
         part, name = key.split(".")
         if name not in values:
             raise LapmlError(
-                f"methods.{method}.{key} is 'tuned', and no tuned value is at hand: run `lapml tune {dataset}` first, "
+                f"methods.{method}.{key} is 'tuned', and there is no tuned value: run `lapml tune {dataset}` first, "
                 f"or give a number with --set methods.{method}.{key}=…"
             )
         settings[part][name] = values[name]
@@ -67,7 +67,7 @@ def resolve(
 
 
 def unseeded(params: Params, dataset: str, method: str, development: bool = False) -> Run:
-    """A run of seed 0 whose tuned margins are not in place yet: what all runs of a method are, see :func:`resolve`."""
+    """A run of seed 0 without tuned margins: what all runs of a method share, see :func:`resolve`."""
     for key, name, known in (("data set", dataset, params.data), ("method", method, params.methods)):
         if name not in known:
             raise LapmlError(f"unknown {key} {name!r}: expected one of {', '.join(known)}")
@@ -94,11 +94,11 @@ def unseeded(params: Params, dataset: str, method: str, development: bool = Fals
 
 
 def settings_of(where: str | Path, record: dict[str, Any]) -> Run:
-    """A run's config.json as settings, by meaning: keys that joined later are as they were before. Where its data lay and
-    what it was computed by are not among them, and no longer matter.
+    """A run's config.json as settings, old formats included: keys that were added later have their old meaning. The place
+    of its data and its device are left out.
 
     Raises:
-        LapmlError: it is of a format that is not known here, a key is missing, or one is unknown or not allowed.
+        LapmlError: its format is unknown, or a key is missing, unknown or not allowed.
     """
     if not isinstance(record, dict):
         raise LapmlError(f"{where}: found {type(record).__name__}, expected a JSON object; train the run again")
@@ -118,7 +118,7 @@ def settings_of(where: str | Path, record: dict[str, Any]) -> Run:
         return Run.model_validate(known)
     except ValidationError as error:
         first = explained(str(where), known, error).partition("\n")[0]
-        first = first.removesuffix("; add it").removesuffix("; remove it or mend its spelling")
+        first = first.removesuffix("; add it").removesuffix("; remove it or correct its spelling")
         raise LapmlError(
             f"{first}; this version has other settings than the one that made the run: use that one (provenance.json names its "
             "commit), or train the run again"
@@ -126,7 +126,7 @@ def settings_of(where: str | Path, record: dict[str, Any]) -> Run:
 
 
 def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, float] | None:
-    """What the tuned file of a row says, or None for a row without tuned keys.
+    """The values in a method's tuned file, or None for a method without tuned keys.
 
     Raises:
         LapmlError: it is missing, damaged, or was tuned on other data than are packed now, or with other maps.
@@ -145,11 +145,11 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
         try:
             now = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # whoever opens it says what is wrong
+            continue  # reported where it is opened
         if record.get(key) not in (None, now):
             raise LapmlError(
-                f"{path}: {key}: found {record[key][:12]}, expected {now[:12]} ({folder}): the margins were tuned on other data, "
-                f"or with other maps, than there are now; run `lapml tune {dataset}` again"
+                f"{path}: {key}: found {record[key][:12]}, expected {now[:12]} ({folder}): the margins were tuned on other data "
+                f"or maps; run `lapml tune {dataset}` again"
             )
     return renamed.upgraded_tuned(record)["values"]
 
@@ -165,9 +165,9 @@ def study_identity(
     """Everything that a tuning study's scores depend on; the study's name is its :func:`digest`.
 
     Args:
-        frozen: what an earlier study found, see :func:`frozen_margins`.
+        frozen: margins of an earlier study, see :func:`frozen_margins`.
         data_sha256: of the packed data.
-        localised_sha256: of the maps that its runs mix by, if they do.
+        localised_sha256: of the maps that its runs mix by, if any.
     """
     params = params.of(dataset, method)
     space = getattr(params.tune, method)
@@ -188,15 +188,14 @@ def study_identity(
 
 
 def study_names(study: dict[str, Any], train: Train) -> tuple[str, str, str]:
-    """The name of a study, and those that it had when its runs' records were of format 2, and of format 1, which named device
-    and threads."""
+    """The name of a study, and its names in format 2, and in format 1, which included device and threads."""
     before = renamed.study_of_before(study)
     where = {**before["run"]["train"], **{name: getattr(train, name) for name in WHERE}}
     return digest(study), digest(before), digest({**before, "run": {**before["run"], "train": where}})
 
 
 def weights_file(source: str) -> dict[str, str]:
-    """What a weights file holds, by checksum: its path says nothing of it."""
+    """Checksum of a weights file; {} for other sources."""
     path = Path(source)
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
@@ -204,6 +203,6 @@ def weights_file(source: str) -> dict[str, str]:
 
 
 def frozen_margins(settings: Method, earlier: dict[str, float] | None) -> dict[str, float]:
-    """What the tuning of a row takes over from the values that ``margin`` was tuned to: those of its own open keys."""
+    """The tuned values of ``margin`` that the tuning of a method starts from: those of its own open keys."""
     values = earlier or {}
     return {name: values[name] for name in ("m", "weight") if name in settings.open_names() and name in values}

@@ -1,7 +1,7 @@
-"""What each stage of a data set depends on, resolved: the settings by which both orchestrators decide what to run again.
+"""The settings that each stage of a data set depends on, by which both orchestrators decide what to run again.
 
-A stage runs again when its resolved settings change, whichever key of whichever file they come from; where a run is computed
-(its device, its threads, the path of the params file) is not among them.
+A stage runs again when its resolved settings change, whichever key or file they come from. Device, threads and the path of
+the params file are not among them.
 """
 
 from pathlib import Path
@@ -14,14 +14,14 @@ from lapml.paths import Paths
 
 
 def settings(params: Params, dataset: str) -> dict[str, Any]:
-    """{name: settings}: ``fetch``, ``prepare``, ``localise`` (None where no method mixes by it), ``runs/METHOD`` of every
-    method of the tables, ``studies/METHOD`` of those whose margins may be tuned (None where they are not), and ``diagnosis``.
+    """{name: settings}: ``fetch``, ``prepare``, ``localise`` (None if no method mixes by its maps), ``runs/METHOD`` of every
+    method of the tables, ``studies/METHOD`` of those with tuned margins (None if they are not tuned), and ``diagnosis``.
     All are JSON."""
-    own = params.of(dataset)
+    resolved = params.of(dataset)
     runs = {method: _run(unseeded(params, dataset, method)) for method in params.all_methods()}
     made: dict[str, Any] = {
-        "fetch": own.data[dataset].fetching(),
-        "prepare": own.data[dataset].packing(),
+        "fetch": resolved.data[dataset].fetching(),
+        "prepare": resolved.data[dataset].packing(),
         "localise": _localise(params, dataset),
         "diagnosis": {
             "run": runs[params.diagnose.method],
@@ -34,22 +34,22 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
             },
         },
     }
-    if not params.report.images:  # its gallery shows none then; named only where it says so, as before
+    if not params.report.images:  # the gallery then shows none; recorded only if false, as in old records
         made["diagnosis"]["report"]["images"] = False
     if made["localise"]:
         made["diagnosis"]["localise"] = made["localise"]
     made |= {f"runs/{method}": record for method, record in runs.items()}
     for method in (each for each in (MARGIN, ADAPTIVE) if each in params.methods):
         if method not in params.studies():
-            made[f"studies/{method}"] = None  # DVC has the stage all the same
+            made[f"studies/{method}"] = None  # DVC's stage exists anyway
             continue
-        # what an earlier study found comes beside it
+        # without the margins of an earlier study, a dependency of their own
         trial = unseeded(params, dataset, method, development=True)
-        trial = trial.model_copy(update={"train": trial.train.shortened(own.tune.epochs)})
+        trial = trial.model_copy(update={"train": trial.train.shortened(resolved.tune.epochs)})
         made[f"studies/{method}"] = {
             "run": _run(trial),
-            "tune": own.tune.recorded(include={"trials", "seeds", "epochs", "prune"}),
-            "space": getattr(own.tune, method).recorded(),
+            "tune": resolved.tune.recorded(include={"trials", "seeds", "epochs", "prune"}),
+            "space": getattr(resolved.tune, method).recorded(),
         }
     return made
 
@@ -57,19 +57,19 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
 def _localise(params: Params, dataset: str) -> dict[str, Any] | None:
     if not params.localising():
         return None
-    own = params.of(dataset).localise
-    assert own is not None
-    return {"settings": own.recorded(), "splits": params.localised_splits(), **weights_file(own.weights)}
+    localise = params.of(dataset).localise
+    assert localise is not None
+    return {"settings": localise.recorded(), "splits": params.localised_splits(), **weights_file(localise.weights)}
 
 
 def _run(run: Run) -> dict[str, Any]:
-    """What all runs of a method are; margins that are tuned say so."""
+    """What all runs of a method share; tuned margins read 'tuned'."""
     record = {key: value for key, value in run.record().items() if key not in ("format", "seed")}
     return record | weights_file(run.model.weights)
 
 
 def write(params: Params, paths: Paths, dataset: str) -> Path:
-    """Write :func:`settings` of a data set, a file each; returns the folder, which appears whole."""
+    """Write :func:`settings` of a data set, one file each; returns the folder, which appears whole."""
     folder = paths.settings(dataset)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch(folder.with_name(f".{folder.name}.partial")) as partial:

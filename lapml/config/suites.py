@@ -1,4 +1,4 @@
-"""The suites: `suites/NAME.yaml`, and putting one into params.yaml, the one file that DVC knows."""
+"""The suites: `suites/NAME.yaml`, and writing one to params.yaml, the file that DVC reads."""
 
 import itertools
 import shutil
@@ -9,17 +9,17 @@ from lapml.errors import LapmlError
 from lapml.files import write_text
 
 FOLDER = Path("suites")
-BASE = "base"  # what the suites are overlays of
+BASE = "base"  # base of all suites
 
 
 def names() -> list[str]:
-    """The suites that there are."""
+    """The names of all suites."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != BASE)
 
 
 def use(name: str, target: Path = Path("params.yaml")) -> str:
-    """Write ``suites/NAME.yaml`` as one complete file to params.yaml; a params.yaml that is no suite's own text is kept
-    beside it.
+    """Write ``suites/NAME.yaml`` as one complete file to params.yaml; a params.yaml that is not the text of a suite is
+    kept beside it.
 
     Raises:
         LapmlError: no such suite, or it is not valid.
@@ -35,11 +35,11 @@ def use(name: str, target: Path = Path("params.yaml")) -> str:
         numbered = (f"{target.name}.old{number or ''}" for number in itertools.count())
         old = next(path for path in map(target.with_name, numbered) if not path.exists())
         shutil.copy2(target, old)
-        kept = f" (what it held is kept as {old})"
+        kept = f" (its old content is kept as {old})"
     write_text(target, overlays.composed(source))
     return f"{target} is now {source} over {FOLDER / BASE}.yaml{kept}"
 
 
 def _composed(text: str) -> bool:
-    """Whether a text is that of a suite, as it would be written now."""
+    """Whether a text is that of a suite."""
     return any(overlays.composed(FOLDER / f"{name}.yaml") == text for name in names())

@@ -1,4 +1,4 @@
-"""Damage that Pillow does not tell: what libjpeg warns of, and checksums of PNG chunks that do not fit.
+"""Damage that Pillow does not report: libjpeg's warnings, and wrong checksums of PNG chunks.
 
 A JPEG whose data are damaged within is decoded all the same: libjpeg warns, and fills up with gray what it cannot decode.
 Pillow drops its warnings. torchvision lets libjpeg print them, so a process of its own decodes the file once more and
@@ -24,7 +24,7 @@ CORNER = 8  # pixels of the whole image
 
 
 def found(file: Path, form: str) -> str:
-    """What is damaged in a file that could be decoded, by its checksums or by libjpeg; "" if nothing is known to be."""
+    """The damage of a file that could be decoded, by its checksums or by libjpeg; "" if none is found."""
     if form == "PNG":
         try:
             with Image.open(file) as image:
@@ -47,7 +47,7 @@ def ends_gray(image: Image.Image, whole: int) -> bool:
 
 
 def libjpeg(file: Path) -> str:
-    """What libjpeg warns of when it decodes a file; "" if nothing, or where torchvision has no libjpeg to ask."""
+    """libjpeg's warnings when it decodes a file; "" if none, or if torchvision has no libjpeg."""
     process = _idle.get()
     try:
         for _ in range(2):  # a process may be gone, as after Ctrl-C

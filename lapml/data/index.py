@@ -1,4 +1,4 @@
-"""The common table of a data set: one row an image, with its split."""
+"""The common table of a data set: one row per image, with its split."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -32,7 +32,7 @@ def read(root: Path, data: Data) -> pd.DataFrame:
 
 
 def build(frame: pd.DataFrame, val_fraction: float | str, split_seed: int) -> pd.DataFrame:
-    """The index of a reader's frame: sorted by path, with ``val`` carved from the official train split.
+    """The index of a reader's frame: sorted by path, with ``val`` split off the official train split.
 
     In each class, ``val_fraction`` of the official training images (rounded; at least one, and at least one
     stays in train) become ``val``. Which ones depends on their paths, the class's label and ``split_seed`` alone.

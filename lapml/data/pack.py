@@ -93,7 +93,7 @@ def prepare(name: str, data: Data, paths: Paths, progress: bool = True) -> None:
                 packing, folder, rows, {"parts": how.part_names(root), "source": source, "settings": data.packing()}
             )
     except OSError as error:
-        raise LapmlError(f"{folder}: cannot be written ({error}); free some space, or mend its permissions") from None
+        raise LapmlError(f"{folder}: cannot be written ({error}); free some space, or check its permissions") from None
 
 
 class Packing:
@@ -117,7 +117,7 @@ class Packing:
             key = digest([VERSION, PIL.__version__, side, banner, [str(file) for file in files]])
             parts = (packing.images, packing.seen, packing.key)
             if not all(file.is_file() for file in parts) or packing.key.read_text() != key:
-                packing.key.unlink(missing_ok=True)  # first: it vouches for the others
+                packing.key.unlink(missing_ok=True)  # first: without it the others do not count
                 for file in parts[:2]:
                     file.write_bytes(b"")
                 packing.key.write_text(key)
@@ -144,7 +144,7 @@ class Packing:
                     bar.update()
 
     def _done(self, bar: tqdm) -> int:
-        """How many squares are whole, of files that have not changed since; they are taken into the checksum."""
+        """Number of complete squares of unchanged files; adds them to the checksum."""
         with open(self.images, "rb") as images:
             known = np.fromfile(self.seen, SEEN)
             for at, (checksum, file) in enumerate(zip(known["crc32"].tolist(), known["file"].tolist(), strict=True)):
@@ -171,7 +171,7 @@ class Packing:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Alone in ``folder``, which is made if need be; whoever is done may remove it, and the lock with it."""
+    """Hold the lock of ``folder``, which is made if needed; a finished process may remove it, with the lock."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "lock", "w") as lock:
@@ -195,7 +195,7 @@ def _stat(file: Path) -> list[int]:
     try:
         stat = os.stat(file)
     except OSError:
-        return [-1, -1]  # decoding will say what is wrong
+        return [-1, -1]  # reported by decoding
     return [stat.st_size, stat.st_mtime_ns]
 
 
@@ -224,7 +224,7 @@ def _finish(packing: Packing, folder: Path, rows: list[dict[str, Any]], meta: di
     temporary["meta.json"].write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     packing.key.unlink()  # from here on nothing is left to go on with
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "meta.json").unlink(missing_ok=True)  # an old one must never stand beside new images
+    (folder / "meta.json").unlink(missing_ok=True)  # never an old one beside new images
     for file in PACK_FILES:
         os.replace(temporary[file], folder / file)
     shutil.rmtree(packing.folder)
@@ -246,7 +246,7 @@ class Packed:
         index: N rows, columns :data:`lapml.data.index.COLUMNS`; box and parts are lists, or None.
         images: read-only memory map, uint8 (N, side, side, 3), RGB.
         meta: what meta.json holds; ``meta["sha256"]`` is the state of the data that runs record.
-        class_names: one name a label.
+        class_names: one name per label.
     """
 
     index: pd.DataFrame
@@ -275,7 +275,7 @@ class Packed:
             class_names, index_sha256 = meta["class_names"], meta["index_sha256"]
             rows = pq.read_table(folder / "index.parquet", schema=SCHEMA).to_pylist()
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise LapmlError(f"{folder}: meta.json or index.parquet is broken ({error}); {again}") from None
+            raise LapmlError(f"{folder}: meta.json or index.parquet is damaged ({error}); {again}") from None
         if (found := (folder / "images.u8").stat().st_size) != (expected := int(np.prod(shape, dtype=np.int64))):
             raise LapmlError(f"{folder / 'images.u8'}: found {found} bytes, expected {expected} by meta.json; {again}")
         if len(rows) != meta["count"] or _index_sha256(rows) != index_sha256:

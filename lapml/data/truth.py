@@ -1,4 +1,4 @@
-"""What the annotations say of the images of a batch: where the object and its parts lie in each view."""
+"""The annotations of a batch: where the object and its parts lie in each view."""
 
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -39,9 +39,7 @@ class Annotations:
     def __init__(self, index: pd.DataFrame):
         for path, box in zip(index["path"], index["box"], strict=True):
             if box is None:
-                raise LapmlError(
-                    f"{path}: has no box, expected one for every image: this data set cannot say where its objects are"
-                )
+                raise LapmlError(f"{path}: has no box, expected one for every image: object boxes are needed here")
         sizes = index[["width", "height"]].to_numpy(np.float64)
         boxes = np.array(index["box"].tolist(), np.float64)
         self.corners = (
@@ -68,7 +66,7 @@ class Annotations:
 
 
 class Scene(NamedTuple):
-    """What is true of N clean views."""
+    """The annotations of N clean views."""
 
     truth: Truth
     objects: Tensor  # (N, H, H) bool: the mask, or the box's pixels
@@ -84,8 +82,8 @@ def box_pixels(boxes: Tensor, side: int) -> Tensor:
 
 
 def read_masks(root: Path, packed: Packed, rows: np.ndarray) -> np.ndarray | None:
-    """The masks of some rows of a data set as squares like its packed images, (N, S, S) uint8, 0 in all other rows; None
-    where it has none.
+    """The masks of some index rows as squares like the packed images, (N, S, S) uint8, 0 in all other rows; None if the data
+    set has none.
 
     They lie as CUB-200-2011's do: ``segmentations/CLASS/NAME.png`` for ``images/CLASS/NAME.…``, the lighter the more surely
     the object.
@@ -99,13 +97,13 @@ def read_masks(root: Path, packed: Packed, rows: np.ndarray) -> np.ndarray | Non
     masks = np.zeros((len(packed.index), side, side), np.uint8)
     for row, path, *size in packed.index.loc[rows, ["path", "width", "height"]].itertuples():
         file = (folder / path).with_suffix(".png")
-        mend = f"lay all masks out, or move {folder} away to be measured by boxes"
+        advice = f"lay all masks out, or move {folder} away to be measured by boxes"
         try:
             with Image.open(file) as mask:
                 found = list(mask.size)
                 masks[row] = np.asarray(mask.convert("L").resize((side, side), Image.Resampling.BOX))
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
-            raise LapmlError(f"{file}: cannot be read ({error}), expected a mask for every image; {mend}") from None
+            raise LapmlError(f"{file}: cannot be read ({error}), expected a mask for every image; {advice}") from None
         if found != size:
-            raise LapmlError(f"{file}: found {found} pixels, expected its image's {size}; {mend}")
+            raise LapmlError(f"{file}: found {found} pixels, expected its image's {size}; {advice}")
     return masks

@@ -20,7 +20,7 @@ WINDOW = 7 / 8  # the classic 448 of 512
 
 
 def training_windows(sizes: np.ndarray, view: View, uniform: np.ndarray) -> np.ndarray:
-    """Random windows, one an image.
+    """Random windows, one per image.
 
     Args:
         sizes: (N, 2) width and height of the original images in pixels.
@@ -82,7 +82,7 @@ def cut(images: Tensor, windows: Tensor, side: int) -> Tensor:
 
 
 def jitter(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
-    """Brightness, contrast and saturation, each by a factor in 1 ± strength, an image.
+    """Brightness, contrast and saturation, each by a factor in 1 ± strength per image.
 
     Args:
         images: (B, 3, H, W) in 0..255.

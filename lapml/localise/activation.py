@@ -1,4 +1,4 @@
-"""Class maps of the pretrained network's own classifier, beside the object maps: what localised before, and a control.
+"""Class maps of the pretrained model's own classifier, a control beside the object maps.
 
 Zhou, Khosla, Lapedriza, Oliva and Torralba, *Learning deep features for discriminative localization*, CVPR 2016: the last
 map weighed by a class's row of a linear classifier on the map's mean. The class here is the one that the classifier finds most

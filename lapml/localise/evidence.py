@@ -1,4 +1,4 @@
-"""What the maps on the disk give to training: opened for a run, and carried from the stored squares into its views."""
+"""Open the maps on the disk for a run, and carry them from the stored squares into its views."""
 
 import warnings
 from collections.abc import Collection
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def opened(run: Run, paths: Paths, packed: Packed) -> "Localised | None":
-    """The maps that a run uses; None for a run that uses none.
+    """The maps that a run uses, or None.
 
     Raises:
         LapmlError: they are not there, damaged, of other data, of other settings or of other images than the run's.

@@ -1,4 +1,4 @@
-"""The last feature map of a whole pretrained network: no head, no gradient, a block of images at a time; and features on
+"""The last feature map of a whole pretrained model: no head, no gradient, a block of images at a time; and features on
 the disk.
 
 Features are taken once and kept in a file until they are no longer needed, since reading them again costs a hundredth of a
@@ -27,7 +27,7 @@ SLICE = {"cpu": 2, "cuda": 32}  # images in one forward pass: more are slower on
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network in evaluation mode on its device.
+    """A model in evaluation mode on its device.
 
     Attributes:
         stride: input pixels for a cell of the map.
@@ -59,7 +59,7 @@ class Extractor:
             raise OutOfMemoryError(
                 f"localise.side: {size} images of {images.shape[1]} px do not fit into the GPU's memory",
                 error,
-                "try a smaller side, or another GPU that nobody else uses",
+                "try a smaller side, or a GPU that no other process uses",
             ) from None
 
     def _forward(self, pixels: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def load(name: str, source: str, device: torch.device) -> Extractor:
     torch.manual_seed(0)
     try:
         model = timm.create_model(name, pretrained=source == "timm")
-    except Exception as error:  # timm raises many types here: unknown name, no network
+    except Exception as error:  # timm raises many types here: unknown name, no connection
         raise LapmlError(f"localise.model {name!r}: timm cannot make it ({' '.join(str(error).split())})") from None
     if state is not None:
         try:
@@ -107,7 +107,7 @@ def load(name: str, source: str, device: torch.device) -> Extractor:
 
 @torch.no_grad()
 def folded(model: nn.Module) -> nn.Module:
-    """The same network, in evaluation mode, with batch norm folded into the convolutions before it, where that gives the
+    """The same model, in evaluation mode, with batch norm folded into the convolutions before it, where that gives the
     same features: 15 to 25 % less time on a CPU."""
     copy = deepcopy(model)
     probe = torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0))
@@ -154,8 +154,8 @@ def side_of(sizes: np.ndarray, wanted: int, stride: int) -> int:
             f"localise.side: found {wanted} px, expected at least {GRID * stride}: {GRID} cells of the model's stride "
             f"{stride}; a coarser map localises nothing"
         )
-    own = int(np.median(np.max(sizes, 1)))
-    return max(min(wanted, own) // stride, GRID) * stride
+    present = int(np.median(np.max(sizes, 1)))
+    return max(min(wanted, present) // stride, GRID) * stride
 
 
 def dump(cells: Tensor, file: BinaryIO) -> int:

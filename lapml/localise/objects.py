@@ -1,4 +1,4 @@
-"""Object maps by Deep Descriptor Transforming: what the images of a data set have in common.
+"""Object maps by Deep Descriptor Transforming.
 
 Wei, Zhang, Wu, Shen and Zhou, *Unsupervised object discovery and co-localization by deep descriptor transforming*, Pattern
 Recognition 88, 2019. Features of all cells of all images; μ and Σ their mean and covariance; v the first eigenvector of
@@ -30,7 +30,7 @@ class Moments:
 
     Args:
         channels: C.
-        grid: cells a side.
+        grid: cells per side.
     """
 
     def __init__(self, channels: int, grid: int, device: torch.device):
@@ -81,7 +81,7 @@ class Moments:
 
 
 def border(grid: int) -> Tensor:
-    """(h·w,) bool: the cells at the edge of a map of ``grid`` cells a side."""
+    """(h·w,) bool: the cells at the edge of a map of ``grid`` cells per side."""
     edge = torch.ones(grid, grid, dtype=torch.bool)
     edge[1:-1, 1:-1] = False
     return edge.flatten()

@@ -1,4 +1,4 @@
-"""Part maps and descriptors by Deep Feature Factorization: what recurs within the objects.
+"""Part maps and descriptors by Deep Feature Factorization.
 
 Collins, Achanta and Süsstrunk, *Deep feature factorization for concept discovery*, ECCV 2018: F ≈ H W, both non-negative,
 over the cells of all images at once; the rows of W are the parts, a column of H is where one is. Here W is found on a sample
@@ -34,7 +34,7 @@ class Reservoir:
 
     Args:
         channels: C of a row.
-        seed: what is drawn for a row depends on this and on how many came before it.
+        seed: what is drawn for a row depends on this and on the number of rows before.
     """
 
     def __init__(self, channels: int, seed: int):
@@ -49,7 +49,7 @@ class Reservoir:
         self.kept = np.concatenate([self.kept, rows[:room]]) if room else self.kept
         self.seen += room
         later = rows[room:]
-        number = self.seen + 1 + np.arange(len(later))  # the how-many-eth row each is
+        number = self.seen + 1 + np.arange(len(later))  # number of each row
         self.seen += len(later)
         place = np.floor(self.random.random(len(later)) * number).astype(np.int64)
         for row in np.flatnonzero(place < self.limit):  # a later one replaces an earlier one
@@ -126,7 +126,7 @@ def describe(cells: Tensor, maps: Tensor, projection: Tensor) -> Tensor:
         projection: (C, D).
 
     Returns:
-        (B, K, D) float32; 0 where the part is nowhere.
+        (B, K, D) float32; 0 if the part is absent.
     """
     share = maps / maps.sum(2, keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     return torch.nn.functional.normalize(share @ cells @ projection.to(cells.device), dim=2)

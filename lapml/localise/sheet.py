@@ -28,17 +28,17 @@ COLOURS = (
 
 
 def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) -> None:
-    """Write the contact sheet of :func:`drawn` to a file.
+    """Write the contact sheet of :func:`draw_sheet` to a file.
 
     Raises:
         LapmlError: the data set is not packed or not localised, or ``count`` is below one.
     """
-    sheet = drawn(name, paths, count, seed)
+    sheet = draw_sheet(name, paths, count, seed)
     with atomic(Path(output)) as temporary:
         temporary.write_bytes(sheet)
 
 
-def drawn(name: str, paths: Paths, count: int, seed: int = 0) -> bytes:
+def draw_sheet(name: str, paths: Paths, count: int, seed: int = 0) -> bytes:
     """A contact sheet (PNG) of ``count`` random localised images, each twice: lit as much as its object map says; and with
     its part maps' contours and peaks. The true box, where there is one, is drawn in white.
 

@@ -4,8 +4,8 @@ Three passes. The first forwards every image once, sums the cells' moments and k
 eigenvector then gives the objects. The second reads that file for a sample of object cells, whose factorisation gives the
 parts. The third reads it again and writes the maps. Memory does not grow with the number of images.
 
-While it is under way all lies in a hidden folder beside the result: a killed process loses half a minute, and the same command
-goes on from there and ends in the same bits.
+Work lies in a hidden folder beside the result: after a kill the same command continues, half a minute back at most, with the
+same result to the bit.
 """
 
 from pathlib import Path
@@ -75,7 +75,7 @@ def localise(
     try:
         return localise_images(index, rows, read, folder, settings, about, device, threads, progress, name)
     except OSError as error:
-        raise LapmlError(f"{folder}: cannot be written ({error}); free some space, or mend its permissions") from None
+        raise LapmlError(f"{folder}: cannot be written ({error}); free some space, or check its permissions") from None
 
 
 def localise_images(

@@ -6,7 +6,7 @@ stored square, and 16-bit numbers are floating-point:
     rows.npy             (n,) int64, ascending: the images that were localised
     objects.npy          (n, h, w) fp16 ≥ 0: object maps; 0 where no object is
     parts.npy            (n, K, h, w) fp16 ≥ 0: part maps; 1 is strong
-    activation.npy       (n, h, w) fp16 in 0..1: class maps of the network's own classifier (activation.py)
+    activation.npy       (n, h, w) fp16 in 0..1: class maps of the model's own classifier (activation.py)
     descriptors.npy      (n, K, D) fp16, unit length: what each part looks like; 0 where it is nowhere
     strengths.npy        (n, K) fp32: the peak of each part's map
     fitted.safetensors   what the maps were made by, to localise other images
@@ -178,7 +178,7 @@ def _array(file: Path, kind: type, shape: tuple[int, ...], again: str) -> np.nda
 
 
 class Growing:
-    """An .npy file of a known shape that is written row by row, and can be taken up again after any row.
+    """An .npy file of a known shape that is written row by row, and can be continued after any row.
 
     Written, not mapped: the pages of a map would count as this process's memory.
     """
@@ -197,7 +197,7 @@ class Growing:
         return self.file.is_file() and self.file.stat().st_size >= len(self.head) + done * self.row
 
     def begin(self, done: int) -> None:
-        """Go on after ``done`` rows, 0 for a new file."""
+        """Continue after ``done`` rows, 0 for a new file."""
         if done:
             os.truncate(self.file, len(self.head) + done * self.row)
         else:

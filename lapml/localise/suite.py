@@ -20,11 +20,11 @@ def localise_suite(
             DVC has the stage all the same.
 
     Raises:
-        LapmlError: see :func:`~lapml.localise.stage.localise`; or the params file says nothing of localising.
+        LapmlError: see :func:`~lapml.localise.stage.localise`; or the params file has no section `localise`.
     """
-    own, meta = params.of(dataset), None
+    resolved, meta = params.of(dataset), None
     if anyway or params.localising():
-        if own.localise is None:
+        if resolved.localise is None:
             raise LapmlError(
                 "localise: found no such section in the params file, expected one; suites/base.yaml has it"
             )
@@ -32,10 +32,18 @@ def localise_suite(
         from lapml.localise.work import Settings
         from lapml.models.device import pick_device
 
-        settings, (device, _) = Settings(**own.localise.model_dump()), pick_device(own.train)
-        folder, threads = paths.localised(dataset), own.train.threads
+        settings, (device, _) = Settings(**resolved.localise.model_dump()), pick_device(resolved.train)
+        folder, threads = paths.localised(dataset), resolved.train.threads
         meta = localise(
-            dataset, own.data[dataset], paths, params.localised_splits(), folder, settings, device, threads, progress
+            dataset,
+            resolved.data[dataset],
+            paths,
+            params.localised_splits(),
+            folder,
+            settings,
+            device,
+            threads,
+            progress,
         )
     _write_uses(params, paths, dataset)
     return meta

@@ -162,7 +162,7 @@ class Work:
         return moments
 
     def _fit(self, axis: Axis) -> Parts:
-        """The parts of a sample of object cells; found once, they are kept for a process that goes on."""
+        """The parts of a sample of object cells; kept for a process that continues."""
         if done := saved.load(self.place / "fitted.pt", self.key):
             return Parts(**done["parts"])
         sample = Reservoir(self.extractor.channels, self.settings.seed)

@@ -1,6 +1,6 @@
-"""Mixing: one mixer a file, and the one door to all of them. Nothing here imports torch before something is mixed.
+"""Mixing: one mixer per file, and one function for all. Nothing here imports torch before something is mixed.
 
-In a training loop of one's own (docs/methods.md)::
+In another training loop (docs/methods.md)::
 
     settings = mixer("cutmix", label="area", alpha=1.0, maps=None)
     mixed = mix(draws(images, labels), Evidence(), settings)
@@ -41,7 +41,7 @@ def mix(batch: Draws, evidence: Evidence, settings: Mixer) -> Mixed:
         settings: see :func:`mixer`.
 
     Raises:
-        LapmlError: some of the evidence is missing, or a custom mixer returns what is no :class:`Mixed`.
+        LapmlError: some of the evidence is missing, or a custom mixer does not return a :class:`Mixed`.
     """
     for need in settings.needs():
         for field in FIELDS[need]:
@@ -90,5 +90,5 @@ def settings_of(keys: Any, reading: bool = True) -> Mixer:
 
 
 def names(attribute: str) -> str:
-    """The built-in mixers that declare something of themselves, such as ``finds_similar``, in words."""
+    """The built-in mixers with an attribute such as ``finds_similar``, in words."""
     return " or ".join(repr(name) for name, file in MIXERS.items() if getattr(import_module(file).Settings, attribute))

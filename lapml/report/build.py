@@ -28,16 +28,16 @@ def report(
     """Write all of ``REPORT_FILES`` into ``paths.report``, each to a temporary name first.
 
     Args:
-        params_path: the file that ``params`` was read from; its text is shown as it stands.
-        images: show pictures of the data, if ``report.images`` allows them; without, ``galleries`` is not called and no
-            picture is in the page.
+        params_path: the file that ``params`` was read from; its text is shown.
+        images: show pictures of the data, if ``report.images`` allows them; else ``galleries`` is not called and the
+            page has no picture.
         galleries: dataset → (gallery items, CAM items, contact sheet), see :mod:`lapml.report.pictures`.
 
     Returns:
         The path of report.html.
 
     Raises:
-        LapmlError: the runs do not agree with the settings, see ``tables.collect``, or a gallery shows pictures that are not
+        LapmlError: the runs do not fit the settings, see ``tables.collect``, or a gallery shows pictures that are not
             allowed; nothing is written then.
     """
     images = images and params.report.images
@@ -60,14 +60,14 @@ def report(
     with scratch(paths.report / ".partial") as partial:
         tables.write(partial, params, runs, epochs, table)
         (partial / "report.html").write_text(html, encoding="utf-8")
-        (paths.report / "report.html").unlink(missing_ok=True)  # an old one must never stand beside new tables
+        (paths.report / "report.html").unlink(missing_ok=True)  # never an old page beside new tables
         for name in REPORT_FILES:  # report.html is the last
             (partial / name).replace(paths.report / name)
     return paths.report / "report.html"
 
 
 def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | None:
-    """What the page shows of a data set's diagnosis; None where it was not diagnosed."""
+    """What the page shows of a data set's diagnosis; None if it was not diagnosed."""
     found = diagnosis.read(params, paths, dataset)
     if found is None:
         return None
@@ -93,7 +93,7 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
 
 
 def _settings(params: Params, path: Path) -> tuple[str, list[str]]:
-    """The params file's text (an overlay's over its base), and where ``params`` differs from it (``--set``)."""
+    """The params file's text (an overlay's over its base), and how ``params`` differs from it (``--set``)."""
     used, written = (each.model_dump(mode="json") for each in (params, config.load(path)))
     text = path.read_text(encoding="utf-8") if len(overlays.layers(path)) == 1 else overlays.composed(path)
     lines = differences(used, written)

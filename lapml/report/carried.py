@@ -1,4 +1,4 @@
-"""Runs that are carried from one machine to another: tars of the finished ones, without weights, and of the logs of what failed."""
+"""Tars of finished runs (without weights) and of logs of failed ones, to carry from one machine to another."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +11,10 @@ from lapml.paths import READS, RUN_FILES, Paths
 from lapml.runs.collect import UNREAD, examined
 
 FORMAT = 1
-RUNS, LOGS = "runs", "logs"  # what names in such a tar begin with
+RUNS, LOGS = "runs", "logs"  # first part of the names in the tar
 FILES = tuple(name for name in RUN_FILES if name not in UNREAD)
 MOST = 16 * 2**20  # bytes of a tar
-MOST_LOG = 64 * 2**10  # bytes of a log: its end
+MOST_LOG = 64 * 2**10  # bytes from the end of a log
 
 
 class Job(NamedTuple):
@@ -29,14 +29,14 @@ class Job(NamedTuple):
 
 
 def finished(params: Params, paths: Paths) -> list[Job]:
-    """The runs that are whole and of these settings."""
+    """The complete runs of these settings."""
     return [Job(*run) for run, found in examined(params, paths, UNREAD) if not isinstance(found, LapmlError)]
 
 
 def pack(
     params: Params, paths: Paths, about: dict[str, Any], logs: list[Path], target: Path, most: int = MOST
 ) -> list[Path]:
-    """Write the finished runs and these logs to ``target``; what does not fit into ``most`` bytes, to TARGET-2.tar ….
+    """Write the finished runs and these logs to ``target``; what exceeds ``most`` bytes goes to TARGET-2.tar ….
 
     Raises:
         LapmlError: one run alone is too large.
@@ -70,7 +70,7 @@ def pack(
 
 
 def _end(log: Path, folder: Path) -> Path:
-    """The end of a log, in a file of its own."""
+    """Write the end of a log to a file."""
     short = folder / log.name
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - MOST_LOG))
@@ -79,13 +79,13 @@ def _end(log: Path, folder: Path) -> Path:
 
 
 def unpack(tar: Path, folder: Path) -> tuple[dict[str, Any], list[Job]]:
-    """Unpack such a tar into a folder that is thrown away later: its runs lie in ``runs``.
+    """Unpack a tar of runs into a temporary folder, below ``runs``.
 
     Returns:
-        (what its manifest says, the runs in it, whole or not).
+        (its manifest, its runs, complete or not).
 
     Raises:
-        LapmlError: damaged or unsafe (see :func:`lapml.common.tars.extract`), or it is something else.
+        LapmlError: damaged or unsafe (see :func:`lapml.common.tars.extract`), or not a tar of runs.
     """
     record = tars.extract(tar, folder)
     if record.get("format") != FORMAT or "suite" not in record or "piece" in record:
@@ -95,8 +95,8 @@ def unpack(tar: Path, folder: Path) -> tuple[dict[str, Any], list[Job]]:
         parts = name.split("/")
         if parts[0] == LOGS and len(parts) == 2:
             continue
-        known = parts[0] == RUNS and len(parts) == 5 and parts[4] in (*FILES, READS) and parts[3].isdecimal()
-        if not known:
+        valid = parts[0] == RUNS and len(parts) == 5 and parts[4] in (*FILES, READS) and parts[3].isdecimal()
+        if not valid:
             raise LapmlError(
                 f"{tar}: {name}: expected {RUNS}/DATASET/METHOD/SEED/FILE or {LOGS}/FILE only; nothing is used"
             )

@@ -21,7 +21,7 @@ from lapml.runs.folder import open_run
 
 
 def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
-    """Write the diagnosis of a data set; returns its folder. What lies there is replaced once all is made.
+    """Write the diagnosis of a data set; returns its folder. An older one is replaced at the end.
 
     Raises:
         LapmlError: see :func:`~lapml.analysis.diagnosis.measure.measure`.
@@ -48,7 +48,7 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
     """The finished diagnosis of a data set, or None where there is none.
 
     Raises:
-        LapmlError: it was made with other settings, of other data or other models than there are now.
+        LapmlError: it was made with other settings, data or models than the present ones.
     """
     file = paths.diagnosis(dataset) / "diagnosis.json"
     if not file.is_file():
@@ -57,8 +57,8 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         frames = [_table(record.pop(name)) for name in ("mixers", "maps", "ratios", "labels")]
-        beside = _table(record.pop("localisers", []))  # joined later
-        localised = record.get("localised_sha256")  # likewise
+        beside = _table(record.pop("localisers", []))  # added later
+        localised = record.get("localised_sha256")  # added later
         record["settings"] = upgraded_diagnosis(record["settings"])
         made = (*(record[key] for key in ("settings", "seeds", "data_sha256", "models_sha256", "object")), localised)
         _ = record["images"], record["generated"]
@@ -78,17 +78,17 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
     )
     for name, found, expected in zip(("settings", "seeds", "data", "models", "masks", "maps"), made, now, strict=True):
         if found != json.loads(json.dumps(expected)):
-            raise LapmlError(f"{file}: was made with other {name} than there are now; {again}")
+            raise LapmlError(f"{file}: was made with other {name} than the present ones; {again}")
     *frames, beside = (frame.replace({None: np.nan, "inf": np.inf}) for frame in (*frames, beside))
     return Measured(*frames, record, beside)
 
 
 def _table(records: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(records).rename(columns={"row": "method"})  # its name of before
+    return pd.DataFrame(records).rename(columns={"row": "method"})  # its old name
 
 
 def _maps(paths: Paths, dataset: str, recorded: str | None) -> str | None:
-    """The checksum of the maps that lie there now, where a diagnosis is by maps; where none lie there, of those that it is by."""
+    """Checksum of the present maps, if a diagnosis used maps; if they are gone, of the maps that it used."""
     file = paths.localised(dataset) / "meta.json"
     if recorded is None or not file.is_file():
         return recorded
@@ -96,7 +96,7 @@ def _maps(paths: Paths, dataset: str, recorded: str | None) -> str | None:
 
 
 def _objects(paths: Paths, dataset: str, recorded: str) -> str:
-    """What a diagnosis would take for the objects now; where the data no longer lie there, what it took."""
+    """What a diagnosis would use as objects now; if the data are gone, what it used."""
     try:
         _, root = laid_out(dataset, paths)
     except LapmlError:
@@ -107,7 +107,7 @@ def _objects(paths: Paths, dataset: str, recorded: str) -> str:
 
 
 def refuse_gallery(params: Params, paths: Paths, dataset: str) -> None:
-    """Raises LapmlError where a gallery of before shows pictures of data that may no longer be shown."""
+    """Raise a LapmlError if an old gallery shows pictures that may no longer be shown."""
     file = paths.diagnosis(dataset) / "gallery.html"
     if not params.report.images and file.is_file() and shows_pictures(file) is not False:
         raise LapmlError(
@@ -122,13 +122,13 @@ def _gallery(params: Params, paths: Paths, dataset: str, known: Known) -> str:
     title = f"Mixed images: {dataset}"
     if not params.report.images:
         return gallery.without_pictures(
-            title, f"Training images of {dataset} mixed by each row of suite {params.suite}."
+            title, f"Training images of {dataset} mixed by each method of suite {params.suite}."
         )
-    packed, rows = known[0], mixers(params, dataset, known)
-    mixes, weights, _ = opened(params, paths, dataset, params.seeds[0], rows, known)
+    packed, methods = known[0], mixers(params, dataset, known)
+    mixes, weights, _ = opened(params, paths, dataset, params.seeds[0], methods, known)
     shown = pairs(mixes, weights, packed.class_names, params.diagnose.pairs)
     subtitle = (
-        f"Training images of {dataset} mixed by each row of suite {params.suite}; class maps by {params.diagnose.method}, seed "
+        f"Training images of {dataset} mixed by each method of suite {params.suite}; class maps by {params.diagnose.method}, seed "
         f"{params.seeds[0]}."
     )
     return gallery.page(title, subtitle, shown, packed.meta["source"]["kind"] == "drawn")

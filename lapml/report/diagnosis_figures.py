@@ -12,7 +12,7 @@ LINES = ("cutmix", "cutmix_semantic", "snapmix", "loc_cutmix_area", "loc_cutmix"
 
 
 def quality(found: Measured) -> bytes:
-    """Every metric of every mixer with its interval, a panel a metric."""
+    """Every metric of every mixer with its interval, one panel per metric."""
     heads = {metric: title for metric, title in columns(found).items() if metric != "area"}
     names = found.table["method"].to_list()
     with matplotlib.rc_context(STYLE):
@@ -38,7 +38,7 @@ def quality(found: Measured) -> bytes:
 
 
 def labels(found: Measured) -> bytes:
-    """What a label says of the donor's share, against what is true of it: means over bins of ρ."""
+    """The donor's share in the label against its true share: means over bins of ρ."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 4.2), layout="constrained")
         axes = figure.add_subplot()

@@ -1,9 +1,9 @@
-"""Where generated images lie in the embedding space of finished models: their distance d from their references, against the
-similarity s of the parts that were exchanged.
+"""Distance d of generated images from their references in the embeddings of finished models, against the similarity s of the
+exchanged parts.
 
-All models are shown the same training views, donors and draws, mixed by one row's localized CutMix, each model by its own class
+All models get the same training views, donors and draws, mixed by one method's localized CutMix with each model's class
 maps. In evaluation mode, so that an image which mixing did not change lies at d = 0. Donors of the reference's class are
-left out, as the margin losses leave them out of the pairs that they push.
+left out, as the margin losses do not push them.
 """
 
 import math
@@ -29,27 +29,27 @@ from lapml.files import write_json, write_text
 from lapml.localise.evidence import opened
 from lapml.paths import Paths
 from lapml.report.figures import STYLE, look, svg
-from lapml.runs.execute import own_data, ready
+from lapml.runs.execute import open_data, ready
 from lapml.runs.folder import open_run
 from lapml.training.losses import band, distance
 from lapml.training.mixes import Mixes, freshly
 
-LETTERS = 60  # of a row's name in the figure
-BINS = 8  # of s in the figure, with as many images each
+LETTERS = 60  # of a method's name in the figure
+BINS = 8  # of s in the figure, with equal numbers of images
 
 
 class Edges(NamedTuple):
-    """The band that distances are compared with, and the row whose it is."""
+    """The band that distances are compared with, and its method."""
 
-    row: str
+    method: str
     m: float
     delta: float | None
 
 
 class Measured(NamedTuple):
-    table: pd.DataFrame  # a row a row, see :func:`measure`
-    pairs: pd.DataFrame  # a row a generated image: row, seed, d, s, rho
-    mixed_by: str  # the row whose localized CutMix it is
+    table: pd.DataFrame  # one row per method, see :func:`measure`
+    pairs: pd.DataFrame  # one row per generated image: method, seed, d, s, rho
+    mixed_by: str  # the method whose localized CutMix is used
     edges: Edges | None
     dataset: str
     images: int  # generated for each model, those with donors of another class
@@ -59,46 +59,47 @@ class Measured(NamedTuple):
 def measure(
     folders: Sequence[Path], baseline: str | None, images: int, confidence: float, root: Path = Path(".")
 ) -> Measured:
-    """Distances of the rows of finished runs.
+    """Measure the distances of finished runs, by method.
 
     Args:
-        folders, baseline: as of :func:`lapml.analysis.gather.rows`; at least one row mixes by localized CutMix.
+        folders, baseline: as of :func:`lapml.analysis.gather.rows`; at least one method mixes by localized CutMix.
         images: generated for each model, at least.
 
     Returns:
-        ``table`` with columns row, seeds, d and d_half (mean over seeds and its Student-t half-width), d_low and d_high
+        ``table`` with columns method, seeds, d and d_half (mean over seeds and its Student-t half-width), d_low and d_high
         (10th and 90th percentile), beyond_m, beyond_band (shares of the images), s_d and rho_d (Spearman's rank correlations
-        of d with s and with ρ), means over seeds; NaN where no row has such an edge.
+        of d with s and with ρ), means over seeds; NaN if no method has such an edge.
 
     Raises:
-        LapmlError: as of ``gather.rows``; no row mixes by localized CutMix; a run holds no weights, or its packed data are
+        LapmlError: as of ``gather.rows``; no method mixes by localized CutMix; a run holds no weights, or its packed data are
             gone.
     """
-    rows = gather.rows(folders, baseline)
+    methods = gather.rows(folders, baseline)
     settings = {
         label: settings_of(run.folder / "config.json", run.config).settings
-        for label, row in rows.items()
-        for run in [*row.values()][:1]
+        for label, runs in methods.items()
+        for run in [*runs.values()][:1]
     }
     mixed_by = next(
         (label for label, method in settings.items() if method.mixer and method.mixer.name == "localized"), None
     )
     if mixed_by is None:
-        raise LapmlError(f"none of {gather.listed(rows)} mixes by localized CutMix; give a run of such a row too")
-    _refuse_other_views([run for row in rows.values() for run in row.values()])
+        raise LapmlError(f"none of {gather.listed(methods)} mixes by localized CutMix; add a run of a method that does")
+    _refuse_other_views([run for by_seed in methods.values() for run in by_seed.values()])
     edges, made = _edges(settings), dict(zip(("commit", "dirty"), commit(), strict=True))
     mixer = (
         freshly(settings[mixed_by]).always_mixing().model_copy(update={"margin": None, "adaptive": None, "loss": None})
     )
-    localise = next(iter(rows[mixed_by].values())).config.get("localise")
+    localise = next(iter(methods[mixed_by].values())).config.get("localise")
     frames, table = [], []
-    for label, row in rows.items():
+    for label, by_seed in methods.items():
         found = [
-            _of_run(run.folder, mixer, localise, images, root).assign(row=label, seed=seed) for seed, run in row.items()
+            _of_run(run.folder, mixer, localise, images, root).assign(method=label, seed=seed)
+            for seed, run in by_seed.items()
         ]
         frames += found
-        table.append({"method": label, "seeds": list(row), **_summary(found, edges, confidence)})
-    runs = [run for row in rows.values() for run in row.values()]
+        table.append({"method": label, "seeds": list(by_seed), **_summary(found, edges, confidence)})
+    runs = [run for by_seed in methods.values() for run in by_seed.values()]
     record = {
         "command": command(),
         **made,
@@ -112,7 +113,7 @@ def measure(
 
 
 def _refuse_other_views(runs: list[gather.Run]) -> None:
-    """All models are shown the same views: LapmlError where a run's would be others."""
+    """Raise a LapmlError if a run would get other views than the first."""
     first = runs[0]
     for run in runs[1:]:
         for keys in (("data", "view"), ("train", "batch"), ("fit",)):
@@ -122,12 +123,12 @@ def _refuse_other_views(runs: list[gather.Run]) -> None:
             if found != expected:
                 raise LapmlError(
                     f"{run.folder / 'config.json'}: {'.'.join(keys)}: found {found}, expected {expected} (as in "
-                    f"{first.folder}): only models that can be shown the same images are compared; leave it out"
+                    f"{first.folder}): only models with the same views are compared; leave it out"
                 )
 
 
 def _edges(settings: dict[str, Method]) -> Edges | None:
-    """Those of the last row that has a band, else of the last that has a margin; of a constant one."""
+    """Those of the last method with a band, else of the last with a margin; constant margins only."""
     with_margin = {
         label: method for label, method in settings.items() if method.margin and method.margin.scale == "constant"
     }
@@ -140,11 +141,11 @@ def _edges(settings: dict[str, Method]) -> Edges | None:
 @torch.no_grad()
 def _of_run(folder: Path, mixer: Method, localise: dict | None, images: int, root: Path) -> pd.DataFrame:
     record, provenance = open_run(folder)
-    packed = own_data(record, provenance, root)
+    packed = open_data(record, provenance, root)
     run = ready(folder, record, len(packed.class_names))
     run.model.eval()
     mixing = {"settings": mixer, "seed": 0, "localise": localise and Localise(**localise)}
-    config = run.config.model_copy(update=mixing)  # the same views, draws and maps for every model
+    config = run.config.model_copy(update=mixing)  # the same views and draws for every model
     columns: dict[str, list[np.ndarray]] = {"d": [], "s": [], "rho": []}
     maps = opened(config, Paths(record["suite"], root), packed)
     mixes = Mixes(config, run.model, run.weights, packed, {"mixed": mixer}, precision=run.precision, maps=maps)
@@ -176,7 +177,7 @@ def _summary(found: list[pd.DataFrame], edges: Edges | None, confidence: float) 
 
 
 def markdown(found: Measured, confidence: float) -> str:
-    """The table, and below it what its numbers are."""
+    """The table as Markdown, with a note on its numbers."""
     level, edges = f"{100 * confidence:g} %", found.edges
     heads = ["method", "seeds", f"d (± {level})", "10th, 90th percentile"]
     if edges:
@@ -201,12 +202,12 @@ def markdown(found: Measured, confidence: float) -> str:
         "parts; ρ: the donor's share of the label."
     )
     if edges:
-        text += f" m{' and δ are' if edges.delta is not None else ' is'} those of {escaped(edges.row)}."
+        text += f" m{' and δ are' if edges.delta is not None else ' is'} those of {escaped(edges.method)}."
     return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", text])
 
 
 def figure(found: Measured) -> bytes:
-    """d against s: the mean of each row's images in bins of s with as many images each, and the band. SVG."""
+    """d against s: the mean of each method's images in bins of s with equal numbers of images, and the band. SVG."""
     with matplotlib.rc_context(STYLE):
         drawing = Figure(figsize=(5.0, 3.6), layout="constrained")
         axes = drawing.add_subplot()
@@ -238,7 +239,7 @@ def figure(found: Measured) -> bytes:
 
 
 def write(folder: Path, found: Measured, confidence: float) -> None:
-    """distances.md, .svg, .json (what made them) and .csv (a row a generated image) in a folder that is made."""
+    """distances.md, .svg, .json (what made them) and .csv (one row per generated image) in a folder that is made."""
     write_text(folder / "distances.md", markdown(found, confidence) + "\n")
     write_text(folder / "distances.csv", found.pairs.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
     write_text(folder / "distances.svg", figure(found).decode())

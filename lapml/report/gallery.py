@@ -1,6 +1,6 @@
-"""A page to leaf through: the same reference and donor, mixed by each method, with what each looked at and how it labels.
+"""The gallery page: the same reference and donor mixed by each method, with its map and its label.
 
-The page is one file without a request to anywhere. Without its script it shows all pairs, one below another.
+One self-contained file. Without JavaScript it shows all pairs, one below another.
 """
 
 import io
@@ -18,21 +18,21 @@ from lapml.report.html import data_uri, render
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
-LOSSLESS = 96  # pixels: up to this side a picture is a PNG, for it is shown enlarged
-QUALITY = 90  # of the JPEG that a larger one is
-GLOW = 0.6  # opacity of a map's highest cell: the picture must still be seen below it
-SLACK = 0.005  # that two weights may miss a sum of 1 by: they are shown with two digits
+LOSSLESS = 96  # pixels: up to this side a picture is a PNG, since it is enlarged
+QUALITY = 90  # of larger pictures, as JPEG
+GLOW = 0.6  # opacity of a map's highest cell
+SLACK = 0.005  # tolerance of a sum of 1, shown with two digits
 
 
 @dataclass(frozen=True)
 class Mix:
-    """What one method makes of a pair."""
+    """A pair mixed by one method."""
 
-    method: str  # the row's name, such as "loc_cutmix"
+    method: str  # the method's name, such as "loc_cutmix"
     caption: str  # how it mixes, one short line
     image: np.ndarray  # (H, W, 3) uint8
     box_to: Box | None  # pasted over, pixels of the reference
-    box_from: Box | None  # where that comes from, pixels of the donor
+    box_from: Box | None  # the source, pixels of the donor
     cells: np.ndarray | None  # (h, w) bool, the pasted cells of a method that pastes a set of them in place
     reference_map: np.ndarray | None  # (h, w) float over the whole picture, sums to 1
     donor_map: np.ndarray | None  # likewise
@@ -41,12 +41,12 @@ class Mix:
     pasted: float  # weight of the donor's class; the two need not sum to 1
     area: float  # share of the picture that was replaced or blended, 0..1
     truth: float | None  # the donor's true share of what is seen of both objects, 0..1
-    flags: list[str]  # what is wrong with it, such as "meaningless"
+    flags: list[str]  # faults, such as "meaningless"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A reference, a donor, and what the methods make of them."""
+    """A reference and a donor, mixed by each method."""
 
     reference: np.ndarray  # (H, W, 3) uint8
     donor: np.ndarray  # (H, W, 3) uint8
@@ -57,31 +57,31 @@ class Pair:
     mixes: list[Mix]
 
 
-def page(title: str, subtitle: str, pairs: list[Pair], drawn: bool) -> str:
+def page(title: str, subtitle: str, pairs: list[Pair], synthetic: bool) -> str:
     """The gallery as HTML.
 
     Args:
         title, subtitle: of the page, plain text.
         pairs: at least one.
-        drawn: the pictures are drawn by a program; otherwise they are photographs. The page says which.
+        synthetic: whether the pictures are synthetic; else photographs. The page says which.
 
     Raises:
         ValueError: there is no pair.
     """
     if not pairs:
-        raise ValueError("pairs: found none, expected at least one to show")
+        raise ValueError("pairs: found none, expected at least one")
     return render(
         "gallery.html.j2",
         title=title,
         subtitle=subtitle,
-        drawn=drawn,
+        synthetic=synthetic,
         pairs=[_pair(pair) for pair in pairs],
         colours={"reference": REFERENCE, "donor": DONOR},
     )
 
 
 def without_pictures(title: str, subtitle: str) -> str:
-    """The page in place of a gallery, where no picture of the data may be shown."""
+    """The page in place of a gallery if no picture may be shown."""
     return render("no_gallery.html.j2", title=title, subtitle=subtitle)
 
 
@@ -121,7 +121,7 @@ def _mix(mix: Mix) -> dict[str, Any]:
 
 
 def _picture(pixels: np.ndarray) -> dict[str, Any]:
-    """(H, W, 3) uint8 as an address and its size."""
+    """(H, W, 3) uint8 as a data URI, with its size."""
     height, width = pixels.shape[:2]
     image, buffer = Image.fromarray(pixels), io.BytesIO()
     if max(height, width) <= LOSSLESS:
@@ -132,7 +132,7 @@ def _picture(pixels: np.ndarray) -> dict[str, Any]:
 
 
 def _glow(heat: np.ndarray | None) -> str | None:
-    """A map as a picture of one pixel a cell, the more opaque the higher; the page enlarges it without smoothing."""
+    """A map as a picture with one pixel per cell, more opaque where higher."""
     if heat is None:
         return None
     heat = np.nan_to_num(np.asarray(heat, dtype=float)).clip(min=0)
@@ -145,7 +145,7 @@ def _glow(heat: np.ndarray | None) -> str | None:
 
 
 def _outline(box: Box | None, cells: np.ndarray | None, shape: tuple[int, ...]) -> str | None:
-    """An SVG path round the box, or round the cells, in pixels; None where there is nothing to outline."""
+    """An SVG path round the box, or round the cells, in pixels; None if there is nothing to outline."""
     if box is not None:
         return _rectangle(box)
     if cells is None or not cells.any():
@@ -156,7 +156,7 @@ def _outline(box: Box | None, cells: np.ndarray | None, shape: tuple[int, ...]) 
     steps = []
     for y, x in np.argwhere(cells):
         left, top, right, bottom = (_number(each) for each in (x * across, y * down, (x + 1) * across, (y + 1) * down))
-        around = padded[y : y + 3, x : x + 3]  # a side is drawn where the cell beyond it is not pasted
+        around = padded[y : y + 3, x : x + 3]  # draw a side if the cell beyond it is not pasted
         steps += [f"M{left} {top}H{right}"] * (not around[0, 1]) + [f"M{left} {bottom}H{right}"] * (not around[2, 1])
         steps += [f"M{left} {top}V{bottom}"] * (not around[1, 0]) + [f"M{right} {top}V{bottom}"] * (not around[1, 2])
     return "".join(steps)

@@ -1,4 +1,4 @@
-"""What every page of this package is made with: templates that escape what they are given, and pictures inlined."""
+"""Templates with escaping, and inlined pictures, for all pages."""
 
 import base64
 import re
@@ -14,16 +14,16 @@ IMAGES = re.compile(r'<meta name="lapml-images" content="(none|data)">')
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this folder, filled in."""
+    """Render a template of this folder."""
     return TEMPLATES.get_template(template).render(**values)
 
 
 def data_uri(image: bytes, kind: str) -> str:
-    """A file as an address that holds it; kind: ``png``, ``jpeg`` or ``svg+xml``."""
+    """A file as a data URI; kind: ``png``, ``jpeg`` or ``svg+xml``."""
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def shows_pictures(page: Path) -> bool | None:
-    """Whether a page says that it shows pictures of the data; None where it says nothing of it."""
+    """Whether a page says that it shows pictures of the data; None if it does not say."""
     found = IMAGES.search(page.read_text(encoding="utf-8"))
     return None if found is None else found.group(1) == "data"

@@ -29,14 +29,14 @@ def build(
     """The report as HTML.
 
     Args:
-        params, params_text: the settings, and the file that they were read from as it stands.
+        params, params_text: the settings, and the text of their file.
         runs, epochs, table: of ``tables.collect``, ``tables.histories`` and ``tables.accuracy``.
         tuned: {(dataset, method): record of the tuned file}.
         galleries: {dataset: (gallery items, CAM items, contact sheet of objects or None)}, see :mod:`lapml.report.pictures`;
             None for a page without any picture of the data, which its ``lapml-images`` meta element then says.
-        overridden: a line for each setting in which ``params`` differs from ``params_text``.
+        overridden: one line per setting in which ``params`` differs from ``params_text``.
         diagnoses: {dataset: heads, rows, maps, verdicts, note, figures (data URIs), gallery (path or None)},
-            or None where it was not diagnosed.
+            or None if it was not diagnosed.
     """
     names = tables.headings(params)
     return render(
@@ -51,7 +51,7 @@ def build(
             for name in params.datasets
         ],
         note=tables.note(table, params),
-        ran=_ran(runs),
+        ran=_provenance(runs),
         runs=_runs(runs),
         commands=runs["command"].astype(str).to_list(),
         params_text=params_text,
@@ -61,16 +61,16 @@ def build(
 
 
 def verdict(table: pd.DataFrame) -> dict[str, Any]:
-    """Whether each stage improved, in words made from the numbers of one data set.
+    """Whether each stage improved, in sentences from the numbers of one data set.
 
-    Stages are the rows :data:`STAGES`; in a table without them, all rows.
+    Stages are the methods :data:`STAGES`; in a table without them, all methods.
 
     Returns:
-        ``summary`` (one or two sentences) and ``steps`` (a line for each row and the one that it is compared with).
+        ``summary`` (one or two sentences) and ``steps`` (one line per method and the one it is compared with).
     """
     rows = [row for row in table.to_dict("records") if row["previous"] is not None and not pd.isna(row["previous"])]
     if not rows:
-        return {"summary": "There is one row only, so there is nothing to compare.", "steps": ["No row above."]}
+        return {"summary": "There is only one method, so there is nothing to compare.", "steps": ["No method above."]}
     judged = [row["method"] for row in rows if row["method"] in STAGES] or [row["method"] for row in rows]
     steps, ups, downs = [], [], []
     for row in rows:
@@ -108,12 +108,12 @@ def _against_baseline(table: pd.DataFrame) -> str:
         return ""
     better = rows.loc[rows["significant"] & (rows["gain"] > 0), "method"].to_list()
     worse = rows.loc[rows["significant"] & (rows["gain"] < 0), "method"].to_list()
-    text = f"Significantly above {tables.BASELINE}: {_list(better) if better else 'no row'}."
+    text = f"Significantly above {tables.BASELINE}: {_list(better) if better else 'no method'}."
     return text + (f" Significantly below it: {_list(worse)}." if worse else "")
 
 
 def charts(runs: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> dict[str, bytes]:
-    """The charts of one data set as SVG, by name; a chart that its rows have nothing for is missing or empty."""
+    """The charts of one data set as SVG, by name; charts without data are missing or empty."""
     return {
         "accuracy": figures.accuracy(table, runs),
         "cost": figures.cost_against_accuracy(table, runs),
@@ -149,7 +149,7 @@ def _dataset(
         "rows": rows,
         "charts": {key: _inline(image, "svg+xml") for key, image in charts(runs, epochs, table).items()},
         "beside": {
-            "heads": ["published row", "top-1 %", "source"],
+            "heads": ["published method", "top-1 %", "source"],
             "rows": [
                 [each.method, f"{each.top1:.2f}", each.source] for each in params.report.beside if each.dataset == name
             ],
@@ -161,8 +161,8 @@ def _dataset(
     }
 
 
-def _ran(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """Name and values of everything that made the runs, each distinct value once."""
+def _provenance(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Name and distinct values of everything that made the runs."""
     dirty, unknown = int((runs["dirty"] == True).sum()), int(runs["dirty"].isna().sum())  # noqa: E712
     state = [f"{dirty} of {len(runs)} runs from a working tree with uncommitted changes"] if dirty else ["clean tree"]
     if unknown:
@@ -170,9 +170,9 @@ def _ran(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
     versions: dict[str, list[str]] = {}
     for text in runs["versions"]:
         for package, version in json.loads(text).items():
-            known = versions.setdefault(package, [])
-            if (shown := "not installed" if version is None else str(version)) not in known:
-                known.append(shown)
+            found = versions.setdefault(package, [])
+            if (shown := "not installed" if version is None else str(version)) not in found:
+                found.append(shown)
     data = [f"{name}: {', '.join(_values(rows['data_sha256']))}" for name, rows in runs.groupby("dataset", sort=False)]
     weights = [
         " ".join(pair) for pair in zip(_values(runs["weights_name"]), _values(runs["weights_sha256"]), strict=False)
@@ -191,7 +191,7 @@ def _ran(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
         ("commit", [*_values(runs["commit"]), *state]),
         ("data, sha256", data),
         ("weights, sha256", weights),
-        ("versions", [", ".join(f"{package} {' / '.join(known)}" for package, known in versions.items())]),
+        ("versions", [", ".join(f"{package} {' / '.join(found)}" for package, found in versions.items())]),
         ("seeds", [", ".join(_values(runs["seed"]))]),
         ("time", [f"{total:,.0f} s ({total / 3600:.2f} h) in {len(runs)} runs; tuning is not counted"]),
         ("started, finished", [f"{runs['started'].astype(str).min()} to {runs['finished'].astype(str).max()}"]),
@@ -224,10 +224,10 @@ def _heading(params: Params, runs: pd.DataFrame) -> str:
         for name, n in runs.groupby("dataset", sort=False)["n"].first().items()
     ]
     trained = dict.fromkeys(
-        f"{_count(range(own.train.epochs), 'epoch')} of {own.model.name}"
-        for own in (params.of(dataset, row) for dataset in params.datasets for row in params.all_methods())
+        f"{_count(range(resolved.train.epochs), 'epoch')} of {resolved.model.name}"
+        for resolved in (params.of(dataset, method) for dataset in params.datasets for method in params.all_methods())
     )
-    plan = f"{_count(params.all_methods(), 'row')} × {_count(params.seeds, 'seed')}"
+    plan = f"{_count(params.all_methods(), 'method')} × {_count(params.seeds, 'seed')}"
     return f"{plan}, {' or '.join(trained)}; {_list(images)}."
 
 
@@ -236,20 +236,22 @@ def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
     lines = [
         "The method is our reading of an abstract. Where the abstract leaves a choice open, the choice is a setting, "
         "and another choice may do better or worse.",
-        "An interval over few seeds is wide and its width itself uncertain. The bootstrap is cautious on a small test split; "
+        "An interval over few seeds is wide, and its width is uncertain. The bootstrap is cautious on a small test split; "
         "on thousands of test images with few seeds that differ by more than a point it is too bold (simulated: 15 % false "
         "alarms at 3 seeds where 5 % are meant). Read a p just below the level as a hint.",
-        "Rows that mix see other images and labels than the baseline in the same number of epochs; what they cost more "
-        "is in the cost column, and accuracy at equal cost is not shown unless the suite has rows for it.",
-        "The optimiser’s settings are the same for every row and were not tuned for each; only margins are tuned, on "
+        "Methods that mix see other images and labels than the baseline in the same number of epochs; their extra cost "
+        "is in the cost column, and accuracy at equal cost is shown only if the suite has methods for it.",
+        "The optimiser’s settings are the same for every method and were not tuned for each; only margins are tuned, on "
         "validation data."
         if not differing
-        else f"Rows that differ in their recipe too (their overrides in the settings below): {_list(differing)}. The "
+        else f"Methods that also differ in their recipe (their overrides in the settings below): {_list(differing)}. The "
         "others share theirs.",
     ]
     if any(params.data[name].source == "synthetic" for name in params.datasets):
         lines.append("Synthetic birds show that the pipeline works; they say little about photographs.")
-    if any(params.of(name, row).model.weights != "none" for name in params.datasets for row in params.all_methods()):
+    if any(
+        params.of(name, method).model.weights != "none" for name in params.datasets for method in params.all_methods()
+    ):
         lines.append(
             "The weights were trained on ImageNet; its training set holds some test photographs of CUB-200-2011."
         )
@@ -261,10 +263,10 @@ def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
     if len(params.seeds) < 5:
         lines.append(f"Only {_count(params.seeds, 'seed')}: too few for a claim about the method.")
     if runs["dirty"].astype(bool).any():
-        lines.append("Some runs come from uncommitted code: their commit does not say all that ran.")
+        lines.append("Some runs come from uncommitted code: their commit does not show all the code that ran.")
     if runs["commit"].nunique(dropna=False) > 1:
-        lines.append("The runs come from more than one commit, see the list of runs; whether the code between them differs in "
-                     "what a run does, the commits tell.")  # fmt: skip
+        lines.append("The runs come from more than one commit, see the list of runs; the code may differ "
+                     "between them.")  # fmt: skip
     if (runs["test_reads"] > 1).any():
         lines.append("Some runs read the test split more than once, see the list of runs.")
     return lines

@@ -11,17 +11,17 @@ from lapml.report.gallery import Mix, Pair
 from lapml.report.pictures import glow, pixels
 from lapml.training.mixes import Made, Mixes
 
-OUTLINED = 32  # cells a side of a mask, at most, that the gallery outlines
+OUTLINED = 32  # largest side, in cells, of a mask that the gallery outlines
 FLAGS = {"meaningless": "meaningless", "obscured": "obscured", "ghost": "ghost label"}
 
 
 def pairs(mixes: Mixes, weights: dict, class_names: list[str], count: int) -> list[Pair]:
-    """The first ``count`` pairs of a model's draws."""
+    """The first ``count`` pairs that are drawn for a model."""
     found: list[Pair] = []
     for batch, scene, made, maps in mixes.generate(count):
         clean = pixels(batch.images.float().cpu(), weights)
         parts = {
-            name: _mixes(name, mixes.rows[name], each, maps.shape[-1], scene, weights) for name, each in made.items()
+            name: _mixes(name, mixes.methods[name], each, maps.shape[-1], scene, weights) for name, each in made.items()
         }
         boxes = None if scene is None else [_visible(box) for box in scene.truth.boxes.tolist()]
         for i in range(min(batch.count, count - len(found))):
@@ -32,14 +32,14 @@ def pairs(mixes: Mixes, weights: dict, class_names: list[str], count: int) -> li
                     clean[j],
                     *(class_names[int(batch.labels[k])] for k in (i, j)),
                     *((boxes[i], boxes[j]) if boxes else (None, None)),
-                    [parts[name][i] for name in mixes.rows],
+                    [parts[name][i] for name in mixes.methods],
                 )
             )
     return found
 
 
 def _mixes(name: str, method: Method, made: Made, grid: int, scene: Scene | None, weights: dict) -> list[Mix]:
-    """Args: grid: cells a side of the maps that are shown."""
+    """Args: grid: cells per side of the maps that are shown."""
     mixed, shown = made.mixed, method.mixer.shown(made.evidence)
     images = pixels(mixed.images.float().cpu(), weights)
     area = shares(mixed).hidden.mean((1, 2))

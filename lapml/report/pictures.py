@@ -1,4 +1,4 @@
-"""Pictures of the data for the report: what each row mixes, and where its trained model looks."""
+"""Pictures of the data for the report: mixed images and class maps of each method."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
 from lapml.localise.evidence import opened
-from lapml.localise.sheet import drawn
+from lapml.localise.sheet import draw_sheet
 from lapml.mixing.maps import class_maps
 from lapml.models.model import Classifier
 from lapml.paths import Paths
@@ -30,10 +30,10 @@ FOUND_SHOWN = 8  # images whose objects and parts are shown
 
 def galleries(params: Params, paths: Paths) -> Callable[[str], Galleries]:
     """A function of a data set's name that gives (gallery items, CAM items) of the first seed's runs, and the contact sheet
-    (PNG) of objects and parts where a method mixes by them.
+    (PNG) of objects and parts if a method mixes by them.
 
-    Every mixing row mixes the same references with the same donors, by its own model's maps. Rows whose runs were taken over
-    without weights have no picture.
+    Every method mixes the same references with the same donors, by its own model's maps. Runs taken over without weights have
+    no picture.
     """
 
     def of(dataset: str) -> Galleries:
@@ -50,7 +50,7 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], Galleries]:
                 maps = opened(config, paths, packed)
                 mixed += _mixed(model, weights, packed, config, maps)
                 if maps is not None and sheet is None:
-                    sheet = drawn(dataset, paths, FOUND_SHOWN)
+                    sheet = draw_sheet(dataset, paths, FOUND_SHOWN)
             cams += _cams(model, weights, packed, config)
         return mixed, cams, sheet
 
@@ -60,12 +60,12 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], Galleries]:
 def _mixed(
     model: Classifier, weights: dict[str, Any], packed: Packed, config: Run, maps: "Localised | None"
 ) -> list[dict[str, Any]]:
-    """Mixed training images, as a step of this row would make them with maps of the finished model."""
-    row = freshly(config.settings.always_mixing())
-    mixes = Mixes(config, model, weights, packed, {config.method: row}, maps=maps)
+    """Mixed training images of this method, by the maps of the finished model."""
+    method = freshly(config.settings.always_mixing())
+    mixes = Mixes(config, model, weights, packed, {config.method: method}, maps=maps)
     batch, _, made, _ = next(mixes.generate(1))
     mixed, evidence = made[config.method]
-    field = row.mixer.shown(evidence)
+    field = method.mixer.shown(evidence)
     shown = None if field is None else glow(field)
     clean, pictures = (pixels(images, weights) for images in (batch.images, mixed.images))
     names = [packed.class_names[label] for label in batch.labels.tolist()]
@@ -92,7 +92,7 @@ def _mixed(
 
 @torch.no_grad()
 def _cams(model: Classifier, weights: dict[str, Any], packed: Packed, config: Run) -> list[dict[str, Any]]:
-    """Class activation maps of the predicted class, on the same images of the validation split for every row."""
+    """Class activation maps of the predicted class, on the same validation images for every method."""
     rows = rows_of(packed.index, ["val"])
     rows = rows[np.linspace(0, len(rows) - 1, min(CAMS_SHOWN, len(rows))).astype(int)]
     batches = Batches(packed, rows, config.data.view, weights["mean"], weights["std"], torch.device("cpu"))
@@ -114,8 +114,7 @@ def _cams(model: Classifier, weights: dict[str, Any], packed: Packed, config: Ru
 
 
 def glow(maps: Tensor) -> np.ndarray:
-    """(B, h, w) maps as they can be drawn, from 0 on: attention (the mean of features) may be negative, and a map not
-    finite."""
+    """(B, h, w) maps shifted to ≥ 0 and made finite, for drawing; attention may be negative."""
     maps = maps.float().cpu().nan_to_num(0.0, 0.0, 0.0)
     return (maps - maps.amin((1, 2), keepdim=True).clamp_max(0)).numpy()
 

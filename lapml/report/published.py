@@ -1,4 +1,4 @@
-"""Publish a suite as a whole: its report, and what it is made of, to results/published, which is committed."""
+"""Publish a whole suite, its report and runs, to results/published, to be committed."""
 
 import json
 import shutil
@@ -15,34 +15,34 @@ from lapml.report import diagnosis
 from lapml.report.html import shows_pictures
 from lapml.runs.collect import UNREAD
 
-GALLERY = "gallery.html"  # large, and full of pictures of the data: it is not published
+GALLERY = "gallery.html"  # large, with pictures of the data: not published
 PUBLISHED_RUN_FILES = tuple(name for name in RUN_FILES if name not in UNREAD)
 PUBLISHED_DIAGNOSIS_FILES = tuple(name for name in DIAGNOSIS_FILES if name != GALLERY)
-LOCK = "publishing.lock"  # one publishes at a time
+LOCK = "publishing.lock"  # one process publishes at a time
 
 
 def publish(params: Params, paths: Paths, replace: bool = False) -> Path:
     """Copy a suite's report, diagnoses, tuned files and runs (without model weights) to ``paths.published``, to be committed.
 
-    Beside them it writes each chart as an SVG of its own into ``figures/``.
+    Also writes each chart as an SVG into ``figures/``.
 
-    What lay there is replaced as a whole: it stays until the new copy is complete.
+    The old copy is replaced when the new one is complete.
 
     Args:
-        replace: also where published runs would be gone, which the settings no longer have.
+        replace: also if published runs that the settings no longer have are deleted.
 
     Returns:
         ``paths.published``.
 
     Raises:
-        LapmlError: no whole report, runs that disagree with the settings, a report that is not of these runs, or a
-            page that shows pictures of a data set that is not ours to publish; or published runs would be gone.
+        LapmlError: no complete report, runs that do not fit the settings, a report of other runs, a page with pictures
+            that may not be published, or published runs would be deleted.
     """
     if missing := [name for name in REPORT_FILES if not (paths.report / name).is_file()]:
         raise LapmlError(f"{paths.report}: {', '.join(missing)}: missing; run `lapml report` first")
     runs = tables.collect(params, paths)
     if (paths.report / "runs.csv").read_text(encoding="utf-8") != runs.to_csv(index=False):
-        raise LapmlError(f"{paths.report / 'runs.csv'}: is not of the runs as they are now; run `lapml report` again")
+        raise LapmlError(f"{paths.report / 'runs.csv'}: is not of the present runs; run `lapml report` again")
     _refuse_pictures(params, paths, paths.report / "report.html")
     paths.published.parent.mkdir(parents=True, exist_ok=True)
     folder = _scratch_folder(paths)
@@ -70,8 +70,8 @@ def _refuse_loss(paths: Paths, runs: pd.DataFrame) -> None:
     gone = sorted({path.parent.relative_to(there).as_posix() for path in there.glob("*/*/*/metrics.json")} - kept)
     if gone:
         raise LapmlError(
-            f"{there}: holds {len(gone)} runs that these settings do not have ({', '.join(gone[:5])}{', …' * (len(gone) > 5)}) and "
-            "that would be gone; take their rows and seeds back in, or give --replace (git keeps what is committed)"
+            f"{there}: holds {len(gone)} runs that the settings do not have ({', '.join(gone[:5])}{', …' * (len(gone) > 5)}); "
+            "they would be deleted; add their methods and seeds, or give --replace (git keeps what is committed)"
         )
 
 
@@ -80,7 +80,7 @@ def _scratch_folder(paths: Paths) -> Path:
 
 
 def recover(paths: Paths) -> None:
-    """Put back what an earlier publishing was about to replace when it was killed."""
+    """Restore the old copy after a publishing that was killed."""
     old = _scratch_folder(paths) / "old"
     if old.exists() and not paths.published.exists():
         old.rename(paths.published)
@@ -110,8 +110,8 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
             copy_file(paths.tuned(dataset, method), target / "tuned" / dataset / f"{method}.json")
 
 
-def _drawn(params: Params, paths: Paths, dataset: str) -> bool:
-    """Whether what was packed, not only what params name, is drawn."""
+def _is_synthetic(params: Params, paths: Paths, dataset: str) -> bool:
+    """Whether the packed data, not only the settings' source, are synthetic."""
     meta = paths.pack(dataset) / "meta.json"
     packed = json.loads(meta.read_text(encoding="utf-8"))["source"]["kind"] if meta.is_file() else "drawn"
     return params.data[dataset].source == "synthetic" and packed == "drawn"
@@ -122,7 +122,7 @@ def _refuse_pictures(params: Params, paths: Paths, html: Path) -> None:
         raise LapmlError(f"{html}: does not say whether it shows pictures of the data; run `lapml report` again")
     if shown and not params.report.images:
         raise LapmlError(f"{html}: shows pictures of the data, and report.images is false; run `lapml report` again")
-    foreign = [name for name in params.datasets if not _drawn(params, paths, name)]
+    foreign = [name for name in params.datasets if not _is_synthetic(params, paths, name)]
     if shown and foreign:
         raise LapmlError(
             f"{html}: shows pictures of {', '.join(foreign)}, which are not ours to publish; "
@@ -136,7 +136,7 @@ def copy_run(run: Path, target: Path) -> None:
 
 
 def copy_folder(source: Path, target: Path, names: tuple[str, ...], optional: str = "") -> None:
-    """Copy files into ``target``; a new one appears whole, in one that is there already other files stay."""
+    """Copy files into ``target``; a new folder appears whole, in an existing one other files stay."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch(target.with_name(f".{target.name}.partial")) as partial:
         copied = [name for name in (*names, optional) if name in names or name and (source / name).is_file()]

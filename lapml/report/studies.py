@@ -1,4 +1,4 @@
-"""What a report shows of the studies of margins, out of their tuned files; the figures are drawn by Optuna."""
+"""Tables and figures (by Optuna) of the studies of margins, from their tuned files."""
 
 import warnings
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from lapml.report.html import data_uri
 if TYPE_CHECKING:
     import optuna
 
-FEW = 4  # scored trials below which importances say nothing
+FEW = 4  # fewer scored trials give no importances
 CAPTIONS = {
     "history": "every trial's score, and the best so far",
     "importances": "how much of the scores' variance each margin explains, by a random forest on the trials (fANOVA)",
@@ -38,9 +38,11 @@ def shown(records: dict[str, dict[str, Any]], params: Params) -> dict[str, Any] 
         best = [_figure(record["values"].get(key)) for key in names]
         seeds = ", ".join(str(seed) for seed in record["seeds"])
         rows.append([method, *best, _figure(record.get("score")), record["epochs"], seeds])
-        drawn = figures(record, getattr(params.tune, method))
+        pictures = figures(record, getattr(params.tune, method))
         charts += [
-            (data_uri(drawn[name], "svg+xml"), f"{method}: {CAPTIONS[name]}") for name in CAPTIONS if name in drawn
+            (data_uri(pictures[name], "svg+xml"), f"{method}: {CAPTIONS[name]}")
+            for name in CAPTIONS
+            if name in pictures
         ]
         for trial in record.get("trials", []):
             values = [_figure(trial["values"].get(key)) for key in names]
@@ -67,7 +69,7 @@ def figures(record: dict[str, Any], space: Space) -> dict[str, bytes]:
         space: the ranges that were searched.
 
     Returns:
-        Nothing for a study without a scored trial; no importances for one with fewer than four, or with one score in all.
+        {} without a scored trial; no importances with fewer than four, or if all scores are equal.
     """
     scores = [trial["score"] for trial in record.get("trials", []) if trial["state"] == "COMPLETE"]
     if not scores:
@@ -77,12 +79,12 @@ def figures(record: dict[str, Any], space: Space) -> dict[str, bytes]:
 
     study = _study(record, space)
     made = {
-        "history": _drawn(lambda: draw.plot_optimization_history(study, target_name="validation top-1 %")),
-        "parallel": _drawn(lambda: draw.plot_parallel_coordinate(study, target_name="validation top-1 %")),
+        "history": _draw(lambda: draw.plot_optimization_history(study, target_name="validation top-1 %")),
+        "parallel": _draw(lambda: draw.plot_parallel_coordinate(study, target_name="validation top-1 %")),
     }
     if len(scores) >= FEW and len(set(scores)) > 1:
         evaluator = FanovaImportanceEvaluator(seed=0)
-        made["importances"] = _drawn(lambda: draw.plot_param_importances(study, evaluator=evaluator))
+        made["importances"] = _draw(lambda: draw.plot_param_importances(study, evaluator=evaluator))
     return made
 
 
@@ -112,8 +114,8 @@ def _study(record: dict[str, Any], space: Space) -> "optuna.Study":
     return study
 
 
-def _drawn(draw: Callable[[], Axes]) -> bytes:
-    """Optuna draws by pyplot in a style of its own, of which nothing is left behind."""
+def _draw(draw: Callable[[], Axes]) -> bytes:
+    """Draw by Optuna with pyplot, and restore the style and close the figure afterwards."""
     import matplotlib.pyplot as plt
 
     with matplotlib.rc_context({**STYLE, "text.parse_math": True, "backend": "agg"}), warnings.catch_warnings():

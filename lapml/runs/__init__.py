@@ -1,4 +1,4 @@
-"""Run folders: a run is executed into one, found finished or kept, evaluated, tuned, and collected for tables.
+"""Run folders: execute a run, keep finished ones, evaluate, tune, and collect runs for tables.
 
-In: settings and data. Out: whole folders with provenance; a finished run is never overwritten without a word.
+In: settings and data. Out: whole folders with provenance; a finished run is never overwritten silently.
 """

@@ -1,7 +1,7 @@
 """Read the runs of a suite, and refuse those that were not made by its settings.
 
 Either orchestrator can leave results that no longer belong to params.yaml (a file restored from a cache, an edit after
-the fact), so no table is made of a run that does not say itself that it belongs there.
+the fact), so tables are made only of runs whose own records fit.
 """
 
 import json
@@ -32,24 +32,22 @@ PROVENANCE = (
     "command", "commit", "dirty", "data_sha256", "localised_sha256", "weights", "versions", "device", "precision", "threads",
     "started", "finished", "seconds", "peak_memory_bytes", "resumed", "test_reads",
 )  # fmt: skip
-LATER: tuple[str, ...] = (
-    "localised_sha256",
-)  # of METRICS and PROVENANCE: joined after runs had been published, and empty for older ones
-UNREAD = ("model.safetensors",)  # large, and no table is made of it
-CURVES = ("loss", "accuracy")  # columns of history.csv that every row has
+LATER: tuple[str, ...] = ("localised_sha256",)  # of METRICS and PROVENANCE: added later, empty for older runs
+UNREAD = ("model.safetensors",)  # large, not needed for tables
+CURVES = ("loss", "accuracy")  # columns of history.csv that every method has
 
 
 def collect(params: Params, paths: Paths) -> pd.DataFrame:
-    """All runs of a suite, checked against its settings: a row a (dataset, method, seed), in the suite's order.
+    """All runs of a suite, checked against its settings: one row per (dataset, method, seed), in the suite's order.
 
     Columns: dataset, method, seed; the metrics (percent, images, seconds of training); ``m, weight, delta, quantile``
-    (empty where a row has none); ``recall_left_out`` (images that R@K does not count);
+    (empty if a method has none); ``recall_left_out`` (images that R@K leaves out);
     ``weights_name, weights_sha256``, ``run_seconds`` and the rest of provenance.json
     (``versions`` as JSON).
 
     Raises:
         LapmlError: lists every run that is missing, half written, made with other settings, other data or other
-            weights, or read on other images than its neighbours, and the keys in which it differs.
+            weights, or evaluated on other images than the others, and the keys in which it differs.
     """
     rows: dict[str, list[dict[str, Any]]] = {dataset: [] for dataset in params.datasets}
     faults: dict[str, list[str]] = {dataset: [] for dataset in params.datasets}
@@ -68,19 +66,19 @@ def collect(params: Params, paths: Paths) -> pd.DataFrame:
 
 
 class Untuned(LapmlError):
-    """A row has no margins to be checked with."""
+    """A method has no tuned margins to check its runs with."""
 
 
 def examined(
     params: Params, paths: Paths, optional: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, str, int], dict[str, Any] | LapmlError]]:
-    """Each run of a suite, in its order: (dataset, method, seed), and what :func:`collect` says of it, or why it cannot.
+    """Each run of a suite, in its order: (dataset, method, seed), and its row of :func:`collect`, or the error.
 
     Args:
         optional: files that may be missing.
 
     Raises:
-        LapmlError: what was fetched or packed is something else than the settings name.
+        LapmlError: the fetched or packed data are not those of the settings.
     """
     for dataset in params.datasets:
         refuse_other(dataset, params.data[dataset], paths)
@@ -105,7 +103,7 @@ def examined(
 
 
 def predictions(params: Params, paths: Paths) -> dict[tuple[str, str], np.ndarray]:
-    """Which test images each row gets right: {(dataset, method): (seeds, images) uint8, 1 where top1 = label}.
+    """Which test images each method gets right: {(dataset, method): (seeds, images) uint8, 1 where top1 = label}.
 
     Raises:
         LapmlError: lists the runs whose images or labels are not those of the data set's first run, in its order.
@@ -141,15 +139,15 @@ def histories(params: Params, paths: Paths) -> pd.DataFrame:
 
 
 def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, Any] | None:
-    """The tuned file of a row, or None for a row that is not tuned.
+    """The tuned file of a method, or None for a method that is not tuned.
 
     Raises:
-        LapmlError: it is missing, half written, of another row, or was tuned with other seeds, epochs or data.
+        LapmlError: it is missing, damaged, of another method, or was tuned with other seeds, epochs or data.
     """
     if method not in params.tuned_methods:
         return None
     path = paths.tuned(dataset, method)
-    record = upgraded_tuned(checked(path, read_json(path), Tuned, _again(dataset)))
+    record = upgraded_tuned(checked(path, read_json(path), Tuned, _retune_advice(dataset)))
     if (found := (record.get("dataset"), record.get("method"))) != (dataset, method):
         raise LapmlError(f"{path}: found the tuned values of {found}, expected those of {(dataset, method)}")
     params = params.of(dataset)
@@ -161,7 +159,11 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
         raise LapmlError(f"{path}: data_sha256: found {record.get('data_sha256')}, expected {packed} ({meta})")
     follows = method == ADAPTIVE and params.starts_from_margin()
     margin = paths.tuned(dataset, MARGIN)
-    earlier = upgraded_tuned(checked(margin, read_json(margin), Tuned, _again(dataset)))["values"] if follows else None
+    earlier = (
+        upgraded_tuned(checked(margin, read_json(margin), Tuned, _retune_advice(dataset)))["values"]
+        if follows
+        else None
+    )
     frozen = config.frozen_margins(params.methods[method], earlier)
     made_of = (record.get(name) for name in ("data_sha256", "localised_sha256"))
     study = config.study_identity(params, dataset, method, frozen, *made_of)
@@ -169,13 +171,13 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     if record.get("study") not in names:
         raise LapmlError(
             f"{path}: study: found {record.get('study')}, expected {names[0]}: the settings of its runs, its search range or "
-            "the margins it started from have changed since"
+            "the margins it started from have changed"
         )
     return record
 
 
 def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    """One run as a row; raises LapmlError with a line for each fault."""
+    """One run as a row of the table; raises LapmlError with one line per fault."""
     faults = [f"{name}: missing" for name in RUN_FILES if name not in optional and not (folder / name).is_file()]
     faults += [
         f"{name}: empty (half written?)" for name in RUN_FILES
@@ -194,7 +196,7 @@ def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ())
         faults.append(str(error))
     faults += [
         f"metrics.json: {name}: found {str(metrics.get(name))[:80]}, expected a finite number" for name in METRICS
-        if not _number(name, metrics.get(name)) and (name in metrics or name not in LATER)
+        if not _is_valid(name, metrics.get(name)) and (name in metrics or name not in LATER)
         and not (name in NULLABLE and name in metrics and metrics[name] is None)
     ]  # fmt: skip
     if metrics.get("split") != expected["evaluate"]:
@@ -225,24 +227,24 @@ def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ())
             for name in names}  # fmt: skip
     row |= {"weights_name": weights.get("name"), "weights_sha256": weights.get("sha256")}
     row |= {name: origin.get(name) for name in PROVENANCE if name not in ("weights", "seconds", "versions")}
-    if (reads := folder / READS).is_file():  # later readings too
+    if (reads := folder / READS).is_file():  # with later readings
         row["test_reads"] = len(reads.read_text(encoding="utf-8").splitlines())
     return row | {"run_seconds": origin["seconds"], "versions": json.dumps(origin["versions"], sort_keys=True)}
 
 
-def _again(dataset: str) -> str:
+def _retune_advice(dataset: str) -> str:
     return f"delete it and run `lapml tune {dataset}`"
 
 
-def _number(name: str, value: Any) -> bool:
-    """Whether a metric is a number that it can be."""
+def _is_valid(name: str, value: Any) -> bool:
+    """Whether the value of a metric is a number in its range."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not -(2**63) <= value < 2**63:
         return False
     return (0 <= value <= 100 or name not in ACCURACIES) and (name != "n" or isinstance(value, int))
 
 
 def one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
-    """Faults of runs that were made from other data than the packed, or from other data, weights or maps than their like."""
+    """Faults of runs made from other data than the packed, or from other data, weights or maps than the first run."""
     faults = []
     packed = read_json(meta).get("sha256") if meta.exists() else None
     for key, expected, source in (
@@ -263,8 +265,8 @@ def one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
 def _refuse(faults: list[str], params: Params) -> None:
     if faults:
         raise LapmlError(
-            f"the runs of suite {params.suite!r} do not agree with its settings, so no table is made of them:\n  "
+            f"the runs of suite {params.suite!r} do not fit its settings, so no table is made:\n  "
             + "\n  ".join(faults)
-            + "\nrun `snakemake` or `dvc repro` again: it makes anew what is missing or out of date; where it finds nothing to "
+            + "\nrun `snakemake` or `dvc repro` again: it makes what is missing or out of date; if it finds nothing to "
             "do, delete the folders of these runs first"
         )

@@ -17,9 +17,9 @@ from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.models.device import DTYPES, autocast
 from lapml.models.model import Classifier
-from lapml.runs.results import RECALL, TOP, alone, recall_says, top5_says
+from lapml.runs.results import RECALL, TOP, only_of_class, recall_counts, top5_counts
 
-BLOCK = 1024  # images whose neighbours are looked for at once
+BLOCK = 1024  # images whose neighbours are searched at once
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Predictions:
     labels: np.ndarray  # (N,)
     logits: np.ndarray  # (N, K) float32
     embeddings: np.ndarray  # (N, D) float32, unit length
-    device: torch.device = torch.device("cpu")  # that made them, and on which they are compared
+    device: torch.device = torch.device("cpu")  # on which they were made and are compared
 
 
 def predict(
     model: Classifier, packed: Packed, config: Run, weights: dict[str, Any], device: torch.device, precision: str
 ) -> Predictions:
-    """Logits and embeddings of the run's evaluation split, in evaluation mode and view.
+    """Logits and embeddings of the run's evaluation split, in evaluation mode and with evaluation views.
 
-    Several ranks take every so manieth image each, and every image counts once; all of them get the whole.
+    Ranks share the images; each rank gets all results.
 
     Raises:
         LapmlError: the split is empty, or a batch does not fit into the GPU's memory.
@@ -44,11 +44,11 @@ def predict(
     rows = rows_of(packed.index, [config.evaluate])
     if not len(rows):
         raise LapmlError(f"{config.dataset}: its {config.evaluate} split is empty; nothing to evaluate")
-    own, size, view = rows[ranks.rank() :: ranks.size()], max(config.train.batch, 64), config.data.view
+    share_rows, size, view = rows[ranks.rank() :: ranks.size()], max(config.train.batch, 64), config.data.view
     what = f"{config.dataset}: {size} images of {view.side} px in evaluation"
     with memory(what, f"take {ALONE}, or a smaller data.*.view.side"):
-        batches = Batches(packed, own, view, weights["mean"], weights["std"], device, DTYPES[precision])
-        found = outputs(model, batches, size, precision) if len(own) else None
+        batches = Batches(packed, share_rows, view, weights["mean"], weights["std"], device, DTYPES[precision])
+        found = outputs(model, batches, size, precision) if len(share_rows) else None
         parts = found and [part.cpu().numpy() for part in found]
     shares = ranks.collected(parts)
     logits, embeddings = (np.empty((len(rows), part.shape[1]), np.float32) for part in shares[0])
@@ -60,10 +60,10 @@ def predict(
 
 @torch.no_grad()
 def outputs(model: Classifier, batches: Batches, size: int, precision: str) -> tuple[Tensor, Tensor]:
-    """(N, K) logits and (N, D) embeddings of all rows of ``batches``, fp32, on the device, which is not waited for.
+    """(N, K) logits and (N, D) embeddings of all rows of ``batches``, fp32, on the device, without waiting for it.
 
     Args:
-        size: images that are forwarded at a time.
+        size: images per forward pass.
     """
     model.eval()
     found = []
@@ -77,7 +77,7 @@ def outputs(model: Classifier, batches: Batches, size: int, precision: str) -> t
 def metrics(predictions: Predictions) -> dict[str, float | None]:
     """Top-1, top-5, mean per-class accuracy, Recall@1 and @5 of the embedding (all in percent), loss and n.
 
-    What cannot be missed is no result, and None: top-5 among five classes or fewer; see also :func:`retrieval`.
+    A measure that no answer can miss is None: top-5 among five classes or fewer; see also :func:`retrieval`.
     """
     labels, logits = predictions.labels, predictions.logits
     order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
@@ -88,7 +88,7 @@ def metrics(predictions: Predictions) -> dict[str, float | None]:
     loss = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
     return {
         "top1": 100 * float(hits[:, 0].mean()),
-        "top5": 100 * float(hits.any(1).mean()) if top5_says(logits.shape[1]) else None,
+        "top5": 100 * float(hits.any(1).mean()) if top5_counts(logits.shape[1]) else None,
         "mean_class": 100 * float(per_class.mean()),
         "loss": float(loss.mean()),
         **retrieval(predictions),
@@ -96,16 +96,16 @@ def metrics(predictions: Predictions) -> dict[str, float | None]:
 
 
 def retrieval(predictions: Predictions) -> dict[str, float | None]:
-    """Recall@1 and @5 of the embedding, in percent, and n: all that can be said of classes the model does not know.
+    """Recall@1 and @5 of the embedding, in percent, and n: the measures for classes that the model does not know.
 
-    ``recall_left_out`` images have no other of their class to be found, and do not count. A Recall@K is None where that is
-    all of them, or where there are no more than K others, so that none can be missed.
+    ``recall_left_out`` images are the only one of their class and do not count. A Recall@K is None if no image counts, or if
+    there are at most K others.
     """
-    count, left_out = len(predictions.labels), int(alone(predictions.labels).sum())
+    count, left_out = len(predictions.labels), int(only_of_class(predictions.labels).sum())
     with memory(f"the neighbours of {count} images among each other", f"take {ALONE}"):
         recall = recall_at(predictions.embeddings, predictions.labels, RECALL, predictions.device)
     return {
-        **{f"recall{k}": 100 * share if recall_says(k, count, left_out) else None for k, share in recall.items()},
+        **{f"recall{k}": 100 * share if recall_counts(k, count, left_out) else None for k, share in recall.items()},
         "recall_left_out": left_out,
         "n": count,
     }
@@ -116,15 +116,14 @@ def recall_at(
 ) -> dict[int, float]:
     """Recall@K: the share of images with one of their class among their K nearest others (cosine).
 
-    Images that are the only one of their class are left out, as pytorch-metric-learning does: they cannot be a hit. NaN
-    where no image is left.
+    Images that are the only one of their class are left out, as in pytorch-metric-learning. NaN if no image is left.
 
     Args:
         embeddings: (N, D) of unit length.
         labels: (N,).
-        device: that compares them.
+        device: on which they are compared.
     """
-    counted = ~alone(labels)
+    counted = ~only_of_class(labels)
     if not counted.any():
         return dict.fromkeys(ks, float("nan"))
     k = min(max(ks), len(labels) - 1)
@@ -146,7 +145,7 @@ def nearest_hits(vectors: Tensor, targets: Tensor, k: int) -> Tensor:
 
 
 def table(predictions: Predictions, packed: Packed) -> pd.DataFrame:
-    """A row an image: image, label, top1 … top5, probability of the true class; in the index's order."""
+    """One row per image: image, label, top1 … top5, probability of the true class; in the index's order."""
     logits = predictions.logits
     order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     shares = np.exp(logits - logits.max(1, keepdims=True))

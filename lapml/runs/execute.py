@@ -1,4 +1,4 @@
-"""One run, whole: train, evaluate, and write the run folder so that nothing half-written is ever taken for a result."""
+"""One run: train, evaluate, and write the run folder atomically."""
 
 import json
 import resource
@@ -35,7 +35,7 @@ from lapml.training.loop import Fitted, fit, made_of
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
-PLACEHOLDER = {"m": 0.8, "weight": 0.1, "delta": 0.4, "quantile": 0.5}  # where no tuned margin is needed
+PLACEHOLDER = {"m": 0.8, "weight": 0.1, "delta": 0.4, "quantile": 0.5}  # in place of tuned margins, if none are needed
 
 
 def execute(
@@ -47,20 +47,20 @@ def execute(
     maps: "Localised | None" = None,
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Train, evaluate once, and write :data:`~lapml.paths.RUN_FILES` into ``folder``; returns the metrics. On several
-    ranks all of them call this, and the first one writes. One process, or group of ranks, at a time: another one waits. What is
-    finished already, of the same settings, data and code, is left as it is.
+    """Train, evaluate once, and write :data:`~lapml.paths.RUN_FILES` into ``folder``; returns the metrics. All ranks
+    call this, and rank 0 writes. Another process that makes the same run waits. A run that is finished already, with the same
+    settings, data and code, is left as it is.
 
     The files are written to a temporary folder and renamed, provenance.json last: it holds the others' checksums.
     ``last.pt`` lies beside them until the run is complete.
 
     Args:
         maps: see :func:`~lapml.training.loop.fit`.
-        replace: train also where a finished run or a saved state of other settings, data or code lies, and keep that beside
+        replace: also train over a finished run or a saved state of other settings, data or code, which is kept beside
             (:mod:`lapml.runs.kept`).
 
     Raises:
-        LapmlError: such a one lies there, and may not be replaced; and what :func:`~lapml.training.loop.fit` raises.
+        LapmlError: there is such a run or state and ``replace`` is False; or as :func:`~lapml.training.loop.fit`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder, log):
@@ -83,10 +83,10 @@ def _execute(
     fitted = fit(config, packed, folder / kept.STATE, quiet, log, maps, replace=replace)
     reads = kept.readings(folder)
     if ranks.rank() == 0:
-        record_read(folder, config.evaluate, "train")  # before it is read, so that no reading goes unrecorded
-    seen = evaluate.predict(fitted.model, packed, config, fitted.weights, fitted.device, fitted.precision)
+        record_read(folder, config.evaluate, "train")  # first, so that no reading goes unrecorded
+    found = evaluate.predict(fitted.model, packed, config, fitted.weights, fitted.device, fitted.precision)
     totals = {key: sum(row[key] for row in fitted.history) for key in ("images_forward", "images_backward", "seconds")}
-    metrics = {**evaluate.metrics(seen), **totals, "split": config.evaluate}
+    metrics = {**evaluate.metrics(found), **totals, "split": config.evaluate}
     if ranks.rank():
         return metrics
 
@@ -96,13 +96,13 @@ def _execute(
     write_json(partial / "config.json", config.record())
     pd.DataFrame(fitted.history).to_csv(partial / "history.csv", index=False, lineterminator="\n")
     write_json(partial / "metrics.json", metrics)
-    evaluate.table(seen, packed).to_parquet(partial / "predictions.parquet", index=False)
+    evaluate.table(found, packed).to_parquet(partial / "predictions.parquet", index=False)
     try:
         save_file(
             {name: value.contiguous().cpu() for name, value in fitted.model.state_dict().items()},
             partial / "model.safetensors",
         )
-    except SafetensorError as error:  # its own kind, for a disk that is full
+    except SafetensorError as error:  # safetensors' own error for a full disk
         raise OSError(None, str(error), str(folder / "model.safetensors")) from None
     files = {name: sha256(partial / name) for name in RUN_FILES if name != "provenance.json"}
     seconds = time.perf_counter() - clock + fitted.earlier_seconds
@@ -127,16 +127,16 @@ def load_model(folder: Path, config: Run, classes: int) -> tuple[Classifier, dic
 class Ready(NamedTuple):
     config: Run
     model: Classifier  # on the device, in evaluation mode
-    weights: dict[str, Any]  # what its input is: mean, std, grid
+    weights: dict[str, Any]  # of its input: mean, std, grid
     device: torch.device
     precision: str
 
 
 def ready(folder: Path, record: dict[str, Any], classes: int) -> Ready:
-    """A finished run, given its config.json and K, on the GPU if there is one, in the precision that its settings mean there.
+    """A finished run, given its config.json and K, on the GPU if there is one, in the precision of its settings.
 
     Raises:
-        LapmlError: another version made the run, its model does not fit its settings, or its device is not here.
+        LapmlError: another version made the run, its model does not fit its settings, or its device is missing.
     """
     config = settings_of(folder / "config.json", record)
     model, weights = load_model(folder, config, classes)
@@ -146,38 +146,38 @@ def ready(folder: Path, record: dict[str, Any], classes: int) -> Ready:
     return Ready(config, model, weights, device, precision)
 
 
-def own_data(record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:
-    """The packed data that a finished run (of :func:`open_run`) was made with; LapmlError if they are gone or changed."""
+def open_data(record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:
+    """The packed data of a finished run (of :func:`open_run`); LapmlError if they are gone or changed."""
     where = Paths(record["suite"], root).pack(record["dataset"])
     packed = Packed.open(where)
     if packed.meta["sha256"] != provenance["data_sha256"]:
         raise LapmlError(
-            f"{where}: holds other data ({packed.meta['sha256'][:12]}) than the run was made with "
+            f"{where}: holds other data ({packed.meta['sha256'][:12]}) than the run's "
             f"({provenance['data_sha256'][:12]}); prepare that data again, or train the run again"
         )
     return packed
 
 
 def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, float]:
-    """Metrics of a finished run on a split of its own packed data; a reading of the test split is recorded beside it.
+    """Metrics of a finished run on a split of its own packed data; a reading of the test split is recorded.
 
     Raises:
         LapmlError: the run is not complete, its data have changed since, or it was trained on that split.
     """
     record, provenance = open_run(folder)
     _refuse_trained(folder, record["fit"], split)
-    packed = own_data(record, provenance, root)
+    packed = open_data(record, provenance, root)
     record_read(folder, split, "evaluate")
     return evaluate.metrics(_predict(folder, record, split, packed, len(packed.class_names)))
 
 
 def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path = Path(".")) -> dict[str, Any]:
-    """Metrics of a finished run on another packed data set, in the run's own view; each is recorded beside the run, in
+    """Metrics of a finished run on another packed data set, with the run's own view; recorded beside the run in
     :data:`~lapml.paths.TRANSFERS`.
 
-    Where every class of that data set is one of the run's (by name), all metrics, the model choosing among all of the
-    run's classes; else only Recall@K of the embedding. The data set that the run was trained on counts as its own in
-    whatever size it is packed: only its test split may be read, and that is a reading of it.
+    If the run knows every class of that data set (by name), all metrics, with predictions among all classes of the run;
+    else only Recall@K of the embedding. The run's own data set packed at another size counts as its own: only its test
+    split may be read, which is recorded as a reading.
 
     Args:
         dataset: a prepared data set of ``params``' suite.
@@ -193,21 +193,21 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
         )
     refuse_other(dataset, params.data[dataset], Paths(params.suite, root))
     packed = Packed.open(Paths(params.suite, root).pack(dataset))
-    known, source = provenance.get("class_names"), provenance.get("source")
-    if not known or not source:
+    names, source = provenance.get("class_names"), provenance.get("source")
+    if not names or not source:
         raise LapmlError(
             f"{folder / 'provenance.json'}: class_names or source: missing, as in old runs; train it again"
         )
     if packed.meta["source"]["annotations_sha256"] == source["annotations_sha256"]:
         _refuse_trained(folder, ["train", "val"], split)
         record_read(folder, split, f"evaluate on {dataset} of {params.suite}")
-    foreign = [name for name in packed.class_names if name not in known]
-    seen = _predict(folder, record, split, packed, len(known))
+    foreign = [name for name in packed.class_names if name not in names]
+    found = _predict(folder, record, split, packed, len(names))
     if foreign:
-        measured = evaluate.retrieval(seen)
+        measured = evaluate.retrieval(found)
     else:
-        labels = np.array([known.index(name) for name in packed.class_names])[seen.labels]
-        measured = evaluate.metrics(replace(seen, labels=labels))
+        labels = np.array([names.index(name) for name in packed.class_names])[found.labels]
+        measured = evaluate.metrics(replace(found, labels=labels))
     result = {
         "dataset": dataset,
         "split": split,
@@ -226,32 +226,32 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
 def _refuse_trained(folder: Path, fit: list[str], split: str) -> None:
     if split in fit:
         raise LapmlError(
-            f"{folder}: this run was trained on {' + '.join(fit)} of this data, so {split} says nothing of it; "
-            "train one with --development to read val"
+            f"{folder}: this run was trained on {' + '.join(fit)} of this data, so its accuracy on {split} means "
+            "nothing; train one with --development to read val"
         )
 
 
 def _predict(folder: Path, record: dict[str, Any], split: str, packed: Packed, classes: int) -> evaluate.Predictions:
-    """Of a finished run."""
+    """Predictions of a finished run."""
     run = ready(folder, record, classes)
     config = run.config.model_copy(update={"evaluate": split})
     return evaluate.predict(run.model, packed, config, run.weights, run.device, run.precision)
 
 
 def record_read(folder: Path, split: str, why: str) -> None:
-    """Note a reading of the test split: there should be one a run."""
+    """Record a reading of the test split; there should be one per run."""
     if split == "test":
         with open(folder / READS, "a", encoding="utf-8") as file:
             file.write(json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why}) + "\n")
 
 
 def resolved(params: Params, paths: Paths, dataset: str, method: str, seed: int, development: bool = False) -> Run:
-    """:func:`lapml.config.resolve` with the tuned file's values."""
+    """:func:`lapml.config.resolve` with the values of the tuned file."""
     return resolve(params, dataset, method, seed, tuned_values(params, paths, dataset, method), development)
 
 
-def smoked(params: Params, dataset: str, method: str, seed: int) -> Run:
-    """A development run of two epochs whose second is mixed throughout; margins that are not tuned yet are placeholders."""
+def resolve_smoke(params: Params, dataset: str, method: str, seed: int) -> Run:
+    """A development run of two epochs, every batch of the second one mixed, with placeholders for untuned margins."""
     run = resolve(params, dataset, method, seed, PLACEHOLDER, development=True)
     train = run.train.shortened(2).model_copy(update={"warmup_epochs": 0.0})
     return run.model_copy(update={"train": train, "settings": run.settings.always_mixing(after=1)})

@@ -1,4 +1,4 @@
-"""The folder of a finished run: whole, and what it was written as."""
+"""Open and check the folder of a finished run."""
 
 import json
 from collections.abc import Collection
@@ -17,10 +17,10 @@ def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, An
     """config.json and provenance.json of a complete run folder.
 
     Args:
-        optional: files that may be absent, as the model is from a published copy.
+        optional: files that may be absent, such as the model in a published copy.
 
     Raises:
-        LapmlError: a file is missing or damaged, or is not the one that provenance.json was written with.
+        LapmlError: a file is missing or damaged, or its checksum is not that of provenance.json.
     """
     missing = [name for name in RUN_FILES if name not in optional and not (folder / name).is_file()]
     if missing:
@@ -50,5 +50,5 @@ def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, An
 
 
 def kept(path: Path) -> bool:
-    """Whether a file that is not published holds what it should, and not the note in its place."""
+    """Whether a file holds its content, and not the note :data:`NOT_KEPT`."""
     return path.stat().st_size != len(NOT_KEPT) or path.read_bytes() != NOT_KEPT.encode()

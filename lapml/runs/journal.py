@@ -1,4 +1,4 @@
-"""Where a study of margins is kept: an Optuna journal beside the declared output, safe against dying processes and full disks."""
+"""The Optuna journal of a study of margins, which survives killed processes and full disks."""
 
 import fcntl
 import math
@@ -15,11 +15,11 @@ from lapml.files import atomic
 from lapml.paths import Paths
 
 DIVERGED = "diverged"  # attribute of a trial, with the message
-VALUES = "values"  # attribute of a trial: what its margins were, where the search goes by quantiles
+VALUES = "values"  # attribute of a trial: its margins, if the search is by quantiles
 
 
 def opened(paths: Paths, dataset: str, name: str) -> optuna.Study:
-    """The study of this name, made where there is none.
+    """The study of this name, created if there is none.
 
     Raises:
         LapmlError: its journal is damaged; it stays as it is.
@@ -31,15 +31,15 @@ def opened(paths: Paths, dataset: str, name: str) -> optuna.Study:
     try:
         lock = _Lock(journal)
         backend = JournalFileBackend(str(journal), lock)  # makes the file
-        _mend(journal, lock)
+        _cut_partial_line(journal, lock)
         storage = JournalStorage(backend)
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         _refuse_odd(study)
         return study
-    except OSError:  # says itself what is wrong, and not that the journal is
+    except OSError:  # not damage
         raise
-    except Exception as error:  # a damaged journal shows itself in many ways
-        if before is not None and journal.read_bytes() != before:  # a mended line, or the beginning of a study
+    except Exception as error:  # damage raises many types
+        if before is not None and journal.read_bytes() != before:  # changed by the attempt
             with atomic(journal) as temporary:
                 temporary.write_bytes(before)
         raise LapmlError(
@@ -48,8 +48,8 @@ def opened(paths: Paths, dataset: str, name: str) -> optuna.Study:
 
 
 class _Lock:
-    """Of a journal; the system frees it when its process dies. Optuna's own is a link whose death nobody notices, and is
-    waited for for ever where the journal's path is relative.
+    """Lock of a journal; the system frees it when the process dies. Optuna's own lock outlives a killed process, and
+    blocks for ever with a relative path.
     """
 
     def __init__(self, journal: Path):
@@ -64,8 +64,8 @@ class _Lock:
         self.file.close()
 
 
-def _mend(journal: Path, lock: _Lock) -> None:
-    """Cut off a last line that is half-written, as a full disk or a crash leaves it: what is before it counts."""
+def _cut_partial_line(journal: Path, lock: _Lock) -> None:
+    """Cut off an incomplete last line, which a full disk or a crash leaves."""
     lock.acquire()
     try:
         content = journal.read_bytes()
@@ -76,7 +76,7 @@ def _mend(journal: Path, lock: _Lock) -> None:
 
 
 def _refuse_odd(study: optuna.Study) -> None:
-    """ValueError for a trial whose numbers are none: Optuna reads what it is given, and stumbles over it later."""
+    """Raise a ValueError for a trial whose numbers are not finite numbers, which Optuna does not check."""
     for trial in study.get_trials(deepcopy=False):
         margins = trial.user_attrs.get(VALUES, {})
         for where in (trial.params, trial.intermediate_values, margins, dict(enumerate(trial.values or []))):
@@ -90,13 +90,13 @@ def _refuse_odd(study: optuna.Study) -> None:
 
 
 def drop_unfinished(study: optuna.Study) -> None:
-    """Trials that a killed process left behind are failed; they do not count, and their draw is made again."""
+    """Mark trials that a killed process left as failed; they do not count and are drawn again."""
     for trial in study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING), deepcopy=False):
         study.tell(trial.number, state=TrialState.FAIL)
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that count: scored ones, pruned ones, and those whose loss diverged (not those that a killed process left)."""
+    """Trials that count: scored, pruned, or with a diverged loss; not those that a killed process left."""
     ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     trials = study.get_trials(states=ended, deepcopy=False)
     return [trial for trial in trials if trial.state != TrialState.FAIL or DIVERGED in trial.user_attrs]

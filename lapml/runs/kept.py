@@ -1,9 +1,9 @@
-"""What is kept in and beside a run folder, so that no finished run and no saved state is lost without a word.
+"""Copies in and beside a run folder, so that no finished run and no saved state is lost silently.
 
-A finished run lies twice in its folder: in ``.kept``, as it was written, and, by hard links that take no room, under the names that
-everything reads. An orchestrator deletes the latter before it runs a stage again; what is whole in ``.kept`` is put back if it is
-what was asked for. Else it goes to ``SEED.old-1`` beside the folder (or the next number), together with what later commands left
-there, once the run that replaces it is whole. Saved states of other settings go there too.
+A finished run lies twice in its folder: in ``.kept``, and by hard links under its usual names. An orchestrator deletes the latter
+before it runs a stage again; a run in ``.kept`` that is the one asked for is then put back. Otherwise it is moved to ``SEED.old-1``
+beside the folder (or the next number), with the files that later commands wrote, once its replacement is complete. Saved states of
+other settings are moved there too.
 """
 
 import filecmp
@@ -23,7 +23,7 @@ from lapml.runs.folder import kept as holds
 from lapml.runs.folder import open_run
 
 KEPT = ".kept"
-STATE = "last.pt"  # of a run that is not finished
+STATE = "last.pt"  # of an unfinished run
 MODEL = "model.safetensors"
 Record = dict[str, Any]
 
@@ -31,29 +31,29 @@ Record = dict[str, Any]
 def finished(
     folder: Path, asked: Record, weights: str, replace: bool, log: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """Metrics of the run in a folder, if it is finished and what was asked for: then nothing is left to do.
+    """Metrics of the run in a folder, if it is finished and the one asked for; else None.
 
     Args:
-        asked: what the run is made of, see :func:`lapml.training.loop.made_of`.
+        asked: settings, data and code, see :func:`lapml.training.loop.made_of`.
         weights: its ``model.weights``.
-        replace: whether a finished run of something else may be replaced.
+        replace: whether another finished run may be replaced.
 
     Raises:
-        LapmlError: there is one, and it may not.
+        LapmlError: there is another finished run, which may not be replaced.
     """
     here, copy = (_differences(place, asked, weights) for place in (folder, folder / KEPT))
     if here == []:
-        log(f"{folder}: is finished, of the same settings, data and code (to train it again, delete it)")
+        log(f"{folder}: is finished with the same settings, data and code (delete it to train again)")
     elif (other := here or copy) and not replace:
         raise LapmlError(
-            f"{folder}: holds a finished run, made otherwise than asked for: {shown(other)}; give --replace to train again, and "
-            f"keep it as {next_old(folder).name}, or another suite or seed"
+            f"{folder}: holds a finished run that differs: {shown(other)}; give --replace to train again (it is then "
+            f"kept as {next_old(folder).name}), or another suite or seed"
         )
     elif copy == []:
-        for place in _visible_aside(folder) if here else ():
-            log(f"{place}: what lay in {folder} before")
+        for place in _move_files_aside(folder) if here else ():
+            log(f"{place}: the former files of {folder}")
         put_back(folder)
-        log(f"{folder}: was finished, and is put back: it is of the same settings, data and code")
+        log(f"{folder}: is put back: finished before with the same settings, data and code")
     else:
         return None
     (folder / STATE).unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def finished(
 
 
 def readings(folder: Path) -> str:
-    """What is recorded of readings of the test split."""
+    """The recorded readings of the test split."""
     return (folder / READS).read_text(encoding="utf-8") if (folder / READS).is_file() else ""
 
 
@@ -70,35 +70,35 @@ def finish(folder: Path, new: Path, reads: str, log: Callable[[str], None]) -> N
     aside.
 
     Args:
-        reads: the readings of the test split that are not of the new run.
+        reads: earlier readings of the test split.
     """
     for place in set_aside(folder, reads):
-        log(f"{place}: what lay in {folder} before")
+        log(f"{place}: the former files of {folder}")
     os.rename(new, folder / KEPT)
     put_back(folder)
     (folder / STATE).unlink(missing_ok=True)
 
 
 def put_back(folder: Path) -> None:
-    """Give the files of the finished run the names that everything reads, provenance.json last."""
+    """Link the files of the finished run to their usual names, provenance.json last."""
     for name in sorted(RUN_FILES, key=lambda name: name == "provenance.json"):
         _link(folder / KEPT / name, folder / name)
-        os.utime(folder / name)  # made now, for an orchestrator that compares times
+        os.utime(folder / name)  # for orchestrators that compare times
 
 
 def set_aside(folder: Path, reads: str = "") -> list[Path]:
-    """Move what a run left in its folder beside it, but for its saved state; readings of the test split are copied.
+    """Move the files of a run folder, except its saved state, beside it; readings of the test split are copied.
 
     Args:
-        reads: those.
+        reads: the readings.
 
     Returns:
-        where to; none where nothing was left.
+        the new folders; none if there was nothing.
     """
     kept, places = folder / KEPT, []
-    if _whole(folder) and not _same_run(folder, kept):  # made by an older version, or taken over
+    if _read_whole(folder) and not _same_run(folder, kept):  # of an older version, or taken over
         if kept.exists():
-            places.append(_away(kept, folder))
+            places.append(_move_run_aside(kept, folder))
         with scratch(folder / ".keeping") as copies:
             for name in RUN_FILES:
                 if (folder / name).is_file():
@@ -106,14 +106,14 @@ def set_aside(folder: Path, reads: str = "") -> list[Path]:
             copies.rename(kept)
     if kept.exists():
         if reads and not (kept / READS).exists():
-            write_text(kept / READS, reads)  # before it is moved: a process that is killed comes here only once
-        places.append(_away(kept, folder))
-    return list(dict.fromkeys(places + _visible_aside(folder, places)))
+            write_text(kept / READS, reads)  # before the move, in case the process is killed
+        places.append(_move_run_aside(kept, folder))
+    return list(dict.fromkeys(places + _move_files_aside(folder, places)))
 
 
 def _differences(place: Path, asked: Record, weights: str) -> list[str] | None:
-    """In what the finished run in a place is not what was asked for; None: there is none."""
-    run = _whole(place)
+    """How the finished run in a folder differs from the one asked for; None: there is none."""
+    run = _read_whole(place)
     if run is None:
         return None
     config, origin = run
@@ -125,26 +125,26 @@ def _differences(place: Path, asked: Record, weights: str) -> list[str] | None:
     made = {name: origin.get(name) for name in ("data_sha256", "localised_sha256", "code_sha256", "processes")}
     made |= {"settings": config, "torch": (origin.get("versions") or {}).get("torch"), "device": device}
     lines = differences(made, json.loads(json.dumps(asked)))
-    given, known = weights_file(weights).get("weights_sha256"), (origin.get("weights") or {}).get("sha256")
-    lines += differences(known, given, "weights_sha256") if given else []
+    given, recorded = weights_file(weights).get("weights_sha256"), (origin.get("weights") or {}).get("sha256")
+    lines += differences(recorded, given, "weights_sha256") if given else []
     if not (place / MODEL).is_file() or not holds(place / MODEL):
-        lines.append(f"{MODEL}: its weights are not here")
+        lines.append(f"{MODEL}: its weights are missing")
     return lines
 
 
-def _whole(place: Path) -> tuple[Record, Record] | None:
-    """config.json and provenance.json of a finished run, whose weights may have been deleted or never been here."""
+def _read_whole(place: Path) -> tuple[Record, Record] | None:
+    """config.json and provenance.json of a finished run, whose weights may be missing."""
     try:
         return open_run(place, optional=(MODEL,))
     except (LapmlError, OSError):
         return None
 
 
-def _visible_aside(folder: Path, places: Sequence[Path] = ()) -> list[Path]:
-    """Move the files of a run folder to the last of ``places``, or the next one; what lies beside it already is removed."""
+def _move_files_aside(folder: Path, places: Sequence[Path] = ()) -> list[Path]:
+    """Move the files of a run folder to the last of ``places`` or a new folder; files already kept beside it are removed."""
     files = [each for each in folder.iterdir() if each.is_file() and each.name not in (STATE, READS)]
     files = [each for each in files if not each.name.startswith(".")]
-    files.sort(key=lambda each: each.name != "provenance.json")  # first: what is left is not whole
+    files.sort(key=lambda each: each.name != "provenance.json")  # first: the folder is then not a complete run
     moved = []
     for file in files:
         if any(_same_file(file, place / file.name) for place in olds(folder)):
@@ -164,8 +164,8 @@ def _same_file(one: Path, other: Path) -> bool:
     return other.is_file() and (one.samefile(other) or filecmp.cmp(one, other, shallow=False))
 
 
-def _away(kept: Path, folder: Path) -> Path:
-    """Move a whole run beside its folder, unless it lies there already since a process was killed."""
+def _move_run_aside(kept: Path, folder: Path) -> Path:
+    """Move a whole run beside its folder, unless a killed process already did."""
     for place in olds(folder):
         if _same_run(kept, place):
             shutil.rmtree(kept)
@@ -181,7 +181,7 @@ def _same_run(one: Path, other: Path) -> bool:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none, in the place of ``target``."""
+    """Replace ``target`` by a hard link, or by a copy if the file system has no links."""
     if target.exists() and target.samefile(source):
         return
     temporary = target.with_name(f".{target.name}.tmp")

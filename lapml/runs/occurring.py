@@ -1,6 +1,6 @@
-"""The distances that occur: of generated images from their references, as training leaves them without margin losses.
+"""The distances that occur between generated images and their references after training without margin losses.
 
-Margins belong where distances lie, which differs from data set to data set; so a search may go by their quantiles.
+Distances differ between data sets, so margins may be searched by their quantiles.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from lapml.training.mixes import Mixes, freshly
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
-PAIRS = 2000  # generated images that are looked at, those of donors of the reference's class included
+PAIRS = 2000  # generated images measured, those with donors of the reference's class included
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Of pairs whose donor is of another class than the reference.
+    """Distances of pairs whose donor is of another class than the reference.
 
     Args:
         d: (n,) distances.
@@ -38,37 +38,35 @@ class Distances:
     rho: np.ndarray
 
     def margin(self, quantile: float, scale: str) -> float:
-        """The margin m that this share of the pairs lies within: m itself, or 2mρ by ``margin.scale: share``."""
+        """The margin m (with ``margin.scale: share``, 2mρ) that this share of the pairs lies within."""
         reached = self.d / np.maximum(2 * self.rho, 1e-6) if scale == "share" else self.d
         return float(min(np.quantile(reached, quantile), SQRT2))
 
     def delta(self, quantile: float, m: float, scale: str) -> float:
-        """The width δ of the band, 0 at least, at which this share of the pairs lies within its outer edge, were their parts
-        not similar at all."""
+        """The width δ ≥ 0 of the band such that this share of the pairs lies within its outer edge at similarity 0."""
         beyond = self.d - (2 * m * self.rho if scale == "share" else m)
         return float(np.clip(np.quantile(beyond, quantile), 0, SQRT2))
 
     def record(self) -> dict[str, list[float]]:
-        """As JSON."""
+        """The distances as JSON."""
         return {"d": np.round(self.d, 4).tolist(), "rho": np.round(self.rho, 4).tolist()}
 
     @classmethod
     def read(cls, record: dict[str, Any]) -> Self:
-        """Of :meth:`record`."""
+        """Read the JSON of :meth:`record`."""
         return cls(np.asarray(record["d"]), np.asarray(record["rho"]))
 
 
 @torch.no_grad()
 def measured(config: Run, packed: Packed, fitted: Fitted, maps: "Localised | None" = None) -> Distances:
-    """Distances in the training views of a trained run, with batch norm as in training. The model's running statistics are not what
-    they were afterwards.
+    """Distances in the training views of a trained run, with batch norm as in training. Changes the model's running statistics.
 
     Args:
-        config: of the run; it mixes.
-        fitted: the run; its class maps and features are those of a pass of their own.
+        config: of the run, which mixes.
+        fitted: the run; class maps and features come from a forward pass of their own.
     """
-    model, row = fitted.model.eval(), freshly(config.settings.always_mixing())
-    mixes = Mixes(config, model, fitted.weights, packed, {"mixed": row}, precision=fitted.precision, maps=maps)
+    model, method = fitted.model.eval(), freshly(config.settings.always_mixing())
+    mixes = Mixes(config, model, fitted.weights, packed, {"mixed": method}, precision=fitted.precision, maps=maps)
     found: dict[str, list[np.ndarray]] = {"d": [], "rho": []}
     with autocast(fitted.device, fitted.precision):
         for batch, _, made, _ in mixes.generate(PAIRS):

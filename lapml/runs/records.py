@@ -11,7 +11,7 @@ from lapml.errors import LapmlError
 
 
 def differences(found: Any, expected: Any) -> list[str]:
-    """Where two JSON records differ: a line a key, as ``train.lr: found 0.1, expected 0.01``."""
+    """Where two JSON records differ: one line per key, as ``train.lr: found 0.1, expected 0.01``."""
     return [
         f"{key}: missing, expected {right!r}"
         if left is MISSING
@@ -32,15 +32,15 @@ def parquet(path: Path, top: int = 1) -> pd.DataFrame:
     """A run's predictions: image, label, and top1 to top``top``.
 
     Raises:
-        LapmlError: the file is damaged, has no such column, or other values than names of images and numbers of classes.
+        LapmlError: the file is damaged, lacks a column, or has values that are not image names and class numbers.
     """
     columns = ["image", "label", *(f"top{rank + 1}" for rank in range(top))]
     try:
         table = pd.read_parquet(path, columns=columns)
-    except Exception as error:  # pyarrow raises many kinds for a file that is cut short or lacks a column
+    except Exception as error:  # pyarrow raises many types for a damaged file
         raise LapmlError(f"{path.name}: cannot be read ({' '.join(str(error).split())})") from None
     if table.empty:
-        raise LapmlError(f"{path.name}: found no image, expected one at least")
+        raise LapmlError(f"{path.name}: found no image, expected at least one")
     if not all(isinstance(name, str) for name in table["image"]):
         raise LapmlError(f"{path.name}: image: expected the name of an image in every row")
     for column in columns[1:]:
@@ -74,13 +74,11 @@ def history_of(path: Path, curves: tuple[str, ...], epochs: int) -> list[str]:
         return [f"{path.name}: found {len(history)} epochs, expected {epochs}"]
     for column in history:
         numbers = pd.api.types.is_numeric_dtype(history[column]) and not pd.api.types.is_bool_dtype(history[column])
-        known = numbers and (
+        valid = numbers and (
             np.isfinite(history[column]) | (history[column].isna() & (column not in ("epoch", *curves)))
         )
-        if not numbers or not known.all():
+        if not numbers or not valid.all():
             return [f"{path.name}: column {column}: expected finite numbers"]
     if (history["epoch"].diff().iloc[1:] != 1).any():
-        return [
-            f"{path.name}: column epoch: found {str(history['epoch'].tolist())[:80]}, expected one epoch after another"
-        ]
+        return [f"{path.name}: column epoch: found {str(history['epoch'].tolist())[:80]}, expected consecutive epochs"]
     return []

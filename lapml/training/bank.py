@@ -14,7 +14,7 @@ from lapml.data.views import cut
 from lapml.mixing.boxes import covered
 from lapml.mixing.maps import class_maps, normalised
 
-PARTS = 64  # numbers a cell by which parts are compared
+PARTS = 64  # numbers per cell by which parts are compared
 SEEN = 0.5  # a cell is renewed where at least this share of it was seen
 
 
@@ -27,7 +27,7 @@ class Bank:
     Args:
         images: in the data set.
         channels: C of the model's features.
-        grid: cells a side, as many as the model's map has.
+        grid: cells per side, as many as the model's map has.
     """
 
     def __init__(self, images: int, channels: int, grid: int, device: torch.device):
@@ -69,10 +69,10 @@ class Bank:
             * (kept * (kept >= SEEN))[..., None]
         )
         rows, windows, seen = ranks.gathered(rows), ranks.gathered(windows), ranks.gathered(seen)
-        own = cut(seen, _inverse(windows), self.grid).permute(0, 2, 3, 1)
-        share = own[..., -1:]  # of a cell as the view shows it, drawn out beyond its border
+        view_cells = cut(seen, _inverse(windows), self.grid).permute(0, 2, 3, 1)
+        share = view_cells[..., -1:]  # of a cell as the view shows it, drawn out beyond its border
         shown = covered(torch.cat([windows[:, :2], windows[:, :2] + windows[:, 2:4]], 1), self.grid, 1)[..., None]
-        new = (own[..., :-1] / share.clamp_min(1e-6)).to(self.cells.dtype)
+        new = (view_cells[..., :-1] / share.clamp_min(1e-6)).to(self.cells.dtype)
         held = self.cells[rows]
         renewed = (share >= SEEN) & ((shown >= SEEN) | ~held.any(-1, keepdim=True))
         self.cells[rows] = torch.where(renewed, new, held)

@@ -27,9 +27,9 @@ def mixed_cross_entropy(
         label_smoothing: ε; both labels are then (1 − ε) · one-hot + ε/K (Szegedy et al., CVPR 2016).
     """
     logits = full(logits)
-    own = cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    reference = cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
     other = cross_entropy(logits, donor_labels, reduction="none", label_smoothing=label_smoothing)
-    return (kept * own + pasted * other).mean()
+    return (kept * reference + pasted * other).mean()
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def band(m: Tensor | float, delta: float, similarity: Tensor) -> Tensor:
 
 
 def adaptive_margin(d: Tensor, similar: Tensor, edge: Tensor) -> Tensor:
-    """What the conventional loss cannot see: mean_{N_s} [d − edge]₊, pairs located farther than the band."""
+    """The adaptive term: mean_{N_s} [d − edge]₊, pairs located farther than the band."""
     return _mean((d - edge).relu(), similar)
 
 

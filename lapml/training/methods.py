@@ -1,4 +1,4 @@
-"""A row's settings → how it mixes a batch, and which loss it takes of it."""
+"""The settings of a method → how it mixes a batch, and its loss."""
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
@@ -28,7 +28,7 @@ class Stored(Protocol):
 
 
 class Reference(NamedTuple):
-    """What a pass of the clean images of a batch gives, before they are mixed."""
+    """The outputs for the clean images of a batch, before they are mixed."""
 
     evidence: Evidence
     embedding: Tensor | None = None  # (B, D) of the references, with gradient (``margin.reference: joint``)
@@ -36,7 +36,7 @@ class Reference(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a custom loss is given of a step, see docs/methods.md."""
+    """The arguments of a custom loss, see docs/methods.md."""
 
     output: Output  # of the batch that was trained on: the generated one, or the clean one where it was not mixed
     labels: Tensor  # (B,) int64 of the references
@@ -64,7 +64,7 @@ def reference(
         (the reference, images forwarded for it, images that will go backward for it).
     """
     images, labels, weight, needs = batch.images, batch.labels, model.head.weight.detach(), settings.needs()
-    evidence, embedding, logits, features = _known(needs, batch, stored), None, None, None
+    evidence, embedding, logits, features = _stored_evidence(needs, batch, stored), None, None, None
     joint = settings.joint
     if joint:
         output = forward(images)
@@ -97,13 +97,13 @@ def _clean_features(model: Classifier, images: Tensor) -> Tensor:
         return model(images).features
 
 
-def _known(needs: Collection[str], batch: Batch, stored: Mapping[str, Stored]) -> dict[str, Any]:
-    """The fields of evidence that take no pass."""
-    known: dict[str, Any] = {"truth": batch.truth} if "truth" in needs else {}
+def _stored_evidence(needs: Collection[str], batch: Batch, stored: Mapping[str, Stored]) -> dict[str, Any]:
+    """The fields of evidence that need no forward pass."""
+    fields: dict[str, Any] = {"truth": batch.truth} if "truth" in needs else {}
     for need in needs:
         if need in stored:
-            known |= zip(FIELDS[need], stored[need].recall(batch.index, batch.windows), strict=True)
-    return known
+            fields |= zip(FIELDS[need], stored[need].recall(batch.index, batch.windows), strict=True)
+    return fields
 
 
 def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed | None:
@@ -117,7 +117,7 @@ def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed
     """
     if not batch.mixed or settings.joint or not set(needs := settings.needs()) <= {"truth", *stored}:
         return None
-    return mix(settings, batch, Evidence(**_known(needs, batch, stored)))
+    return mix(settings, batch, Evidence(**_stored_evidence(needs, batch, stored)))
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def embedded(model: Classifier, images: Tensor, before: list[Tensor]) -> Tensor:
 
 
 def mix(settings: Method, batch: Batch, evidence: Evidence) -> Mixed:
-    """Generate a batch by the row's mixer and label rule."""
+    """Generate a batch by the method's mixer and label rule."""
     assert batch.donors is not None and batch.lam is not None and batch.uniform is not None
     assert settings.mixer is not None
     draws = Draws(batch.images, batch.labels, batch.donors, batch.lam, batch.uniform, batch.second)
@@ -149,7 +149,7 @@ def loss(
     clean_logits: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The row's whole loss on a generated batch, and what history.csv records of it (0-d tensors on the device).
+    """The method's whole loss on a generated batch, and its columns of history.csv (0-d tensors on the device).
 
     Margin losses that are taken of every n-th batch weigh n times as much there, so that the weight means the same.
 

@@ -1,4 +1,4 @@
-"""The same training views mixed by every mixer of a suite, by a trained model's maps."""
+"""The same training views mixed by every mixer of a suite, by the maps of a trained model."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RANDOM = "random places"  # the control: squares of localized CutMix's sizes anywhere
 EPOCH = 10**6  # of the random draws: no epoch of training uses them
-# Gives views and class maps, whichever rows there are.
+# Gives views and class maps, whatever the methods.
 DRIVER = Method.model_validate(
     {
         "mix": {"prob": 1.0, "warmup_epochs": 0},
@@ -37,15 +37,15 @@ DRIVER = Method.model_validate(
 
 
 def distinct(params: Params, annotated: bool = True, localised: bool = False) -> dict[str, Method]:
-    """The rows that mix, each way of mixing once, mixing every batch by maps of a pass of their own, in the recipe of all.
+    """The methods that mix, each way of mixing once, mixing every batch by fresh maps, with the common recipe.
 
     Args:
         params: of one data set.
-        annotated: the data have boxes; without, rows that mix by them are left out, as are those that attend by a
-            pretrained model where there is none.
-        localised: the data have object and part maps; without, rows that mix by them are left out.
+        annotated: the data have boxes; without, methods that mix by them are left out, as are those that need a
+            pretrained model if there is none.
+        localised: the data have object and part maps; without, methods that mix by them are left out.
     """
-    rows: dict[str, Method] = {}
+    found: dict[str, Method] = {}
     plainly = sorted(
         params.methods.items(), key=lambda item: bool(item[1].margin or item[1].loss)
     )  # these give the name
@@ -62,21 +62,21 @@ def distinct(params: Params, annotated: bool = True, localised: bool = False) ->
             update={"margin": None, "adaptive": None, "loss": None, "overrides": None}
         )
         plain = freshly(plain)
-        if plain not in rows.values():
-            rows[name] = plain
-    return {name: rows[name] for name in params.methods if name in rows}
+        if plain not in found.values():
+            found[name] = plain
+    return {name: found[name] for name in params.methods if name in found}
 
 
 def freshly(method: Method) -> Method:
-    """The same row by maps and features of a pass of their own: a finished run keeps no bank."""
+    """The same method by maps and features of a forward pass of their own, since a finished run has no bank."""
     return method if method.mixer is None else method.model_copy(update={"mixer": method.mixer.freshly()})
 
 
-def control(rows: dict[str, Method]) -> dict[str, Method]:
-    """The row :data:`RANDOM`, if any mixes by localisation, to stand beside it."""
-    for method in rows.values():
-        if isinstance(own := method.mixer, localized.Settings):
-            mixer = mixing.mixer("random", "area", alpha=own.alpha, area=own.area, maps=None)
+def control(methods: dict[str, Method]) -> dict[str, Method]:
+    """The method :data:`RANDOM`, if any method mixes by localized CutMix."""
+    for method in methods.values():
+        if isinstance(keys := method.mixer, localized.Settings):
+            mixer = mixing.mixer("random", "area", alpha=keys.alpha, area=keys.area, maps=None)
             return {RANDOM: method.model_copy(update={"mixer": mixer, "label": "area"})}
     return {}
 
@@ -87,15 +87,15 @@ class Made(NamedTuple):
 
 
 class Mixes:
-    """Batches of training views, and what each mixer makes of them.
+    """Batches of training views, mixed by each mixer.
 
     Args:
-        config: of the run whose model gives the maps; it says which images, views and draws.
+        config: of the run whose model gives the maps; it sets images, views and draws.
         model: on its device, in evaluation mode; weights: the record of its input.
-        rows: {name: settings that always mix}, see :func:`distinct`.
+        mixing: {name: settings that always mix}, see :func:`distinct`.
         masks: (N, S, S) uint8 of all images of the index, or None.
-        annotations: or None, where the data have no boxes: then there are no scenes.
-        maps: what the stage `localise` found, or None where no row mixes by it.
+        annotations: None if the data have no boxes; there are then no scenes.
+        maps: what the stage `localise` found, or None if no method mixes by it.
     """
 
     def __init__(
@@ -104,19 +104,19 @@ class Mixes:
         model: Classifier,
         weights: dict,
         packed: Packed,
-        rows: dict[str, Method],
+        mixing: dict[str, Method],
         masks: np.ndarray | None = None,
         annotations: Annotations | None = None,
         precision: str = "fp32",
         maps: "Localised | None" = None,
     ):
-        self.config, self.model, self.rows, self.masks, self.annotations = config, model, rows, masks, annotations
+        self.config, self.model, self.methods, self.masks, self.annotations = config, model, mixing, masks, annotations
         self.device = next(model.parameters()).device
         chosen = rows_of(packed.index, config.fit)
         view, mean, std = config.data.view, weights["mean"], weights["std"]
         self.batches = Batches(packed, chosen, view, mean, std, self.device, DTYPES[precision])
         self.size = min(config.train.batch, len(chosen))
-        needs = {need for method in rows.values() for need in method.needs()}
+        needs = {need for method in mixing.values() for need in method.needs()}
         self.stored = {} if maps is None else stored(maps, needs, len(packed.index), self.device)
         self.frozen = None
         if "attention" in needs:
@@ -128,24 +128,24 @@ class Mixes:
         """At least ``images`` generated images of each mixer, by batches.
 
         Yields:
-            (clean batch, what is true of it, {row: what was made of it}, (B, h, w) class maps of its images' own classes).
+            (clean batch, what is true of it, {method: its mixed batch}, (B, h, w) class maps of its images' own classes).
         """
         for number in range(-(-images // (self.size * self.batches.steps(self.size)))):
             epochs = [
                 self.batches.training(self.config.seed, EPOCH + number, self.size, method)
-                for method in (DRIVER, *self.rows.values())
+                for method in (DRIVER, *self.methods.values())
             ]
             for clean, *each in zip(*epochs, strict=True):
                 maps = methods.reference(self.model, DRIVER, clean, self.model)[0].evidence
                 assert maps.maps is not None
-                known = {DRIVER.needs(): maps}
+                evidence = {DRIVER.needs(): maps}
                 made: dict[str, Made] = {}
-                for (name, method), batch in zip(self.rows.items(), each, strict=True):
+                for (name, method), batch in zip(self.methods.items(), each, strict=True):
                     needs = method.needs()
-                    if needs not in known:
+                    if needs not in evidence:
                         asked = methods.reference(self.model, method, batch, self.model, self.frozen, self.stored)
-                        known[needs] = asked[0].evidence
-                    made[name] = Made(methods.mix(method, batch, known[needs]), known[needs])
+                        evidence[needs] = asked[0].evidence
+                    made[name] = Made(methods.mix(method, batch, evidence[needs]), evidence[needs])
                 yield clean, self._scene(clean), made, maps.maps
                 images -= self.size
                 if images <= 0:

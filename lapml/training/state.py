@@ -1,4 +1,4 @@
-"""What a run needs to go on where it stopped: its saved state."""
+"""The saved state of a run, from which it continues."""
 
 import json
 import time
@@ -48,7 +48,7 @@ class Means:
 
 @dataclass
 class Epoch:
-    """How far an epoch has come."""
+    """Progress of an epoch."""
 
     step: int = 0  # steps done
     means: Means = field(default_factory=Means)
@@ -79,11 +79,11 @@ class Epoch:
 
 
 class Checkpoint:
-    """``last.pt``: where a run stands, so that it goes on from there exactly. On several ranks the first one keeps it.
+    """``last.pt``: where a run stands, from which it continues exactly. Rank 0 writes it.
 
     Args:
         path: of the file; None: nothing is saved.
-        made: settings, data, code, torch, kind of device, …: only a state of the same is gone on with.
+        made: settings, data, code, torch, kind of device, …: only a state of the same is used.
     """
 
     def __init__(
@@ -116,9 +116,9 @@ class Checkpoint:
         try:
             history, now = self._put(found, device)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            said = " ".join(str(error).split())[:200]
+            text = " ".join(str(error).split())[:200]
             raise LapmlError(
-                f"{self.path}: does not fit the run whose state it is ({said}), so it is damaged; move it away to begin again"
+                f"{self.path}: does not fit the run whose state it is ({text}), so it is damaged; move it away to start again"
             ) from None
         self._is_good(history, now)
         return history, now
@@ -128,10 +128,14 @@ class Checkpoint:
         _put_optimizer(self.optimizer, found["optimizer"])
         if self.bank is not None:
             self.bank.cells.copy_(found["bank"])
-        own = found["ranks"][ranks.rank()]  # in mid-epoch they differ
-        for buffer, value in zip(self.model.buffers(), own["buffers"], strict=True):
+        of_rank = found["ranks"][ranks.rank()]  # in mid-epoch they differ
+        for buffer, value in zip(self.model.buffers(), of_rank["buffers"], strict=True):
             buffer.copy_(value)
-        history, now, self.resumed = list(found["history"]), Epoch.restored(own["epoch"], device), found["resumed"] + 1
+        history, now, self.resumed = (
+            list(found["history"]),
+            Epoch.restored(of_rank["epoch"], device),
+            found["resumed"] + 1,
+        )
         for row in history:
             _numbers(row, ("epoch", "seconds", "images_forward", "images_backward"))
         _numbers({**now.counts, "step": now.step, "seconds": now.seconds}, Epoch().counts)
@@ -139,12 +143,12 @@ class Checkpoint:
         return history, now
 
     def _found(self, replace: bool, log: Callable[[str], None]) -> dict[str, Any] | None:
-        """The state that is gone on with, or None; any other is set aside."""
+        """The state to continue from, or None; any other is set aside."""
         if self.path is None or not self.path.exists():
             return None
         state = saved.read(self.path)
         if state is None or "key" not in state:
-            log(f"{saved.state_aside(self.path)}: was damaged and of no use: the run begins again")
+            log(f"{saved.state_aside(self.path)}: was damaged: the run starts again")
             return None
         if state.get("key") == digest(self.made):
             return state
@@ -152,11 +156,11 @@ class Checkpoint:
         lines = saved.differences(made, json.loads(json.dumps(self.made))) if made else ["lapml: found another version"]
         if not replace:
             raise LapmlError(
-                f"{self.path}: is the saved state of a run made otherwise than asked for, after "
+                f"{self.path}: is the saved state of a run that differs, after "
                 f"{len(state.get('history', []))} epochs: "
-                f"{saved.shown(lines)}; go on with it by its own settings, or give --replace to set it aside and begin again"
+                f"{saved.shown(lines)}; continue it with its settings, or give --replace to set it aside and start again"
             )
-        log(f"{saved.state_aside(self.path)}: set aside, made otherwise than asked for: {saved.shown(lines)}")
+        log(f"{saved.state_aside(self.path)}: set aside, it differs: {saved.shown(lines)}")
         return None
 
     def due(self) -> bool:

@@ -197,7 +197,7 @@ def test_seeds_that_both_have_are_paired(write):
     assert row["difference"] == pytest.approx(np.mean(gaps))
     assert row["accuracy"] == pytest.approx(100 * np.mean([right(run).mean() for run in runs[3:]]))  # over its own
     notes = "\n".join(result["notes"])
-    assert "cutmix over baseline: by the seeds that both have (1, 2)." in notes and "margin over" not in notes
+    assert "cutmix over baseline: by the common seeds (1, 2)." in notes and "margin over" not in notes
     assert "Seeds: 0, 1, 2 of baseline; 1, 2, 3 of cutmix; 0, 1, 2 of margin." in notes
 
 
@@ -242,7 +242,7 @@ def test_other_settings_are_noted(write):
     ]
     [note] = [note for note in compare(runs, replicates=50)["notes"] if "differ" in note]
     assert note == (
-        "The rows differ in more than their method: data.view.side (64: baseline, cutmix; 96: margin), "
+        "The runs differ in more than their method: data.view.side (64: baseline, cutmix; 96: margin), "
         "train.epochs (20: baseline, margin; 40: cutmix)."
     )
 
@@ -284,13 +284,13 @@ def test_few_seeds_are_noted(write):
     ],
 )
 def test_other_images_are_refused(write, changes, message):
-    with pytest.raises(LapmlError, match=f"{message}.*only runs that were read on the same images are compared"):
+    with pytest.raises(LapmlError, match=f"{message}.*only runs evaluated on the same images are compared"):
         compare([write("baseline/0"), write("cutmix/0", **changes)])
 
 
 def test_the_same_seed_twice_is_refused(write, tmp_path):
     first, second = write("a/cutmix/0"), write("b/cutmix/0")
-    message = f"{second}: found seed 0 of cutmix again, expected each seed of a row once; leave it or {first} out"
+    message = f"{second}: found seed 0 of cutmix again, expected each seed of a method once; leave it or {first} out"
     for others in ([], [write("baseline/0")]):
         with pytest.raises(LapmlError, match=message):
             compare([first, second, *others])
@@ -300,9 +300,9 @@ def test_the_same_seed_twice_is_refused(write, tmp_path):
 
 def test_one_row_is_refused(write):
     runs = [write(f"cutmix/{seed}") for seed in range(3)]
-    with pytest.raises(LapmlError, match=r"found one row, cutmix \(seed 0, 1, 2\), expected two or more"):
+    with pytest.raises(LapmlError, match=r"found one method, cutmix \(seed 0, 1, 2\), expected two or more"):
         compare(runs)
-    with pytest.raises(LapmlError, match=r"found one row, cutmix \(seed 0\)"):
+    with pytest.raises(LapmlError, match=r"found one method, cutmix \(seed 0\)"):
         compare(runs[:1])
 
 

@@ -54,7 +54,7 @@ def test_loaders_train_on_the_same_images_and_mix_each_batch(shop):
     params, paths = shop
     here = rows.Bench(params, paths, "birds")
     config = here.config("cutmix")
-    _, weights = here.learner(config)
+    _, weights = here.make_learner(config)
     view = params.data["birds"].view
     folder = paths.root / "linked"
     folder.mkdir(exist_ok=True)
@@ -91,16 +91,16 @@ def test_loaders_refuses_what_the_others_do_not_have(shop, small_params):
     with pytest.raises(LapmlError, match="crop and rows: found fixed and baseline, cutmix, expected resized"):
         loaders.loaders(fixed, paths, "birds", 2, 1, None)
     without = small_params(*TINY, "ablation=[baseline]")
-    with pytest.raises(LapmlError, match="found resized and baseline, expected resized and a row cutmix"):
+    with pytest.raises(LapmlError, match="found resized and baseline, expected resized and a method cutmix"):
         loaders.loaders(without, paths, "birds", 2, 1, None)
 
 
 def test_an_option_that_does_not_run_is_reported_and_the_others_are_timed(shop, monkeypatch, tmp_path):
-    def refuse(it):
+    def refuse(learner):
         def forward(images):
             raise RuntimeError("no compiler here")
 
-        it.forward = forward
+        learner.forward = forward
 
     params, paths = shop
     monkeypatch.setattr(options, "OPTIONS", {**options.OPTIONS, "torch.compile": refuse})
@@ -119,12 +119,12 @@ def test_options_change_how_a_step_is_made_not_what_it_does(shop, name):
     config = here.config("baseline")
     models = []
     for apply in (options.OPTIONS[options.PLAIN], options.OPTIONS[name]):
-        it, weights = here.learner(config)
-        apply(it)
-        source = rows.endless(here.batches(config, weights), config, it)
+        learner, weights = here.make_learner(config)
+        apply(learner)
+        source = rows.endless(here.batches(config, weights), config, learner)
         for _ in range(3):
-            rows.take_step(it, next(source))
-        models.append(it.model.state_dict())
+            rows.take_step(learner, next(source))
+        models.append(learner.model.state_dict())
     for key, value in models[0].items():
         torch.testing.assert_close(models[1][key], value, rtol=1e-3, atol=1e-4)
 

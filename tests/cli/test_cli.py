@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     ["config", "show"], ["suite", "list"], ["suite", "use"], ["suite", "report"],
     ["data", "fetch"], ["data", "prepare"], ["data", "check"], ["data", "show"],
-    ["train"], ["evaluate"], ["tune"], ["report"], ["publish"], ["bench"],
+    ["train"], ["evaluate"], ["tune"], ["report"], ["publish"],
     ["diagnose"], ["compare"], ["predict"], ["explain"], ["export"],
 ]  # fmt: skip
 runner = CliRunner()

@@ -135,7 +135,7 @@ def test_why_there_is_no_gpu_is_said(no_gpu, small_run, monkeypatch, capsys, vis
     say_device(auto)
     said = capsys.readouterr()
     assert said.err == "" and said.out.startswith(
-        f"note: train.device is auto, and no GPU is here ({why}): this runs on the CPU"
+        f"note: train.device is auto and there is no GPU ({why}): this runs on the CPU"
     )
     with pytest.raises(LapmlError, match="train.device: found cuda, but torch sees no GPU here") as raised:
         optim.pick_device(small_run("baseline", "train.device=cuda").train)
@@ -266,7 +266,7 @@ def test_memory_that_does_not_suffice(error, why):
         raise error
     text = str(raised.value)
     assert text.startswith(f"three models do not fit into the GPU's memory ({why}") and "\n" not in text
-    assert "; take one; what was saved before is intact" in text
+    assert "; take one; saved states are intact" in text
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), LapmlError("bad"), ValueError("out of memory")])
@@ -317,7 +317,7 @@ def test_any_other_command_ends_in_one_line(capsys):
         plain(full)()
     assert raised.value.exit_code == 1
     assert capsys.readouterr().err.startswith(
-        "error: this command's models and images do not fit into the GPU's memory (Tried"
+        "error: the models and images of this command do not fit into the GPU's memory (Tried"
     )
     with pytest.raises(RuntimeError, match="a fault of ours"):
         plain(lambda: (_ for _ in ()).throw(RuntimeError("a fault of ours")))()

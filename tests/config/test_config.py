@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from lapml import config
 from lapml.common.sections import Section
 from lapml.config import Method, Params, Range
-from lapml.config.method import RowOverrides
+from lapml.config.method import MethodOverrides
 from lapml.config.parts import Overrides
 from lapml.errors import LapmlError
 
@@ -62,7 +62,7 @@ def test_suites_load_and_are_complete(path):
     def walk(value: Any, key: str) -> None:
         if isinstance(value, Section):
             if not isinstance(
-                value, Method | Range | Overrides | RowOverrides
+                value, Method | Range | Overrides | MethodOverrides
             ):  # a row leaves out what it does not do; log is off unless asked for; an override names what differs
                 assert value.model_fields_set == set(type(value).model_fields), key
             for name, part in value:
@@ -245,7 +245,7 @@ def test_a_missing_key(tmp_path, key):
         where = where[part]
     del where[last]
     path = written(tmp_path, raw)
-    overlay = ", or begin with `base:` and the file that this one changes" if key == "report" else ""
+    overlay = ", or start with `base:` and the file to change" if key == "report" else ""
     assert mistake(path) == f"{path}: {key}: missing; add it{overlay}"
 
 
@@ -253,7 +253,7 @@ def test_a_missing_key(tmp_path, key):
                                  "methods.cutmix.mixer.support"])  # fmt: skip
 def test_an_unknown_key(tmp_path, key):
     path = written(tmp_path, changed(key, 1))
-    assert mistake(path) == f"{path}: {key}: unknown key; remove it or mend its spelling"
+    assert mistake(path) == f"{path}: {key}: unknown key; remove it or correct its spelling"
 
 
 def test_two_mistakes_are_two_lines(tmp_path):
@@ -508,7 +508,7 @@ def test_resolve_refuses():
         (("birds", "nomix", 0, VALUES), "unknown method 'nomix': expected one of baseline, mixup"),
         (
             ("birds", "margin", 0),
-            "methods.margin.margin.m is 'tuned', and no tuned value is at hand: run `lapml tune birds`",
+            "methods.margin.margin.m is 'tuned', and there is no tuned value: run `lapml tune birds`",
         ),
         (
             ("birds", "adaptive_margin", 0, {"m": 0.5, "weight": 0.1}),

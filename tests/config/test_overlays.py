@@ -60,13 +60,13 @@ def test_null_clears_a_value_a_section_and_an_entry(overlay):
     )
     params = config.load(path)
     assert params.model.truncate is None and list(params.data) == ["mine"] and "cutout" not in params.methods
-    assert "cutout" not in params.report.steps and params.data["mine"].drawn is None
+    assert "cutout" not in params.report.steps and params.data["mine"].synthetic is None
 
 
 def test_a_mixer_of_another_name_replaces_the_whole_section(overlay):
     params = config.load(overlay("methods: {cutmix_semantic: {mixer: {name: mixup}, label: null}}"))
     assert params.methods["cutmix_semantic"].mixer.model_dump() == {"name": "mixup", "alpha": 1.0}  # no `maps` is left
-    same = config.load(overlay("methods: {cutmix_semantic: {mixer: {name: cutmix, beta: 0.5}}}"))
+    same = config.load(overlay("methods: {cutmix_semantic: {mixer: {name: cutmix, alpha: 0.5}}}"))
     assert same.methods["cutmix_semantic"].mixer.recorded() == {"name": "cutmix", "alpha": 0.5, "maps": "objects"}
 
 
@@ -145,10 +145,10 @@ def test_bad_bases(tmp_path):
     path = tmp_path / "a.yaml"
     for text, said in (
         ("base: nowhere.yaml", f"a.yaml: base: found no file {tmp_path / 'nowhere.yaml'}"),
-        ("base: a.yaml", "base: found 'a.yaml', which is a file that it is the base of"),
+        ("base: a.yaml", "base: found 'a.yaml', which is itself based on this file"),
         ("base: 3", "base: found 3, expected a file such as base.yaml"),
-        ("base: b.yaml", "base: found 'a.yaml', which is a file that it is the base of"),
-        ("train: {lr: 1}", "datasets: missing; add it, or begin with `base:` and the file that this one changes"),
+        ("base: b.yaml", "base: found 'a.yaml', which is itself based on this file"),
+        ("train: {lr: 1}", "datasets: missing; add it, or start with `base:` and the file to change"),
     ):
         path.write_text(text)
         (tmp_path / "b.yaml").write_text("base: a.yaml")

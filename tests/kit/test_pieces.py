@@ -113,7 +113,7 @@ def test_a_suite_that_cannot_travel_is_refused_before_anything_is_fetched(tmp_pa
 
 def test_a_suite_with_margins_to_tune_is_refused_with_what_to_do():
     with pytest.raises(
-        LapmlError, match=r"tuned_methods: found margin, adaptive_margin.*lapml tune.*list these rows under rows"
+        LapmlError, match=r"tuned_methods: found margin, adaptive_margin.*lapml tune.*list these methods under ablation"
     ):
         plan.refuse_unfit(config.load(ROOT / "params.yaml"))
 

@@ -200,7 +200,7 @@ def test_a_suite_goes_there_and_its_runs_come_back(tmp_path, checkout, images, m
         kit.send_signal(signal.SIGTERM)
 
     status, said = there.interrupt(how=stop)
-    assert status == 75 and "birds/baseline/0: stopped, to be gone on with" in said, said
+    assert status == 75 and "birds/baseline/0: stopped, to be continued" in said, said
     assert "1 of 2 runs are finished" in said
 
     shutil.rmtree(baseline)

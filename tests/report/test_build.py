@@ -93,7 +93,7 @@ def test_publish_removes_no_published_run_without_being_told_to(suite, params_fi
     build.report(fewer, params_file, paths, False)
     gone = paths.published / "runs/birds/cutmix/1/metrics.json"
     with pytest.raises(
-        LapmlError, match="holds 5 runs that these settings do not have .*birds/adaptive_margin/1.*--replace"
+        LapmlError, match="holds 5 runs that the settings do not have .*birds/adaptive_margin/1.*--replace"
     ):
         published.publish(fewer, paths)
     assert gone.exists()

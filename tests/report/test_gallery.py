@@ -130,7 +130,7 @@ def pairs() -> list[Pair]:
 
 @pytest.fixture(scope="module")
 def html(pairs) -> str:
-    return gallery.page("A gallery & more", "of <three> pairs", pairs, drawn=True)
+    return gallery.page("A gallery & more", "of <three> pairs", pairs, synthetic=True)
 
 
 class Elements(HTMLParser):
@@ -155,9 +155,9 @@ def test_page_holds_every_pair_and_mix(html, pairs):
     for method in METHODS:
         assert html.count(f"<h3>{method}</h3>") == html.count(f'<p class="soft">how {method} mixes</p>') == 3
     assert html.index('<meta name="lapml-images" content="data">') < html.index("</head>")
-    assert "drawn by a program; they are not photographs" in html
-    photographs = gallery.page("", "", pairs, drawn=False)
-    assert "The pictures are photographs." in photographs and "drawn by a program" not in photographs
+    assert "synthetic; they are not photographs" in html
+    photographs = gallery.page("", "", pairs, synthetic=False)
+    assert "The pictures are photographs." in photographs and "synthetic" not in photographs
 
 
 def test_text_is_escaped(html):
@@ -228,7 +228,7 @@ def test_glow_is_opaque_by_the_share_of_the_highest_cell(heat):
 
 def test_no_pair_is_refused():
     with pytest.raises(ValueError, match="found none"):
-        gallery.page("", "", [], drawn=True)
+        gallery.page("", "", [], synthetic=True)
 
 
 @pytest.fixture(scope="session")

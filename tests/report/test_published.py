@@ -51,7 +51,8 @@ def test_there_are_published_diagnoses():
 @pytest.mark.parametrize("diagnosis", DIAGNOSES, ids=lambda path: "/".join(path.parts[-4:-1]))
 def test_docs_quote_the_diagnoses(diagnosis):
     record = json.loads(diagnosis.with_suffix(".json").read_text())
-    runs = diagnosis.parents[2] / "runs" / record["dataset"] / record["settings"]["diagnose"]["method"]
+    diagnose = record["settings"]["diagnose"]
+    runs = diagnosis.parents[2] / "runs" / record["dataset"] / (diagnose.get("method") or diagnose["row"])
     chooses = json.loads(next(runs.glob("*/metrics.json")).read_text())["split"] == "val"  # settings, in an exploration
     assert diagnosis.read_text().strip() in (ROOT / f"docs/{'experiments' if chooses else 'diagnosis'}.md").read_text()
     readme = (ROOT / "README.md").read_text()
@@ -92,6 +93,6 @@ def test_every_run_says_what_made_it(run):
 @pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.name)
 def test_no_picture_of_a_data_set_that_is_not_ours(suite):
     page = (suite / "report.html").read_text()
-    drawn = "source: drawn" in page
+    drawn = "source: drawn" in page or "source: synthetic" in page
     assert drawn or 'name="lapml-images" content="none"' in page
     assert not re.search(r'(?:src|href)="https?:', page)  # self-contained

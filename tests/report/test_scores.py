@@ -45,7 +45,7 @@ def test_top5_is_a_result_from_six_classes_on(classes):
 
 def test_a_run_of_one_class_is_refused():
     _, faults = scores({**SEEN, "n": 30}, table(np.zeros(30, int)), ["only"])
-    assert faults == ["provenance.json: class_names: found one class, expected two at least: every answer is right"]
+    assert faults == ["provenance.json: class_names: found one class, expected at least two: every answer is right"]
 
 
 def test_no_result_must_be_one_that_cannot_be():

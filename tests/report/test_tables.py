@@ -229,7 +229,7 @@ def test_without_a_baseline_gains_are_empty(make):
     assert table[["gain", "p", "p_holm", "cost_ratio"]].isna().all(axis=None)
     assert table["step"].notna().to_list() == [False, True]
     tables.write(paths.report, params, runs, epochs, table)
-    assert "No row “baseline”" in (paths.report / "accuracy.md").read_text()
+    assert "No method “baseline”" in (paths.report / "accuracy.md").read_text()
 
 
 def test_a_row_is_compared_with_the_one_that_is_named(make):
@@ -243,7 +243,9 @@ def test_a_row_is_compared_with_the_one_that_is_named(make):
     assert row["step"] == pytest.approx(100 * (correct["birds", "margin"].mean() - correct["birds", "cutmix"].mean()))
     tables.write(paths.report, params, runs, epochs, table)
     text = (paths.report / "accuracy.md").read_text()
-    assert text.count(" (cutmix)") == 1 and text.count(" (baseline)") == 1 and "(Row): compared with that one" in text
+    assert (
+        text.count(" (cutmix)") == 1 and text.count(" (baseline)") == 1 and "(Method): compared with that one" in text
+    )
 
 
 def test_two_datasets_are_compared_apart(suite):

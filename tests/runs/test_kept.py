@@ -64,7 +64,7 @@ def test_a_finished_run_is_not_made_again(made):
     before = contents(made.folder)
     again, lines = made()
     assert again == first and contents(made.folder) == before
-    assert len(lines) == 1 and "is finished, of the same settings, data and code" in lines[0]
+    assert len(lines) == 1 and "is finished with the same settings, data and code" in lines[0]
     assert made(replace=True)[0] == first and contents(made.folder) == before  # also where one may be replaced
     assert len((made.folder / READS).read_text().splitlines()) == 1  # nor is the test split read again
 
@@ -89,7 +89,7 @@ def test_a_finished_run_of_something_else_is_refused(made, packed, monkeypatch, 
             for folder in (made.folder, made.folder / ".kept"):
                 (folder / "model.safetensors").unlink()
             (made.folder / "model.safetensors").write_text(NOT_KEPT)
-            said = "its weights are not here"
+            said = "its weights are missing"
         case _:
             changed = {"torch": {"versions": {"torch": "1.0"}}, "device": {"device": "NVIDIA H100"}}.get(
                 kind, {kind: 2}
@@ -99,9 +99,9 @@ def test_a_finished_run_of_something_else_is_refused(made, packed, monkeypatch, 
                 kind, "processes: found 2"
             )
     before = contents(made.folder)
-    with pytest.raises(LapmlError, match="holds a finished run, made otherwise than asked for") as raised:
+    with pytest.raises(LapmlError, match="holds a finished run that differs") as raised:
         made(*options, data=data)
-    assert said in str(raised.value) and "--replace" in str(raised.value) and "keep it as 0.old-1" in str(raised.value)
+    assert said in str(raised.value) and "--replace" in str(raised.value) and "kept as 0.old-1" in str(raised.value)
     assert contents(made.folder) == before and not made.folder.with_name("0.old-1").exists()
 
 

@@ -203,7 +203,7 @@ def test_every_key_that_records_may_lack_is_marked():
     before = {  # as they were when the first runs were published
         "Overrides": {"model", "train", "tune"}, "Range": {"log"}, "Custom": {"evidence"}, "CustomLoss": {"reference"},
         "Method": {"mix", "mixer", "label", "margin", "adaptive", "loss", "overrides"},
-        "RowOverrides": {"model", "train", "view"}, "Params": {"defaults"},
+        "MethodOverrides": {"model", "train", "view"}, "Params": {"defaults"},
     }  # fmt: skip
     for model in sections():
         if model.__module__.startswith("lapml."):

@@ -161,7 +161,7 @@ def test_transfer_to_its_own_data_is_a_reading(folder, small_params, packed, tmp
     assert runs.transfer(folder, "birds", "test", small_params(), tmp_path)["top1"] == own["top1"]
     assert len((folder / READS).read_text().splitlines()) == 2
     for split in ("train", "val"):
-        with pytest.raises(LapmlError, match=f"trained on train \\+ val of this data, so {split} says nothing"):
+        with pytest.raises(LapmlError, match=f"trained on train \\+ val of this data, so its accuracy on {split}"):
             runs.transfer(folder, "birds", split, small_params(), tmp_path)
     assert len((folder / READS).read_text().splitlines()) == 2
 
@@ -192,7 +192,7 @@ def test_the_smoke_run_mixes_and_needs_no_tuned_margin(small_params, packed, tmp
     params = config.load(ROOT / "params.yaml", [
         "model.name=test_resnet", "model.weights=none", "train.batch=6", "defaults.mixers.localized.maps=recent",
     ])  # fmt: skip
-    run = runs.smoked(params, "birds", "adaptive_margin", 0)
+    run = runs.resolve_smoke(params, "birds", "adaptive_margin", 0)
     runs.execute(run, packed, tmp_path / "smoke", log=quietly)
     assert list(pd.read_csv(tmp_path / "smoke/history.csv")["mixed_batches"]) == [0, 4]
 

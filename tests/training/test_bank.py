@@ -285,15 +285,15 @@ def test_images_never_visited_can_be_mixed_and_trained_on(small_run, packed, row
     model, weights = build(run.model, 3, SIDE, seed=0)
     batches = Batches(packed, rows_of(packed.index, ["train"]), run.data.view, weights["mean"], weights["std"], CPU)
     batch = next(iter(batches.training(0, 0, 8, run.settings)))
-    it = stepping.make_learner(run, model, len(packed.index), CPU, "fp32")
-    evidence = Evidence(*it.bank.recall(batch.index, batch.windows))
-    assert not it.bank.cells.any()
+    learner = stepping.make_learner(run, model, len(packed.index), CPU, "fp32")
+    evidence = Evidence(*learner.bank.recall(batch.index, batch.windows))
+    assert not learner.bank.cells.any()
     mixed = methods.mix(run.settings, batch, evidence)
     assert mixed.images.isfinite().all() and not torch.equal(mixed.images, batch.images)
     share = (mixed.box_reference[:, 2:] - mixed.box_reference[:, :2]).prod(1) / SIDE**2
     torch.testing.assert_close(mixed.rho, share.float())  # what is seen of a uniform map is its area
     assert not mixed.similarity.any()
-    stats, _, _ = stepping.take_step(it, batch)
+    stats, _, _ = stepping.take_step(learner, batch)
     assert all(value.isfinite() for value in stats.values())
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
@@ -442,20 +442,20 @@ def test_a_step_keeps_what_it_saw_and_no_more(small_run, packed):
     view = run.data.view.model_copy(update={"crop": "fixed", "flip": False})
     batches = Batches(packed, rows_of(packed.index, ["train"]), view, weights["mean"], weights["std"], CPU)
     batch = next(iter(batches.training(0, 0, 8, run.settings)))
-    it = stepping.make_learner(run, model, len(packed.index), CPU, "fp32")
+    learner = stepping.make_learner(run, model, len(packed.index), CPU, "fp32")
     made, seen = [], []
-    original, forward = methods.mix, it.forward
+    original, forward = methods.mix, learner.forward
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "mix", lambda *given: made.append(original(*given)) or made[-1])
-        it.forward = lambda images: seen.append(forward(images)) or seen[-1]
+        learner.forward = lambda images: seen.append(forward(images)) or seen[-1]
         weight = model.head.weight.detach().clone()
-        stepping.take_step(it, batch)
+        stepping.take_step(learner, batch)
     own = bank_of(len(packed.index), model.head.in_features)
     own.keep(
         batch.index, batch.windows, seen[0].features.detach(), weight, batch.labels, covered(made[0].box_reference, GRID, SIDE)
     )  # fmt: skip
-    assert torch.equal(it.bank.cells, own.cells) and it.bank.cells[batch.index].any()
+    assert torch.equal(learner.bank.cells, own.cells) and learner.bank.cells[batch.index].any()
     everything = bank_of(len(packed.index), model.head.in_features)
     everything.keep(batch.index, batch.windows, seen[0].features.detach(), weight, batch.labels, None)
     hidden = (everything.cells != 0).any(3) & ~(own.cells != 0).any(3)

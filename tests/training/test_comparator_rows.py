@@ -55,28 +55,28 @@ def test_every_comparator_trains_on_even_and_odd_batches(small_run, annotated, r
 @pytest.mark.parametrize("row", ROWS)
 def test_running_statistics_are_those_of_the_generated_images_alone(small_run, annotated, row):
     """SnapMix's published code localises in training mode, and so updates them twice, once with clean images."""
-    batch, it = batch_and_learner(run_of(small_run, row), annotated)
+    batch, learner = batch_and_learner(run_of(small_run, row), annotated)
     clean, _ = build(run_of(small_run, row).model, 3, SIDE, seed=0)
     seen = []
-    it.forward = lambda images: seen.append(images) or it.model(images)
-    stepping.take_step(it, batch)
+    learner.forward = lambda images: seen.append(images) or learner.model(images)
+    stepping.take_step(learner, batch)
     clean.train()(seen[0])
-    for (name, value), (_, expected) in zip(it.model.named_buffers(), clean.named_buffers(), strict=True):
+    for (name, value), (_, expected) in zip(learner.model.named_buffers(), clean.named_buffers(), strict=True):
         torch.testing.assert_close(value, expected, msg=name)
     assert len(seen) == 1
 
 
 def test_attentive_cutmix_attends_by_the_model_as_it_was(small_run, annotated):
     run = run_of(small_run, "attentive_cutmix")
-    batch, it = batch_and_learner(run, annotated)
-    before = {name: value.clone() for name, value in it.frozen.state_dict().items()}
+    batch, learner = batch_and_learner(run, annotated)
+    before = {name: value.clone() for name, value in learner.frozen.state_dict().items()}
     for _ in range(3):
-        stepping.take_step(it, batch)
+        stepping.take_step(learner, batch)
     initial, _ = build(run.model, 3, SIDE, seed=0)
-    for name, value in it.frozen.state_dict().items():
+    for name, value in learner.frozen.state_dict().items():
         assert torch.equal(value, before[name]) and torch.equal(value, initial.state_dict()[name])
-    assert not torch.equal(it.model.state_dict()["head.weight"], before["head.weight"])
-    assert not it.frozen.training and not any(each.requires_grad for each in it.frozen.parameters())
+    assert not torch.equal(learner.model.state_dict()["head.weight"], before["head.weight"])
+    assert not learner.frozen.training and not any(each.requires_grad for each in learner.frozen.parameters())
 
 
 def test_attentive_cutmix_wants_pretrained_weights(small_run):
@@ -108,14 +108,14 @@ def test_an_interrupted_comparator_goes_on_to_the_same_numbers(small_run, annota
 
 @pytest.mark.parametrize("row", ROWS)
 def test_what_needs_nothing_of_the_model_is_mixed_ahead(small_run, annotated, row):
-    batch, it = batch_and_learner(run_of(small_run, row), annotated)
-    assert (it.ahead(batch) is not None) == (row in AHEAD)
+    batch, learner = batch_and_learner(run_of(small_run, row), annotated)
+    assert (learner.ahead(batch) is not None) == (row in AHEAD)
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_bad_features_do_not_reach_the_images(small_run, annotated, row, monkeypatch):
     """Maps that are all zero or not finite: the generated batch and its weights are numbers all the same."""
-    batch, it = batch_and_learner(run_of(small_run, row), annotated)
+    batch, learner = batch_and_learner(run_of(small_run, row), annotated)
     for bad in (0.0, math.nan, math.inf):
         original, made = Classifier.features, []
 
@@ -128,9 +128,9 @@ def test_bad_features_do_not_reach_the_images(small_run, annotated, row, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(Classifier, "features", features)
             patch.setattr(methods, "mix", lambda *a, mix=mix, made=made: made.append(mix(*a)) or made[-1])
-            stepping.take_step(it, batch)
+            stepping.take_step(learner, batch)
         mixed = made[0]
         assert all(each.isfinite().all() for each in (mixed.images, mixed.kept, mixed.pasted, mixed.rho))
         break_even = ((mixed.rho >= 0) & (mixed.rho <= 1)).all()
         assert break_even
-        _, it = batch_and_learner(run_of(small_run, row), annotated)  # the step before may have spoilt its weights
+        _, learner = batch_and_learner(run_of(small_run, row), annotated)  # the step before may have spoilt its weights

@@ -236,7 +236,7 @@ def test_a_state_that_does_not_fit_is_one_clear_error(stopped, spoil):
     spoil(state)
     path.write_bytes(saved(state))
     with pytest.raises(
-        LapmlError, match="last.pt: does not fit the run whose state it is .*; move it away to begin again"
+        LapmlError, match="last.pt: does not fit the run whose state it is .*; move it away to start again"
     ):
         go_on()
     assert path.exists()

@@ -217,7 +217,7 @@ def test_a_batch_that_does_not_fit_is_one_line(small_run, packed, monkeypatch):
     monkeypatch.setattr(batches_module, "_held", None)
     torch.cuda.set_per_process_memory_fraction(1e-4)
     try:
-        with pytest.raises(LapmlError, match="do not fit into the GPU's memory .*what was saved before is intact"):
+        with pytest.raises(LapmlError, match="do not fit into the GPU's memory .*saved states are intact"):
             fit(run, packed, log=quietly)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

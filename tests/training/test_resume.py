@@ -142,11 +142,11 @@ def at_step(number: int, action: Callable[[Any, Any], Any]) -> None:
     """``action(learner, what the step returned)`` after the ``number``-th step of training; may return something else."""
     original, count = stepping.take_step, 0
 
-    def step(it, batch):
+    def step(learner, batch):
         nonlocal count
         count += 1
-        result = original(it, batch)
-        return (action(it, result) or result) if count == number else result
+        result = original(learner, batch)
+        return (action(learner, result) or result) if count == number else result
 
     stepping.take_step = step
 
@@ -180,15 +180,15 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def not_finite(it: Any, result: tuple) -> tuple:
+def not_finite(learner: Any, result: tuple) -> tuple:
     stats, *counts = result
     return {**stats, "loss": torch.full_like(stats["loss"], math.nan)}, *counts
 
 
-def break_weights(it: Any, _: tuple) -> None:
+def break_weights(learner: Any, _: tuple) -> None:
     """The update overflowed, though the loss was finite."""
     with torch.no_grad():
-        next(it.model.parameters()).fill_(math.inf)
+        next(learner.model.parameters()).fill_(math.inf)
 
 
 def little_room(size: int) -> None:
@@ -719,14 +719,14 @@ def test_out_of_memory_on_the_gpu(small_run, packed, tmp_path, monkeypatch, batc
     config, calls = small_run("baseline", f"train.batch={batch}"), 0
     original, steps = stepping.take_step, 36 // batch
 
-    def full(it, batch):
+    def full(learner, batch):
         nonlocal calls
         calls += 1
         if calls > steps + 2:
             raise torch.OutOfMemoryError(
                 "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. More"
             )
-        return original(it, batch)
+        return original(learner, batch)
 
     path = tmp_path / "last.pt"
     with monkeypatch.context() as patch:

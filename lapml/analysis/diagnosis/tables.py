@@ -1,4 +1,4 @@
-"""A diagnosis as tables and figures, for people and programs."""
+"""A diagnosis as tables, Markdown and JSON."""
 
 import math
 from typing import Any
@@ -22,17 +22,17 @@ PERCENT = (
     *LOCALISATION,
     *localisers.METRICS,
 )  # the others are shares of 1
-LIMIT = 0.5  # of the hypothesis
+LIMIT = 0.5  # ratio of the hypothesis
 
 
 def verdicts(ratios: pd.DataFrame) -> list[str]:
-    """A sentence for each part of the hypothesis, made of its numbers."""
+    """One sentence per part of the hypothesis."""
     lines = []
     for row in ratios.to_dict("records"):
         name, against = MIXING[row["metric"]], row["against"]
         if math.isnan(row["low"]) or not math.isfinite(row["ratio"]):
             lines.append(
-                f"{name}: loc_cutmix over {against} cannot be told: too few images of {against} are concerned."
+                f"{name}: loc_cutmix over {against} cannot be judged: too few images of {against} are affected."
             )
             continue
         outcome = "open"
@@ -48,7 +48,7 @@ def verdicts(ratios: pd.DataFrame) -> list[str]:
 
 
 def columns(found: Measured) -> dict[str, str]:
-    """Metric → heading of the table of mixers; metrics that nothing was measured of are left out."""
+    """Metric → heading of the table of mixers; metrics without values are left out."""
     return {
         name: f"{title} %" if name in PERCENT else title
         for name, title in MIXING.items()
@@ -63,7 +63,7 @@ def cell(row: dict[str, Any], metric: str) -> str:
         return "–"
     if metric in PERCENT:
         value, low, high = (f"{100 * each:.1f}" for each in values)
-        if math.isnan(values[1]):  # of no interval
+        if math.isnan(values[1]):  # no interval
             return value
     else:
         value, low, high = (f"{each:.3f}" for each in values)
@@ -71,7 +71,7 @@ def cell(row: dict[str, Any], metric: str) -> str:
 
 
 def of_maps(found: Measured) -> list[list[str]]:
-    """Each metric of localisation: its name, what was measured, and what chance gives."""
+    """Each metric of localisation: its name, the measured value, and the value by chance."""
     return [
         [f"{LOCALISATION[metric]} %", cell(row, metric), cell(row, f"{metric}_chance")]
         for row in found.maps.to_dict("records")
@@ -80,7 +80,7 @@ def of_maps(found: Measured) -> list[list[str]]:
 
 
 def of_localisers(found: Measured) -> list[list[str]]:
-    """A line for each localiser: its name, and each of its metrics."""
+    """One line per localiser: its name, and each of its metrics."""
     return [
         [row["method"], *(cell(row, metric) for metric in localisers.METRICS)]
         for row in found.localisers.to_dict("records")
@@ -91,7 +91,7 @@ LOCALISERS = ["localiser", *(f"{title} %" for title in localisers.METRICS.values
 
 
 def note(found: Measured, params: Params) -> str:
-    """What the numbers are."""
+    """Note on the numbers."""
     record = found.record
     object_ = {"masks": "masks", "boxes": "boxes", "unknown": "nothing: not every image has a box"}[record["object"]]
     return (
@@ -108,9 +108,9 @@ def markdown(found: Measured, params: Params) -> str:
     heads = columns(found)
     lines = [f"### {escaped(found.record['dataset'])}: mixed images and labels", ""]
     if found.table.empty:
-        lines.append("No row mixes.")
+        lines.append("No method mixes.")
     else:
-        lines += ["| row | " + " | ".join(heads.values()) + " |", "|" + " --- |" + " ---: |" * len(heads)]
+        lines += ["| method | " + " | ".join(heads.values()) + " |", "|" + " --- |" + " ---: |" * len(heads)]
     for row in found.table.to_dict("records"):
         lines.append(f"| {escaped(row['method'])} | " + " | ".join(cell(row, metric) for metric in heads) + " |")
     if maps := of_maps(found):
@@ -133,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 
 def record(found: Measured) -> dict[str, Any]:
-    """Everything as JSON; a number that is not there is null, an infinite one the text "inf"."""
+    """Everything as JSON; missing numbers are null, infinite ones "inf"."""
     frames = {"mixers": found.table, "maps": found.maps, "ratios": found.ratios, "labels": found.labels}
     if len(found.localisers):
         frames["localisers"] = found.localisers

@@ -1,1 +1,1 @@
-"""Where data come from: downloads, archives and folders, laid out as a reader expects them, with a record of what they hold."""
+"""Fetch data: download, unpack or find them, lay them out as a reader expects, and record what they are."""

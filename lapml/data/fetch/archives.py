@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from lapml.errors import LapmlError
 
-LEAST_BOUND, RATIO = 2**30, 20  # an archive may unpack to so many bytes, or so many times its own size
+LEAST_BOUND, RATIO = 2**30, 20  # an archive may unpack to this many bytes, or this many times its size
 MOST_MEMBERS = 3_000_000
 HEADERS = 2**20  # bytes of a tar that may stand between two members
 PADDING = 2**26  # bytes of a tar that may stand after the last
@@ -58,7 +58,7 @@ class Budget:
         if self.members > MOST_MEMBERS or self.bytes > self.most:
             raise LapmlError(
                 f"{what}: unpacks to more than {self.most / 1e9:.1f} GB ({RATIO} times its size, at least "
-                f"{LEAST_BOUND / 1e9:.1f} GB) or {MOST_MEMBERS} members, so it is no archive of images; if you trust it, "
+                f"{LEAST_BOUND / 1e9:.1f} GB) or {MOST_MEMBERS} members, so it is not an archive of images; if you trust it, "
                 "unpack it by hand and set data.NAME.source to the folder"
             )
         if self.bytes > self.free:
@@ -67,11 +67,11 @@ class Budget:
             )
 
 
-def extract(archive: Path, folder: Path, budget: Budget, mend: str) -> None:
+def extract(archive: Path, folder: Path, budget: Budget, advice: str) -> None:
     """Put what is in a tar or zip archive, told by its content, below ``folder``; files that are there are replaced.
 
     Args:
-        mend: what a user can set instead, for messages.
+        advice: what to set instead, for messages.
 
     Raises:
         LapmlError: the archive is damaged, encrypted, unsafe or too large. What was unpacked until then stays.
@@ -80,33 +80,33 @@ def extract(archive: Path, folder: Path, budget: Budget, mend: str) -> None:
     folder = folder.resolve()
     made = {folder}
     try:
-        for member in _members(archive, mend):
+        for member in _members(archive, advice):
             _place(archive, member, folder, made, budget)
     except _UnsafeError as error:
-        raise LapmlError(f"{archive}: unsafe member {error}; do not use this archive; {mend}") from None
+        raise LapmlError(f"{archive}: unsafe member {error}; do not use this archive; {advice}") from None
     except LapmlError:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LapmlError(f"{archive}: the disk is full; free some space and try again") from None
-        raise _damaged(archive, error, mend) from None
-    except Exception as error:  # of many classes, whatever the damage
-        raise _damaged(archive, error, mend) from None
+        raise _damaged(archive, error, advice) from None
+    except Exception as error:  # damage raises many types
+        raise _damaged(archive, error, advice) from None
 
 
-def _damaged(archive: Path, error: Exception, mend: str) -> LapmlError:
+def _damaged(archive: Path, error: Exception, advice: str) -> LapmlError:
     what = " ".join(str(error).split()) or type(error).__name__
     return LapmlError(
-        f"{archive}: cannot be unpacked ({what}): cut off or damaged; remove it and get it again, or {mend}"
+        f"{archive}: cannot be unpacked ({what}): cut off or damaged; remove it and get it again, or {advice}"
     )
 
 
-def _members(archive: Path, mend: str) -> Iterator[_Member]:
+def _members(archive: Path, advice: str) -> Iterator[_Member]:
     """What is in an archive, by its content: a URL's last part need not end in .tgz."""
     with open(archive, "rb") as file:
         start = file.read(100)
     if start.startswith((b"PK\3\4", b"PK\5\6")):
-        yield from _zip_members(archive, mend)
+        yield from _zip_members(archive, advice)
         return
     opener: Any = next((opener for magic, opener in COMPRESSED.items() if start.startswith(magic)), open)
     with opener(archive, "rb") as plain:
@@ -117,14 +117,14 @@ def _members(archive: Path, mend: str) -> Iterator[_Member]:
             page = ": it looks like a web page" if start.lstrip().startswith(b"<") else ""
             raise LapmlError(
                 f"{archive}: is neither a tar (.tgz, .tar, .tar.gz, .tar.bz2, .tar.xz) nor a zip archive, or it is cut "
-                f"off{page}; remove it and get it again, or {mend}"
+                f"off{page}; remove it and get it again, or {advice}"
             ) from None
         with tar:
             yield from _tar_members(tar, meter)
 
 
 class _Meter:
-    """A tar's bytes, so many until ``left`` is set again: tarfile reads a header into memory, whatever its size."""
+    """A tar's bytes, limited to ``left``, since tarfile reads a whole header into memory."""
 
     def __init__(self, file: IO[bytes]):
         self.file, self.left, self.last = file, HEADERS, b""
@@ -149,9 +149,9 @@ def _tar_members(tar: tarfile.TarFile, meter: _Meter) -> Iterator[_Member]:
             yield _Member(info.name, "symlink" if info.issym() else "hardlink", link=info.linkname)
         else:
             raise _UnsafeError(f"{info.name!r} (neither file nor folder nor link)")
-        tar.members.clear()  # or millions of them fill the memory
+        tar.members.clear()  # keeps memory small
         meter.left = HEADERS
-    # tarfile stops without a word where a tar is cut between two members, or at a header that it cannot read.
+    # tarfile stops silently at a tar cut between two members, or at an unreadable header.
     if not meter.last or meter.last.strip(b"\0"):
         raise tarfile.ReadError("its end is missing")
     meter.left = PADDING
@@ -159,19 +159,19 @@ def _tar_members(tar: tarfile.TarFile, meter: _Meter) -> Iterator[_Member]:
         pass
 
 
-def _zip_members(archive: Path, mend: str) -> Iterator[_Member]:
+def _zip_members(archive: Path, advice: str) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
             if info.flag_bits & 1:
                 raise LapmlError(
                     f"{archive}: is protected by a password (member {info.filename!r}); unpack it by hand with the "
-                    f"password that its authors gave you, and {mend} to the folder"
+                    f"password that its authors gave you, and {advice} to the folder"
                 )
             # Of the other ways zipfile decompresses a whole piece into memory, whatever its size.
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise LapmlError(
                     f"{archive}: member {info.filename!r} is neither stored nor deflated, as members of a zip archive "
-                    f"nearly always are; unpack it by hand, and {mend} to the folder"
+                    f"nearly always are; unpack it by hand, and {advice} to the folder"
                 )
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):

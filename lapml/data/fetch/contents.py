@@ -1,12 +1,11 @@
-"""What a laid-out data set holds, by number and checksums: the same wherever it lies.
+"""The content of a data set, by number of images and checksums, independent of its place.
 
     images               how many are listed, of all classes
     annotations_sha256   over the annotations that the reader uses
     files_sha256         over the names and bytes of the chosen classes' image files; of synthetic birds over the name of their
-                         folder, which their settings give: the same birds may be other bytes where another library writes them
+                         folder, which their settings give: other libraries may write other bytes
 
-All bytes are read when a data set is fetched, and where its files are not those that were read then: :func:`stamp` tells that by
-their names, sizes and times of change.
+All bytes are read when a data set is fetched, and again when names, sizes or times of its files change (:func:`stamp`).
 """
 
 import hashlib
@@ -47,7 +46,7 @@ def contents(root: Path, data: Data, files: list[str], files_sha256: str | None 
 
     Args:
         files: of :func:`listed`.
-        files_sha256: where it is known, as no file has changed since.
+        files_sha256: if known and no file has changed.
     """
     images, annotations = reader(data.reader).fingerprint(root)
     known = files_sha256 or _files_sha256(root, data, files)
@@ -65,7 +64,7 @@ def _files_sha256(root: Path, data: Data, files: list[str]) -> str:
 
 
 def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two records are of the same data, by the :data:`KEYS` that both have: older ones have no files_sha256."""
+    """Whether two records are of the same data, by their common :data:`KEYS`; old records have no files_sha256."""
     return all(one[key] == other[key] for key in KEYS if key in one and key in other)
 
 

@@ -1,4 +1,4 @@
-"""Download one archive from the first of its mirrors that gives it: resumed where it was cut, checked, kept.
+"""Download an archive from the first working mirror; resumed, checked and kept.
 
 Pooch holds the finished files and checks them; :func:`_stream` is the downloader that it is given. It writes beside the
 finished file, to ``<name>.part``, and ``<name>.part.json`` says what that is a part of.
@@ -34,33 +34,33 @@ LENGTHS = {"md5": 32, "sha256": 64}  # hex digits of a checksum
 
 
 class _Refused(Exception):
-    """This mirror will not do."""
+    """This mirror does not give the file."""
 
 
 class _Broken(_Refused):
-    """It may do at another try."""
+    """Another try may succeed."""
 
 
 class _Offline(_Broken):
-    """Nobody answered at all."""
+    """No answer at all."""
 
 
-def download(urls: list[str], checksum: str | None, folder: Path, mend: str, by_hand: str) -> tuple[Path, str]:
+def download(urls: list[str], checksum: str | None, folder: Path, advice: str, by_hand: str) -> tuple[Path, str]:
     """The file behind the first of ``urls`` (mirrors of one file) that gives it, and that URL.
 
-    The file is kept in ``folder``, under a name of its own for each URL, and not fetched again while it is there and
-    has its checksum. What a broken or interrupted download has got is continued by the next one, if server and file are
-    still the same. Connections that fail or are cut, and answers 429 and 5xx, are tried again after a short wait.
+    The file is kept in ``folder``, under a name of its own for each URL, and not fetched again while its
+    checksum fits. An interrupted download is continued by the next one if server and file have not changed.
+    Connections that fail or are cut, and answers 429 and 5xx, are tried again after a short wait.
 
     Args:
         checksum: ``"md5:…"`` or ``"sha256:…"`` of the file; a URL that ends in ``#md5=…`` or ``#sha256=…`` has its own.
-        mend: what a user can set instead, for messages.
+        advice: what to set instead, for messages.
         by_hand: how to get the file without this program, for messages.
 
     Raises:
-        LapmlError: a URL is none, the disk is too small, or no mirror gives the file: with the reason of each.
+        LapmlError: a URL is invalid, the disk is too small, or no mirror gives the file (with the reasons).
     """
-    files = {url: (folder / _name(url), _checksum(url, mend) or checksum) for url in urls}
+    files = {url: (folder / _name(url), _checksum(url, advice) or checksum) for url in urls}
     folder.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("WARNING")
     reasons, offline = [], False
@@ -79,7 +79,7 @@ def download(urls: list[str], checksum: str | None, folder: Path, mend: str, by_
             _forget(_part(other))
         return file, url
     network = "no network? behind a proxy set HTTPS_PROXY; " if offline else ""
-    raise LapmlError(f"cannot be downloaded: {', '.join(reasons)}; {network}try again, or {by_hand} and {mend} to it")
+    raise LapmlError(f"cannot be downloaded: {', '.join(reasons)}; {network}try again, or {by_hand} and {advice} to it")
 
 
 def shown(url: str) -> str:
@@ -94,11 +94,11 @@ def _name(url: str) -> str:
     return f"{hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()}-{plain[-100:]}"
 
 
-def _checksum(url: str, mend: str) -> str | None:
-    """What the end of the URL says of the file."""
+def _checksum(url: str, advice: str) -> str | None:
+    """The checksum at the end of a URL."""
     if not re.match(r"https?://[^/]", url, re.IGNORECASE):
         raise LapmlError(
-            f"source: found {shown(url)!r}, expected synthetic, official, a folder, an archive, or http(s) URLs of one; {mend}"
+            f"source: found {shown(url)!r}, expected synthetic, official, a folder, an archive, or http(s) URLs of one; {advice}"
         )
     _, hash_sign, fragment = url.partition("#")
     if not hash_sign:
@@ -107,7 +107,7 @@ def _checksum(url: str, mend: str) -> str | None:
     if not re.fullmatch(f"[0-9a-fA-F]{{{LENGTHS.get(kind, 0)}}}", digits) or not digits:
         raise LapmlError(
             f"source: found #{fragment} at the end of a URL, expected #md5= and 32 or #sha256= and 64 hex digits; "
-            f"mend it, or {mend}"
+            f"correct it, or {advice}"
         )
     return f"{kind}:{digits}"
 
@@ -129,7 +129,7 @@ def _stream(url: str, output: str, _: Any, part: Path) -> None:
                 pass
             break
         except _Broken:
-            if _size(part) >= most + STEP:  # it does go on, if in small steps
+            if _size(part) >= most + STEP:  # progress, if slow
                 tries, most = 0, _size(part)
             if tries == len(WAITS):
                 raise
@@ -144,7 +144,7 @@ def _stream(url: str, output: str, _: Any, part: Path) -> None:
 
 
 def _get(url: str, part: Path) -> bool:
-    """One try, from where ``part`` ends if that is of the same file; False if it is not, and was removed."""
+    """One try, from the end of ``part``; False if that was of another file, and was removed."""
     known = _note(part, url)
     have = _size(part) if known else 0
     headers = {"Accept-Encoding": "identity"}  # the archive's own bytes, so that they can be counted
@@ -237,12 +237,12 @@ def _forget(part: Path) -> None:
 
 
 def _begin(part: Path, url: str, answer: requests.Response, size: int | None) -> None:
-    """An empty part, and beside it what it will be a part of."""
+    """Write an empty part, and the record of its file."""
     _forget(part)
     etag = answer.headers.get("ETag", "")
     note = {
         "url": shown(url),
-        "etag": "" if etag.startswith("W/") else etag,  # a weak one does not vouch for the bytes
+        "etag": "" if etag.startswith("W/") else etag,  # weak ETags do not identify the bytes
         "modified": answer.headers.get("Last-Modified", ""),
         "size": size,
     }
@@ -250,7 +250,7 @@ def _begin(part: Path, url: str, answer: requests.Response, size: int | None) ->
 
 
 def _note(part: Path, url: str) -> dict[str, Any] | None:
-    """What the part is a part of; None if that is not known or not ``url``."""
+    """The record of a part's file; None if unknown or not of ``url``."""
     try:
         note = json.loads(part.with_name(f"{part.name}.json").read_text(encoding="utf-8"))
         right = note["url"] == shown(url) and isinstance(note["etag"] + note["modified"], str) and "size" in note

@@ -1,8 +1,7 @@
-"""Lay a data set out: draw it, find it in a folder, unpack archives, or download one. sources.py says what it is.
+"""Lay a data set out: generate it, find it in a folder, unpack archives, or download one.
 
-Where a folder holds archives, or an archive does, they are unpacked only while the reader cannot read the data set
-without them: it finds no root, or a file that it lists is not there. So archives beside a data set that is whole do
-not matter, nor those that are left when it is, and pieces that are unpacked already need not be packed again.
+Where a folder holds archives, or an archive does, they are unpacked only as long as the reader cannot read the data
+set without them. So archives beside a complete data set are ignored.
 """
 
 import fcntl
@@ -30,20 +29,20 @@ Lacks = Callable[[Path], str | None]
 
 
 def lay_out(
-    name: str, source: str | list[str], data: config.Data, paths: Paths, mend: str
+    name: str, source: str | list[str], data: config.Data, paths: Paths, advice: str
 ) -> tuple[str, str | list[str], Path]:
     """Make what lies at ``source`` available: its kind (drawn, folder, archive or url), the source as used (of several URLs
     the one), and the folder that the reader knows.
 
     Args:
         source: as ``data.source``, or what the environment variable has in its place.
-        mend: what a user can set instead, for messages.
+        advice: what to set instead, for messages.
 
     Raises:
         LapmlError: the source is missing, broken, unsafe to unpack or cannot be downloaded, or holds no data set.
     """
-    kind, used, folder = _folder(name, source, data, paths, mend)
-    return kind, used, root_in(folder, reader(data.reader), mend).resolve()
+    kind, used, folder = _folder(name, source, data, paths, advice)
+    return kind, used, root_in(folder, reader(data.reader), advice).resolve()
 
 
 def located(source: str, paths: Paths) -> Path:
@@ -54,47 +53,47 @@ def located(source: str, paths: Paths) -> Path:
 
 
 def _folder(
-    name: str, source: str | list[str], data: config.Data, paths: Paths, mend: str
+    name: str, source: str | list[str], data: config.Data, paths: Paths, advice: str
 ) -> tuple[str, str | list[str], Path]:
     """The kind of source, the one used, and a folder with what is in it."""
     if source == "synthetic":
-        return "drawn", source, _drawn(name, data, paths)
+        return "drawn", source, _generated(name, data, paths)
     how, target = reader(data.reader), paths.raw(name)
-    lacks = _lacks(how, data, mend)
+    lacks = _lacks(how, data, advice)
     if source == "official" or isinstance(source, list) or "://" in source:
-        file, url = _downloaded(name, source, how, paths.raw("downloads"), mend)
-        return "url", url, _unpacked(file, target, lacks, mend)
+        file, url = _downloaded(name, source, how, paths.raw("downloads"), advice)
+        return "url", url, _unpacked(file, target, lacks, advice)
     path = located(source, paths)
     if not path.exists():
-        raise LapmlError(f"{path}: no such folder or archive (the source of {name}); {mend}")
+        raise LapmlError(f"{path}: no such folder or archive (the source of {name}); {advice}")
     if not path.is_dir():
-        return "archive", source, _unpacked(path, target, lacks, mend)
+        return "archive", source, _unpacked(path, target, lacks, advice)
     whole = not archives_in(path) or len(_roots(path, how)) > 1 or not lacks(path)
-    return "folder", source, path if whole else _unpacked(path, target, lacks, mend)
+    return "folder", source, path if whole else _unpacked(path, target, lacks, advice)
 
 
-def _downloaded(name: str, source: str | list[str], how: Reader, folder: Path, mend: str) -> tuple[Path, str]:
+def _downloaded(name: str, source: str | list[str], how: Reader, folder: Path, advice: str) -> tuple[Path, str]:
     """An archive, and the URL it is from."""
     from lapml.data.fetch.download import download, shown
 
     known = how.DOWNLOAD
     if source == "official" and not known.urls:
-        raise LapmlError(f"data set {name}: {how.TITLE} cannot be downloaded: {known.by_hand}; then {mend} to it")
+        raise LapmlError(f"data set {name}: {how.TITLE} cannot be downloaded: {known.by_hand}; then {advice} to it")
     urls = list(known.urls) if source == "official" else [source] if isinstance(source, str) else source
     checksum = known.checksum if set(urls) & set(known.urls) else None  # mirrors hold the same file
     by_hand = known.by_hand if source == "official" else "download it by hand"
     with _alone(folder):
-        file, url = download(urls, checksum, folder, mend, by_hand)
+        file, url = download(urls, checksum, folder, advice, by_hand)
     return file, shown(url)
 
 
-def _drawn(name: str, data: config.Data, paths: Paths) -> Path:
+def _generated(name: str, data: config.Data, paths: Paths) -> Path:
     if data.synthetic is None:
         raise LapmlError(f"data.{name}.synthetic: found null, expected its settings, as source is 'synthetic'")
     from lapml.data.synthetic.birds import VERSION
     from lapml.data.synthetic.layouts import draw
 
-    layout = [] if data.reader == "cub200" else [data.reader]  # the first layout that there was
+    layout = [] if data.reader == "cub200" else [data.reader]  # the first layout has no suffix
     root = paths.raw(f"drawn-{config.digest([VERSION, data.synthetic.model_dump(), *layout])}")
     if not root.exists():
         with _alone(root):
@@ -111,7 +110,7 @@ def _alone(target: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{target}: waiting for another process that makes it", file=sys.stderr)
+            print(f"{target}: waiting for another process to make it", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -119,20 +118,20 @@ def _alone(target: Path) -> Iterator[None]:
 # --- roots ---
 
 
-def root_in(folder: Path, how: Reader, mend: str) -> Path:
+def root_in(folder: Path, how: Reader, advice: str) -> Path:
     """The one folder that the reader knows: ``folder``, or one below it (archives have a folder of their own)."""
     found = _roots(folder, how)
     if len(found) == 1:
         return found[0]
     if found:
         raise LapmlError(
-            f"{folder}: holds {how.TITLE} {len(found)} times: {', '.join(map(str, found))}; {mend} to one of them"
+            f"{folder}: holds {how.TITLE} {len(found)} times: {', '.join(map(str, found))}; {advice} to one of them"
         )
     there = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
     what = ", ".join(there[:8]) + (", …" if len(there) > 8 else "") or "nothing"
     raise LapmlError(
         f"{folder}: expected the layout of {how.TITLE} in it or at most {DEPTH} folders down, found none; at its top is {what}; "
-        f"{mend} to the folder that holds it"
+        f"{advice} to the folder that holds it"
     )
 
 
@@ -147,12 +146,12 @@ def _roots(folder: Path, how: Reader) -> list[Path]:
     return sorted(roots.values())
 
 
-def _lacks(how: Reader, data: config.Data, mend: str) -> Lacks:
+def _lacks(how: Reader, data: config.Data, advice: str) -> Lacks:
     """What a folder lacks to be the data set, by its reader; None if nothing."""
 
     def lacks(folder: Path) -> str | None:
         try:
-            how.read(root_in(folder, how, mend), data.classes, data.labels)
+            how.read(root_in(folder, how, advice), data.classes, data.labels)
         except LapmlError as error:
             return str(error)
         return None
@@ -178,18 +177,18 @@ def _files(folder: Path, depth: int | None = None, suffixes: tuple[str, ...] = (
     return sorted(file for file in files if file.is_file())
 
 
-def _unpacked(source: Path, target: Path, lacks: Lacks, mend: str) -> Path:
+def _unpacked(source: Path, target: Path, lacks: Lacks, advice: str) -> Path:
     """``target``, holding what is in ``source``; left as it is if it was unpacked from the same bytes before.
 
     ``source`` is an archive; or a folder that holds some, which are unpacked to the places they lie in, with a copy of
     the other files beside them (not of hidden ones and of those above :data:`LARGEST_FILE`). Archives that were in an
     archive are removed when they are unpacked.
     """
-    packed, others = ([source], []) if source.is_file() else _pieces(source, target, lacks, mend)
+    packed, others = ([source], []) if source.is_file() else _pieces(source, target, lacks, advice)
     for archive in packed:
         if archive.stat().st_size == 0:
             raise LapmlError(
-                f"{archive}: is empty (0 bytes), expected an archive; remove it and get it again, or {mend}"
+                f"{archive}: is empty (0 bytes), expected an archive; remove it and get it again, or {advice}"
             )
     marker = _marker(source, packed, others)
     if _is_from(target, marker):
@@ -199,11 +198,11 @@ def _unpacked(source: Path, target: Path, lacks: Lacks, mend: str) -> Path:
             return target
         if target.exists() and not (target / MARKER).is_file():
             raise LapmlError(
-                f"{target}: is in the way and was not unpacked by this program; move it away to have {source} unpacked "
-                f"there, or, if it is the data set, {mend} to it"
+                f"{target}: is in the way and was not unpacked by lapml; move it away to have {source} unpacked "
+                f"there, or, if it is the data set, {advice} to it"
             )
         with scratch(target.with_name(f".{target.name}.partial")) as partial:
-            _unpack(source, packed, others, partial / "new", lacks, mend)
+            _unpack(source, packed, others, partial / "new", lacks, advice)
             (partial / "new" / MARKER).write_text(marker, encoding="utf-8")
             if target.exists():
                 os.replace(target, partial / "old")
@@ -215,7 +214,7 @@ def _is_from(target: Path, marker: str) -> bool:
     return (target / MARKER).is_file() and (target / MARKER).read_text(encoding="utf-8") == marker
 
 
-def _unpack(source: Path, packed: list[Path], others: list[Path], new: Path, lacks: Lacks, mend: str) -> None:
+def _unpack(source: Path, packed: list[Path], others: list[Path], new: Path, lacks: Lacks, advice: str) -> None:
     new.mkdir(parents=True)
     for file in others:
         (new / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
@@ -223,28 +222,28 @@ def _unpack(source: Path, packed: list[Path], others: list[Path], new: Path, lac
     budget = archives.Budget(packed, new)
     for archive in packed:
         if archive == source:
-            archives.extract(archive, new, budget, mend)
+            archives.extract(archive, new, budget, advice)
         elif lacks(new):
-            archives.extract(archive, new / archive.relative_to(source).parent, budget, mend)
+            archives.extract(archive, new / archive.relative_to(source).parent, budget, advice)
     for archive in archives_in(new):
         if lacks(new):
-            archives.extract(archive, archive.parent, budget, mend)
+            archives.extract(archive, archive.parent, budget, advice)
             archive.unlink()
 
 
-def _pieces(source: Path, target: Path, lacks: Lacks, mend: str) -> tuple[list[Path], list[Path]]:
+def _pieces(source: Path, target: Path, lacks: Lacks, advice: str) -> tuple[list[Path], list[Path]]:
     """The archives in a folder, and the other files to copy."""
     if target.resolve().is_relative_to(source.resolve()):
         raise LapmlError(
             f"{source}: holds archives that would be unpacked to {target}, in the same folder; move them to a folder of "
-            f"their own, and {mend} to it"
+            f"their own, and {advice} to it"
         )
     packed = archives_in(source)
     others = [file for file in sorted(set(_files(source)) - set(packed)) if file.stat().st_size <= LARGEST_FILE]
     if len(others) > MOST_FILES:
         raise LapmlError(
             f"{source}: is not whole ({lacks(source)}) and holds archives, but also {len(others)} other files, expected at "
-            f"most {MOST_FILES} to copy; unpack the archives there by hand, or {mend}"
+            f"most {MOST_FILES} to copy; unpack the archives there by hand, or {advice}"
         )
     return packed, others
 

@@ -1,4 +1,4 @@
-"""Where a fetched data set lies on this machine, and which settings named it: ``places/NAME.json``.
+"""The place of a fetched data set on this machine, and its settings: ``places/NAME.json``.
 
     kind, source    drawn, folder, archive or url; of several URLs the one that was used
     asked           what was asked for: ``data.NAME.source``, or what the environment variable had in its place
@@ -8,7 +8,7 @@
     stamp           how its files looked when their bytes were last read
     contents        what they were
 
-No output of a stage, and none depends on it: it differs from machine to machine.
+Not an output of a stage, and no stage depends on it, since it differs between machines.
 """
 
 import json
@@ -24,7 +24,7 @@ from lapml.paths import Paths
 
 
 def asked_for(name: str, data: config.Data) -> str | list[str]:
-    """``data.source``; where the environment variable is set, and nothing is drawn, that."""
+    """``data.source``; or the environment variable, if it is set and the data are not synthetic."""
     return data.source if data.source == "synthetic" else os.environ.get(variable(name)) or data.source
 
 
@@ -59,20 +59,20 @@ def read(name: str, paths: Paths, record: dict[str, Any] | None) -> dict[str, An
 
 
 def keep(
-    name: str, data: config.Data, paths: Paths, known: dict[str, Any], root: Path, stamp: str, found: dict[str, Any]
+    name: str, data: config.Data, paths: Paths, place: dict[str, Any], root: Path, stamp: str, found: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the place, and return it.
 
     Args:
-        known: kind, source and asked.
-        found: what the data are.
+        place: kind, source and asked.
+        found: the data's content.
     """
     home = paths.root.resolve()
     where = (root.resolve().relative_to(home) if root.resolve().is_relative_to(home) else root).as_posix()
     place = {
-        **{key: known[key] for key in ("kind", "source", "asked")},
+        **{key: place[key] for key in ("kind", "source", "asked")},
         "named": named(data),
-        "origin": _origin(known["asked"], paths, root),
+        "origin": _origin(place["asked"], paths, root),
         "root": where,
         "stamp": stamp,
         "contents": found,

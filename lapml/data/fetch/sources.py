@@ -1,11 +1,11 @@
-"""Fetch a data set, and see at every later stage that it is still the one that params.yaml names.
+"""Fetch a data set, and check at every later stage that it is the one in params.yaml.
 
 Two files say what was fetched. ``source.json``, an output, says what the data are, by number and checksums
 (contents.py): no place and no name, so that the same data are the same to both orchestrators wherever they lie and
 whatever they are called. ``places/NAME.json`` (places.py) says where they lie on this machine; without it (in a
 fresh clone, in an experiment's own folder) they are laid out again where they are asked for, and compared.
 
-The environment variable ``LAPML_<NAME>`` says *where* the data lie. What they are, ``data.NAME.source`` says alone.
+The environment variable ``LAPML_<NAME>`` sets *where* the data lie; ``data.NAME.source`` alone sets what they are.
 """
 
 import json
@@ -27,22 +27,22 @@ from lapml.paths import Paths
 def fetch(name: str, data: config.Data, paths: Paths, anew: bool = False) -> None:
     """Make the data set available; write ``paths.source(name)`` (source.json) and ``paths.place(name)``.
 
-    ``data.source`` is "drawn"; "official" (where the reader's authors offer it); a folder, used in place, or one with
+    ``data.source`` is "synthetic"; "official" (where the reader's authors offer it); a folder, used in place, or one with
     archives to unpack; an archive (.tgz, .tar, .zip …; unpacked to ``data/NAME``); an http(s) URL of one (kept in
     ``data/downloads``), which may end in ``#md5=…`` or ``#sha256=…``; or a list of such URLs, mirrors to try in this
-    order. The environment variable ``LAPML_<NAME>`` (upper-case, ``-`` as ``_``) says for all but "drawn" where the data lie
+    order. The environment variable ``LAPML_<NAME>`` (upper-case, ``-`` as ``_``) says for all but "synthetic" where the data lie
     instead. Relative paths start at ``paths.root``.
 
     Args:
-        anew: take what the variable names also where it is other data than were fetched before.
+        anew: take the data that the variable names even if other data were fetched before.
 
     Raises:
         LapmlError: the source is missing, broken, unsafe to unpack or cannot be downloaded, or holds no data set; or the
             variable names other data than were fetched by the same settings before, or than lie at ``data.source``.
     """
-    asked, mend = asked_for(name, data), _mend(name)
+    asked, advice = asked_for(name, data), _advice(name)
     try:
-        kind, used, root = lay_out(name, asked, data, paths, mend)
+        kind, used, root = lay_out(name, asked, data, paths, advice)
         files = listed(root, data)
         seen = stamp(root, files)  # first: a change while they are read is seen next time
         found = contents(root, data, files)
@@ -52,7 +52,7 @@ def fetch(name: str, data: config.Data, paths: Paths, anew: bool = False) -> Non
         known = {"kind": kind, "source": used, "asked": shown(asked)}
         places.keep(name, data, paths, known, root, seen, found)
     except OSError as error:
-        raise LapmlError(f"data set {name}: {error}; mend permissions, free some disk space, or {mend}") from None
+        raise LapmlError(f"data set {name}: {error}; check permissions, free some disk space, or {advice}") from None
 
 
 def laid_out(name: str, paths: Paths, data: config.Data | None = None) -> tuple[dict[str, Any], Path]:
@@ -69,7 +69,7 @@ def laid_out(name: str, paths: Paths, data: config.Data | None = None) -> tuple[
     record = _record(name, paths)
     if record is None:
         raise LapmlError(f"{paths.source(name)}: missing; run `lapml data fetch {name}`")
-    if "root" in record and (root := paths.root / record["root"]).is_dir():  # of before there were places
+    if "root" in record and (root := paths.root / record["root"]).is_dir():  # an old record
         place = record
         found = dict(zip(KEYS, reader(data.reader).fingerprint(root), strict=False)) if data else record
         if not alike(found, record):
@@ -87,7 +87,7 @@ def laid_out(name: str, paths: Paths, data: config.Data | None = None) -> tuple[
 
 
 def refuse_other(name: str, data: config.Data, paths: Paths) -> None:
-    """Refuse to go on with a data set that was fetched or packed of something else than the settings name.
+    """Refuse a data set that was fetched or packed from other data than those of the settings.
 
     Records are compared with each other. No file of the data is looked at, unless the environment variable names another
     folder than they were fetched from; that is compared once. What is not there is not compared.
@@ -107,7 +107,7 @@ def refuse_other(name: str, data: config.Data, paths: Paths) -> None:
         packed = json.loads((paths.pack(name) / "meta.json").read_text(encoding="utf-8"))["source"]
         same = record is None or alike(packed, record)
     except (OSError, ValueError, KeyError, TypeError):
-        return  # whoever opens the pack says what is wrong
+        return  # reported when the pack is opened
     if not same:
         raise LapmlError(
             f"{paths.pack(name)}: was packed of other data ({described(packed)}) than were fetched since ({described(record)}); "
@@ -118,7 +118,7 @@ def refuse_other(name: str, data: config.Data, paths: Paths) -> None:
 # --- where it lies ---
 
 
-def _mend(name: str) -> str:
+def _advice(name: str) -> str:
     return f"set data.{name}.source or the environment variable {variable(name)}"
 
 
@@ -135,7 +135,7 @@ def _placed(name: str, data: config.Data, paths: Paths, record: dict[str, Any]) 
         elif place and not (isinstance(asked, str) and located(asked, paths).is_dir()):
             raise LapmlError(_elsewhere(name, data, asked))
         else:
-            kind, used, root = lay_out(name, asked, data, paths, _mend(name))
+            kind, used, root = lay_out(name, asked, data, paths, _advice(name))
             known = {"kind": kind, "source": used, "asked": shown(asked)}
         files = listed(root, data)
         seen = stamp(root, files)
@@ -161,7 +161,7 @@ def _record(name: str, paths: Paths) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        raise LapmlError(f"{file}: broken, or not written by this program; run `lapml data fetch {name}`") from None
+        raise LapmlError(f"{file}: damaged, or not written by lapml; run `lapml data fetch {name}`") from None
 
 
 # --- what is refused ---
@@ -199,7 +199,7 @@ def _refuse_elsewhere(name: str, data: config.Data, paths: Paths, found: dict[st
     if known is not None and not alike(found, known):
         raise LapmlError(
             _other(name, asked_for(name, data), found, f"than {what}", known)
-            + f", or run `lapml data fetch {name} --anew` to take them all the same"
+            + f", or run `lapml data fetch {name} --anew` to take them anyway"
         )
 
 

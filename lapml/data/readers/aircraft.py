@@ -168,7 +168,7 @@ def _boxes(root: Path) -> dict[str, list[float] | None]:
             x1, y1, x2, y2 = numbers(value.split(), 4)
         except ValueError:
             raise LapmlError(
-                f"{where}: found {value!r} for image {image}, expected {expected}; mend the line"
+                f"{where}: found {value!r} for image {image}, expected {expected}; correct the line"
             ) from None
         boxes[image] = annotations.box_of_corners(x1, y1, x2, y2, first=1)
     return boxes

@@ -156,7 +156,7 @@ def _variable(file: Path, name: str) -> Any:
     content = file.read_bytes()
     try:
         found = loadmat(BytesIO(content), squeeze_me=True, variable_names=[name])
-    except Exception as error:  # of many classes, whatever the damage
+    except Exception as error:  # damage raises many types
         what = " ".join(str(error).split()) or type(error).__name__
         raise LapmlError(
             f"{file}: is no MATLAB file that can be read ({what}): cut off, or a web page saved under its name? "
@@ -182,7 +182,7 @@ def _annotations(file: Path) -> np.ndarray:
     """The struct array annotations, (images,)."""
     found = np.atleast_1d(_variable(file, "annotations"))
     if found.dtype.names is None or not len(found):
-        raise LapmlError(f"{file}: annotations is no struct array, or is empty, expected one struct an image")
+        raise LapmlError(f"{file}: annotations is no struct array, or is empty, expected one struct per image")
     return found
 
 

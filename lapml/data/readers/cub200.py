@@ -140,7 +140,7 @@ def _table(root: Path, name: str, parse: Callable[[str], Value]) -> dict[int, Va
         except ValueError as error:
             raise LapmlError(f"{where}: found {line!r}, expected the id and then {error}") from None
     if not table:
-        raise LapmlError(f"{root / name}: is empty, expected one line an id; lay the annotations out again")
+        raise LapmlError(f"{root / name}: is empty, expected one line per id; lay the annotations out again")
     return table
 
 

@@ -248,7 +248,7 @@ def _prefix(root: Path, images: list[str], listed: Path) -> str:
 
 def _refuse_missing(root: Path, prefix: str, images: Iterable[str], listed: Path) -> None:
     """Raise a LapmlError for the first image that is listed but not there."""
-    there: dict[str, set[str]] = {}  # folder → files; one listing a folder is far cheaper than asking for each file
+    there: dict[str, set[str]] = {}  # folder → files; one listing per folder is far cheaper than asking for each file
     for image in images:
         folder, _, name = image.rpartition("/")
         if folder not in there:

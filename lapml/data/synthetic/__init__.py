@@ -1,1 +1,1 @@
-"""The synthetic birds, drawn in the layout of any reader, so that they go through the same code as real data."""
+"""The synthetic birds, in the layout of any reader, so that they pass through the same code as real data."""

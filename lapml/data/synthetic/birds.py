@@ -22,7 +22,7 @@ SUPERSAMPLE = 3  # shapes are drawn this much larger, then averaged: smooth edge
 
 @dataclass(frozen=True)
 class Pose:
-    """How a bird at rest is laid into an image."""
+    """How a bird at rest is placed in an image."""
 
     mirror: bool  # facing right
     turn: float  # radians, of the whole bird

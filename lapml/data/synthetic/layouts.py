@@ -4,7 +4,7 @@
     aircraft      FGVC-Aircraft: a banner below each image, labels at three levels, a validation split
     cars          Stanford Cars: MATLAB files
     deepfashion   DeepFashion, category prediction: padded columns, categories without images, a validation split
-    folder        a folder a split and class, with files among them that are no images
+    folder        one folder per split and class, with some files that are not images
 
 Every layout holds the same pictures (:func:`lapml.data.synthetic.birds.pictures`), boxes true to the pixel. Species lend
 classes their names; punctuation that the real names have is put into some.
@@ -32,7 +32,7 @@ MAT_HEADER = b"MATLAB 5.0 MAT-file, synthetic birds".ljust(116)  # scipy's own n
 
 
 def draw(root: Path, settings: Synthetic, reader: str) -> None:
-    """Draw the embedded set of birds below `root`, in the layout that `reader` reads.
+    """Write the synthetic birds below `root`, in the layout that `reader` reads.
 
     A picture depends on its class, split and number in them, and on ``settings.seed``, ``side`` and ``nuisance``, not
     on the layout or on how many are drawn. The folder appears whole or not at all.
@@ -119,7 +119,7 @@ def _levels(label: int, kind: Species) -> dict[str, str]:
 
 
 def _with_banner(item: Item) -> Image.Image:
-    """The picture above a light bar, whose dark marks say the label in binary: who fails to cut it is caught.
+    """The picture above a light bar, whose dark marks say the label in binary: a reader that does not cut it is caught.
 
     The marks keep 8 rows, the height of a JPEG's block, away from the picture, so that nothing of them seeps into it.
     """
@@ -219,7 +219,7 @@ def _columns(file: Path, titles: tuple[str, str], rows: dict[str, object]) -> No
     _text(file, [str(len(rows)), *lines])
 
 
-# --- a folder a class ---
+# --- one folder per class ---
 
 
 def _folder(root: Path, settings: Synthetic) -> None:

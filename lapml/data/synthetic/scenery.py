@@ -1,6 +1,6 @@
-"""What misleads in a drawn image: background, clutter, leaves in front, light. None of it depends on the species.
+"""What misleads in a synthetic image: background, clutter, leaves in front, light. None of it depends on the species.
 
-Sizes are (width, height) in pixels, arrays are (height, width, …) of 0..255; ``nuisance`` is 0..1, and 0 misleads not.
+Sizes are (width, height) in pixels, arrays are (height, width, …) of 0..255; ``nuisance`` is 0..1, 0 is none.
 """
 
 import numpy as np

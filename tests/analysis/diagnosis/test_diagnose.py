@@ -653,7 +653,7 @@ def test_a_suite_in_which_nothing_mixes_has_its_maps_diagnosed(params, made):
     found = measured(plain, made, "birds")
     assert found.table.empty and found.ratios.empty and found.maps["pointing"].notna().all()
     text = tables.markdown(found, plain)
-    assert "pointing game" in text and "Hypothesis" not in text and "No row mixes." in text and "| row |" not in text
+    assert "pointing game" in text and "Hypothesis" not in text and "No method mixes." in text and "| row |" not in text
     figures.quality(found), figures.labels(found)
 
 
