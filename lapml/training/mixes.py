@@ -71,9 +71,9 @@ def freshly(method: Method) -> Method:
     return method if method.mixer is None else method.model_copy(update={"mixer": method.mixer.freshly()})
 
 
-def control(mixing: dict[str, Method]) -> dict[str, Method]:
+def control(by_name: dict[str, Method]) -> dict[str, Method]:
     """The method :data:`RANDOM`, if any method mixes by localized CutMix."""
-    localized = next((method for method in mixing.values() if method.mixer.name == "localized"), None)
+    localized = next((method for method in by_name.values() if method.mixer.name == "localized"), None)
     if localized is None:
         return {}
     mixer = mixing.mixer("random", "area", alpha=localized.mixer.alpha, area=localized.mixer.area, maps=None)
@@ -91,7 +91,7 @@ class Mixes:
     Args:
         config: of the run whose model gives the maps; it sets images, views and draws.
         model: on its device, in evaluation mode; weights: the record of its input.
-        mixing: {name: settings that always mix}, see :func:`distinct`.
+        by_name: {name: settings that always mix}, see :func:`distinct`.
         masks: (N, S, S) uint8 of all images of the index, or None.
         annotations: None if the data have no boxes; there are then no scenes.
         maps: what the stage `localise` found, or None if no method mixes by it.
@@ -103,19 +103,19 @@ class Mixes:
         model: Classifier,
         weights: dict,
         packed: Packed,
-        mixing: dict[str, Method],
+        by_name: dict[str, Method],
         masks: np.ndarray | None = None,
         annotations: Annotations | None = None,
         precision: str = "fp32",
         maps: "Localised | None" = None,
     ):
-        self.config, self.model, self.methods, self.masks, self.annotations = config, model, mixing, masks, annotations
+        self.config, self.model, self.methods, self.masks, self.annotations = config, model, by_name, masks, annotations
         self.device = next(model.parameters()).device
         chosen = rows_of(packed.index, config.fit)
         view, mean, std = config.data.view, weights["mean"], weights["std"]
         self.batches = Batches(packed, chosen, view, mean, std, self.device, DTYPES[precision])
         self.size = min(config.train.batch, len(chosen))
-        needs = {need for method in mixing.values() for need in method.mixer.needs()}
+        needs = {need for method in by_name.values() for need in method.mixer.needs()}
         self.stored = {} if maps is None else stored(maps, needs, len(packed.index), self.device)
         self.frozen = None
         if "attention" in needs:
