@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lapml import mixing
 from lapml.config import Method, Params, Run
 from lapml.config.rows import LOCALISED
 from lapml.data import views
