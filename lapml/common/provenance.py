@@ -33,8 +33,8 @@ def code_sha256() -> str:
 
 def command() -> str:
     """The command line."""
-    name = Path(sys.argv[0]).name
-    return " ".join(["python -m lapml" if name == "__main__.py" else name, *sys.argv[1:]])
+    file = Path(sys.argv[0])
+    return " ".join([f"python -m {file.parent.name}" if file.name == "__main__.py" else file.name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str | None]:
