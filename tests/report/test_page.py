@@ -134,7 +134,7 @@ def test_uncommitted_code_and_more_reads_are_told(suite, edit):
 
 
 def test_published_numbers_stand_beside(make):
-    entry = '{dataset: birds, row: "Mix <b>&", top1: 87.5, source: somewhere}'
+    entry = '{dataset: birds, method: "Mix <b>&", top1: 87.5, source: somewhere}'
     html = build(make(f"report.beside=[{entry}]"))
     check(html)
     assert (
