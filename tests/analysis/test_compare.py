@@ -254,9 +254,9 @@ def test_other_settings_are_noted(write):
         ({"processes": 2}, "The runs differ in processes: unknown; 2."),
         ({"commit": None}, f"The runs differ in commit: {'c' * 40}; unknown."),
         ({"precision": "bf16"}, "The runs differ in precision: fp32; bf16."),
-        ({"weights": {"sha256": "f"}}, "The runs began from different pretrained weights."),
-        ({"weights": None}, "The runs began from different pretrained weights."),
-        ({"dirty": True}, "Some runs come from uncommitted code: their commit does not say all that ran."),
+        ({"weights": {"sha256": "f"}}, "The runs start from different pretrained weights."),
+        ({"weights": None}, "The runs start from different pretrained weights."),
+        ({"dirty": True}, "Some runs come from uncommitted code: their commit does not show all the code that ran."),
     ],
 )
 def test_other_origins_are_noted(write, origin, expected):

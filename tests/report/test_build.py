@@ -24,7 +24,7 @@ def test_report_writes_every_file_and_nothing_else(suite, galleries, params_file
     assert not list(paths.base.glob(".*"))
     html = page.read_text()
     assert f"train.epochs: used 4, the file says {config.load(params_file).train.epochs}" in html
-    assert "of every method that mixes" in html  # a comment of the params file
+    assert "for every method that mixes" in html  # a comment of the params file
 
 
 def test_report_without_images_asks_for_none(suite, params_file):

@@ -130,7 +130,5 @@ def test_models_that_saw_other_views_are_refused(made, small_run):
     config = small_run("loc_cutmix", *BIRDS, "data.birds.view.crop=fixed")
     folder = made.paths.run("birds", "loc_fixed", 0)
     runs.execute(config, made.packed, folder, log=lambda line: None)
-    with pytest.raises(
-        LapmlError, match="loc_fixed/0/config.json: data.view: found .*only models that can be shown the same"
-    ):
+    with pytest.raises(LapmlError, match="loc_fixed/0/config.json: data.view: found .*only models with the same views"):
         measure([*made.folders[:2], folder], None, 20, 0.95, made.root)

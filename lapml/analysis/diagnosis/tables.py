@@ -31,9 +31,7 @@ def verdicts(ratios: pd.DataFrame) -> list[str]:
     for row in ratios.to_dict("records"):
         name, against = MIXING[row["metric"]], row["against"]
         if math.isnan(row["low"]) or not math.isfinite(row["ratio"]):
-            lines.append(
-                f"{name}: loc_cutmix over {against} cannot be judged: too few images of {against} are affected."
-            )
+            lines.append(f"{name}: loc_cutmix over {against} cannot be told: too few images of {against} are affected.")
             continue
         outcome = "open"
         if row["high"] <= LIMIT:

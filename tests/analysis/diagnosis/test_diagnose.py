@@ -648,12 +648,14 @@ def test_the_command_has_help_with_an_example(command):
 def test_a_suite_in_which_nothing_mixes_has_its_maps_diagnosed(params, made):
     """The stage belongs to every suite, so it must come to an end in any."""
     plain = params.model_copy(
-        update={"methods": {"baseline": params.methods["baseline"]}, "rows": ["baseline"], "tuned_methods": []}
+        update={"methods": {"baseline": params.methods["baseline"]}, "ablation": ["baseline"], "tuned_methods": []}
     )
     found = measured(plain, made, "birds")
     assert found.table.empty and found.ratios.empty and found.maps["pointing"].notna().all()
     text = tables.markdown(found, plain)
-    assert "pointing game" in text and "Hypothesis" not in text and "No method mixes." in text and "| row |" not in text
+    assert (
+        "pointing game" in text and "Hypothesis" not in text and "No method mixes." in text and "| method |" not in text
+    )
     figures.quality(found), figures.labels(found)
 
 
@@ -669,5 +671,5 @@ def test_a_mask_of_another_size_than_its_image_is_refused(params, copy):
 def test_a_diagnosis_by_boxes_is_refused_once_there_are_masks(params, copy):
     folder = drawn_root(copy) / "segmentations"
     folder.rename(folder.with_name("away"))
-    with pytest.raises(LapmlError, match="other masks than there are now"):
+    with pytest.raises(LapmlError, match="other masks than the present ones"):
         build.read(params, copy, "birds")
