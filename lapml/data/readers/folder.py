@@ -73,7 +73,7 @@ def read(root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=["image", "label", "class_name", "official"])
     frame["box"] = frame["parts"] = pd.Series([None] * len(rows), dtype=object)
-    annotations.check_splits(frame, ids, names, root, own_val="val" in listing)
+    annotations.check_splits(frame, ids, names, root, official_val="val" in listing)
     return frame
 
 
