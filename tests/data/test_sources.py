@@ -508,7 +508,7 @@ def official(monkeypatch):
 @pytest.fixture
 def mirrored(settings):
     """The settings with a list of URLs."""
-    return lambda *urls: settings("drawn", drawn=DRAWN).model_copy(update={"source": list(urls)})
+    return lambda *urls: settings("synthetic", synthetic=DRAWN).model_copy(update={"source": list(urls)})
 
 
 def md5(file):
@@ -602,11 +602,11 @@ def test_download_fails(paths, settings, served, official):
 @pytest.mark.parametrize("name", ["cub200", "aircraft", "cars", "deepfashion", "folder"])
 def test_drawn(paths, settings, name):
     labels = "variant" if name == "aircraft" else None
-    given = settings("drawn", drawn=DRAWN, reader=name, labels=labels)
+    given = settings("synthetic", synthetic=DRAWN, reader=name, labels=labels)
     sources.fetch("birds", given, paths)
     root = root_of(paths)
     layout = [] if name == "cub200" else [name]  # birds that were drawn before there were other layouts stay
-    assert record(paths)["kind"] == record(paths)["source"] == "drawn"
+    assert (record(paths)["kind"], record(paths)["source"]) == ("drawn", "synthetic")
     assert record(paths)["root"] == f"data/drawn-{digest([synthetic.VERSION, DRAWN.model_dump(), *layout])}"
     assert (reader(name).read(root, "all", labels)["official"] == "test").sum() == 2
     before = root.stat().st_ino
@@ -616,17 +616,17 @@ def test_drawn(paths, settings, name):
 
 def test_variable_does_not_override_drawn(cub, paths, settings, monkeypatch):
     monkeypatch.setenv("LAPML_BIRDS", str(cub.write()))
-    sources.fetch("birds", settings("drawn", drawn=DRAWN), paths)
+    sources.fetch("birds", settings("synthetic", synthetic=DRAWN), paths)
     assert record(paths)["kind"] == "drawn"
 
 
 def test_drawn_without_settings(paths, settings, monkeypatch):
-    monkeypatch.setenv("LAPML_BIRDS", "drawn")
+    monkeypatch.setenv("LAPML_BIRDS", "synthetic")
     with pytest.raises(LapmlError, match="data.birds.synthetic: found null"):
         sources.fetch("birds", settings("/somewhere"), paths)
 
 
 def test_place_that_cannot_be_written(cub, paths, settings):
     (paths.root / "results").write_text("a file where a folder should be")
-    with pytest.raises(LapmlError, match="data set birds: .*results.*mend permissions"):
+    with pytest.raises(LapmlError, match="data set birds: .*results.*check permissions"):
         sources.fetch("birds", settings(cub.write()), paths)
