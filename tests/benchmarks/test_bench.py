@@ -88,7 +88,7 @@ def test_loaders_writes_what_it_measured(shop, tmp_path):
 def test_loaders_refuses_what_the_others_do_not_have(shop, small_params):
     _, paths = shop
     fixed = small_params(*TINY, "data.birds.view.crop=fixed")
-    with pytest.raises(LapmlError, match="crop and rows: found fixed and baseline, cutmix, expected resized"):
+    with pytest.raises(LapmlError, match="crop and methods: found fixed and baseline, cutmix, expected resized"):
         loaders.loaders(fixed, paths, "birds", 2, 1, None)
     without = small_params(*TINY, "ablation=[baseline]")
     with pytest.raises(LapmlError, match="found resized and baseline, expected resized and a method cutmix"):

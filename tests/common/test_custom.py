@@ -200,7 +200,7 @@ def test_a_file_does_not_take_the_place_of_a_library(project):
 )
 def test_a_key_may_not_be_called_as_one_of_ours(project, change, key):
     (project / "my_methods.py").write_text(EXAMPLE.replace(*change))
-    with pytest.raises(LapmlError, match=f"its key '{key}' is one of lapml's own"):
+    with pytest.raises(LapmlError, match=f"its key '{key}' is a key of lapml"):
         config.load("params.yaml")
 
 

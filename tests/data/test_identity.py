@@ -328,7 +328,7 @@ def test_broken_records(paths, ready, text, stage):
     stage(ready(), paths)  # made again, or done without
     paths.place("mine").write_text(place)
     paths.source("mine").write_text(text)
-    with pytest.raises(LapmlError, match=rf"source.json: broken, or not written by lapml; {ASK}"):
+    with pytest.raises(LapmlError, match=rf"source.json: damaged, or not written by lapml; {ASK}"):
         stage(ready(), paths)
 
 

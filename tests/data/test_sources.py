@@ -628,5 +628,5 @@ def test_drawn_without_settings(paths, settings, monkeypatch):
 
 def test_place_that_cannot_be_written(cub, paths, settings):
     (paths.root / "results").write_text("a file where a folder should be")
-    with pytest.raises(LapmlError, match="data set birds: .*results.*mend permissions"):
+    with pytest.raises(LapmlError, match="data set birds: .*results.*check permissions"):
         sources.fetch("birds", settings(cub.write()), paths)
