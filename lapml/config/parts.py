@@ -78,7 +78,7 @@ class Data(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.source == "drawn" and self.synthetic is not None:
-            raise ValueError("source: found 'drawn', which has another name now; write synthetic in its place")
+            raise ValueError("source: found 'drawn', which was renamed; write synthetic instead")
         if (self.source == "synthetic") != (self.synthetic is not None):
             raise ValueError(
                 "synthetic: give its settings if and only if source is 'synthetic' (else write 'synthetic: null')"

@@ -267,7 +267,7 @@ def _validated(read: Callable[[Any], Section], keys: dict[str, Any], where: str)
         key = ".".join([where, *map(str, first["loc"])])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = "unknown key; remove it or mend its spelling"
+            message = "unknown key; remove it or correct its spelling"
         elif first["type"] != "value_error":  # ours already say what was found
             message = f"found {first['input']!r}, expected: {message}"
         raise ValueError(f"{key}: {message}") from None

@@ -384,7 +384,7 @@ def test_overrides_of_a_data_set():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"train": {"rate": 1}}, "data.birds.overrides.train.rate: unknown key; remove it or mend its spelling"),
+        ({"train": {"rate": 1}}, "data.birds.overrides.train.rate: unknown key; remove it or correct its spelling"),
         ({"tune": {"margin": {"n": 1}}}, "data.birds.overrides.tune.margin.n: unknown key"),
         ({"train": {"lr": -1.0}}, "data.birds.overrides.train.lr: found -1.0, expected"),
         ({"train": {"epochs": 1}}, "data.birds.overrides.train: warmup_epochs: found 1"),
@@ -439,7 +439,7 @@ def test_any_mixing_row_may_have_a_margin_and_one_that_finds_parts_a_band(tmp_pa
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"train": {"rate": 1}}, "methods.cutmix.overrides.train.rate: unknown key; remove it or mend its spelling"),
+        ({"train": {"rate": 1}}, "methods.cutmix.overrides.train.rate: unknown key; remove it or correct its spelling"),
         ({"train": {"threads": 2}}, "methods.cutmix.overrides.train.threads: unknown key; what a job runs on"),
         ({"train": {"gpus": 2}}, "methods.cutmix.overrides.train.gpus: unknown key"),
         ({"train": {"lr": -1.0}}, "methods.cutmix.overrides.train.lr: found -1.0, expected"),

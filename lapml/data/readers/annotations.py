@@ -141,7 +141,7 @@ def refuse_missing(files: Iterable[Path], listed: Path) -> None:
 
 
 def check_splits(
-    frame: pd.DataFrame, ids: list[int], names: dict[int, str], where: Path, own_val: bool = False
+    frame: pd.DataFrame, ids: list[int], names: dict[int, str], where: Path, official_val: bool = False
 ) -> None:
     """Each class can be trained and validated, and the whole be tested.
 
@@ -150,13 +150,13 @@ def check_splits(
         ids: the chosen classes' ids, in the order of their labels.
         names: id → name.
         where: the file or folder that makes the splits.
-        own_val: validation images are there already: one training image will do; else it takes two.
+        official_val: validation images are there already: one training image will do; else it takes two.
 
     Raises:
         LapmlError: a class has fewer images outside test, or there is no test image.
     """
-    trained = frame["official"] == "train" if own_val else frame["official"] != "test"
-    least, why = (1, "one") if own_val else (2, "two (one of them validates)")
+    trained = frame["official"] == "train" if official_val else frame["official"] != "test"
+    least, why = (1, "one") if official_val else (2, "two (one of them validates)")
     count = frame[trained].groupby("label").size()
     if few := {number: count.get(label, 0) for label, number in enumerate(ids) if count.get(label, 0) < least}:
         number, found = next(iter(few.items()))
