@@ -1,7 +1,7 @@
 """The annotations of a batch: where the object and its parts lie in each view."""
 
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,18 +12,9 @@ from torch import Tensor
 from lapml.data import views
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
+from lapml.mixing import Truth
 
 MASKS = "segmentations"  # folder of the masks, beside images
-
-
-class Truth(NamedTuple):
-    """Of N views of ``side`` pixels."""
-
-    boxes: Tensor  # (N, 4) x0, y0, x1, y1 in pixels, clipped to the view; empty where the object is outside
-    parts: Tensor  # (N, P ≥ 1, 3) x and y in pixels, and 1 where the part is seen in the view, else 0
-
-    def to(self, device: torch.device) -> Self:
-        return Truth(*(each.to(device, non_blocking=True) for each in self))
 
 
 class Annotations:

@@ -12,10 +12,10 @@ from typing import Any
 from lapml.errors import LapmlError
 from lapml.mixing.boxes import Mixed
 from lapml.mixing.custom import Custom
-from lapml.mixing.protocol import FIELDS, LABELS, Draws, Evidence, Maps, Mixer, draws
+from lapml.mixing.protocol import FIELDS, LABELS, Draws, Evidence, Maps, Mixer, Truth, draws
 
 __all__ = [
-    "FIELDS", "LABELS", "MIXERS", "Draws", "Evidence", "Maps", "Mixed", "Mixer",
+    "FIELDS", "LABELS", "MIXERS", "Draws", "Evidence", "Maps", "Mixed", "Mixer", "Truth",
     "draws", "mix", "mixer", "names", "settings_of",
 ]  # fmt: skip
 

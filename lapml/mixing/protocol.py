@@ -4,7 +4,7 @@ A mixer's file holds both, by these names: the class ``Settings``, a :class:`Mix
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self, get_args
 
 from pydantic import AfterValidator, Field, PrivateAttr
 
@@ -13,9 +13,7 @@ from lapml.common.sections import OpenShare, Positive, Section
 from lapml.mixing.maps import normalised
 
 if TYPE_CHECKING:
-    from torch import Generator
-
-    from lapml.data.truth import Truth
+    from torch import Generator, device
 
 Maps = Literal["recent", "fresh"]  # of the image's last visits (bank.py) | of a forward pass of their own
 Found = Literal["objects", "activation"]  # before training: object maps | class maps of the frozen ImageNet classifier
@@ -90,6 +88,17 @@ def draws(
     return Draws(images, labels, donors, *drawn)
 
 
+class Truth(NamedTuple):
+    """What a data set itself says of N views of ``side`` pixels."""
+
+    boxes: Tensor  # (N, 4) x0, y0, x1, y1 in pixels, clipped to the view; empty where the object is outside
+    parts: Tensor  # (N, P ≥ 1, 3) x and y in pixels, and 1 where the part is seen in the view, else 0
+
+    def to(self, place: "device") -> Self:
+        """The same on another device."""
+        return type(self)(*(each.to(place, non_blocking=True) for each in self))
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What the mixer asks for of a batch's images, beside their pixels."""
@@ -98,7 +107,7 @@ class Evidence:
     features: Tensor | None = None  # (≥ B, C, h, w) by which places are compared
     scores: Tensor | None = None  # (≥ B, H, H) SnapMix's semantic percentage maps
     attention: Tensor | None = None  # (≥ B, h, w) mean feature maps of the model as it was before training
-    truth: "Truth | None" = None  # the data set's own boxes and parts
+    truth: Truth | None = None  # the data set's own boxes and parts
     objects: Tensor | None = None  # (≥ B, h, w) where the object is, by maps made before training; they sum to 1
     part_maps: Tensor | None = None  # (≥ B, K, h, w) where each of its parts is; 1 is strong
     part_descriptors: Tensor | None = None  # (≥ B, K, D) what each looks like, unit vectors; 0 where it is nowhere

@@ -502,8 +502,8 @@ def test_data_without_boxes_have_areas_and_a_gallery(small_params, tmp_path):
     assert table[others].isna().all().all()
     assert table["area"].nunique() > 3
     text = (folder / "diagnosis.md").read_text()
-    (head,) = (line for line in text.splitlines() if line.startswith("| row |"))
-    assert head == "| row | area % |" and "nan" not in text and "inf" not in text
+    (head,) = (line for line in text.splitlines() if line.startswith("| method |"))
+    assert head == "| method | area % |" and "nan" not in text and "inf" not in text
     record = json.loads((folder / "diagnosis.json").read_text())
     assert record["object"] == "unknown" and record["maps"] == [] and record["labels"] == []
     page = (folder / "gallery.html").read_text()
