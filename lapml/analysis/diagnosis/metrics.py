@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lapml.data.truth import Scene, Truth, box_pixels
+from lapml.data.truth import Scene, box_pixels
+from lapml.mixing import Truth
 from lapml.mixing.boxes import Mixed, inside
 
 COVERED, SHOWN = 0.5, 0.1  # obscured: more than, and at most
