@@ -18,7 +18,7 @@ from torchvision.datasets import ImageFolder
 
 from lapml.data import formats
 from lapml.data.decode import decode
-from lapml.data.readers import annotations, folder
+from lapml.data.readers import annotations, folder, listing
 from lapml.errors import LapmlError
 
 GOOD = (
@@ -491,7 +491,7 @@ def test_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", os.fspath(path))
         return scan(path)
 
-    monkeypatch.setattr(folder.os, "scandir", refuse)
+    monkeypatch.setattr(listing.os, "scandir", refuse)
     refused_by_all(root, "cannot be listed .*Permission denied.*old")
 
 
@@ -530,7 +530,7 @@ def test_names_left_out_may_be_anything(tmp_path):
 
 LETTERS = st.characters(codec="utf-8", exclude_characters="/\0\\")
 NAME = st.text(LETTERS, min_size=1, max_size=20).filter(
-    lambda name: not name.startswith(".") and name not in folder.CLUTTER
+    lambda name: not name.startswith(".") and name not in listing.CLUTTER
 )
 
 
@@ -543,7 +543,7 @@ NAMES = st.lists(NAME, min_size=1, max_size=4, unique_by=same_everywhere)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse or change some names")
 @settings(max_examples=60, deadline=None)
-@given(classes=NAMES, files=NAMES, suffix=st.sampled_from(folder.SUFFIXES), deep=st.booleans())
+@given(classes=NAMES, files=NAMES, suffix=st.sampled_from(listing.SUFFIXES), deep=st.booleans())
 def test_names(classes, files, suffix, deep):
     below = f"deep {suffix}/" if deep else ""
     expected = [
