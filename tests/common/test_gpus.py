@@ -24,7 +24,7 @@ from lapml.models import device as optim
 from lapml.runs import evaluate
 from lapml.runs import execute as runs
 from lapml.training import loop as train
-from lapml.training import methods
+from lapml.training import methods, watch
 
 SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. More"
 FORK = multiprocessing.get_context("fork")
@@ -284,11 +284,11 @@ def full(*_, **__):
 @pytest.mark.parametrize(
     "owner, name, message",
     [
-        (train, "learner", r"model.name: test_resnet and what its training holds do not fit .*a smaller model"),
+        (train, "make_learner", r"model.name: test_resnet and what its training holds do not fit .*a smaller model"),
         (train, "take_step", r"train.batch: 6 images of 48 px do not fit .*try train.batch=3"),
         (methods, "reference", r"train.batch: 6 images of 48 px do not fit"),  # localising
         (Batches, "_view", r"train.batch: 6 images of 48 px do not fit"),  # cutting the images
-        (train.state, "all_finite", r"train.batch: 6 images of 48 px do not fit"),
+        (watch, "all_finite", r"train.batch: 6 images of 48 px do not fit"),
         (evaluate, "outputs", r"birds: 64 images of 48 px in evaluation do not fit .*view.side"),
         (evaluate, "recall_at", r"the neighbours of 12 images among each other do not fit"),
     ],

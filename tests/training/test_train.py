@@ -288,8 +288,8 @@ def test_mixing_ahead_changes_nothing(small_run, packed, row, monkeypatch):
     original = Batches.training
 
     def without(self, seed, epoch, batch, settings, start, then, epochs):
-        for batch in original(self, seed, epoch, batch, settings, start, epochs=epochs):
-            made.append(batch.made)
+        for each in original(self, seed, epoch, batch, settings, start, epochs=epochs):
+            made.append(each.made)
             yield batch
 
     monkeypatch.setattr(Batches, "training", without)
