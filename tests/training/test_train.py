@@ -290,7 +290,7 @@ def test_mixing_ahead_changes_nothing(small_run, packed, row, monkeypatch):
     def without(self, seed, epoch, batch, settings, start, then, epochs):
         for each in original(self, seed, epoch, batch, settings, start, epochs=epochs):
             made.append(each.made)
-            yield batch
+            yield each
 
     monkeypatch.setattr(Batches, "training", without)
     in_step = train.fit(small_run(row), packed, log=quietly)
