@@ -1,5 +1,6 @@
 """``python -m benchmarks``: what lapml costs on this machine."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -24,80 +25,34 @@ def _settings(params: Path, overrides: list[str], dataset: str):
     return settings, paths, dataset
 
 
-@app.command()
-@plain
-def rows(
-    dataset: Dataset = "",
-    repeats: Repeats = 10,
-    steps: Steps = 12,
-    output: Output = None,
-    params: ParamsFile = DEFAULT,
-    overrides: Set = [],  # noqa: B006
-) -> None:
-    """Time each method's step against the bare model's, at mix.prob = 1.
+def _timed(file: str, function: str, repeats: int, steps: int, summary: str) -> None:
+    """Add a command that times contenders in interleaved rounds, by a function of one of the files here."""
 
-    Example: python -m benchmarks rows --repeats 10
-    """
-    from benchmarks.rows import bench
+    @plain
+    def command(
+        dataset: Dataset = "",
+        repeats: Repeats = repeats,
+        steps: Steps = steps,
+        output: Output = None,
+        params: ParamsFile = DEFAULT,
+        overrides: Set = [],  # noqa: B006
+    ) -> None:
+        measure = getattr(import_module(f"benchmarks.{file}"), function)
+        typer.echo(measure(*_settings(params, overrides, dataset), repeats, steps, output))
 
-    typer.echo(bench(*_settings(params, overrides, dataset), repeats, steps, output))
-
-
-@app.command()
-@plain
-def loaders(
-    dataset: Dataset = "",
-    repeats: Repeats = 10,
-    steps: Steps = 12,
-    output: Output = None,
-    params: ParamsFile = DEFAULT,
-    overrides: Set = [],  # noqa: B006
-) -> None:
-    """Time the data path against torchvision's and timm's loaders.
-
-    Example: python -m benchmarks loaders --repeats 5
-    """
-    from benchmarks.loaders import loaders as measured
-
-    typer.echo(measured(*_settings(params, overrides, dataset), repeats, steps, output))
+    app.command(file, help=f"{summary}\n\nExample: python -m benchmarks {file} --repeats {repeats}")(command)
 
 
-@app.command()
-@plain
-def options(
-    dataset: Dataset = "",
-    repeats: Repeats = 10,
-    steps: Steps = 12,
-    output: Output = None,
-    params: ParamsFile = DEFAULT,
-    overrides: Set = [],  # noqa: B006
-) -> None:
-    """Time a step with torch's own options (channels_last, fused optimisers, compilation) against the plain step.
-
-    Example: python -m benchmarks options --repeats 5
-    """
-    from benchmarks.options import options as measured
-
-    typer.echo(measured(*_settings(params, overrides, dataset), repeats, steps, output))
-
-
-@app.command()
-@plain
-def growth(
-    dataset: Dataset = "",
-    repeats: Repeats = 5,
-    steps: Steps = 8,
-    output: Output = None,
-    params: ParamsFile = DEFAULT,
-    overrides: Set = [],  # noqa: B006
-) -> None:
-    """Time and memory as the data grow.
-
-    Example: python -m benchmarks growth
-    """
-    from benchmarks.growth import growth as measured
-
-    typer.echo(measured(*_settings(params, overrides, dataset), repeats, steps, output))
+_timed("rows", "bench", 10, 12, "Time each method's step against the bare model's, at mix.prob = 1.")
+_timed("loaders", "loaders", 10, 12, "Time the data's way to the model against torchvision's and timm's loaders.")
+_timed(
+    "options",
+    "options",
+    10,
+    12,
+    "Time a step with torch's own options (channels_last, compilation, …) against a plain one.",
+)
+_timed("growth", "growth", 5, 8, "Time and memory as the data grow.")
 
 
 @app.command()

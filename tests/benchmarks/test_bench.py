@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from benchmarks import growth, loaders, options, rows, trace
+from benchmarks.__main__ import app
 from benchmarks.record import interleaved, ratio
 from lapml.data import pack
 from lapml.data.fetch import sources
@@ -172,3 +174,22 @@ def test_growth_measures_what_can_be_and_draws_it(shop, tmp_path, monkeypatch):
     assert all(mean > 0 for panel in points.values() for line in panel.values() for _, mean, _ in line)
     assert (tmp_path / "out/demo/growth.svg").read_text().count("<svg") == 1
     assert (tmp_path / "out/demo/growth.md").read_text() == text + "\n"
+
+
+@pytest.mark.parametrize("command", ["rows", "loaders", "options", "growth", "profile", "packing"])
+def test_every_command_says_what_it_measures(command):
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert shown.exit_code == 0 and f"Example: python -m benchmarks {command}" in shown.output
+
+
+def test_a_command_measures(shop, monkeypatch):
+    """It reads the settings and hands them on."""
+    params, paths = shop
+    monkeypatch.chdir(paths.root)
+    (paths.root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    small = ["model.name=test_resnet", "model.weights=none", "model.truncate=8", "model.freeze=0", "train.batch=6"]
+    small += ["data.birds.stored_side=64", "data.birds.view.side=48", "defaults.mix.warmup_epochs=0"]
+    options = [each for change in [*TINY, *small] for each in ("--set", change)]
+    shown = CliRunner().invoke(app, ["rows", "birds", "--repeats", "2", "--steps", "1", *options])
+    assert shown.exit_code == 0, shown.output
+    assert "| baseline |" in shown.output and "2 interleaved rounds of 1 steps" in shown.output
