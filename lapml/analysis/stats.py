@@ -90,7 +90,7 @@ def paired_bootstrap(a: np.ndarray, b: np.ndarray, replicates: int, confidence: 
     of ``a − b`` over all drawn (seed, image) pairs. With S = 1 only the images vary: the interval then says nothing
     about training once more.
 
-    Its calibration, by simulation at level 0.05 (``tests/test_stats.py`` repeats a part): resampling S seeds understates
+    Its calibration, by simulation at level 0.05 (``tests/analysis/test_stats.py`` repeats a part): resampling S seeds understates
     what a seed contributes, by (S − 1)/S of its variance, and resampling both overstates what a single answer contributes.
     So it is cautious (rate of false positives below 0.03) on some hundred test images, or where training again moves the
     accuracy by half a point; where that moves it by more than a point on thousands of images, it is too bold with few

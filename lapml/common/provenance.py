@@ -17,16 +17,15 @@ from lapml.files import write_json
 
 HERE = Path(__file__).resolve().parents[1]  # the package
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pillow", "optuna")  # that numbers depend on
-COMMIT = "COMMIT"  # beside this file where the code was packed without its repository, see write_commit
+COMMIT = "COMMIT"  # in the package where the code was packed without its repository, see write_commit
+NO_PART_OF_A_RUN = {"analysis", "report", "apply", "cli"}  # rooms that only read what is finished
 
 
 def code_sha256() -> str:
     """Checksum of the package's source files: an interrupted run continues only with the same code."""
     digest = hashlib.sha256()
     for path in sorted(HERE.rglob("*.py")):
-        if not {"report", "bench", "commands", "diagnose", "apply", "kit"} & set(
-            path.relative_to(HERE).parts
-        ):  # no part of a run
+        if path.relative_to(HERE).parts[0] not in NO_PART_OF_A_RUN:
             digest.update(path.relative_to(HERE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

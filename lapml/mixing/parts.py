@@ -1,6 +1,6 @@
 """Part localization-aware CutMix, part for part: the same part of the donor over the reference's, at the size of its object.
 
-Our second reading of stage 1 of Kim, Kim and Byun (IEEE Access 2021), see method.md: objects and parts are found before
+Our second reading of stage 1 of Kim, Kim and Byun (IEEE Access 2021), see docs/methods.md: objects and parts are found before
 training, without labels.
 """
 

@@ -48,7 +48,7 @@ def gallery(items: list[dict[str, Any]]) -> bytes:
 
 @matplotlib.rc_context(AS_TYPED)
 def cams(items: list[dict[str, Any]]) -> bytes:
-    """Where each method looks: class activation maps over test images, one row of pictures per method. PNG.
+    """Where each method looks: class activation maps over validation images, one row of pictures per method. PNG.
 
     Args:
         items: dicts with ``method``, ``image`` (H, W, 3) uint8, ``map`` (h, w) float that sums to 1 over the whole

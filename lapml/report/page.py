@@ -12,7 +12,7 @@ from lapml.report import figures, grids, studies
 from lapml.report.html import data_uri, render
 
 STAGES = ("cutmix", "loc_cutmix", "margin", "adaptive_margin")  # of the ablation; the others are comparators
-Galleries = dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]
+Galleries = dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], bytes | None]]
 
 
 def build(

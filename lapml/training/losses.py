@@ -1,6 +1,6 @@
 """The losses as pure functions: mixed cross-entropy, pairwise margin, adaptive pairwise margin.
 
-Our reading of stage 2 (method.md). Pairs are (generated image, its reference); d is their distance in the embedding
+Our reading of stage 2 (docs/methods.md). Pairs are (generated image, its reference); d is their distance in the embedding
 space, (B,). Means over sets are masked sums, so that nothing waits for the device; an empty mean is 0. Where a batch is
 spread over ranks, sets are counted over all of them, so that the mean of the ranks' losses is the loss of the batch.
 """

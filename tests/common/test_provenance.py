@@ -101,6 +101,20 @@ def commit_in(folder: Path) -> str:
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
+def test_rooms_that_only_read_are_no_part_of_a_run(copied, monkeypatch):
+    """Their names are rooms; another help text or table makes no other run, another loss does."""
+    assert all((provenance.HERE / room).is_dir() for room in provenance.NO_PART_OF_A_RUN)
+    monkeypatch.setattr(provenance, "HERE", copied / "lapml")
+    before = provenance.code_sha256()
+    for file in ("cli/app.py", "analysis/tables.py", "report/page.py", "apply/predict.py"):
+        with open(copied / "lapml" / file, "a") as stream:
+            stream.write("# an edit\n")
+    assert provenance.code_sha256() == before
+    with open(copied / "lapml/training/losses.py", "a") as stream:
+        stream.write("# an edit\n")
+    assert provenance.code_sha256() != before
+
+
 def test_the_commit_of_a_copy_is_what_packing_wrote(copied, monkeypatch):
     assert commit_in(copied) == "(None, None)"
     for dirty in (False, True):

@@ -81,7 +81,7 @@ def test_suites_load_and_are_complete(path):
     "path", [path for path in SUITES if config.load(path).eval_split == "test"], ids=lambda path: path.name
 )
 def test_the_rows_are_the_ablation(path):
-    """A row differs from the one before it in what the table of method.md says, and in nothing else."""
+    """A row differs from the one before it in what the table of docs/methods.md says, and in nothing else."""
     rows = config.load(path).methods
     assert rows["baseline"] == Method()
     cutmix, localised, margin, adaptive = (rows[name] for name in ("cutmix", "loc_cutmix", "margin", "adaptive_margin"))

@@ -1,4 +1,4 @@
-"""Localized CutMix against a slow, literal recomputation of method.md, and without a wait for the device."""
+"""Localized CutMix against a slow, literal recomputation of docs/methods.md, and without a wait for the device."""
 
 import math
 

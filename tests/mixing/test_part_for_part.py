@@ -1,4 +1,4 @@
-"""Part for part against a slow, literal recomputation of method.md, the resize against torchvision, and what always holds."""
+"""Part for part against a slow, literal recomputation of docs/methods.md, the resize against torchvision, and what always holds."""
 
 import math
 

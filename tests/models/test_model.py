@@ -37,7 +37,7 @@ MODELS = [
 
 @pytest.mark.parametrize("config, side, channels, cells", MODELS, ids=lambda value: getattr(value, "name", str(value)))
 def test_class_maps_are_true(config, side, channels, cells):
-    """The mean over cells of W·F, and b, is the logits; the map has the cells and channels that method.md gives."""
+    """The mean over cells of W·F, and b, is the logits; the map has the cells and channels that docs/methods.md gives."""
     model, record = build(config, 5, side, seed=0)
     model.eval()
     with torch.no_grad():

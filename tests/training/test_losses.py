@@ -1,4 +1,4 @@
-"""Every formula of method.md, recomputed with plain Python loops in float64."""
+"""Every formula of docs/methods.md, recomputed with plain Python loops in float64."""
 
 import math
 from types import SimpleNamespace

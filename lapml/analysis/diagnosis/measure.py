@@ -1,4 +1,4 @@
-"""`lapml diagnose`: measure every mixer of a suite, and write the table, the figures and the gallery."""
+"""`lapml diagnose`: measure every mixer of a suite on one data set."""
 
 import hashlib
 import math
