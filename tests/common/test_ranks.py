@@ -572,7 +572,7 @@ def test_ranks_share_one_study(done):
 def prepared(small_params, tmp_path_factory) -> Path:
     """A project's folder with a small params.yaml and packed synthetic birds."""
     folder = tmp_path_factory.mktemp("project")
-    margins = [f"methods.adaptive_margin.margin.{name}={value}" for name, value in (("m", 0.3), ("alpha", 0.5))]
+    margins = [f"methods.adaptive_margin.margin.{name}={value}" for name, value in (("m", 0.3), ("weight", 0.5))]
     params = small_params(
         "ablation=[baseline, adaptive_margin]", "tuned_methods=[]", "data.birds.synthetic.classes=4", *margins,
         "methods.adaptive_margin.adaptive.delta=0.1", "methods.adaptive_margin.adaptive.quantile=0.25",

@@ -252,7 +252,9 @@ class Shop:
         )
         status, seconds = json.loads(self.server.stdout.readline())
         operations = json.loads((log / "operations").read_text()) if (log / "operations").exists() else []
-        return Result(status, (log / "out").read_text(), (log / "err").read_text(), seconds, operations)
+        # A process that is killed at once may not have opened them yet.
+        said = [(log / name).read_text() if (log / name).exists() else "" for name in ("out", "err")]
+        return Result(status, *said, seconds, operations)
 
     def done(self, *argv: str, **options: Any) -> Result:
         result = self(*argv, **options)
