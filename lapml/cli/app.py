@@ -87,8 +87,10 @@ def train(
     _launch_processes(settings, dataset)
     from lapml.common import ranks
     from lapml.data.fetch.sources import refuse_other
+    from lapml.data.pack import Packed
     from lapml.localise.evidence import opened
-    from lapml.runs.execute import Packed, execute, pick_device, resolve_smoke, resolved
+    from lapml.models.device import pick_device
+    from lapml.runs.execute import execute, resolve_smoke, resolved
 
     config = (
         resolve_smoke(settings, dataset, method, seed)
@@ -154,7 +156,7 @@ def tune(
     _launch_processes(settings, dataset)
     from lapml.common import ranks
     from lapml.config.schema import ADAPTIVE, MARGIN
-    from lapml.runs.execute import pick_device
+    from lapml.models.device import pick_device
     from lapml.runs.tune import tune as search
 
     if method and method not in (MARGIN, ADAPTIVE):

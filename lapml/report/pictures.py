@@ -16,8 +16,8 @@ from lapml.localise.sheet import draw_sheet
 from lapml.mixing.maps import class_maps
 from lapml.models.model import Classifier
 from lapml.paths import Paths
-from lapml.runs.execute import load_model, open_run, resolved
-from lapml.runs.folder import kept
+from lapml.runs.execute import load_model, resolved
+from lapml.runs.folder import kept, open_run
 from lapml.training.mixes import Mixes, freshly
 
 if TYPE_CHECKING:

@@ -88,13 +88,14 @@ def _study(
     if study:
         journal.drop_unfinished(study)
     while True:
-        trial, drawn = _ask(study, params.tune, space, searched) if study else (None, None)
-        if not (drawn := ranks.agreed(drawn)):
+        trial, proposed = _ask(study, params.tune, space, searched) if study else (None, None)
+        if not (proposed := ranks.agreed(proposed)):
             break
+        done, drawn = proposed
         values = _valued(drawn, space, margin, frozen, without) if without else drawn
         if trial and without:
             trial.set_user_attr(journal.VALUES, values)
-        where = f"{dataset}/{method} trial {ranks.agreed(len(journal.finished(study)) if study else None) + 1}/{params.tune.trials}"
+        where = f"{dataset}/{method} trial {done + 1}/{params.tune.trials}"
         log(f"{where}: {_show(values)}")
         outcome = _tried(params, dataset, method, {**frozen, **values}, packed, maps, study, trial)
         log(f"{where}: {outcome}")
@@ -132,15 +133,15 @@ def _study(
 
 def _ask(
     study: optuna.Study, tune: Tune, space: Space, searched: list[str]
-) -> tuple[Trial | None, dict[str, float] | None]:
-    """The next trial of a study and what it draws; none where all are done."""
+) -> tuple[Trial | None, tuple[int, dict[str, float]] | None]:
+    """The next trial of a study, how many were finished before it, and what it draws; none where all are done."""
     if (done := len(journal.finished(study))) >= tune.trials:
         return None, None
     seed = int(np.random.default_rng([tune.seeds[0], done]).integers(2**32))
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=max(2, tune.trials // 3))
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(1, tune.trials // 2))
     trial = study.ask()
-    return trial, {key: _suggest(trial, key, each) for key, each in space if key in searched}
+    return trial, (done, {key: _suggest(trial, key, each) for key, each in space if key in searched})
 
 
 def _tried(
