@@ -5,10 +5,15 @@ VENV   ?= .venv
 CORES  ?= all
 BIN    := $(VENV)/bin
 # pip checks every file against the lock's hashes; the project itself is installed without asking for more.
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
+# CPU=1: on Linux torch without its GPU libraries, from an index that has such builds; their hashes are not in the lock. The
+# environment stays so.
+WITHOUT_GPU = $(and $(filter Linux,$(shell uname)),$(or $(CPU),$(wildcard $(VENV)/without-gpu)))
+SHORTENED = sed -E '/^(torch==|torchvision==|triton==|nvidia-|cuda-)/,/[^\\]$$/d'
+CPU_TORCH = $(shell sed -nE 's/^(torch|torchvision)==([^ ]+) .*/\1==\2+cpu/p' requirements/main.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow test-real lint dvc bench gpu-suites gpu-why gpu-bench gpu-test kit lock clean
+.PHONY: help setup reproduce quick pictures test test-slow test-real lint dvc bench gpu-suites gpu-why gpu-bench gpu-test kit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,13 +21,21 @@ help:  ## list the targets
 $(VENV)/.main: requirements/main.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 13); sys.exit(not ok and f"error: found Python {sys.version.split()[0]}, expected 3.11 or 3.12; set PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (torch and its libraries are several GB)"
+ifneq ($(WITHOUT_GPU),)
+	@echo "installing $(CPU_TORCH) and what else requirements/main.lock names into $(VENV): under 1.5 GB"
+	@$(INSTALL) --no-deps $(CPU_TORCH) || { echo "error: the package index has no builds of torch without GPU libraries: set \
+	PIP_EXTRA_INDEX_URL to one that has (torch's page on installing names it), or leave CPU=1 out (5 GB more)" >&2; exit 1; }
+	@$(SHORTENED) requirements/main.lock > $(VENV)/without-gpu
+	@$(INSTALL) --no-deps --require-hashes -r $(VENV)/without-gpu
+else
+	@echo "installing what requirements/main.lock names into $(VENV): 6 GB on Linux, most of it torch's GPU libraries (CPU=1: without)"
 	@$(INSTALL) --require-hashes -r requirements/main.lock
-	@$(INSTALL) --no-deps --no-build-isolation -e .
+endif
+	@$(INSTALL) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.main requirements/test.lock
-	@$(INSTALL) --require-hashes -r requirements/test.lock
+	@$(INSTALL) --quiet --no-deps --require-hashes -r <($(if $(WITHOUT_GPU),$(SHORTENED),cat) requirements/test.lock)
 	@touch $@
 
 setup: $(VENV)/.main  ## make the virtual environment
@@ -30,6 +43,13 @@ setup: $(VENV)/.main  ## make the virtual environment
 reproduce: $(VENV)/.main  ## run the main job (params.yaml) to its report
 	@$(BIN)/snakemake --cores $(CORES)
 	@echo "report: $$($(BIN)/lapml suite report)"
+
+quick: $(VENV)/.main  ## a first look: three methods of the main job, one seed, few epochs, to a report
+	@$(BIN)/snakemake --cores $(CORES) --configfile suites/quick.yaml
+	@echo "report: $$($(BIN)/lapml suite report --params suites/quick.yaml)"
+
+pictures: reproduce  ## draw README's picture again, from the main job's images, maps and first baseline
+	@$(BIN)/lapml picture birds cutmix snapmix loc_cutmix --pair 9 --output docs/mixing.webp
 
 test: $(VENV)/.test  ## run the tests, but for those that take minutes
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)

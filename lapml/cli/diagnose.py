@@ -1,4 +1,4 @@
-"""`lapml diagnose` and `lapml distances`."""
+"""`lapml diagnose`, `lapml picture` and `lapml distances`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,27 @@ def diagnose(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []
     folder = diagnose(settings, paths, dataset)
     typer.echo((folder / "diagnosis.md").read_text(encoding="utf-8"))
     typer.echo(f"{folder}")
+
+
+@plain
+def picture(
+    dataset: Dataset,
+    methods: Annotated[list[str], typer.Argument(help="Methods that mix; none: all of the suite.")] = [],  # noqa: B006
+    output: Annotated[Path, typer.Option(help="The picture: .png, .webp, .svg, .pdf, …")] = Path("mixed.png"),
+    pair: Annotated[int, typer.Option(min=1, help="Which pair of the diagnosis' gallery.")] = 1,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+) -> None:
+    """Draw one pair of images, mixed by each method, with the maps that it goes by and its label: a figure for a paper.
+
+    Example: lapml picture birds cutmix snapmix loc_cutmix --pair 9 --output mixing.pdf
+    """
+    settings, paths = load(params, overrides)
+    find_dataset(settings, dataset)
+    from lapml.report.mixed import draw
+
+    draw(settings, paths, dataset, methods, pair, output)
+    typer.echo(f"{output}")
 
 
 @plain

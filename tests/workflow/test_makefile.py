@@ -53,3 +53,28 @@ def test_readme_names_targets_that_there_are():
     assert {"test", "reproduce", "gpu-cub200", "gpu-recipe-cub200"} <= named
     for target in named:
         assert dry(target) is not None
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_setup_without_gpu_libraries(tmp_path, has):
+    """pip is played by a script that notes what it is asked for, and whose index has builds of torch for CPUs or has none."""
+    python, lock = tmp_path / "bin/python", (ROOT / "requirements/main.lock").read_text()
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncase "$*" in *+cpu*) exit {int(not has)};; esac\n')
+    python.chmod(0o755)
+    made = subprocess.run(["make", "setup", "CPU=1", f"VENV={tmp_path}"], cwd=ROOT, text=True, capture_output=True)
+    if not has:
+        assert made.returncode and "PIP_EXTRA_INDEX_URL" in made.stderr and not (tmp_path / "without-gpu").exists()
+        return
+    assert made.returncode == 0, made.stderr
+    assert re.search(r"torch==[\d.]+\+cpu torchvision==[\d.]+\+cpu", (tmp_path / "asked").read_text())
+    kept, named = (
+        set(re.findall(r"^([\w.-]+)==", text, re.M)) for text in ((tmp_path / "without-gpu").read_text(), lock)
+    )
+    assert (
+        named - kept == {each for each in named if re.match("(torch|torchvision|triton)$|nvidia-|cuda-", each)} != set()
+    )
+    hashes = (tmp_path / "without-gpu").read_text().count("--hash=")
+    assert hashes == sum(
+        block.count("--hash=") for block in re.split(r"\n(?=\w)", lock) if block.split("==")[0] in kept
+    )
