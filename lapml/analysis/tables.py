@@ -22,6 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 BASELINE = "baseline"
+CALIBRATION = ("loss", "ece", "brier")
 BOOTSTRAP_SEED = 0  # of the resampling, the same for every comparison: a table depends only on its runs
 
 
@@ -38,6 +39,8 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
         previous, step, step_low, step_high, step_p, step_p_holm, step_significant, step_seeds: the same over the method
         above, or the one in ``report.steps`` (then ``named``);
         images_forward, images_backward, seconds: means of a training run;
+        loss, ece, brier: means of cross-entropy, calibration error (percent) and Brier score (NaN for runs made before they were
+        recorded), see :func:`lapml.runs.evaluate.metrics`;
         cost_ratio: cost over the baseline's, see :func:`cost`; seconds_ratio: seconds over the baseline's.
     """
     table = []
@@ -69,7 +72,7 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
             row["recall_left_out"] = of_method.get("recall_left_out", pd.Series([0])).iloc[0]  # all share the images
             row |= _points("gain", "", gain) | _points("step", "step_", step)
             row |= {"previous": previous, "named": previous is not None and previous != method_above}
-            row |= {name: of_method[name].mean() for name in ("images_forward", "images_backward", "seconds")}
+            row |= {name: of_method[name].mean() for name in ("images_forward", "images_backward", "seconds", *CALIBRATION)}
             rows.append(row | {"cost": cost(of_method).mean()})
         base: dict[str, Any] = next(
             (row for row in rows if row["method"] == BASELINE), {"cost": math.nan, "seconds": math.nan}

@@ -27,12 +27,12 @@ from lapml.runs.scores import scores
 
 ACCURACIES = ("top1", "top5", "mean_class", "recall1", "recall5")  # percent
 NULLABLE = ("top5", "recall1", "recall5")  # of ACCURACIES: null where nothing can be missed, see lapml.runs.evaluate
-METRICS = (*ACCURACIES, "n", "loss", "images_forward", "images_backward", "seconds")
+METRICS = (*ACCURACIES, "n", "loss", "ece", "brier", "images_forward", "images_backward", "seconds")
 PROVENANCE = (
     "command", "commit", "dirty", "data_sha256", "localised_sha256", "weights", "versions", "device", "precision", "threads",
     "started", "finished", "seconds", "peak_memory_bytes", "resumed", "test_reads",
 )  # fmt: skip
-LATER: tuple[str, ...] = ("localised_sha256",)  # of METRICS and PROVENANCE: added later, empty for older runs
+LATER: tuple[str, ...] = ("localised_sha256", "ece", "brier")  # of METRICS and PROVENANCE: added later, empty for older runs
 UNREAD = ("model.safetensors",)  # large, not needed for tables
 CURVES = ("loss", "accuracy")  # columns of history.csv that every method has
 

@@ -47,6 +47,12 @@ def loop_metrics(predictions: Predictions) -> dict[str, float]:
     top5 = [y in ranked(z)[:5] for z, y in zip(logits, labels, strict=True)]
     classes = [[hit for hit, y in zip(top1, labels, strict=True) if y == label] for label in sorted(set(labels))]
     loss = [math.log(sum(math.exp(each) for each in z)) - z[y] for z, y in zip(logits, labels, strict=True)]
+    softmax = [[math.exp(each - max(z)) / sum(math.exp(other - max(z)) for other in z) for each in z] for z in logits]
+    brier = [sum((p - (k == y)) ** 2 for k, p in enumerate(shares)) for shares, y in zip(softmax, labels, strict=True)]
+    ece = 0.0
+    for low in range(15):
+        inside = [(max(s), hit) for s, hit in zip(softmax, top1, strict=True) if low / 15 < max(s) <= (low + 1) / 15]
+        ece += abs(sum(hit - confidence for confidence, hit in inside)) / len(labels)
     lone = sum(labels.count(y) == 1 for y in labels)
     recalls = {k: 100 * loop_recall(predictions.embeddings, predictions.labels, k) for k in (1, 5)}
     return {
@@ -56,6 +62,8 @@ def loop_metrics(predictions: Predictions) -> dict[str, float]:
         **{f"recall{k}": recall if lone < len(labels) > k + 1 else None for k, recall in recalls.items()},
         "recall_left_out": lone,
         "loss": sum(loss) / len(loss),
+        "ece": 100 * ece,
+        "brier": sum(brier) / len(brier),
         "n": len(labels),
     }
 
