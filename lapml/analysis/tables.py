@@ -72,7 +72,9 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
             row["recall_left_out"] = of_method.get("recall_left_out", pd.Series([0])).iloc[0]  # all share the images
             row |= _points("gain", "", gain) | _points("step", "step_", step)
             row |= {"previous": previous, "named": previous is not None and previous != method_above}
-            row |= {name: of_method[name].mean() for name in ("images_forward", "images_backward", "seconds", *CALIBRATION)}
+            row |= {
+                name: of_method[name].mean() for name in ("images_forward", "images_backward", "seconds", *CALIBRATION)
+            }
             rows.append(row | {"cost": cost(of_method).mean()})
         base: dict[str, Any] = next(
             (row for row in rows if row["method"] == BASELINE), {"cost": math.nan, "seconds": math.nan}
@@ -139,18 +141,20 @@ def summary(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     return result
 
 
-def write(folder: Path, params: Params, runs: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> None:
+def write(
+    folder: Path, params: Params, runs: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame, more: str = ""
+) -> None:
     """Write accuracy.{csv,md,tex}, runs.csv, curves.csv and summary.json into ``folder``.
 
     Args:
-        runs: of :func:`collect`; epochs: of :func:`histories`; table: of :func:`accuracy`.
+        runs: of :func:`collect`; epochs: of :func:`histories`; table: of :func:`accuracy`; more: Markdown below that table.
     """
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "accuracy.csv", index=False)
     runs.to_csv(folder / "runs.csv", index=False)
     curves(epochs).to_csv(folder / "curves.csv", index=False)
     (folder / "summary.json").write_text(json.dumps(summary(table), indent=1) + "\n", encoding="utf-8")
-    (folder / "accuracy.md").write_text(_markdown(table, params), encoding="utf-8")
+    (folder / "accuracy.md").write_text(_markdown(table, params) + (f"\n{more}" if more else ""), encoding="utf-8")
     (folder / "accuracy.tex").write_text(_latex(table, params), encoding="utf-8")
 
 

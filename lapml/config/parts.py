@@ -232,11 +232,15 @@ class Diagnose(Section):
     pairs: Count  # shown in the gallery
 
 
+Contrast = Annotated[list[Name], Field(min_length=2, max_length=2)]  # a method, and the one that it is compared with
+
+
 class Report(Section):
     confidence: OpenShare
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
     images: bool  # show pictures of the data
     steps: dict[Name, Name]  # method: the one that it is compared with, where that is not the one above
+    primary: Annotated[list[Contrast], LATER] = []  # named before test images are read
     beside: list[Published]
 
 

@@ -70,6 +70,11 @@ class Params(Section):
         _known("diagnose.method", self.diagnose.method, self.all_methods())
         for method in (name for step in self.report.steps.items() for name in step):
             _known("report.steps", method, self.methods)
+        for contrast in self.report.primary:
+            for method in contrast:
+                _known("report.primary", method, self.all_methods())
+            if contrast[0] == contrast[1]:
+                raise ValueError(f"report.primary: found {contrast[0]!r} against itself, expected two methods")
         for number in self.report.beside:
             _known("report.beside", number.dataset, self.data)
         for dataset in self.data:

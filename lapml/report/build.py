@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lapml import config
-from lapml.analysis import tables
+from lapml.analysis import contrasts, tables
 from lapml.analysis.diagnosis import tables as diagnosis_tables
 from lapml.config import Params, overlays
 from lapml.files import scratch
@@ -45,7 +45,8 @@ def report(
         diagnosis.refuse_gallery(params, paths, name)
     runs = tables.collect(params, paths)
     epochs = tables.histories(params, paths)
-    table = tables.accuracy(runs, tables.predictions(params, paths), params)
+    answers = tables.predictions(params, paths)
+    table, primary = tables.accuracy(runs, answers, params), contrasts.contrasts(answers, params)
     tuned = {
         (dataset, method): tables.tuned_record(params, paths, dataset, method)
         for dataset in params.datasets
@@ -58,7 +59,7 @@ def report(
     html = page.build(params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses)
     paths.report.mkdir(parents=True, exist_ok=True)
     with scratch(paths.report / ".partial") as partial:
-        tables.write(partial, params, runs, epochs, table)
+        tables.write(partial, params, runs, epochs, table, contrasts.markdown(primary, params))
         (partial / "report.html").write_text(html, encoding="utf-8")
         (paths.report / "report.html").unlink(missing_ok=True)  # never an old page beside new tables
         for name in REPORT_FILES:  # report.html is the last

@@ -32,7 +32,11 @@ PROVENANCE = (
     "command", "commit", "dirty", "data_sha256", "localised_sha256", "weights", "versions", "device", "precision", "threads",
     "started", "finished", "seconds", "peak_memory_bytes", "resumed", "test_reads",
 )  # fmt: skip
-LATER: tuple[str, ...] = ("localised_sha256", "ece", "brier")  # of METRICS and PROVENANCE: added later, empty for older runs
+LATER: tuple[str, ...] = (
+    "localised_sha256",
+    "ece",
+    "brier",
+)  # of METRICS and PROVENANCE: added later, empty for older runs
 UNREAD = ("model.safetensors",)  # large, not needed for tables
 CURVES = ("loss", "accuracy")  # columns of history.csv that every method has
 

@@ -79,8 +79,9 @@ def metrics(predictions: Predictions) -> dict[str, float | None]:
     """Top-1, top-5, mean per-class accuracy, Recall@1 and @5 of the embedding and ``ece`` (all in percent), loss (cross-entropy),
     brier and n.
 
-    ``ece`` is the expected calibration error by 15 bins of equal width (Guo et al., ICML 2017), ``brier`` the mean over images of
-    the squared distance between the probabilities and the true class' (0 to 2; Brier, 1950). A measure that no answer can miss is None: top-5 among five classes or fewer; see also :func:`retrieval`.
+    ``ece`` is the expected calibration error by 15 bins of equal width (Guo et al., ICML 2017), ``brier`` the mean squared
+    distance of the probabilities from the true class (0 to 2; Brier, 1950). A measure that no answer can miss is None: top-5
+    among five classes or fewer; see also :func:`retrieval`.
     """
     labels, logits = predictions.labels, predictions.logits
     order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
