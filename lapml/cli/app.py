@@ -31,12 +31,13 @@ from lapml.cli.common import (
 )
 from lapml.cli.compare import compare, confusions
 from lapml.cli.diagnose import diagnose, distances
+from lapml.cli.group import Group
 from lapml.cli.localise import localise
 from lapml.cli.published import publish, restore
 from lapml.cli.settings import config_app, suite_app
 
 app = typer.Typer(
-    add_completion=False,
+    cls=Group,
     help="Fine-grained image recognition: baseline, CutMix, localized CutMix, margin losses.",
     **RAW,
 )
@@ -77,7 +78,7 @@ def train(
         bool, typer.Option(help="Test run of two epochs, every batch of the second one mixed, in a temporary folder.")
     ] = False,
 ) -> None:
-    """Train one run on train + val, evaluate its last epoch on test, write its run folder.
+    """Train one run and evaluate its last epoch. It trains on train + val, is read on test, and writes its run folder.
 
     Example: lapml train birds loc_cutmix 0
     """
@@ -120,8 +121,8 @@ def evaluate(
     ] = "test",
     params: ParamsFile = DEFAULT,
 ) -> None:
-    """Evaluate a finished run again, or on another data set: accuracy if the run knows all its classes, else Recall@K of the
-    embedding.
+    """Evaluate a finished run again, or on another data set. That gives accuracy if the run knows all its classes, else
+    Recall@K of the embedding.
 
     Example: lapml evaluate results/demo/runs/birds/baseline/0
     """
@@ -181,7 +182,7 @@ def report(
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Make the tables, figures and report.html of a suite; runs that do not fit its settings are refused.
+    """Make the tables, figures and report.html of a suite. Runs that do not fit its settings are refused.
 
     Example: lapml report --no-images
     """

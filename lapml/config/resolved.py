@@ -16,7 +16,8 @@ from lapml.config.method import Method
 from lapml.config.parts import Train
 from lapml.config.reading import explained
 from lapml.config.schema import FORMAT, WHERE, Params, Run
-from lapml.errors import LapmlError
+from lapml.config.suites import find_dataset
+from lapml.errors import LapmlError, expected
 from lapml.files import sha256
 from lapml.paths import Paths
 
@@ -68,9 +69,9 @@ def resolve(
 
 def unseeded(params: Params, dataset: str, method: str, development: bool = False) -> Run:
     """A run of seed 0 without tuned margins: what all runs of a method share, see :func:`resolve`."""
-    for key, name, known in (("data set", dataset, params.data), ("method", method, params.methods)):
-        if name not in known:
-            raise LapmlError(f"unknown {key} {name!r}: expected one of {', '.join(known)}")
+    find_dataset(params, dataset)
+    if method not in params.methods:
+        raise LapmlError(f"unknown method {method!r}: {expected(method, params.methods)}")
     params = params.of(dataset, method)
     development = development or params.eval_split == "val"
     record = {

@@ -18,6 +18,7 @@ from lapml.common.sections import (
 )
 from lapml.config.method import Method
 from lapml.config.parts import Data, Defaults, Diagnose, Localise, Model, Report, Train, Tune
+from lapml.errors import expected
 
 FORMAT = 3  # of a run's record (config.json); those without a number are of format 1
 WHERE = ("device", "threads")  # of ``train``: where and how a run is computed, which is not what it is
@@ -284,4 +285,4 @@ def merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _known(key: str, name: str, known: Collection[str], why: str = "") -> None:
     if name not in known:
-        raise ValueError(f"{key}: found {name!r}, {why}expected one of {', '.join(sorted(known))}")
+        raise ValueError(f"{key}: found {name!r}, {why}{expected(name, sorted(known))}")

@@ -21,6 +21,7 @@ from lapml.common.gpus import ALONE, memory
 from lapml.common.locks import alone
 from lapml.common.provenance import code_sha256, command, commit, device_name, versions
 from lapml.config import Params, Run, resolve, settings_of, tuned_values
+from lapml.config.suites import find_dataset
 from lapml.data.fetch.sources import refuse_other
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
@@ -187,11 +188,7 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
             run's own and the run was trained on that split.
     """
     record, provenance = open_run(folder)
-    if dataset not in params.data:
-        raise LapmlError(
-            f"unknown data set {dataset!r}: expected one of {', '.join(params.data)} (or another --params)"
-        )
-    refuse_other(dataset, params.data[dataset], Paths(params.suite, root))
+    refuse_other(dataset, find_dataset(params, dataset), Paths(params.suite, root))
     packed = Packed.open(Paths(params.suite, root).pack(dataset))
     names, source = provenance.get("class_names"), provenance.get("source")
     if not names or not source:

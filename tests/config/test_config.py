@@ -253,7 +253,8 @@ def test_a_missing_key(tmp_path, key):
                                  "methods.cutmix.mixer.support"])  # fmt: skip
 def test_an_unknown_key(tmp_path, key):
     path = written(tmp_path, changed(key, 1))
-    assert mistake(path) == f"{path}: {key}: unknown key; remove it or correct its spelling"
+    meant = {"trian": "did you mean train?"}.get(key, "remove it or correct its spelling")
+    assert mistake(path) == f"{path}: {key}: unknown key; {meant}"
 
 
 def test_two_mistakes_are_two_lines(tmp_path):
