@@ -92,6 +92,8 @@ def train(
     from lapml.localise.evidence import opened
     from lapml.models.device import pick_device
     from lapml.runs.execute import execute, resolve_smoke, resolved
+    from lapml.runs.left import left
+    from lapml.training.progress import heading
 
     config = (
         resolve_smoke(settings, dataset, method, seed)
@@ -104,9 +106,12 @@ def train(
     with tempfile.TemporaryDirectory() if smoke else nullcontext() as temporary:
         folder = (paths.development if development else paths.run)(dataset, method, seed)
         say_device(config.train)
+        _log(heading(config, packed, "a temporary folder" if smoke else str(folder)))
         with ranks.joined(pick_device(config.train)[0].type):
             metrics = execute(config, packed, Path(temporary, "run") if smoke else folder, quiet(), _log, maps, replace)
     _log(f"{config.evaluate} top-1 {metrics['top1']:.2f} %  ({'smoke' if smoke else folder})")
+    if not (smoke or development) and is_first():
+        typer.echo(left(settings, paths))
 
 
 @app.command()

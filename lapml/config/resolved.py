@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from lapml.common.recorded import Tuned, checked
 from lapml.config import renamed
 from lapml.config.method import Method
-from lapml.config.parts import Train
+from lapml.config.parts import UNANNOTATED, Train
 from lapml.config.reading import explained
 from lapml.config.schema import FORMAT, WHERE, Params, Run
 from lapml.config.suites import find_dataset
@@ -72,6 +72,10 @@ def unseeded(params: Params, dataset: str, method: str, development: bool = Fals
     find_dataset(params, dataset)
     if method not in params.methods:
         raise LapmlError(f"unknown method {method!r}: {expected(method, params.methods)}")
+    if params.methods[method].annotated() and (reader := params.data[dataset].reader) in UNANNOTATED:
+        raise LapmlError(
+            f"method {method}: every image needs a box for it, and data set {dataset} (reader {reader}) has none; choose another"
+        )
     params = params.of(dataset, method)
     development = development or params.eval_split == "val"
     record = {

@@ -30,7 +30,7 @@ from lapml.models.device import DTYPES, pick_device, tf32, without_gpu
 from lapml.models.model import Classifier, build
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.runs import evaluate, kept
-from lapml.runs.folder import open_run
+from lapml.runs.folder import open_run, paths_of
 from lapml.training.loop import Fitted, fit, made_of
 
 if TYPE_CHECKING:
@@ -147,9 +147,9 @@ def ready(folder: Path, record: dict[str, Any], classes: int) -> Ready:
     return Ready(config, model, weights, device, precision)
 
 
-def open_data(record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:
+def open_data(folder: Path, record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:
     """The packed data of a finished run (of :func:`open_run`); LapmlError if they are gone or changed."""
-    where = Paths(record["suite"], root).pack(record["dataset"])
+    where = paths_of(folder, record, root).pack(record["dataset"])
     packed = Packed.open(where)
     if packed.meta["sha256"] != provenance["data_sha256"]:
         raise LapmlError(
@@ -167,7 +167,7 @@ def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, fl
     """
     record, provenance = open_run(folder)
     _refuse_trained(folder, record["fit"], split)
-    packed = open_data(record, provenance, root)
+    packed = open_data(folder, record, provenance, root)
     record_read(folder, split, "evaluate")
     return evaluate.metrics(_predict(folder, record, split, packed, len(packed.class_names)))
 
