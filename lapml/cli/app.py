@@ -32,6 +32,7 @@ from lapml.cli.common import (
 from lapml.cli.compare import compare, confusions
 from lapml.cli.diagnose import diagnose, distances
 from lapml.cli.group import Group
+from lapml.cli.init import init
 from lapml.cli.localise import localise
 from lapml.cli.published import publish, restore
 from lapml.cli.settings import config_app, suite_app
@@ -44,7 +45,7 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(suite_app, name="suite")
 app.add_typer(data_commands.app, name="data")
-for command in (localise, publish, restore, diagnose, distances, compare, confusions, predict, explain, export):
+for command in (init, localise, publish, restore, diagnose, distances, compare, confusions, predict, explain, export):
     app.command()(command)
 
 

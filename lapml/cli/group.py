@@ -6,7 +6,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 WORK = {
-    "Begin": ("suite", "config"),
+    "Begin": ("init", "suite", "config"),
     "Data": ("data", "localise"),
     "Train": ("train", "tune", "evaluate"),
     "Results": ("diagnose", "report", "compare", "confusions", "distances"),
