@@ -31,7 +31,9 @@ def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, An
         raise LapmlError(f"{folder}: {_no_run(folder)}")
     missing = [name for name in RUN_FILES if name not in optional and not (folder / name).is_file()]
     if missing == ["model.safetensors"]:
-        raise LapmlError(f"{folder}: holds no weights, as published runs do not; train the run to have them")
+        raise LapmlError(
+            f"{folder}: model.safetensors is missing, as in published runs; train the run to have its weights"
+        )
     if missing:
         raise LapmlError(f"{folder}: {missing[0]} is missing: the run is not complete; train it (again)")
     again = "train the run again"
@@ -88,7 +90,9 @@ def _no_run(folder: Path) -> str:
     close = get_close_matches(str(folder), runs, SHOWN)
     if close:
         return f"no such folder; did you mean {' or '.join(close)}?"
-    return f"no such folder, and none of the {len(runs)} runs below {above} is called alike"
+    if runs:
+        return f"no such folder, and none of the {len(runs)} runs below {above} is called alike"
+    return "no such folder; a run lies in results/SUITE/runs/DATASET/METHOD/SEED of the project's folder"
 
 
 def paths_of(folder: Path, record: dict[str, Any], root: Path) -> Paths:

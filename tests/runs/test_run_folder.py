@@ -54,12 +54,15 @@ def test_a_path_that_holds_in_the_folder_above(project, monkeypatch):
 
 def test_without_any_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "none of the 0 runs" in refusal("runs/x")
+    assert (
+        refusal("runs/x")
+        == "runs/x: no such folder; a run lies in results/SUITE/runs/DATASET/METHOD/SEED of the project's folder"
+    )
 
 
 def test_weights_that_were_not_published(project):
     (project / RUNS / "cutmix/0/model.safetensors").unlink()
-    assert "holds no weights, as published runs do not" in refusal(f"{RUNS}/cutmix/0")
+    assert "model.safetensors is missing, as in published runs" in refusal(f"{RUNS}/cutmix/0")
 
 
 def test_hidden_and_replaced_runs_are_left_out(project):
