@@ -1,5 +1,14 @@
 """The one exception that users see: its message says what was found, what was expected, and what to do."""
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
+
+def expected(name: str, known: Collection[str]) -> str:
+    """What a message says of an unknown name: ``expected one of a, b``, and the one that was probably meant."""
+    close = get_close_matches(name, known, 1)
+    return f"expected one of {', '.join(known) or 'none'}" + (f"; did you mean {close[0]}?" if close else "")
+
 
 class LapmlError(Exception):
     """Bad input or state that a user can correct. The CLI prints it as one line and exits with ``status``."""

@@ -15,7 +15,7 @@ rule train:
     resources:
         gpu=gpus,
     shell:
-        "lapml train {wildcards.dataset} {wildcards.method} {wildcards.seed} --params {params.file} > {log} 2>&1"
+        "lapml train {wildcards.dataset} {wildcards.method} {wildcards.seed} --params {params.file} > {log} 2>&1 && tail -n 2 {log}"
 
 
 use rule train as train_tuned with:

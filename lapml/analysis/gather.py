@@ -1,7 +1,6 @@
 """Find run folders, and group them by method for comparison."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +12,10 @@ from lapml.config import settings_of
 from lapml.errors import LapmlError
 from lapml.paths import RUN_FILES
 from lapml.runs.collect import UNREAD
-from lapml.runs.folder import open_run
+from lapml.runs.folder import open_run, runs_below
 from lapml.runs.records import mismatch, parquet
 from lapml.runs.scores import class_count
 
-MARKS = {*RUN_FILES, "last.pt"}  # a folder with any of them is a run, complete or not
 ORIGIN = ("device", "processes", "precision", "commit")  # of provenance.json: what may explain a difference
 
 
@@ -42,15 +40,10 @@ def find(folder: Path) -> list[Path]:
         LapmlError: there is none.
     """
     if not folder.is_dir():
-        raise LapmlError(f"{folder}: no such folder; give run folders, or folders that hold some")
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.name in MARKS)
-    # Hidden folders are runs being written; SEED.old-1 is a replaced run (lapml/runs/kept.py).
-    found = {
-        folder / path.parent for path in files if not any(re.match(r"\.|.*\.old-\d+$", part) for part in path.parts)
-    }
-    if not found:
+        open_run(folder)  # says which may be meant
+    if not (found := runs_below(folder)):
         raise LapmlError(f"{folder}: holds no run, expected folders with {', '.join(RUN_FILES)}; train one first")
-    return sorted(found)
+    return found
 
 
 def read(folder: Path, top: int) -> Run:

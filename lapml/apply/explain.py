@@ -100,7 +100,7 @@ class Training:
     def __init__(self, folder: Path, run: Ready, record: dict[str, Any], provenance: dict[str, Any], root: Path):
         self.run = run
         try:
-            self.packed = open_data(record, provenance, root)
+            self.packed = open_data(folder, record, provenance, root)
         except LapmlError as error:
             raise LapmlError(f"{error}; or leave training images out with --neighbours 0") from None
         file, key = folder / EMBEDDINGS, f"{provenance['files']['model.safetensors']} {provenance['data_sha256']}"

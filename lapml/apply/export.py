@@ -82,7 +82,7 @@ def export(folder: Path, form: str, output: Path | None = None, root: Path = Pat
     config = settings_of(folder / "config.json", record)
     model, weights = load_model(folder, config, len(names))
     try:
-        packed = open_data(record, provenance, root)
+        packed = open_data(folder, record, provenance, root)
     except LapmlError:  # gone or other data: random views must do
         packed = None
     module = Exported(model, weights["mean"], weights["std"]).eval()

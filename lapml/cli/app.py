@@ -31,12 +31,14 @@ from lapml.cli.common import (
 )
 from lapml.cli.compare import compare, confusions
 from lapml.cli.diagnose import diagnose, distances, picture
+from lapml.cli.group import Group
+from lapml.cli.init import init
 from lapml.cli.localise import localise
 from lapml.cli.published import publish, restore
 from lapml.cli.settings import config_app, suite_app
 
 app = typer.Typer(
-    add_completion=False,
+    cls=Group,
     help="Fine-grained image recognition: baseline, CutMix, localized CutMix, margin losses.",
     **RAW,
 )
@@ -44,6 +46,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(suite_app, name="suite")
 app.add_typer(data_commands.app, name="data")
 for command in (
+    init,
     localise,
     publish,
     restore,
@@ -89,7 +92,7 @@ def train(
         bool, typer.Option(help="Test run of two epochs, every batch of the second one mixed, in a temporary folder.")
     ] = False,
 ) -> None:
-    """Train one run on train + val, evaluate its last epoch on test, write its run folder.
+    """Train one run and evaluate its last epoch. It trains on train + val, is read on test, and writes its run folder.
 
     Example: lapml train birds loc_cutmix 0
     """
@@ -103,6 +106,8 @@ def train(
     from lapml.localise.evidence import opened
     from lapml.models.device import pick_device
     from lapml.runs.execute import execute, resolve_smoke, resolved
+    from lapml.runs.left import left
+    from lapml.training.progress import heading
 
     config = (
         resolve_smoke(settings, dataset, method, seed)
@@ -115,9 +120,12 @@ def train(
     with tempfile.TemporaryDirectory() if smoke else nullcontext() as temporary:
         folder = (paths.development if development else paths.run)(dataset, method, seed)
         say_device(config.train)
+        _log(heading(config, packed, "a temporary folder" if smoke else str(folder)))
         with ranks.joined(pick_device(config.train)[0].type):
             metrics = execute(config, packed, Path(temporary, "run") if smoke else folder, quiet(), _log, maps, replace)
     _log(f"{config.evaluate} top-1 {metrics['top1']:.2f} %  ({'smoke' if smoke else folder})")
+    if not (smoke or development) and is_first():
+        typer.echo(left(settings, paths))
 
 
 @app.command()
@@ -132,8 +140,8 @@ def evaluate(
     ] = "test",
     params: ParamsFile = DEFAULT,
 ) -> None:
-    """Evaluate a finished run again, or on another data set: accuracy if the run knows all its classes, else Recall@K of the
-    embedding.
+    """Evaluate a finished run again, or on another data set. That gives accuracy if the run knows all its classes, else
+    Recall@K of the embedding.
 
     Example: lapml evaluate results/demo/runs/birds/baseline/0
     """
@@ -193,7 +201,7 @@ def report(
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Make the tables, figures and report.html of a suite; runs that do not fit its settings are refused.
+    """Make the tables, figures and report.html of a suite. Runs that do not fit its settings are refused.
 
     Example: lapml report --no-images
     """

@@ -26,7 +26,7 @@ def predict(
     banner: Banner = None,
     as_json: Json = False,
 ) -> None:
-    """Print the most probable classes of images, preprocessed as in evaluation.
+    """Print the most probable classes of images. They are preprocessed as in evaluation.
 
     Files that are not images are named at the end, with exit status 1; the others are predicted.
 
@@ -59,7 +59,7 @@ def explain(
     params: ParamsFile = DEFAULT,
     as_json: Json = False,
 ) -> None:
-    """Draw the class map of images, and the most similar training images.
+    """Draw images' class maps, and similar training images.
 
     Files that are not images are named at the end, with exit status 1; the others are explained.
 
@@ -98,7 +98,7 @@ def export(
         Path | None, typer.Option(help="The file; default: model.onnx or model.pt2 in the run's folder.")
     ] = None,
 ) -> None:
-    """Export the model as one file for other programs, with a description in FILE.json, if its outputs equal the run's.
+    """Export the model as one file for other programs. FILE.json describes it; its outputs must equal the run's.
 
     Example: lapml export results/demo/runs/birds/baseline/0 --format onnx
     """

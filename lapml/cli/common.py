@@ -89,9 +89,9 @@ def say_device(train) -> None:
 
 def find_dataset(settings, name: str):
     """The settings of a data set; LapmlError where there are none of that name."""
-    if name not in settings.data:
-        raise LapmlError(f"unknown data set {name!r}: expected one of {', '.join(settings.data)}")
-    return settings.data[name]
+    from lapml.config.suites import find_dataset
+
+    return find_dataset(settings, name)
 
 
 def refuse_pictures(settings, what: str, advice: str = "to allow it, give --set report.images=true") -> None:

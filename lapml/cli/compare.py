@@ -22,7 +22,7 @@ def compare(
     replicates: Annotated[int, typer.Option(min=1, help="Replicates of the bootstrap.")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a Markdown table.")] = False,
 ) -> None:
-    """Compare methods of finished runs: accuracy over seeds, differences with tests, and the number of seeds needed.
+    """Compare methods of finished runs. Accuracy over seeds, differences with tests, and the number of seeds needed.
 
     Example: lapml compare results/published/demo/runs/birds/baseline results/published/demo/runs/birds/cutmix
     """
@@ -46,7 +46,7 @@ def confusions(
     confidence: Annotated[float, typer.Option(help="Confidence level of intervals and tests.")] = 0.95,
     replicates: Annotated[int, typer.Option(min=1, help="Replicates of the bootstrap.")] = 10_000,
 ) -> None:
-    """Count the mistakes of methods: between sister classes (whose names share the last word), and others.
+    """Count mistakes between sister classes, and others. Names of sister classes share their last word.
 
     Example: lapml confusions results/published/sparrows/runs/cub200/baseline results/published/sparrows/runs/cub200/cutmix
     """

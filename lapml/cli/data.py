@@ -46,7 +46,8 @@ def data_prepare(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = [
     from lapml.data.pack import prepare
 
     settings, paths = load(params, overrides)
-    prepare(name, find_dataset(settings, name), paths)
+    boxed = [method for method in settings.all_methods() if settings.methods[method].annotated()]
+    prepare(name, find_dataset(settings, name), paths, boxed=boxed if name in settings.datasets else ())
     _print_left_out(name, settings, paths)
     typer.echo(f"{paths.pack(name)}")
 

@@ -10,7 +10,7 @@ from lapml.cli.common import DEFAULT, Dataset, ParamsFile, Set, find_dataset, lo
 
 @plain
 def diagnose(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
-    """Measure mixed images and their labels against true boxes, parts and masks; write tables and a gallery.
+    """Measure mixed images and their labels. They are held against true boxes, parts and masks, in tables and a gallery.
 
     Example: lapml diagnose birds
     """
@@ -55,7 +55,7 @@ def distances(
         Path | None, typer.Option(help="Folder for distances.md, .svg, .csv and .json; default: print only.")
     ] = None,
 ) -> None:
-    """Distances of generated images from their references in the embeddings of finished models, against part similarity.
+    """Measure how far mixed images are from their references. In embeddings of finished models, against part similarity.
 
     Example: lapml distances results/demo/runs/birds/loc_cutmix results/demo/runs/birds/adaptive_margin
     """

@@ -14,7 +14,8 @@ def localise(
     anyway: Annotated[bool, typer.Option("--anyway", help="Also if no method of the suite mixes by the maps.")] = False,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Find objects and parts of the training images with a pretrained model, without labels. An interrupted search continues.
+    """Find objects and parts of the training images. A pretrained model does so, without labels; an interrupted search
+    continues.
 
     Example: lapml localise birds
     """

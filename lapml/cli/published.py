@@ -20,7 +20,7 @@ def publish(
     ] = False,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Copy a suite's report, metrics, predictions and provenance to results/published/SUITE, to be committed.
+    """Copy a suite's results to results/published/SUITE. Report, metrics, predictions and provenance are to be committed.
 
     Example: lapml publish --params suites/sparrows.yaml
     """
@@ -36,7 +36,7 @@ def publish(
 
 @plain
 def restore(params: ParamsFile = DEFAULT) -> None:
-    """Restore the runs of results/published/SUITE that fit the settings and the packed data; only the others are then run.
+    """Take over published runs that fit the settings and data. Only the others of the suite are then run.
 
     Example: lapml restore --params suites/sparrows.yaml
     """

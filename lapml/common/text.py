@@ -37,6 +37,13 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def duration(seconds: float) -> str:
+    """About how long something takes: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def markdown(text: str) -> str:
     """In a table's cell, or within a line."""
     return MARKDOWN.sub(lambda found: f"\\{found[0]}", line(text))

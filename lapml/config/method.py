@@ -122,6 +122,10 @@ class Method(Section):
         """The evidence that its mixer asks for."""
         return self.mixer.needs() if self.mixer else ()
 
+    def annotated(self) -> bool:
+        """Whether it mixes by the data set's own boxes and parts."""
+        return "truth" in self.needs()
+
     def localised(self) -> list[str]:
         """The maps of :data:`LOCALISED` that it needs."""
         return [need for need in LOCALISED if need in self.needs()]

@@ -6,6 +6,7 @@ the whole section, since its keys depend on its name.
 """
 
 import json
+from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     """
     found: list[tuple[Path, dict[str, Any]]] = []
     while True:
-        raw = _read(path, found[-1][0] if found else None)
+        raw = read(path, found[-1][0] if found else None)
         base = raw.pop(BASE, None)
         found.append((path, raw))
         if base is None:
@@ -120,13 +121,24 @@ def _styled(value: Any) -> Any:
     return made
 
 
-def _read(path: Path, above: Path | None) -> dict[str, Any]:
+def read(path: Path, above: Path | None = None) -> dict[str, Any]:
+    """One params file as plain values, `base` included; ``above`` is the file that names it as its base.
+
+    Raises:
+        LapmlError: it is missing, or not plain YAML.
+    """
     try:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        close = get_close_matches(path.name, [file.name for file in path.parent.glob("*.y*ml")], 1)
+        meant = f"; did you mean {path.with_name(close[0])}?" if close else ""
         if above:
-            raise LapmlError(f"{above}: {BASE}: found no file {path}; name one relative to {above.parent}") from None
-        raise LapmlError(f"{path}: no such file; run from the project's folder, or name one with --params") from None
+            raise LapmlError(
+                f"{above}: {BASE}: found no file {path}{meant or f'; name one relative to {above.parent}'}"
+            ) from None
+        raise LapmlError(
+            f"{path}: no such file{meant or '; run from the project’s folder, or name one with --params'}"
+        ) from None
     except (YAMLError, ValueError, RecursionError, OSError) as error:
         # ValueError: bad UTF-8, impossible dates, endless integers; RecursionError: brackets without end
         raise LapmlError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None

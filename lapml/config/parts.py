@@ -23,6 +23,7 @@ from lapml.config.method import Adaptive, Margin, Mix
 
 OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has (or may have) a val split of its own
 
+UNANNOTATED = ("folder",)  # readers whose layout has neither boxes nor parts
 LABELS = {"aircraft": ("variant", "family", "manufacturer"), "folder": (None, "nested", "top")}  # data.NAME.labels
 
 

@@ -6,6 +6,7 @@ the key, what was found and what is allowed. The models are in schema.py.
 
 import json
 from collections.abc import Collection, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,10 @@ def override_in(raw: dict[str, Any], override: str) -> None:
             old = [*parents, last][:end]
             if new := new_name(".".join(old)):
                 raise LapmlError(f"--set {override}: {'.'.join(old)} was renamed; write {new} instead")
-        keys = ", ".join(inherited) if isinstance(inherited, dict) else "nothing below it"
+        known = inherited if isinstance(inherited, dict) else {}
+        if equals and (close := meant(key.strip(), expanded(raw))):
+            raise LapmlError(f"--set {override}: there is no such key; did you mean {close}?")
+        keys = ", ".join(known) or "nothing below it"
         raise LapmlError(f"--set {override}: expected KEY=VALUE with a key of the params file, one of: {keys}")
     for part in parents:
         where = where.setdefault(part, {})
@@ -93,6 +97,16 @@ def override_in(raw: dict[str, Any], override: str) -> None:
         json.dumps(where[last], default=str)
     except (YAMLError, TypeError, ValueError, RecursionError):
         raise LapmlError(f"--set {override}: the value is not plain YAML") from None
+
+
+def meant(key: str, raw: dict[str, Any]) -> str | None:
+    """The key of some settings that was probably meant by one that they lack: ``train.epochs`` for ``train.epoch``, and for
+    ``epochs`` alone, which is looked for in `train` first."""
+    paths = sorted((".".join(path) for path in _paths(raw)), key=lambda path: not path.startswith("train."))
+    if "." in key:
+        return next(iter(get_close_matches(key, paths, 1)), None)
+    ends = {path.rpartition(".")[2]: path for path in reversed(paths)}
+    return next((ends[end] for end in get_close_matches(key, ends, 1)), None)
 
 
 def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: ValidationError) -> str:
@@ -104,6 +118,7 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
     """
     whole = raw if isinstance(where, str) else expanded(raw)
     lines: dict[tuple[str, ...], list[str]] = {}
+    absent = [tuple(map(str, item["loc"])) for item in error.errors() if item["type"] == "missing"]
     old = {(*key[:-1], new) for key in _paths(whole) if (new := new_name(".".join(key)))}
     for item in error.errors():
         key = _written(raw, tuple(_keys(whole, item["loc"], item["type"] == "missing")))
@@ -120,6 +135,8 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
             line = "unknown key; remove it or correct its spelling"
             if new := new_name(".".join(key)):
                 line = f"was renamed; write {new} instead"
+            elif close := () if isinstance(where, str) else get_close_matches(key[-1], _beside(whole, key, absent), 1):
+                line = f"unknown key; did you mean {close[0]}?"
         else:
             line = f"found {item['input']!r}, expected: {message[0].lower() + message[1:]}"
         found = lines.setdefault(key, [])
@@ -132,6 +149,17 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
     return "\n".join(
         f"{named[key]}: {'.'.join(key) + ': ' if key else ''}{', or '.join(line)}" for key, line in lines.items()
     )
+
+
+def _beside(whole: dict[str, Any], key: tuple[str, ...], absent: list[tuple[str, ...]]) -> list[str]:
+    """The keys that could stand where an unknown one stands: those beside it in any data set or method, and those that are
+    missing there."""
+
+    def place(path: tuple[str, ...]) -> tuple[str, ...]:
+        return ("*", *path[2:-1]) if path[0] in ("data", "methods") and len(path) > 2 else path[:-1]
+
+    known = [path for path in (*_paths(whole), *absent) if place(path) == place(key)]
+    return [path[-1] for path in known if path[-1] != key[-1]]
 
 
 def _shared(raw: dict[str, Any], path: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from lapml.common.recorded import Tuned, checked
 from lapml.config import renamed
 from lapml.config.method import Method
-from lapml.config.parts import Train
+from lapml.config.parts import UNANNOTATED, Train
 from lapml.config.reading import explained
 from lapml.config.schema import FORMAT, WHERE, Params, Run
-from lapml.errors import LapmlError
+from lapml.config.suites import find_dataset
+from lapml.errors import LapmlError, expected
 from lapml.files import sha256
 from lapml.paths import Paths
 
@@ -68,9 +69,13 @@ def resolve(
 
 def unseeded(params: Params, dataset: str, method: str, development: bool = False) -> Run:
     """A run of seed 0 without tuned margins: what all runs of a method share, see :func:`resolve`."""
-    for key, name, known in (("data set", dataset, params.data), ("method", method, params.methods)):
-        if name not in known:
-            raise LapmlError(f"unknown {key} {name!r}: expected one of {', '.join(known)}")
+    find_dataset(params, dataset)
+    if method not in params.methods:
+        raise LapmlError(f"unknown method {method!r}: {expected(method, params.methods)}")
+    if params.methods[method].annotated() and (reader := params.data[dataset].reader) in UNANNOTATED:
+        raise LapmlError(
+            f"method {method}: every image needs a box for it, and data set {dataset} (reader {reader}) has none; choose another"
+        )
     params = params.of(dataset, method)
     development = development or params.eval_split == "val"
     record = {

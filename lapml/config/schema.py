@@ -17,7 +17,8 @@ from lapml.common.sections import (
     Seed,
 )
 from lapml.config.method import Method
-from lapml.config.parts import Data, Defaults, Diagnose, Localise, Model, Report, Train, Tune
+from lapml.config.parts import UNANNOTATED, Data, Defaults, Diagnose, Localise, Model, Report, Train, Tune
+from lapml.errors import expected
 
 FORMAT = 3  # of a run's record (config.json); those without a number are of format 1
 WHERE = ("device", "threads")  # of ``train``: where and how a run is computed, which is not what it is
@@ -82,6 +83,7 @@ class Params(Section):
             for method in self.methods:
                 params.of(dataset, method)
             if dataset in self.datasets:
+                self._annotated(dataset)
                 self._runnable(dataset, params, "" if params is self else f" for {dataset}")
         return self
 
@@ -144,6 +146,17 @@ class Params(Section):
             data = _changed(own.data[dataset], {"view": view.model_dump()}, f"{key}.view: {dataset}")
             changed["data"] = {**own.data, dataset: data}
         return own.model_copy(update=changed)
+
+    def _annotated(self, dataset: str) -> None:
+        """Its layout may have what the methods of the tables mix by."""
+        for key, names in (("ablation", self.ablation), ("tuned_methods", self.tuned_methods)):
+            lacking = [name for name in names if self.methods[name].annotated()]
+            if lacking and (reader := self.data[dataset].reader) in UNANNOTATED:
+                others = ", ".join(name for name in names if name not in lacking)
+                raise ValueError(
+                    f"{key}: found {' and '.join(lacking)}, for which every image needs a box, and data set {dataset} (reader "
+                    f"{reader}) has none; write {key}: [{others}]"
+                )
 
     def _runnable(self, dataset: str, params: Self, where: str) -> None:
         """Warm-ups and cool-downs leave something of the runs."""
@@ -289,4 +302,4 @@ def merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _known(key: str, name: str, known: Collection[str], why: str = "") -> None:
     if name not in known:
-        raise ValueError(f"{key}: found {name!r}, {why}expected one of {', '.join(sorted(known))}")
+        raise ValueError(f"{key}: found {name!r}, {why}{expected(name, sorted(known))}")

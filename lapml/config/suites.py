@@ -1,11 +1,14 @@
-"""The suites: `suites/NAME.yaml`, and writing one to params.yaml, the file that DVC reads."""
+"""The suites: `suites/NAME.yaml`, which of them has a data set, and writing one to params.yaml, the file that DVC reads."""
 
 import itertools
 import shutil
 from pathlib import Path
 
-from lapml.config import load, overlays
-from lapml.errors import LapmlError
+from lapml.config import overlays
+from lapml.config.parts import Data
+from lapml.config.reading import load
+from lapml.config.schema import Params
+from lapml.errors import LapmlError, expected
 from lapml.files import write_text
 
 FOLDER = Path("suites")
@@ -17,6 +20,30 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != BASE)
 
 
+def find_dataset(params: Params, name: str) -> Data:
+    """The settings of a data set; LapmlError where a suite has none of that name, which names the suites that have."""
+    if name in params.data:
+        return params.data[name]
+    there = _having(name)
+    others = f"; suites that have it: {', '.join(there)} (give --params {FOLDER}/NAME.yaml)" if there else ""
+    raise LapmlError(f"unknown data set {name!r}: {expected(name, params.data)}{others}")
+
+
+def _having(dataset: str) -> list[str]:
+    """The names of the suites with a data set. Each file is read once and by itself, as composing them all takes seconds."""
+    known: dict[Path, bool] = {}
+
+    def has(path: Path) -> bool:
+        if path not in known:
+            raw = overlays.read(path)
+            known[path] = "base" in raw and has(path.parent / raw["base"])
+            if isinstance(data := raw.get("data"), dict) and dataset in data:
+                known[path] = data[dataset] is not None
+        return known[path]
+
+    return [name for name in names() if has(FOLDER / f"{name}.yaml")]
+
+
 def use(name: str, target: Path = Path("params.yaml")) -> str:
     """Write ``suites/NAME.yaml`` as one complete file to params.yaml; a params.yaml that is not the text of a suite is
     kept beside it.
@@ -26,7 +53,7 @@ def use(name: str, target: Path = Path("params.yaml")) -> str:
     """
     if name not in names():
         raise LapmlError(
-            f"no suite {name!r}: expected one of {', '.join(names()) or 'none (run from the project folder)'}"
+            f"no suite {name!r}: {expected(name, names())}{'' if names() else ' (run from the project folder)'}"
         )
     source = FOLDER / f"{name}.yaml"
     load(source)

@@ -88,6 +88,16 @@ def _carved(
     return split
 
 
+def refuse_unboxed(index: pd.DataFrame, name: str, methods: Collection[str]) -> None:
+    """LapmlError where an image of a data set has no box, though methods of the suite mix by true ones."""
+    lacking = index["path"][index["box"].isna()].tolist()
+    if methods and lacking:
+        raise LapmlError(
+            f"data set {name}: {lacking[0]} has no box ({len(lacking)} of {len(index)} images have none), expected one for each, "
+            f"by which {' and '.join(methods)} mixes; add the boxes, or take {' and '.join(methods)} out of ablation"
+        )
+
+
 def rows_of(index: pd.DataFrame, splits: Collection[str]) -> np.ndarray:
     """Row numbers, ascending, of the images in any of ``splits``: an int64 array (n,).
 

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ SCHEMA = pa.schema(
 )
 
 
-def prepare(name: str, data: Data, paths: Paths, progress: bool = True) -> None:
+def prepare(name: str, data: Data, paths: Paths, progress: bool = True, boxed: Collection[str] = ()) -> None:
     """Read, index, decode and write the pack of one data set to ``paths.pack(name)``.
 
     The result is bit for bit the same whatever the number of cores, and whether or not it was made in one go. Memory
@@ -69,6 +69,7 @@ def prepare(name: str, data: Data, paths: Paths, progress: bool = True) -> None:
 
     Args:
         progress: show images, images a second and the time left (once in half a minute where it is no terminal).
+        boxed: the methods that mix by boxes: every image must have one then.
 
     Raises:
         LapmlError: source.json or the laid-out data set is missing, or other data than the settings
@@ -79,6 +80,7 @@ def prepare(name: str, data: Data, paths: Paths, progress: bool = True) -> None:
     record, root = laid_out(name, paths, data)
     how = reader(data.reader)
     table = index.read(root, data)
+    index.refuse_unboxed(table, name, boxed)
     folder = paths.pack(name)
     try:
         files = [root / how.IMAGES / path for path in table["path"]]

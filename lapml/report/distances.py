@@ -27,10 +27,9 @@ from lapml.config import Localise, Method, settings_of
 from lapml.errors import LapmlError
 from lapml.files import write_json, write_text
 from lapml.localise.evidence import opened
-from lapml.paths import Paths
 from lapml.report.figures import STYLE, look, svg
 from lapml.runs.execute import open_data, ready
-from lapml.runs.folder import open_run
+from lapml.runs.folder import open_run, paths_of
 from lapml.training.losses import band, distance
 from lapml.training.mixes import Mixes, freshly
 
@@ -141,13 +140,13 @@ def _edges(settings: dict[str, Method]) -> Edges | None:
 @torch.no_grad()
 def _of_run(folder: Path, mixer: Method, localise: dict | None, images: int, root: Path) -> pd.DataFrame:
     record, provenance = open_run(folder)
-    packed = open_data(record, provenance, root)
+    packed = open_data(folder, record, provenance, root)
     run = ready(folder, record, len(packed.class_names))
     run.model.eval()
     mixing = {"settings": mixer, "seed": 0, "localise": localise and Localise(**localise)}
     config = run.config.model_copy(update=mixing)  # the same views and draws for every model
     columns: dict[str, list[np.ndarray]] = {"d": [], "s": [], "rho": []}
-    maps = opened(config, Paths(record["suite"], root), packed)
+    maps = opened(config, paths_of(folder, record, root), packed)
     mixes = Mixes(config, run.model, run.weights, packed, {"mixed": mixer}, precision=run.precision, maps=maps)
     for batch, _, made, _ in mixes.generate(images):
         mixed = made["mixed"].mixed

@@ -21,6 +21,7 @@ from lapml.common.gpus import ALONE, memory
 from lapml.common.locks import alone
 from lapml.common.provenance import code_sha256, command, commit, device_name, versions
 from lapml.config import Params, Run, resolve, settings_of, tuned_values
+from lapml.config.suites import find_dataset
 from lapml.data.fetch.sources import refuse_other
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
@@ -29,7 +30,7 @@ from lapml.models.device import DTYPES, pick_device, tf32, without_gpu
 from lapml.models.model import Classifier, build
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.runs import evaluate, kept
-from lapml.runs.folder import open_run
+from lapml.runs.folder import open_run, paths_of
 from lapml.training.loop import Fitted, fit, made_of
 
 if TYPE_CHECKING:
@@ -146,9 +147,9 @@ def ready(folder: Path, record: dict[str, Any], classes: int) -> Ready:
     return Ready(config, model, weights, device, precision)
 
 
-def open_data(record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:
+def open_data(folder: Path, record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:
     """The packed data of a finished run (of :func:`open_run`); LapmlError if they are gone or changed."""
-    where = Paths(record["suite"], root).pack(record["dataset"])
+    where = paths_of(folder, record, root).pack(record["dataset"])
     packed = Packed.open(where)
     if packed.meta["sha256"] != provenance["data_sha256"]:
         raise LapmlError(
@@ -166,7 +167,7 @@ def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, fl
     """
     record, provenance = open_run(folder)
     _refuse_trained(folder, record["fit"], split)
-    packed = open_data(record, provenance, root)
+    packed = open_data(folder, record, provenance, root)
     record_read(folder, split, "evaluate")
     return evaluate.metrics(_predict(folder, record, split, packed, len(packed.class_names)))
 
@@ -187,11 +188,7 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
             run's own and the run was trained on that split.
     """
     record, provenance = open_run(folder)
-    if dataset not in params.data:
-        raise LapmlError(
-            f"unknown data set {dataset!r}: expected one of {', '.join(params.data)} (or another --params)"
-        )
-    refuse_other(dataset, params.data[dataset], Paths(params.suite, root))
+    refuse_other(dataset, find_dataset(params, dataset), Paths(params.suite, root))
     packed = Packed.open(Paths(params.suite, root).pack(dataset))
     names, source = provenance.get("class_names"), provenance.get("source")
     if not names or not source:

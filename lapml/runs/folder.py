@@ -1,15 +1,20 @@
-"""Open and check the folder of a finished run."""
+"""Open and check the folder of a finished run; find runs, where another folder was given."""
 
 import json
+import os
+import re
 from collections.abc import Collection
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from lapml.common.recorded import Config, Provenance, checked
 from lapml.errors import LapmlError
 from lapml.files import sha256
-from lapml.paths import RUN_FILES
+from lapml.paths import RUN_FILES, Paths
 
+MARKS = {*RUN_FILES, "last.pt"}  # a folder with any of them is a run, complete or not
+SHOWN = 5  # runs in a message
 NOT_KEPT = "The run was taken over from results/published, where no weights are kept.\n"  # in place of them
 
 
@@ -20,9 +25,15 @@ def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, An
         optional: files that may be absent, such as the model in a published copy.
 
     Raises:
-        LapmlError: a file is missing or damaged, or its checksum is not that of provenance.json.
+        LapmlError: the folder is no run, a file is missing or damaged, or its checksum is not that of provenance.json.
     """
+    if not _is_run(folder):
+        raise LapmlError(f"{folder}: {_no_run(folder)}")
     missing = [name for name in RUN_FILES if name not in optional and not (folder / name).is_file()]
+    if missing == ["model.safetensors"]:
+        raise LapmlError(
+            f"{folder}: model.safetensors is missing, as in published runs; train the run to have its weights"
+        )
     if missing:
         raise LapmlError(f"{folder}: {missing[0]} is missing: the run is not complete; train it (again)")
     again = "train the run again"
@@ -47,6 +58,52 @@ def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, An
                 f"{folder / name}: is not the file that this run wrote (checksum differs); train the run again"
             )
     return config, provenance
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in MARKS)
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The run folders at and below a folder, complete or not, in the order of their paths."""
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.name in MARKS)
+    # Hidden folders are runs being written; SEED.old-1 is a replaced run (lapml/runs/kept.py).
+    hidden = re.compile(r"\.|.*\.old-\d+$")
+    return sorted({folder / path.parent for path in files if not any(map(hidden.match, path.parts))})
+
+
+def _no_run(folder: Path) -> str:
+    """What is wrong with a path that is no run's, and which runs may be meant."""
+    if folder.is_dir():
+        runs = runs_below(folder)
+        some = ", ".join(map(str, runs[:SHOWN])) + (", …" if len(runs) > SHOWN else "")
+        return f"is no run, but holds {len(runs)}; give one of them: {some}" if runs else "is no run, and holds none"
+    if _is_run(folder.parent):
+        return f"is {'a file' if folder.exists() else 'no file'} of a run, expected its folder; give {folder.parent}"
+    if not folder.is_absolute():
+        above = (parent / folder for parent in Path.cwd().parents)
+        if here := next((each for each in above if each.is_dir() and runs_below(each)), None):
+            return f"no such folder in {Path.cwd()}; give {os.path.relpath(here)}"
+    above = next(each for each in folder.parents if each.is_dir())
+    above = above if "results" in above.resolve().parts else above / "results"  # elsewhere may lie anything
+    runs = [str(each) for each in runs_below(above)] if above.is_dir() else []
+    close = get_close_matches(str(folder), runs, SHOWN)
+    if close:
+        return f"no such folder; did you mean {' or '.join(close)}?"
+    if runs:
+        return f"no such folder, and none of the {len(runs)} runs below {above} is called alike"
+    return "no such folder; a run lies in results/SUITE/runs/DATASET/METHOD/SEED of the project's folder"
+
+
+def paths_of(folder: Path, record: dict[str, Any], root: Path) -> Paths:
+    """Where the data of a run lie: below ``root``, or, where they do not, in the project that holds the run's folder.
+
+    Args:
+        record: its config.json.
+    """
+    given = Paths(record["suite"], root)
+    home = next((each.parent for each in folder.resolve().parents if each.name == "results"), root)
+    return given if given.pack(record["dataset"]).exists() else Paths(record["suite"], home)
 
 
 def kept(path: Path) -> bool:

@@ -135,7 +135,7 @@ def _differences(place: Path, asked: Record, weights: str) -> list[str] | None:
 def _read_whole(place: Path) -> tuple[Record, Record] | None:
     """config.json and provenance.json of a finished run, whose weights may be missing."""
     try:
-        return open_run(place, optional=(MODEL,))
+        return open_run(place, optional=(MODEL,)) if (place / "provenance.json").is_file() else None
     except (LapmlError, OSError):
         return None
 

@@ -1,4 +1,4 @@
-"""How far a run has come: a progress bar, or one line per epoch."""
+"""What a run is, and how far it has come: a progress bar, or one line per epoch."""
 
 import sys
 import time
@@ -6,10 +6,30 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from lapml.common import ranks
-from lapml.config import Train
+from lapml.common.provenance import device_name
+from lapml.config import Run, Train
+from lapml.data.index import rows_of
+from lapml.data.pack import Packed
+from lapml.models.device import pick_device
 from lapml.training.state import Means
 
 EVERY = 0.5  # seconds from one figure on the bar to the next: showing one waits for the device
+
+
+def heading(run: Run, packed: Packed, where: str) -> str:
+    """What a run is, in two lines.
+
+    Args:
+        where: its results go.
+    """
+    (device, precision), train = pick_device(run.train), run.train
+    images, cut = len(rows_of(packed.index, run.fit)), run.model.truncate
+    return (
+        f"{run.dataset}/{run.method}/{run.seed}: {run.model.name}{f' cut at stride {cut}' if cut else ''}, "
+        f"{run.data.view.side} px, {precision} on {device_name(device)}\n"
+        f"{images} images of {len(packed.class_names)} classes, {train.epochs} epochs of {images // train.batch} steps of "
+        f"{train.batch}; results go to {where}"
+    )
 
 
 class Progress:

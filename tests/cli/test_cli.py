@@ -1,17 +1,21 @@
 """The command line: help with examples, exit statuses, and one clear line for bad input."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from lapml.cli import app
+from lapml.cli.group import WORK
 from lapml.config import overlays
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
-    ["config", "show"], ["suite", "list"], ["suite", "use"], ["suite", "report"],
+    ["init"], ["config", "show"], ["suite", "list"], ["suite", "use"], ["suite", "report"],
     ["data", "fetch"], ["data", "prepare"], ["data", "check"], ["data", "show"],
     ["train"], ["evaluate"], ["tune"], ["report"], ["publish"],
     ["diagnose"], ["compare"], ["predict"], ["explain"], ["export"],
@@ -56,16 +60,16 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
         (["data", "prepare", "x"], "unknown data set 'x'"),
         (["train", "birds", "baseline", "0"], "lapml data prepare birds"),
         (["train", "birds", "margin", "0"], "lapml tune birds"),
-        (["evaluate", "results/none"], "config.json is missing"),
+        (["evaluate", "results/none"], "results/none: no such folder"),
         (["suite", "use", "x"], "no suite 'x'"),
         (["suite", "report"], "no report yet"),
         (["report"], "baseline/0"),
         (["diagnose", "birds"], "lapml data prepare birds"),
         (["diagnose", "x"], "unknown data set 'x'"),
         (["compare", "results/none"], "results/none"),
-        (["predict", "results/none", "params.yaml"], "config.json is missing"),
-        (["explain", "results/none", "params.yaml"], "config.json is missing"),
-        (["export", "results/none", "--format", "onnx"], "config.json is missing"),
+        (["predict", "results/none", "params.yaml"], "results/none: no such folder"),
+        (["explain", "results/none", "params.yaml"], "results/none: no such folder"),
+        (["export", "results/none", "--format", "onnx"], "results/none: no such folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )  # fmt: skip
@@ -75,6 +79,71 @@ def test_bad_input_is_status_1_and_says_what_to_do(arguments: list[str], part: s
     assert result.stderr.startswith("error: ")
     assert part in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["train", "birds", "cutmx", "0"], "did you mean cutmix?"),
+        (["data", "fetch", "brids"], "did you mean birds?"),
+        (["suite", "use", "sparows"], "did you mean sparrows?"),
+        (["config", "show", "--params", "suites/sparows.yaml"], "did you mean suites/sparrows.yaml?"),
+        (["config", "show", "--set", "train.epoch=5"], "did you mean train.epochs?"),
+        (["config", "show", "--set", "lr=5"], "did you mean train.lr?"),
+    ],
+)
+def test_a_misspelt_name_is_answered_by_the_one_that_was_meant(arguments: list[str], part: str) -> None:
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 1 and part in result.stderr
+
+
+@pytest.mark.parametrize("command", [["data", "fetch"], ["data", "prepare"], ["localise"], ["tune"], ["train"]])
+def test_a_data_set_of_other_suites_is_answered_by_those_suites(command: list[str]) -> None:
+    found = runner.invoke(app, [*command, "cub200", *(["cutmix", "0"] if command == ["train"] else [])])
+    assert found.exit_code == 1 and "suites that have it: choices-cub200, cub200, " in found.stderr
+
+
+def test_the_suites_that_have_a_data_set() -> None:
+    found = runner.invoke(app, ["data", "fetch", "cub200"])
+    listed = found.stderr.partition("suites that have it: ")[2].partition(" (give")[0].split(", ")
+    loaded = (overlays.merged(overlays.layers(file)) for file in Path("suites").glob("*.yaml"))
+    assert listed == sorted(raw["suite"] for raw in loaded if "cub200" in raw["data"])
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["--epochs", "5"], "write --set train.epochs=5"),
+        (["--lr=0.1"], "write --set train.lr=0.1"),
+        (["--batch-size", "16"], "write --set train.batch=16"),
+        (["--truncate"], "write --set model.truncate=VALUE"),
+        (["-ex"], "Settings are given by --set KEY=VALUE"),
+        (["--learning-rate", "1"], "Settings are given by --set KEY=VALUE"),
+        (["--smok"], "--smoke"),
+    ],
+)
+def test_an_option_that_is_a_setting_is_answered_by_set(given: list[str], meant: str) -> None:
+    result = runner.invoke(app, ["train", "birds", "cutmix", "0", *given])
+    assert result.exit_code == 2 and meant in result.stderr
+
+
+def test_an_unknown_option_of_a_command_without_settings() -> None:
+    result = runner.invoke(app, ["suite", "list", "--epochs", "5"])
+    assert result.exit_code == 2 and "--set" not in result.stderr
+
+
+def test_help_lists_every_command_once_in_the_order_of_the_work() -> None:
+    text = runner.invoke(app, ["--help"]).output.partition("\nBegin:")[2]
+    listed = [line.split()[0] for line in text.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert listed == [name for names in WORK.values() for name in names]
+    assert set(listed) == set(typer.main.get_command(app).commands)
+
+
+def test_starting_up_imports_nothing_heavy() -> None:
+    """What makes `lapml --help` slow is imported by the commands that want it."""
+    heavy = "{'torch', 'numpy', 'pandas', 'pydantic', 'optuna', 'rich', 'PIL'}"
+    script = f"import sys, lapml.cli; found = {heavy} & set(sys.modules); assert not found, found"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
 def test_config_show_prints_the_resolved_run_with_overrides() -> None:

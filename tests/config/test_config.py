@@ -253,7 +253,8 @@ def test_a_missing_key(tmp_path, key):
                                  "methods.cutmix.mixer.support"])  # fmt: skip
 def test_an_unknown_key(tmp_path, key):
     path = written(tmp_path, changed(key, 1))
-    assert mistake(path) == f"{path}: {key}: unknown key; remove it or correct its spelling"
+    meant = {"trian": "did you mean train?"}.get(key, "remove it or correct its spelling")
+    assert mistake(path) == f"{path}: {key}: unknown key; {meant}"
 
 
 def test_two_mistakes_are_two_lines(tmp_path):
@@ -576,3 +577,48 @@ def test_keys_at_their_defaults_are_not_in_a_record():
     assert new["model"].pop("freeze") == 2 and new["train"].pop("label_smoothing") == 0.1
     assert new["settings"]["mix"].pop("cooldown_epochs") == 3
     assert new == record
+
+
+# --- what data sets never have ---
+
+FOLDER = ["data.birds.reader=folder", "data.birds.source=photos", "data.birds.synthetic=null"]
+
+
+def test_boxes_that_a_data_set_never_has_are_asked_for_before_anything_runs():
+    given = [*FOLDER, "ablation=[baseline, loc_cutmix_oracle, cutmix]"]
+    with pytest.raises(LapmlError) as caught:
+        config.load(PARAMS, given)
+    said = str(caught.value)
+    assert "loc_cutmix_oracle" in said and "data set birds (reader folder) has none" in said
+    assert said.endswith("write ablation: [baseline, cutmix]")
+    config.load(PARAMS, [*given, "ablation=[baseline, cutmix]"])  # which is right
+    config.load(PARAMS, given[3:])  # the birds have boxes
+
+
+def test_a_method_outside_the_tables_is_refused_where_it_is_run():
+    params = config.load(PARAMS, FOLDER)
+    with pytest.raises(LapmlError, match="loc_cutmix_oracle: every image needs a box for it, and data set birds"):
+        config.resolve(params, "birds", "loc_cutmix_oracle", 0)
+    config.resolve(params, "birds", "loc_cutmix", 0)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("train.epoch", "epochs"),
+        ("methods.cutmix.lable", "label"),
+        ("methods.baseline.margn", "margin"),  # which other methods have
+        ("data.birds.view.crops", "crop"),
+        ("defaults.mix.propb", "prob"),
+    ],
+)
+def test_a_misspelt_key(tmp_path, key, meant):
+    path = written(tmp_path, changed(key, 1))
+    assert f"{path}: {key}: unknown key; did you mean {meant}?" in mistake(path).splitlines()
+
+
+def test_a_key_misspelt_where_it_stood(tmp_path):
+    raw = copy.deepcopy(RAW)
+    raw["train"]["milestons"] = raw["train"].pop("milestones")
+    path = written(tmp_path, raw)
+    assert f"{path}: train.milestons: unknown key; did you mean milestones?" in mistake(path).splitlines()

@@ -539,3 +539,21 @@ def test_real_sparrows(tmp_path, settings, real_cub):
     made = Packed.open(paths.pack("sparrows"))
     assert len(made.class_names) == 21 and made.meta["splits"]["test"] == (made.index["split"] == "test").sum() > 600
     assert made.images.reshape(len(made.index), -1).std(1).min() > 1  # no blank image
+
+
+def test_images_without_a_box_are_refused_where_methods_want_boxes(cub, paths, packed, settings, monkeypatch):
+    packed()
+    data, before, read = settings(cub.write()), (paths.pack("birds") / "meta.json").read_bytes(), index.read
+    pack.prepare("birds", data, paths, progress=False, boxed=["oracle"])  # all have one
+
+    def without(*given):
+        table = read(*given)
+        table.at[3, "box"] = None
+        return table
+
+    monkeypatch.setattr(index, "read", without)
+    said = r"data set birds: 001.Red_Finch/bird 3.png has no box \(1 of 18 images have none\), .* by which oracle mixes"
+    with pytest.raises(LapmlError, match=said):
+        pack.prepare("birds", data, paths, progress=False, boxed=["oracle"])
+    assert (paths.pack("birds") / "meta.json").read_bytes() == before
+    pack.prepare("birds", data, paths, progress=False)

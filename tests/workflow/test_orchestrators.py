@@ -69,7 +69,7 @@ def snakemake_jobs(folder: Path, *options: str) -> set[tuple[str, frozenset[str]
     jobs = set()
     for block in text.split("\n\n"):
         outputs = re.search(r"^    output: (.*)$", block, re.M)
-        command = re.search(r"^Shell command: (lapml .*?) > \S+ 2>&1$", block, re.M)
+        command = re.search(r"^Shell command: (lapml .*?) > \S+ 2>&1(?: && tail -n 2 \S+)?$", block, re.M)
         if outputs and command:
             jobs.add((command[1], frozenset(outputs[1].split(", "))))
     return jobs

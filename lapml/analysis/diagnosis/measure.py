@@ -12,6 +12,7 @@ from lapml.analysis.diagnosis import intervals, localisers
 from lapml.analysis.diagnosis.metrics import LOCALISATION, MIXING, localisation, mixing, shares, true_share
 from lapml.common.provenance import command, commit, device_name, versions
 from lapml.config import Method, Params, settings_of
+from lapml.config.suites import find_dataset
 from lapml.data.batches import Batch
 from lapml.data.fetch.sources import laid_out, refuse_other
 from lapml.data.index import rows_of
@@ -173,9 +174,7 @@ def truths(params: Params, paths: Paths, dataset: str) -> Known:
         LapmlError: unknown data set, it is not prepared, where it lay is gone, a mask is missing, or maps are that a method of
             the tables mixes by.
     """
-    if dataset not in params.data:
-        raise LapmlError(f"unknown data set {dataset!r}: expected one of {', '.join(params.data)}")
-    refuse_other(dataset, params.data[dataset], paths)
+    refuse_other(dataset, find_dataset(params, dataset), paths)
     packed = Packed.open(paths.pack(dataset), params.data[dataset])
     boxed = all(box is not None for box in packed.index["box"])
     _, root = laid_out(dataset, paths, params.data[dataset])

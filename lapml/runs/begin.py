@@ -1,0 +1,238 @@
+"""`lapml init`: a suite for a folder of images, sized for them and for this machine."""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lapml.common.provenance import device_name
+from lapml.common.text import duration
+from lapml.config import Params, Run, load, resolve
+from lapml.config.suites import FOLDER, names
+from lapml.data.decode import cores, square
+from lapml.data.fetch.laying import root_in
+from lapml.data.readers import reader
+from lapml.errors import LapmlError
+from lapml.files import atomic
+from lapml.localise.extract import load as load_extractor
+from lapml.localise.extract import side_of
+from lapml.models.device import pick_device
+from lapml.runs import estimate
+
+METHODS = ("baseline", "cutmix", "snapmix", "loc_cutmix")
+LEAST_STEPS = 8  # of an epoch
+SAMPLE = 24  # images that are looked at
+
+
+class Recipe(NamedTuple):
+    """A model with the images and the schedule that suit it; which suite it is of, says what it was chosen on."""
+
+    what: str
+    side: int  # of a view, in pixels
+    stored: int
+    model: str
+    train: dict[str, Any]
+    images: int  # up to which its epochs are as many; of more images fewer epochs are enough
+    least: int  # the shorter side of images that it is for, in pixels
+
+
+GPU = Recipe("the whole model, as of suites/cub200.yaml", 224, 256, "{truncate: null}",
+             {"epochs": 60, "batch": 32, "warmup_epochs": 3}, 10_000, 150)  # fmt: skip
+WHOLE = Recipe("the whole model, first stages frozen, as of suites/warblers.yaml", 192, 256, "{truncate: null, freeze: 3}",
+               {"epochs": 30, "batch": 16, "lr": 0.015, "head_lr_mult": 1.0}, 2_000, 150)  # fmt: skip
+CUT = Recipe("cut at stride 16, as of suites/sparrows.yaml: it cannot see fine marks", 96, 128, "{truncate: 16}",
+             {"epochs": 20, "batch": 32, "head_lr_mult": 5.0, "weight_decay": 0.001}, 2_000, 80)  # fmt: skip
+SMALL = Recipe("cut at stride 8, as of suites/base.yaml: for small images", 64, 96, "{truncate: 8}",
+               {"epochs": 20, "batch": 32}, 2_000, 0)  # fmt: skip
+
+
+def init(folder: Path, name: str, output: Path | None, labels: str | None, hours: float, replace: bool) -> str:
+    """Write a suite for a folder of images; returns what was found and chosen, how long the suite takes, and what to do next.
+
+    Args:
+        folder: holds train/CLASS/… and test/CLASS/…
+        name: of data set and suite; "": that of the folder.
+        output: the file to write; None: ``NAME.yaml``.
+        labels: as ``data.NAME.labels``.
+        hours: what the suite may take: the largest model is chosen that fits.
+        replace: overwrite ``output``.
+
+    Raises:
+        LapmlError: the folder has another layout, the name cannot be one, or the file exists.
+    """
+    name, output = _named(folder, name, output)
+    if output.exists() and not replace:
+        raise LapmlError(f"{output}: exists, and is not overwritten; give --output another file, or --replace")
+    how = reader("folder")
+    root = root_in(folder, how, "point `lapml init`")
+    frame = how.read(root, "all", labels)
+    sizes = _sizes(root, frame)
+    data = {"reader": "folder", "source": _path(folder, Path.cwd()), **({"labels": labels} if labels else {})}
+    if (frame["official"] == "val").any():
+        data["val_fraction"] = "official"
+    with atomic(output) as draft:
+        chosen = _chosen(draft, output, name, data, frame, root, sizes, hours)
+    return chosen
+
+
+def _named(folder: Path, name: str, output: Path | None) -> tuple[str, Path]:
+    """The names of suite and file."""
+    if not folder.is_dir():
+        raise LapmlError(f"{folder}: no such folder, expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
+    if not (FOLDER / "base.yaml").is_file():
+        raise LapmlError(f"{FOLDER / 'base.yaml'}: no such file; run from the project's folder")
+    name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-_")
+    output = output or Path(f"{name}.yaml")
+    taken = {*names(), *load(FOLDER / "base.yaml").data, "base", "published", "bench"}
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) or name in taken:
+        raise LapmlError(
+            f"--name: found {name!r}, expected letters, digits, _ and -, and none of {', '.join(sorted(taken))}; give another"
+        )
+    return name, output
+
+
+def _path(path: Path, where: Path) -> str:
+    """A path as seen from a folder, where it lies below it or both lie in this project; else absolute."""
+    path, where, project = path.resolve(), where.resolve(), Path.cwd().resolve()
+    near = path.is_relative_to(where) or path.is_relative_to(project) and where.is_relative_to(project)
+    return os.path.relpath(path, where) if near else str(path)
+
+
+def _sizes(root: Path, frame: pd.DataFrame) -> np.ndarray:
+    """(n, 2) widths and heights of a sample of the images, in pixels."""
+    return np.array([square(root / file, 16)[1][:2] for file in _sample(frame)])
+
+
+def _sample(frame: pd.DataFrame) -> list[str]:
+    return frame["image"].iloc[:: max(1, len(frame) // SAMPLE)].tolist()[:SAMPLE]
+
+
+def _chosen(
+    draft: Path,
+    output: Path,
+    name: str,
+    data: dict[str, Any],
+    frame: pd.DataFrame,
+    root: Path,
+    sizes: np.ndarray,
+    hours: float,
+) -> str:
+    """Write the draft of the largest recipe that fits; returns the summary."""
+    test = int((frame["official"] == "test").sum())
+    fit, classes = len(frame) - test, frame["label"].nunique()
+    shorter = int(np.median(sizes.min(1)))
+    base = load(FOLDER / "base.yaml")
+    device, _ = pick_device(base.train)
+    at_once = min(cores(), len(METHODS) * len(base.seeds)) if device.type == "cpu" else 1
+    recipes = [
+        each for each in ((GPU,) if device.type == "cuda" else ()) + (WHOLE, CUT, SMALL) if each.least <= shorter
+    ]
+
+    def written(recipe: Recipe, note: str) -> Params:
+        draft.write_text(_text(output, name, data, recipe, fit, note), encoding="utf-8")
+        return load(draft)
+
+    suites = [written(recipe, "") for recipe in recipes]
+    found = estimate.speeds([_timed(params, name) for params in suites], classes, at_once)
+    decoding, localising = (
+        _decoding(root, frame, max(each.stored for each in recipes)),
+        _localising(base, sizes, device),
+    )
+    images = estimate.Images(fit, test, decoding, localising + decoding)
+    taken = [estimate.suite(params, speed, images, at_once) for params, speed in zip(suites, found, strict=True)]
+    at = next((at for at, (_, whole) in enumerate(taken) if whole <= 3600 * hours), len(taken) - 1)
+    params, (run, whole) = suites[at], taken[at]
+    where = f"{device_name(device)}" if device.type == "cuda" else f"{at_once} CPU cores"
+    written(recipes[at], f"{where}, about {duration(whole)}")
+    runs = len(params.all_methods()) * len(params.seeds)
+    return "\n".join(
+        [
+            f"{data['source']}: {fit} training and {test} test images of {classes} classes, about {shorter} px on the shorter side",
+            f"{output}: {params.model.name} {recipes[at].what}; {params.data[name].view.side} px, {params.train.epochs} epochs "
+            f"of {fit // params.train.batch} steps of {params.train.batch}",
+            f"{runs} runs ({', '.join(params.all_methods())}; {len(params.seeds)} seeds), the longest about {duration(run)}; the "
+            f"whole suite about {duration(whole)} on {where} if nothing else runs there",
+            *(
+                [f"that is more than the {hours:g} h of --hours, and nothing smaller is sensible"]
+                if whole > 3600 * hours
+                else []
+            ),
+            "next:",
+            f"  snakemake --cores {at_once if device.type == 'cpu' else 'all'} --configfile {_path(output, Path.cwd())}",
+        ]
+    )
+
+
+def _timed(params: Params, name: str) -> list[Run]:
+    """A run of the baseline, and one of SnapMix that mixes every batch."""
+    run = resolve(params, name, "snapmix", 0)
+    return [
+        resolve(params, name, "baseline", 0),
+        run.model_copy(update={"settings": run.settings.always_mixing()}),
+    ]
+
+
+def _decoding(root: Path, frame: pd.DataFrame, side: int) -> float:
+    """Seconds to decode an image to a square, on one core."""
+    files, started = [root / file for file in _sample(frame)], time.process_time()
+    for file in files:
+        square(file, side)
+    return (time.process_time() - started) / len(files)
+
+
+def _localising(params: Params, sizes: np.ndarray, device: torch.device) -> float:
+    """Seconds to take an image's features for its maps."""
+    settings = params.localise
+    assert settings is not None
+    extractor = load_extractor(settings.model, settings.weights, device)
+    side = side_of(sizes, settings.side, extractor.stride)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), np.uint8)
+    torch.set_num_threads(params.train.threads)
+    extractor(pixels)
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    started = clock()
+    extractor(pixels).cpu()
+    return (clock() - started) / len(pixels)
+
+
+def _text(output: Path, name: str, data: dict[str, Any], recipe: Recipe, fit: int, note: str) -> str:
+    """The file."""
+    base = load(FOLDER / "base.yaml")
+    train = {**recipe.train, "epochs": max(10, round(recipe.train["epochs"] * min(1, recipe.images / fit)))}
+    while train["batch"] > 2 and fit < LEAST_STEPS * train["batch"]:
+        train["batch"] //= 2
+    boxed = [method for method, settings in base.methods.items() if settings.annotated()]
+    others = [method for method in base.methods if method not in (*METHODS, *boxed, *base.tuned_methods)]
+    keys = "".join(f"    {key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in data.items())
+    schedule = ", ".join(f"{key}: {value}" for key, value in train.items())
+    tuned = ", ".join(base.tuned_methods)
+    return f"""\
+# {name}: a suite for one's own images, written by `lapml init`. It holds what differs from the file that `base` names, where every
+# setting is explained.
+#   run:      snakemake --cores all --configfile {_path(output, Path.cwd())}
+#   device:   {note or "any"}
+base: {json.dumps(_path(FOLDER / "base.yaml", output.parent), ensure_ascii=False)}
+suite: {name}     # results go to results/{name}/
+datasets: [{name}]
+ablation: [{", ".join(METHODS)}]
+# Others: add {", ".join(others)} to ablation;
+# for those whose margins are searched first, write tuned_methods: [{tuned}].
+# Left out: {", ".join(boxed)}, which needs a box for every image, as no folder of images has.
+tuned_methods: []
+seeds: {base.seeds}            # more seeds, narrower intervals
+data:
+  {", ".join(f"{each}: null" for each in base.data)}               # not wanted here
+  {name}:
+{keys}    stored_side: {recipe.stored}
+    view: {{side: {recipe.side}}}      # add flip: false where left and right mean something
+# {recipe.what}
+model: {recipe.model}
+train: {{{schedule}}}
+diagnose: {{images: {min(200, fit)}}}     # generated images for each mixer and model
+"""
