@@ -106,7 +106,7 @@ def headings(params: Params) -> dict[str, str]:
         "recall1": "R@1",
         "recall5": "R@5",
         "gain": f"points over {BASELINE} [{level}], p",
-        "step": f"points over the method in parentheses [{level}], p",
+        "step": f"points over the method named [{level}], p",
         "cost_ratio": "cost ×",
         "seconds": "training (s)",
     }

@@ -27,7 +27,7 @@ def introduction(heading: str) -> tuple[list[str], list[tuple[str, str]]]:
             facts.append((found[1], found[2]))
             at_fact = True
         elif at_fact and line.startswith("#     "):  # goes on
-            facts[-1] = (facts[-1][0], f"{facts[-1][1]} {words}")
+            facts[-1] = (facts[-1][0], f"{facts[-1][1]}\n{words}")
         elif at_fact or not text:
             text.append(words)
             at_fact = False

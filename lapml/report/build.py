@@ -9,9 +9,9 @@ from lapml.analysis import mistakes, tables
 from lapml.analysis.diagnosis import tables as diagnosis_tables
 from lapml.config import Params, overlays
 from lapml.files import scratch
-from lapml.paths import REPORT_FILES, Paths
+from lapml.paths import DIAGNOSIS_FILES, REPORT_FILES, Paths
 from lapml.report import diagnosis, diagnosis_figures, page
-from lapml.report.html import data_uri
+from lapml.report.html import data_uri, shows_pictures
 from lapml.runs.records import differences
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
         drawn["quality"] = data_uri(diagnosis_figures.quality(found, params.all_methods()), "svg+xml")
     if len(found.labels) and (found.labels["images"] >= diagnosis_figures.FEWEST).any():
         drawn["labels"] = data_uri(diagnosis_figures.labels(found, params.all_methods()), "svg+xml")
-    beside = f"../{paths.diagnosis(dataset).relative_to(paths.base).as_posix()}"
+    folder = paths.diagnosis(dataset)
+    there = {name: f"../diagnosis/{dataset}/{name}" for name in DIAGNOSIS_FILES if (folder / name).is_file()}
     return {
         "heads": ["method", *heads.values()],
         "rows": rows,
@@ -94,8 +95,14 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
         "verdicts": diagnosis_tables.verdicts(found.ratios),
         "note": diagnosis_tables.note(found, params),
         "figures": drawn,
-        "links": {f"{beside}/diagnosis.csv": "csv", f"{beside}/diagnosis.md": "Markdown"},
-        "gallery": f"{beside}/gallery.html" if params.report.images else None,
+        "links": {
+            there[name]: text
+            for name, text in (("diagnosis.csv", "csv"), ("diagnosis.md", "Markdown"))
+            if name in there
+        },
+        "gallery": there["gallery.html"]
+        if "gallery.html" in there and shows_pictures(folder / "gallery.html")
+        else None,
     }
 
 

@@ -110,7 +110,7 @@ def test_a_suites_own_words_are_its_heading():
 """
     text, facts = account.introduction(heading)
     assert text == ["Warblers at 192 px, in two lines.", "Chosen on: validation data."]
-    assert facts == [("run", "export X=1 snakemake --cores all"), ("expected", "baseline 64.0 ± 2.3 %")]
+    assert facts == [("run", "export X=1\nsnakemake --cores all"), ("expected", "baseline 64.0 ± 2.3 %")]
     assert account.introduction("") == ([], []) and account.introduction("# One line.") == (["One line."], [])
 
 
