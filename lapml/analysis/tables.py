@@ -36,8 +36,8 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
         gain, gain_low, gain_high, p, p_holm, significant, gain_seeds: points over ``baseline``, by
         :func:`lapml.analysis.stats.compare_rows` over the data set's methods, and the number of seeds needed to show it (NaN
         without a baseline);
-        previous, step, step_low, step_high, step_p, step_p_holm, step_significant, step_seeds: the same over the method
-        above, or the one in ``report.steps`` (then ``named``);
+        previous, step, step_low, step_high, step_p, step_p_holm, step_significant, step_seeds: the same over the method in
+        ``report.steps``, else over the one before in the suite's order;
         images_forward, images_backward, seconds: means of a training run;
         loss, ece, brier: means of cross-entropy, calibration error (percent) and Brier score (NaN for runs made before they were
         recorded), see :func:`lapml.runs.evaluate.metrics`;
@@ -45,9 +45,10 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
     """
     table = []
     methods = params.all_methods()
-    above = [None, *methods[:-1]]
-    before = [params.report.steps.get(method, place) for method, place in zip(methods, above, strict=True)]
-    before = [name if name in methods else place for name, place in zip(before, above, strict=True)]
+    before = [
+        other if (other := params.report.steps.get(method)) in methods else place
+        for method, place in zip(methods, [None, *methods[:-1]], strict=True)
+    ]
     for dataset in params.datasets:
         gains, steps = (
             stats.compare_rows(
@@ -64,14 +65,14 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
             for others in ([BASELINE] * len(methods), before)
         )
         rows: list[dict[str, Any]] = []
-        for method, gain, step, previous, method_above in zip(methods, gains, steps, before, above, strict=True):
+        for method, gain, step, previous in zip(methods, gains, steps, before, strict=True):
             of_method = runs[(runs["dataset"] == dataset) & (runs["method"] == method)]
             top1, half = stats.t_interval(of_method["top1"].to_list(), params.report.confidence)
             row = {"dataset": dataset, "method": method, "n_seeds": len(of_method), "top1": top1, "top1_half": half}
             row |= {name: of_method[name].mean() for name in ACCURACIES[1:]}
             row["recall_left_out"] = of_method.get("recall_left_out", pd.Series([0])).iloc[0]  # all share the images
             row |= _points("gain", "", gain) | _points("step", "step_", step)
-            row |= {"previous": previous, "named": previous is not None and previous != method_above}
+            row |= {"previous": previous}
             row |= {
                 name: of_method[name].mean() for name in ("images_forward", "images_backward", "seconds", *CALIBRATION)
             }
@@ -110,9 +111,9 @@ def headings(params: Params) -> dict[str, str]:
         "recall1": "R@1",
         "recall5": "R@5",
         "gain": f"points over {BASELINE} [{level}], p",
-        "step": f"points over the row above [{level}], p",
+        "step": f"points over the method named [{level}], p",
         "cost_ratio": "cost ×",
-        "seconds": "train s",
+        "seconds": "training (s)",
     }
 
 
@@ -124,7 +125,7 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         **{name: number(row[name], ".1f") for name in ACCURACIES[1:]},
         "gain": _comparison(row["gain"], row["gain_low"], row["gain_high"], row["p_holm"]),
         "step": _comparison(row["step"], row["step_low"], row["step_high"], row["step_p_holm"])
-        + (f" ({row['previous']})" if row["named"] else ""),
+        + ("" if math.isnan(row["step"]) else f" ({row['previous']})"),
         "cost_ratio": number(row["cost_ratio"], ".2f"),
         "seconds": number(row["seconds"], ".0f"),
     }
@@ -195,11 +196,10 @@ def note(table: pd.DataFrame, params: Params) -> str:
         f"Accuracies in percent, {means} {seeds}; ±: Student-t interval over seeds. Points, [interval] and p: "
         f"hierarchical paired bootstrap over seeds and {params.split_name()} images, {params.report.bootstrap:,} replicates; "
         f"p corrected by Holm’s method over the methods of a data set; bold where it is below {1 - params.report.confidence:.2g}. "
-        "Cost: (images forwarded + 2 × images backwarded) in training, over the baseline’s."
+        "Cost: (images forwarded + 2 × images backwarded) in training, over the baseline’s; it is exact. Training (s): wall "
+        "time of a run’s training, which other work on the machine lengthens."
     )
     text += _no_result(table, params)
-    if table["named"].any():
-        text += " (Method): compared with that one and not with the row above."
     if len(params.seeds) == 1:
         text += " One seed: no interval over seeds exists, p is of the images only, and nothing is called significant."
     if BASELINE not in set(table["method"]):

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from lapml.apply.images import shown
-from lapml.common.text import AS_TYPED
-from lapml.report.grids import RIGHT, WRONG, heat, short
+from lapml.common.text import AS_TYPED, class_name, shortened
+from lapml.report.figures import heat
 
+RIGHT, WRONG = "#0072B2", "#D55E00"
 WIDTH, EDGE = 7.6, 0.15  # inches: of the figure, and around it
 TOP = 0.85  # inches above the views
 VIEW = 2.2  # inches: a side of the view
@@ -137,3 +138,8 @@ def _bars(axes: Axes, result: dict[str, Any], fit: partial) -> None:
         axes.text(1, line - 0.15, f"{100 * each['probability']:.1f} %", ha="right", **look)
     axes.set(xlim=(0, 1), ylim=(max(len(classes), 5) - 0.9, -0.75))
     axes.axis("off")
+
+
+def short(text: str, length: int) -> str:
+    """A class name as a caption: without its number."""
+    return shortened(class_name(text), length)

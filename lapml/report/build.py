@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lapml import config
-from lapml.analysis import contrasts, tables
+from lapml.analysis import contrasts, mistakes, tables
 from lapml.analysis.diagnosis import tables as diagnosis_tables
 from lapml.config import Params, overlays
 from lapml.files import scratch
-from lapml.paths import REPORT_FILES, Paths
-from lapml.report import diagnosis, page
-from lapml.report.html import data_uri
+from lapml.paths import DIAGNOSIS_FILES, REPORT_FILES, Paths
+from lapml.report import diagnosis, diagnosis_figures, page
+from lapml.report.html import data_uri, shows_pictures
 from lapml.runs.records import differences
 
 if TYPE_CHECKING:
-    from lapml.report.pictures import Galleries  # torch is slow to import
+    from lapml.report.pictures import Pictures  # torch is slow to import
 
 
 def report(
@@ -23,7 +23,7 @@ def report(
     params_path: str | Path,
     paths: Paths,
     images: bool,
-    galleries: "Callable[[str], Galleries] | None" = None,
+    galleries: "Callable[[str], Pictures] | None" = None,
 ) -> Path:
     """Write all of ``REPORT_FILES`` into ``paths.report``, each to a temporary name first.
 
@@ -31,7 +31,7 @@ def report(
         params_path: the file that ``params`` was read from; its text is shown.
         images: show pictures of the data, if ``report.images`` allows them; else ``galleries`` is not called and the
             page has no picture.
-        galleries: dataset → (gallery items, CAM items, contact sheet), see :mod:`lapml.report.pictures`.
+        galleries: of :mod:`lapml.report.pictures`.
 
     Returns:
         The path of report.html.
@@ -54,9 +54,13 @@ def report(
         if method in params.tuned_methods
     }
     pictures = {name: galleries(name) for name in params.datasets} if images and galleries else None
-    text, overridden = _settings(params, Path(params_path))
+    text, overridden, heading = _settings(params, Path(params_path))
     diagnoses = {name: _diagnosis(params, paths, name) for name in params.datasets}
-    html = page.build(params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses)
+    confusions = {
+        name: mistakes.confused(mistakes.read(params, paths, name), params, mistakes.class_names(params, paths, name))
+        for name in params.datasets
+    }
+    html = page.build(params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, confusions, heading)
     paths.report.mkdir(parents=True, exist_ok=True)
     with scratch(paths.report / ".partial") as partial:
         tables.write(partial, params, runs, epochs, table, contrasts.markdown(primary, params))
@@ -76,10 +80,13 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
     rows = [
         [row["method"], *(diagnosis_tables.cell(row, name) for name in heads)] for row in found.table.to_dict("records")
     ]
-    figures = {
-        name: data_uri((paths.diagnosis(dataset) / f"{name}.svg").read_bytes(), "svg+xml")
-        for name in ("quality", "labels")
-    }
+    drawn: dict[str, str | None] = {"quality": None, "labels": None}  # anew, in the colours of the other figures
+    if rows:
+        drawn["quality"] = data_uri(diagnosis_figures.quality(found, params.all_methods()), "svg+xml")
+    if len(found.labels) and (found.labels["images"] >= diagnosis_figures.FEWEST).any():
+        drawn["labels"] = data_uri(diagnosis_figures.labels(found, params.all_methods()), "svg+xml")
+    folder = paths.diagnosis(dataset)
+    there = {name: f"../diagnosis/{dataset}/{name}" for name in DIAGNOSIS_FILES if (folder / name).is_file()}
     return {
         "heads": ["method", *heads.values()],
         "rows": rows,
@@ -88,14 +95,25 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
         "localisers": diagnosis_tables.of_localisers(found),
         "verdicts": diagnosis_tables.verdicts(found.ratios),
         "note": diagnosis_tables.note(found, params),
-        "figures": figures,
-        "gallery": f"{paths.diagnosis(dataset) / 'gallery.html'}" if params.report.images else None,
+        "figures": drawn,
+        "links": {
+            there[name]: text
+            for name, text in (("diagnosis.csv", "csv"), ("diagnosis.md", "Markdown"))
+            if name in there
+        },
+        "gallery": there["gallery.html"]
+        if "gallery.html" in there and shows_pictures(folder / "gallery.html")
+        else None,
     }
 
 
-def _settings(params: Params, path: Path) -> tuple[str, list[str]]:
-    """The params file's text (an overlay's over its base), and how ``params`` differs from it (``--set``)."""
+def _settings(params: Params, path: Path) -> tuple[str, list[str], str]:
+    """The params file's text (an overlay's over its base), how ``params`` differs from it (``--set``), and the comment that it
+    begins with, if it is of this suite: a base's comment is of another one."""
     used, written = (each.model_dump(mode="json") for each in (params, config.load(path)))
     text = path.read_text(encoding="utf-8") if len(overlays.layers(path)) == 1 else overlays.composed(path)
-    lines = differences(used, written)
-    return text, [line.replace(": found", ": used", 1).replace("expected", "the file says", 1) for line in lines]
+    lines = [
+        line.replace(": found", ": used", 1).replace("expected", "the file says", 1)
+        for line in differences(used, written)
+    ]
+    return text, lines, overlays.heading(path) if written["suite"] == params.suite else ""

@@ -36,8 +36,8 @@ def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
         found.table.to_csv(partial / "diagnosis.csv", index=False)
         (partial / "diagnosis.md").write_text(tables.markdown(found, params), encoding="utf-8")
         write_json(partial / "diagnosis.json", tables.record(found))
-        (partial / "quality.svg").write_bytes(figures.quality(found))
-        (partial / "labels.svg").write_bytes(figures.labels(found))
+        (partial / "quality.svg").write_bytes(figures.quality(found, params.all_methods()))
+        (partial / "labels.svg").write_bytes(figures.labels(found, params.all_methods()))
         (partial / "gallery.html").write_text(_gallery(params, paths, dataset, known), encoding="utf-8")
         for name in DIAGNOSIS_FILES:
             (partial / name).replace(folder / name)

@@ -1,5 +1,7 @@
 """The figures of a diagnosis, as SVG."""
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,13 +10,18 @@ from lapml.analysis.diagnosis.measure import Measured
 from lapml.analysis.diagnosis.tables import PERCENT, columns
 from lapml.report.figures import STYLE, look, svg
 
+FEWEST = 20  # images of a bin of labels
 LINES = ("cutmix", "cutmix_semantic", "snapmix", "loc_cutmix_area", "loc_cutmix", "loc_cutmix_oracle")
 
 
-def quality(found: Measured) -> bytes:
-    """Every metric of every mixer with its interval, one panel per metric."""
+def quality(found: Measured, order: list[str]) -> bytes:
+    """Every metric of every mixer with its interval, one panel per metric. SVG.
+
+    Args:
+        order: the methods of the suite: a method's place is its colour, as in all figures; what else is measured comes after.
+    """
     heads = {metric: title for metric, title in columns(found).items() if metric != "area"}
-    names = found.table["method"].to_list()
+    names, looks = found.table["method"].to_list(), _looks(found, order)
     with matplotlib.rc_context(STYLE):
         across = min(3, max(len(heads), 1))
         down = -(-max(len(heads), 1) // across)
@@ -26,10 +33,9 @@ def quality(found: Measured) -> bytes:
             factor = 100 if metric in PERCENT else 1
             for place, row in enumerate(found.table.to_dict("records")):
                 value, low, high = (factor * row[f"{metric}{end}"] for end in ("", "_low", "_high"))
-                axes.plot(
-                    [low, high], [place, place], color=look(place)[0], linewidth=4, alpha=0.35, solid_capstyle="butt"
-                )
-                axes.plot(value, place, "o", color=look(place)[0], markersize=4.5)
+                colour, _ = looks[row["method"]]
+                axes.plot([low, high], [place, place], color=colour, linewidth=4, alpha=0.35, solid_capstyle="butt")
+                axes.plot(value, place, "o", color=colour, markersize=4.5, clip_on=False)
             axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.4, -0.6)
             axes.set_xlim(left=0)
@@ -37,16 +43,15 @@ def quality(found: Measured) -> bytes:
         return svg(figure)
 
 
-def labels(found: Measured) -> bytes:
-    """The donor's share in the label against its true share: means over bins of ρ."""
+def labels(found: Measured, order: list[str]) -> bytes:
+    """The donor's share in the label against its true share: means over bins of ρ. SVG; ``order`` as above."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 4.2), layout="constrained")
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#5f5f5f", linewidth=0.8, linestyle=":")
-        for place, name in enumerate(found.table["method"]):
-            rows = found.labels[(found.labels["method"] == name) & (found.labels["images"] >= 20)]
+        for name, (colour, dash) in _looks(found, order).items():
+            rows = found.labels[(found.labels["method"] == name) & (found.labels["images"] >= FEWEST)]
             if name in LINES and len(rows):
-                colour, dash = look(place)
                 axes.plot(
                     rows["rho"], rows["true"], color=colour, linestyle=dash, marker="o", markersize=3.5, label=name
                 )
@@ -57,3 +62,10 @@ def labels(found: Measured) -> bytes:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
         return svg(figure)
+
+
+def _looks(found: Measured, order: list[str]) -> dict[str, tuple[str, Any]]:
+    """Colour and dashes of every mixer that is measured."""
+    names = found.table["method"].to_list()
+    places = {name: place for place, name in enumerate(dict.fromkeys([*order, *names]))}
+    return {name: look(places[name]) for name in names}

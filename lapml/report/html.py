@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 TEMPLATES = Environment(
     loader=PackageLoader("lapml.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
+HERE_ONLY = re.compile(r"<!-- here only -->.*?<!-- end -->", re.DOTALL)  # of a page: what is not published
 IMAGES = re.compile(r'<meta name="lapml-images" content="(none|data)">')
 
 
@@ -27,3 +28,8 @@ def shows_pictures(page: Path) -> bool | None:
     """Whether a page says that it shows pictures of the data; None if it does not say."""
     found = IMAGES.search(page.read_text(encoding="utf-8"))
     return None if found is None else found.group(1) == "data"
+
+
+def as_published(page: str) -> str:
+    """A report's page as it stands beside its published files: without links to what is not published."""
+    return HERE_ONLY.sub("", page).replace('href="../diagnosis/', 'href="diagnosis/')

@@ -15,10 +15,12 @@ from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.files import atomic
 from lapml.paths import Paths
-from lapml.report.gallery import Box, Mix, Pair
-from lapml.report.grids import DONOR, REFERENCE, heat
+from lapml.report.figures import heat
+from lapml.report.gallery import Mix, Pair
 from lapml.report.pairs import pairs
+from lapml.report.tiles import Box
 
+REFERENCE, DONOR = "#56B4E9", "#E69F00"
 PER_INCH = 120
 
 

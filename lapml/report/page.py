@@ -1,18 +1,24 @@
-"""One self-contained page out of the tables and figures: no script, no request to anywhere, every image inlined."""
+"""One self-contained page out of the tables and figures: no request to anywhere, every image inlined; its script only sorts
+tables, and its only links to files are to what lies beside it.
+"""
 
-import json
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from lapml.analysis import tables
+from lapml.common.text import class_name
 from lapml.config import Params
-from lapml.report import figures, grids, studies
+from lapml.report import account, figures, studies
 from lapml.report.html import data_uri, render
+from lapml.report.tiles import Tiles
+
+if TYPE_CHECKING:
+    from lapml.report.pictures import Pictures  # torch is slow to import
 
 STAGES = ("cutmix", "loc_cutmix", "margin", "adaptive_margin")  # of the ablation; the others are comparators
-Galleries = dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], bytes | None]]
+MAIN = {"accuracy.csv": "csv", "accuracy.tex": "LaTeX", "accuracy.md": "Markdown", "runs.csv": "every run, csv",
+        "curves.csv": "training curves, csv"}  # fmt: skip
 
 
 def build(
@@ -22,9 +28,11 @@ def build(
     epochs: pd.DataFrame,
     table: pd.DataFrame,
     tuned: dict[tuple[str, str], dict[str, Any]],
-    galleries: Galleries | None = None,
+    galleries: "dict[str, Pictures] | None" = None,
     overridden: list[str] | None = None,
     diagnoses: dict[str, dict[str, Any] | None] | None = None,
+    confusions: dict[str, dict[str, Any] | None] | None = None,
+    heading: str = "",
 ) -> str:
     """The report as HTML.
 
@@ -32,31 +40,38 @@ def build(
         params, params_text: the settings, and the text of their file.
         runs, epochs, table: of ``tables.collect``, ``tables.histories`` and ``tables.accuracy``.
         tuned: {(dataset, method): record of the tuned file}.
-        galleries: {dataset: (gallery items, CAM items, contact sheet of objects or None)}, see :mod:`lapml.report.pictures`;
-            None for a page without any picture of the data, which its ``lapml-images`` meta element then says.
+        galleries: the pictures of every data set; None for a page without any picture of the data, which its
+            ``lapml-images`` meta element then says.
         overridden: one line per setting in which ``params`` differs from ``params_text``.
-        diagnoses: {dataset: heads, rows, maps, verdicts, note, figures (data URIs), gallery (path or None)},
-            or None if it was not diagnosed.
+        diagnoses: {dataset: heads, rows, maps, verdicts, note, figures (data URIs), links {file: text}, gallery (may be
+            linked)}, or None if it was not diagnosed.
+        confusions: {dataset: of ``mistakes.confused``}.
+        heading: the comment that the suite's own file begins with.
     """
-    names = tables.headings(params)
+    text, facts = account.introduction(heading)
     return render(
         "page.html.j2",
         suite=params.suite,
-        heading=_heading(params, runs),
+        plan=account.plan(params, runs),
+        introduction=text,
+        facts=facts,
+        rebuilds_paper=account.rebuilds_paper(params),
         split=params.split_name().capitalize(),
         images=galleries is not None,
-        headings=list(names.values()),
+        headings=list(tables.headings(params).values()),
+        downloads=MAIN,
         datasets=[
-            _dataset(name, params, runs, epochs, table, tuned, galleries) | {"diagnosis": (diagnoses or {}).get(name)}
+            _dataset(name, params, runs, epochs, table, tuned, (galleries or {}).get(name))
+            | {"diagnosis": (diagnoses or {}).get(name), "confused": _confused((confusions or {}).get(name), params)}
             for name in params.datasets
         ],
         note=tables.note(table, params),
-        ran=_provenance(runs),
-        runs=_runs(runs),
+        ran=account.provenance(runs),
+        runs=account.table_of_runs(runs),
         commands=runs["command"].astype(str).to_list(),
         params_text=params_text,
         overridden=overridden or [],
-        caveats=_caveats(params, runs),
+        caveats=account.caveats(params, runs),
     )
 
 
@@ -81,7 +96,7 @@ def verdict(table: pd.DataFrame) -> dict[str, Any]:
             outcome = "a significant gain" if row["step"] > 0 else "a significant loss"
         if row["n_seeds"] == 1:
             outcome = "one seed, not judged"
-        text = tables.cells({**row, "named": False})["step"]
+        text = tables.cells(row)["step"].removesuffix(f" ({row['previous']})")
         steps.append(f"{row['method']} over {row['previous']}: {text}: {outcome}.")
     if rows[0]["n_seeds"] == 1:
         summary = "There is one seed only: whether a stage improves cannot be judged from it."
@@ -90,7 +105,7 @@ def verdict(table: pd.DataFrame) -> dict[str, Any]:
     else:
         silent = [name for name in judged if name not in ups + downs]
         parts = [
-            f"{_list(names)} {text}"
+            f"{account.listed(names)} {text}"
             for names, text in (
                 (ups, "improved significantly"),
                 (silent, "did not change significantly"),
@@ -108,8 +123,8 @@ def _against_baseline(table: pd.DataFrame) -> str:
         return ""
     better = rows.loc[rows["significant"] & (rows["gain"] > 0), "method"].to_list()
     worse = rows.loc[rows["significant"] & (rows["gain"] < 0), "method"].to_list()
-    text = f"Significantly above {tables.BASELINE}: {_list(better) if better else 'no method'}."
-    return text + (f" Significantly below it: {_list(worse)}." if worse else "")
+    text = f"Significantly above {tables.BASELINE}: {account.listed(better) if better else 'no method'}."
+    return text + (f" Significantly below it: {account.listed(worse)}." if worse else "")
 
 
 def charts(runs: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> dict[str, bytes]:
@@ -131,18 +146,19 @@ def _dataset(
     epochs: pd.DataFrame,
     table: pd.DataFrame,
     tuned: dict[tuple[str, str], dict[str, Any]],
-    galleries: Galleries | None,
+    pictures: "Pictures | None",
 ) -> dict[str, Any]:
     runs, epochs, table = (frame[frame["dataset"] == name] for frame in (runs, epochs, table))
-    mixes, cams, sheet = (galleries or {}).get(name, ([], [], None))
     rows = []
-    for row in table.to_dict("records"):
+    for place, row in enumerate(table.to_dict("records")):
         bold, text = tables.emphasised(row), tables.cells(row)
         cells = []
         for column in tables.headings(params):
             number, bracket, rest = text[column].partition(" [")  # the interval goes below its number
-            cells.append({"text": number, "detail": (bracket + rest).strip(), "bold": column in bold})
-        rows.append(cells)
+            rest, parenthesis, other = rest.partition(" (")  # the method compared with stays beside it
+            detail = (bracket + rest).strip()
+            cells.append({"text": number + parenthesis + other, "detail": detail, "bold": column in bold})
+        rows.append({"colour": figures.look(place)[0], "cells": cells})
     return {
         "name": name,
         "verdict": verdict(table),
@@ -155,137 +171,42 @@ def _dataset(
             ],
         },
         "tuned": studies.shown({key[1]: record for key, record in tuned.items() if key[0] == name}, params.of(name)),
-        "gallery": _inline(grids.gallery(mixes), "png") if mixes else None,
-        "objects": _inline(sheet, "png") if sheet else None,
-        "cams": _inline(grids.cams(cams), "png") if cams else None,
+        "pictures": pictures and _pictures(name, pictures),
     }
 
 
-def _provenance(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """Name and distinct values of everything that made the runs."""
-    dirty, unknown = int((runs["dirty"] == True).sum()), int(runs["dirty"].isna().sum())  # noqa: E712
-    state = [f"{dirty} of {len(runs)} runs from a working tree with uncommitted changes"] if dirty else ["clean tree"]
-    if unknown:
-        state = [f"{unknown} of {len(runs)} runs from outside a git checkout: their code is not known"]
-    versions: dict[str, list[str]] = {}
-    for text in runs["versions"]:
-        for package, version in json.loads(text).items():
-            found = versions.setdefault(package, [])
-            if (shown := "not installed" if version is None else str(version)) not in found:
-                found.append(shown)
-    data = [f"{name}: {', '.join(_values(rows['data_sha256']))}" for name, rows in runs.groupby("dataset", sort=False)]
-    weights = [
-        " ".join(pair) for pair in zip(_values(runs["weights_name"]), _values(runs["weights_sha256"]), strict=False)
-    ]
-    reads = ", ".join(
-        f"read {_times(times)} by {count} of {len(runs)} runs"
-        for times, count in runs["test_reads"].value_counts().items()
-    )
-    total = runs["run_seconds"].sum()
-    return [
-        ("device", _values(runs["device"])),
-        (
-            "precision, threads",
-            [f"{', '.join(_values(runs['precision']))}; {', '.join(_values(runs['threads']))} thread(s)"],
-        ),
-        ("commit", [*_values(runs["commit"]), *state]),
-        ("data, sha256", data),
-        ("weights, sha256", weights),
-        ("versions", [", ".join(f"{package} {' / '.join(found)}" for package, found in versions.items())]),
-        ("seeds", [", ".join(_values(runs["seed"]))]),
-        ("time", [f"{total:,.0f} s ({total / 3600:.2f} h) in {len(runs)} runs; tuning is not counted"]),
-        ("started, finished", [f"{runs['started'].astype(str).min()} to {runs['finished'].astype(str).max()}"]),
-        ("peak memory", [f"{runs['peak_memory_bytes'].max() / 2**20:,.0f} MiB"]),
-        ("test split", [reads]),
-    ]
+def _pictures(name: str, pictures: "Pictures") -> dict[str, Any]:
+    tiles = Tiles(f"{name}-picture")
+    return {
+        "mixes": tiles.mixes(pictures.mixed),
+        "cams": tiles.cams(pictures.cams),
+        "objects": _inline(pictures.objects, "png"),
+        "best": pictures.best,
+        "mistakes": tiles.mistakes(pictures.mistakes),
+        "all": list(tiles.pictures.values()),
+    }
 
 
-def _runs(runs: pd.DataFrame) -> dict[str, list]:
-    rows = [
-        [
-            f"{row['dataset']}/{row['method']}/{row['seed']}",
-            *(tables.number(row[name], ".1f") for name in tables.ACCURACIES),
-            f"{row['seconds']:.0f}",
-            f"{row['images_forward']:,}",
-            f"{row['images_backward']:,}",
-            row["resumed"],
-            row["test_reads"],
-        ]
-        for row in runs.to_dict("records")
-    ]
-    heads = ["run", "top-1 %", "top-5 %", "class mean %", "R@1 %", "R@5 %", "train s", "images forward",
-             "images backward", "resumed", "test reads"]  # fmt: skip
-    return {"heads": heads, "rows": rows}
-
-
-def _heading(params: Params, runs: pd.DataFrame) -> str:
-    images = [
-        f"{n:,} {params.split_name()} images of {name}"
-        for name, n in runs.groupby("dataset", sort=False)["n"].first().items()
-    ]
-    trained = dict.fromkeys(
-        f"{_count(range(resolved.train.epochs), 'epoch')} of {resolved.model.name}"
-        for resolved in (params.of(dataset, method) for dataset in params.datasets for method in params.all_methods())
-    )
-    plan = f"{_count(params.all_methods(), 'method')} × {_count(params.seeds, 'seed')}"
-    return f"{plan}, {' or '.join(trained)}; {_list(images)}."
-
-
-def _caveats(params: Params, runs: pd.DataFrame) -> list[str]:
-    differing = [name for name in params.all_methods() if params.methods[name].overrides]
-    lines = [
-        "The method is our reading of an abstract. Where the abstract leaves a choice open, the choice is a setting, "
-        "and another choice may do better or worse.",
-        "An interval over few seeds is wide, and its width is uncertain. The bootstrap is cautious on a small test split; "
-        "on thousands of test images with few seeds that differ by more than a point it is too bold (simulated: 15 % false "
-        "alarms at 3 seeds where 5 % are meant). Read a p just below the level as a hint.",
-        "Methods that mix see other images and labels than the baseline in the same number of epochs; their extra cost "
-        "is in the cost column, and accuracy at equal cost is shown only if the suite has methods for it.",
-        "The optimiser’s settings are the same for every method and were not tuned for each; only margins are tuned, on "
-        "validation data."
-        if not differing
-        else f"Methods that also differ in their recipe (their overrides in the settings below): {_list(differing)}. The "
-        "others share theirs.",
-    ]
-    if any(params.data[name].source == "synthetic" for name in params.datasets):
-        lines.append("Synthetic birds show that the pipeline works; they say little about photographs.")
-    if any(
-        params.of(name, method).model.weights != "none" for name in params.datasets for method in params.all_methods()
-    ):
-        lines.append(
-            "The weights were trained on ImageNet; its training set holds some test photographs of CUB-200-2011."
-        )
-    if params.eval_split == "val":
-        lines.append(
-            "Runs are read on the validation split, to choose settings by: they say nothing of the test split, and a "
-            "choice among many looks better here than it is."
-        )
-    if len(params.seeds) < 5:
-        lines.append(f"Only {_count(params.seeds, 'seed')}: too few for a claim about the method.")
-    if runs["dirty"].astype(bool).any():
-        lines.append("Some runs come from uncommitted code: their commit does not show all the code that ran.")
-    if runs["commit"].nunique(dropna=False) > 1:
-        lines.append("The runs come from more than one commit, see the list of runs; the code may differ "
-                     "between them.")  # fmt: skip
-    if (runs["test_reads"] > 1).any():
-        lines.append("Some runs read the test split more than once, see the list of runs.")
-    return lines
-
-
-def _count(things: Sequence, name: str) -> str:
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
-
-
-def _times(number: int) -> str:
-    return "once" if number == 1 else f"{number} times"
-
-
-def _values(column: pd.Series) -> list[str]:
-    return ["–" if pd.isna(value) else str(value) for value in dict.fromkeys(column)]
-
-
-def _list(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _confused(found: dict[str, Any] | None, params: Params) -> dict[str, Any] | None:
+    """The matrices as cells: (percent as text, share 0..1, whether it is right)."""
+    if found is None:
+        return None
+    return {
+        "classes": [class_name(name) for name in found["classes"]],
+        "all": found["all"],
+        "images": " to ".join(str(count) for count in sorted({min(found["images"]), max(found["images"])})),
+        "split": params.split_name(),
+        "matrices": {
+            method: [
+                [
+                    (f"{share:.0f}" if share >= 0.5 else "", share / 100, row == column)
+                    for column, share in enumerate(line)
+                ]
+                for row, line in enumerate(shares.tolist())
+            ]
+            for method, shares in found["shares"].items()
+        },
+    }
 
 
 def _inline(image: bytes | None, kind: str) -> str | None:

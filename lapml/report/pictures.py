@@ -1,13 +1,16 @@
-"""Pictures of the data for the report: mixed images and class maps of each method."""
+"""Pictures of the data for the report: mixed images and class maps of each method, and the hardest mistakes."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lapml.analysis import mistakes
 from lapml.config import Params, Run
+from lapml.config.parts import View
+from lapml.data import views
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
@@ -23,20 +26,29 @@ from lapml.training.mixes import Mixes, freshly
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
-Galleries = tuple[list[dict[str, Any]], list[dict[str, Any]], bytes | None]
 MIXED_SHOWN, CAMS_SHOWN = 3, 6  # pictures of each method
 FOUND_SHOWN = 8  # images whose objects and parts are shown
+MISTAKES_SHOWN = 12  # of the best method
 
 
-def galleries(params: Params, paths: Paths) -> Callable[[str], Galleries]:
-    """A function of a data set's name that gives (gallery items, CAM items) of the first seed's runs, and the contact sheet
-    (PNG) of objects and parts if a method mixes by them.
+class Pictures(NamedTuple):
+    """Pictures of one data set; the items are those of :class:`lapml.report.tiles.Tiles`."""
+
+    mixed: list[dict[str, Any]]
+    cams: list[dict[str, Any]]
+    objects: bytes | None  # contact sheet (PNG) of objects and parts, if a method mixes by them
+    best: str  # the method whose mistakes are shown
+    mistakes: list[dict[str, Any]]
+
+
+def galleries(params: Params, paths: Paths) -> Callable[[str], Pictures]:
+    """A function of a data set's name that gives the pictures of the first seed's runs, and the hardest mistakes of all seeds'.
 
     Every method mixes the same references with the same donors, by its own model's maps. Runs taken over without weights have
-    no picture.
+    no picture but of their mistakes.
     """
 
-    def of(dataset: str) -> Galleries:
+    def of(dataset: str) -> Pictures:
         packed = Packed.open(paths.pack(dataset))
         mixed, cams, sheet = [], [], None
         for method in params.all_methods():
@@ -52,9 +64,40 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], Galleries]:
                 if maps is not None and sheet is None:
                     sheet = draw_sheet(dataset, paths, FOUND_SHOWN)
             cams += _cams(model, weights, packed, config)
-        return mixed, cams, sheet
+        answers = mistakes.read(params, paths, dataset)
+        best = mistakes.ranked(answers, params)[0]
+        hardest = mistakes.hardest(answers[best], mistakes.probabilities(params, paths, dataset, best), MISTAKES_SHOWN)
+        shown = _mistakes(hardest, packed, params.data[dataset].view)
+        return Pictures(mixed, cams, sheet, best, shown)
 
     return of
+
+
+def _mistakes(hardest: list[mistakes.Mistake], packed: Packed, view: View) -> list[dict[str, Any]]:
+    """Images that runs get wrong, each with a training image of the answer's class, as the model sees them."""
+    labels, trained = packed.index["label"].to_numpy(), packed.index["split"].to_numpy(dtype=object) == "train"
+    row_of = {path: row for row, path in enumerate(packed.index["path"])}
+
+    def seen(rows: np.ndarray) -> np.ndarray | None:
+        if not len(rows):  # no training image of that class
+            return None
+        windows = views.evaluation_windows(packed.index[["width", "height"]].to_numpy()[rows[:1]], view)
+        stored = torch.from_numpy(np.array(packed.images[rows[:1]]))
+        cut = views.cut(stored, torch.from_numpy(windows).float(), view.side)
+        return cut[0].clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
+
+    return [
+        {
+            "image": seen(np.array([row_of[each.image]])),
+            "near": seen(np.flatnonzero((labels == each.answer) & trained)),
+            "label": packed.class_names[each.label],
+            "answer": packed.class_names[each.answer],
+            "wrong": each.wrong,
+            "runs": each.runs,
+            "truly": each.truly,
+        }
+        for each in hardest
+    ]
 
 
 def _mixed(

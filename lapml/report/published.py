@@ -12,7 +12,7 @@ from lapml.errors import LapmlError
 from lapml.files import locked, scratch
 from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, RUN_FILES, Paths
 from lapml.report import diagnosis
-from lapml.report.html import shows_pictures
+from lapml.report.html import as_published, shows_pictures
 from lapml.runs.collect import UNREAD
 
 GALLERY = "gallery.html"  # large, with pictures of the data: not published
@@ -92,6 +92,8 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
     target.mkdir()
     for name in REPORT_FILES:
         shutil.copyfile(paths.report / name, target / name)
+    html = target / "report.html"
+    html.write_text(as_published(html.read_text(encoding="utf-8")), encoding="utf-8")
     for row in runs.to_dict("records"):
         run = (str(row["dataset"]), str(row["method"]), str(row["seed"]))
         copy_run(paths.run(*run), target.joinpath("runs", *run))

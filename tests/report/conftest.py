@@ -1,10 +1,13 @@
 """Fake run folders of a small suite: everything a report reads, without a model."""
 
 import json
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +17,8 @@ from PIL import Image
 from lapml import config
 from lapml.config import Params
 from lapml.paths import Paths
-from lapml.report import figures, grids
+from lapml.report import figures
+from lapml.report.pictures import Pictures
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 EPOCHS = 4
@@ -29,6 +33,18 @@ SMALL = [
     "report.bootstrap=500",
     "seeds=[0, 1]",
 ]
+CHROMIUM = (
+    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=20000 --dump-dom"
+).split()
+REPORT = """<script>
+function report(found) {
+  const out = document.createElement("pre");
+  out.id = "found";
+  out.textContent = JSON.stringify(found);
+  document.body.append(out);
+}
+</script>"""
 VALUES = {"m": 0.8, "weight": 0.05, "delta": 0.3, "quantile": 0.5}
 
 
@@ -107,8 +123,8 @@ def write_run(paths: Paths, params: Params, dataset: str, method: str, seed: int
     (folder / "model.safetensors").write_bytes(b"weights")
 
 
-def fake_galleries(dataset: str) -> tuple[list[dict], list[dict], bytes]:
-    """Gallery and CAM items of random pictures, two methods of each, and a contact sheet of objects: one picture."""
+def fake_galleries(dataset: str) -> Pictures:
+    """Random pictures: mixes and class maps of two methods, a contact sheet of objects, and two mistakes."""
     rng = np.random.default_rng(0)
     side = 64
 
@@ -135,9 +151,21 @@ def fake_galleries(dataset: str) -> tuple[list[dict], list[dict], bytes]:
             cams.append({"method": method, "image": picture(), "map": heat(), "title": "001.Sparrow",
                          "correct": len(cams) % 2 == 0})  # fmt: skip
     assert mixes[0]["reference"].shape == (side, side, 3)
+    mistakes = [
+        {
+            "image": picture(),
+            "near": near,
+            "label": "001.Sparrow",
+            "answer": "002.<Finch>",
+            "wrong": 2,
+            "runs": 2,
+            "truly": p,
+        }
+        for near, p in ((picture(), 0.0004), (None, 0.125))
+    ]
     with BytesIO() as sheet:
         Image.fromarray(picture()).save(sheet, "png")
-        return mixes, cams, sheet.getvalue()
+        return Pictures(mixes, cams, sheet.getvalue(), "loc_cutmix", mistakes)
 
 
 @pytest.fixture
@@ -175,8 +203,8 @@ def tune() -> Callable[..., None]:
     return write_tuned
 
 
-@pytest.fixture
-def galleries() -> Callable[[str], tuple[list[dict], list[dict], bytes]]:
+@pytest.fixture(scope="session")
+def galleries() -> Callable[[str], Pictures]:
     return fake_galleries
 
 
@@ -189,4 +217,43 @@ def params_file() -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank pictures in place of drawn ones, for tests of what stands around them."""
     monkeypatch.setattr(figures, "_chart", lambda draw, height=0.0: b'<svg xmlns="http://www.w3.org/2000/svg"/>')
-    monkeypatch.setattr(grids, "_png", lambda figure: b"png")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    pytest.skip("no Chromium: apt-get install chromium")
+
+
+@pytest.fixture
+def browse(chromium: str, tmp_path: Path) -> Callable[..., tuple[Any, list[str]]]:
+    """browse(html, fragment, *flags): open a page; returns what its script gives to ``report``, and what the browser's console
+    says."""
+
+    def opened(html: str, fragment: str = "", *flags: str) -> tuple[Any, list[str]]:
+        page = tmp_path / "page.html"
+        page.write_text(html.replace("<!doctype html>", f"<!doctype html>{REPORT}", 1), encoding="utf-8")
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        command = [chromium, *CHROMIUM, *flags, profile, page.as_uri() + fragment]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+        assert found, f"no report from the page; stderr: {done.stderr[-2000:]}"
+        unescaped = found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+        return json.loads(unescaped), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return opened
+
+
+@pytest.fixture
+def framed() -> Callable[[str, str, str], str]:
+    """framed(html, attributes, script): a page that looks into a frame that holds ``html``, its document ``inner``."""
+
+    def around(html: str, attributes: str, script: str) -> str:
+        source = html.replace("&", "&amp;").replace('"', "&quot;")
+        return f"""<!doctype html><body><iframe {attributes} srcdoc="{source}"></iframe><script>
+addEventListener("load", () => {{ const inner = document.querySelector("iframe").contentDocument; {script} }});
+</script></body>"""
+
+    return around

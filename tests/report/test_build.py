@@ -6,6 +6,7 @@ from lapml import config
 from lapml.errors import LapmlError
 from lapml.paths import REPORT_FILES
 from lapml.report import build, published
+from lapml.report.html import as_published
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -54,6 +55,23 @@ def test_report_is_the_same_each_time(suite, params_file):
         build.report(params, params_file, paths, False)
         made.append({name: (paths.report / name).read_bytes() for name in REPORT_FILES})
     assert made[0] == made[1]
+
+
+def test_the_introduction_is_never_another_suites(suite, tmp_path, params_file):
+    """An overlay has its own words or none, and a suite of another name than the file's too."""
+    params, paths = suite
+    assert "The embedded default" not in build.report(params, params_file, paths, False).read_text().partition("<h2")[0]
+    same = "".join(f"{key}: {value}\n" for key, value in (("suite", "fake"), ("seeds", "[0, 1]")))
+    for heading, words in (("", []), ("# Fake runs, for a test.\n", ["<p>Fake runs, for a test.</p>"])):
+        overlay = tmp_path / "mine.yaml"
+        overlay.write_text(f"{heading}base: {params_file}\n{same}")
+        html = build.report(params, overlay, paths, False).read_text().partition("<h2")[0]
+        assert "The embedded default" not in html and all(each in html for each in words)
+
+
+def test_the_published_page_links_to_what_is_published():
+    page = 'a <a href="../diagnosis/x/d.csv">csv</a><!-- here only --><a href="../diagnosis/x/gallery.html">g</a><!-- end --> b'
+    assert as_published(page) == 'a <a href="diagnosis/x/d.csv">csv</a> b'
 
 
 def test_publish_copies_without_weights(suite, galleries, params_file):

@@ -1,14 +1,17 @@
-import io
+import itertools
+import re
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from lapml.analysis import tables
-from lapml.report import figures, grids, pictures
+from lapml.analysis.diagnosis.measure import Measured
+from lapml.report import diagnosis_figures, figures, pictures
 
 
 @pytest.fixture
@@ -60,37 +63,69 @@ def test_more_rows_than_colours_are_told_apart():
     assert len(set(looks)) == len(looks)
 
 
-def picture(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+INVERTED = np.array([[-0.574, 1.43, 0.144], [0.426, 0.43, 0.144], [0.426, 1.43, -0.856]])  # CSS: hue-rotate(180deg)
+SEEN_AS = {  # linear RGB, by Machado, Oliveira and Fernandes (2009), severity 1
+    "normal": np.eye(3),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]),
+}  # fmt: skip
 
 
-def test_gallery_is_a_row_a_method(galleries):
-    mixes, *_ = galleries("birds")
-    mixes = [mixes[0], mixes[-1]]
-    both, one = picture(grids.gallery(mixes)), picture(grids.gallery(mixes[:1]))
-    assert both.shape[1] == one.shape[1] and both.shape[0] > 1.6 * one.shape[0]
+def rgb(colour: str) -> np.ndarray:
+    return np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
 
 
-def test_gallery_draws_boxes_and_maps(galleries):
-    mixes, *_ = galleries("birds")
-    item = mixes[-1]
-    with_all = grids.gallery([item])
-    for key in ("box_reference", "box_donor", "reference_map", "donor_map", "s"):
-        assert grids.gallery([item | {key: None}]) != with_all, key
+def in_the_dark(colour: np.ndarray) -> np.ndarray:
+    """What the page's filter, invert(0.9) hue-rotate(180deg), makes of a colour."""
+    return np.clip((0.9 - 0.8 * colour) @ INVERTED.T, 0, 1)
 
 
-def test_cams_show_pictures_and_verdicts(galleries):
-    _, cams, _ = galleries("birds")
-    image = picture(grids.cams(cams[:2]))
-    found = {tuple(colour) for colour in image.reshape(-1, 3).tolist()}
-    for colour in (grids.RIGHT, grids.WRONG):
-        assert tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5)) in found
+def linear(colour: np.ndarray) -> np.ndarray:
+    return np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
 
 
-@pytest.mark.parametrize("heat", [np.zeros((8, 8)), np.full((8, 8), np.nan), np.eye(1)])
-def test_odd_maps_and_names_are_drawn(galleries, heat):
-    _, cams, _ = galleries("birds")
-    assert grids.cams([cams[0] | {"map": heat, "title": "5$ bird_{x} $\\frac"}])
+def contrast(one: np.ndarray, other: np.ndarray) -> float:
+    """As WCAG 2 has it."""
+    low, high = sorted(float(linear(each) @ [0.2126, 0.7152, 0.0722]) for each in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def oklab(colour: np.ndarray) -> np.ndarray:
+    """Of linear RGB."""
+    cones = np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.63]])
+    lab = np.array([[0.2105, 0.7936, -0.0041], [1.978, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]])
+    return lab @ np.cbrt(cones @ np.clip(colour, 0, 1))
+
+
+def test_the_ground_of_a_chart_becomes_that_of_a_dark_page():
+    style = (Path(figures.__file__).parent / "style.css.j2").read_text()
+    light, dark = (rgb(colour) for colour in re.findall(r"--ground: (#\w{6})", style))
+    assert light == pytest.approx([1, 1, 1]) and in_the_dark(light) == pytest.approx(dark, abs=1 / 255)
+
+
+def test_colours_hold_on_both_grounds():
+    for colour in map(rgb, figures.COLOURS):
+        assert contrast(colour, rgb("#ffffff")) >= 3 and contrast(in_the_dark(colour), rgb("#1a1a1a")) >= 3
+
+
+@pytest.mark.parametrize("eyes", SEEN_AS)
+def test_colours_are_told_apart(eyes):
+    """Distances in OKLab, where 0.02 is about what can just be seen side by side."""
+    for drawn in (map(rgb, figures.COLOURS), (in_the_dark(rgb(colour)) for colour in figures.COLOURS)):
+        seen = [oklab(SEEN_AS[eyes] @ linear(colour)) for colour in drawn]
+        apart = [np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2)]
+        assert min(apart) > (0.1 if eyes == "normal" else 0.05)
+
+
+def test_a_mixer_has_its_methods_colour_in_the_diagnosis():
+    metrics = dict.fromkeys(("area", "meaningless", "obscured"), 0.1)
+    ends = {f"{name}{end}": 0.1 for name in metrics for end in ("_low", "_high")}
+    table = pd.DataFrame([{"method": name, **metrics, **ends} for name in ("snapmix", "cutmix", "random places")])
+    none = pd.DataFrame({"method": [], "images": []})
+    found = Measured(table, none, none, none, {}, none)
+    drawn = diagnosis_figures.quality(found, ["baseline", "cutmix", "snapmix"]).decode()
+    places = [drawn.index(figures.look(place)[0]) for place in (2, 1, 3)]  # the control after the methods
+    assert places == sorted(places) and figures.look(0)[0] not in drawn
 
 
 def test_maps_of_any_values_can_be_drawn():

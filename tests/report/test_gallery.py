@@ -2,48 +2,28 @@
 
 import base64
 import io
-import json
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lapml.report import gallery
+from lapml.report import gallery, tiles
 from lapml.report.gallery import Mix, Pair
 
 HOSTILE = '001.<u>&"'  # a class that would break a page which did not escape it
 METHODS = ("mixup", "snapmix", "attentive_cutmix", "loc_cutmix")
 BROKEN = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAA"  # a PNG cut off in its head
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=20000 --dump-dom"
-).split()
-
 LISTEN = """<script>
 window.problems = [];
 for (const level of ["error", "warn"]) console[level] = (...words) => problems.push(level + ": " + words.join(" "));
 addEventListener("error", (event) => problems.push("error: " + (event.message || event.target.tagName)), true);
 addEventListener("unhandledrejection", (event) => problems.push("rejection: " + event.reason));
 </script>"""
-REPORT = """
-function report(found) {
-  const out = document.createElement("pre");
-  out.id = "found";
-  out.textContent = JSON.stringify(found);
-  document.body.append(out);
-}"""
 # Leafs through the page by its own controls; of each pair that it sees it notes the number and the broken pictures.
-PROBE = (
-    "<script>"
-    + REPORT
-    + """
+PROBE = """<script>
 const shown = (selector) => [...document.querySelectorAll(selector)].filter((each) => each.getClientRects().length);
 const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
 const opens = (href) => new Promise((done) => {
@@ -93,7 +73,6 @@ addEventListener("load", async () => {
   report(found);
 });
 </script>"""
-)
 
 
 def _mix(rng: np.random.Generator, method: str, side: int) -> Mix:
@@ -191,7 +170,7 @@ def test_pictures_are_embedded_once_and_true(html, pairs):
         head, data = address.split(",")
         found = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
         assert found.shape == pixels.shape
-        if len(pixels) <= gallery.LOSSLESS:
+        if len(pixels) <= tiles.LOSSLESS:
             assert head == "data:image/png;base64" and (found == pixels).all()
         else:
             assert head == "data:image/jpeg;base64"
@@ -208,22 +187,22 @@ def test_numbers(html):
 
 def test_outline_runs_between_pasted_cells_and_others():
     cells = np.array([[True, False], [True, False]])
-    path = gallery._outline(None, cells, (10, 20, 3))
+    path = tiles.outline(None, cells, (10, 20, 3))
     assert path == "M0 0H10M0 0V5M10 0V5M0 10H10M0 5V10M10 5V10"
     draw = np.random.default_rng(0).random((7, 7)) < 0.4
     padded = np.pad(draw, 1).astype(int)
     sides = sum(int(np.abs(np.diff(padded, axis=axis)).sum()) for axis in (0, 1))
-    assert gallery._outline(None, draw, (70, 70, 3)).count("M") == sides
-    assert gallery._outline((1, 2.5, 3, 4), None, (9, 9, 3)) == "M1 2.5H3V4H1Z"
-    assert gallery._outline((1, 2, 1, 4), None, (9, 9, 3)) is None is gallery._outline(None, ~cells & cells, (9, 9, 3))
+    assert tiles.outline(None, draw, (70, 70, 3)).count("M") == sides
+    assert tiles.outline((1, 2.5, 3, 4), None, (9, 9, 3)) == "M1 2.5H3V4H1Z"
+    assert tiles.outline((1, 2, 1, 4), None, (9, 9, 3)) is None is tiles.outline(None, ~cells & cells, (9, 9, 3))
 
 
 @pytest.mark.parametrize("heat", [np.array([[0.0, 0.2], [0.3, 0.5]]), np.zeros((2, 2)), np.full((2, 2), np.nan)])
 def test_glow_is_opaque_by_the_share_of_the_highest_cell(heat):
-    address = gallery._glow(heat)
+    address = tiles.glow(heat)
     alpha = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))))[..., 3] / 255
     expected = np.nan_to_num(heat) / max(np.nan_to_num(heat).max(), 1e-9)
-    assert np.allclose(alpha, gallery.GLOW * expected, atol=1 / 255)
+    assert np.allclose(alpha, tiles.GLOW * expected, atol=1 / 255)
 
 
 def test_no_pair_is_refused():
@@ -231,42 +210,8 @@ def test_no_pair_is_refused():
         gallery.page("", "", [], synthetic=True)
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if path := shutil.which(name):
-            return path
-    pytest.skip("no Chromium: apt-get install chromium")
-
-
-@pytest.fixture
-def browse(chromium, tmp_path) -> Callable[..., tuple[dict[str, Any], list[str]]]:
-    """Open a page; returns what its script reports, and what the browser's console says."""
-
-    def opened(html: str, fragment: str = "") -> tuple[dict[str, Any], list[str]]:
-        page = tmp_path / "page.html"
-        page.write_text(html, encoding="utf-8")
-        profile = f"--user-data-dir={tmp_path / 'profile'}"
-        command = [chromium, *FLAGS, profile, page.as_uri() + fragment]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-        assert found, f"no report from the page; stderr: {done.stderr[-2000:]}"
-        unescaped = found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-        return json.loads(unescaped), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-    return opened
-
-
 def _probed(html: str) -> str:
     return html.replace("<head>", f"<head>{LISTEN}", 1).replace("</body>", f"{PROBE}</body>")
-
-
-def _framed(html: str, attributes: str, script: str) -> str:
-    """A page that looks into a frame that holds ``html``."""
-    source = html.replace("&", "&amp;").replace('"', "&quot;")
-    return f"""<!doctype html><body><iframe {attributes} srcdoc="{source}"></iframe><script>{REPORT}
-addEventListener("load", () => {{ const inner = document.querySelector("iframe").contentDocument; {script} }});
-</script></body>"""
 
 
 def test_browser_leafs_through_every_pair(browse, html):
@@ -312,17 +257,17 @@ def test_script_error_is_noticed(browse, html, fault):
     assert len(console) == 1
 
 
-def test_phone_does_not_scroll_sideways(browse, html):
+def test_phone_does_not_scroll_sideways(browse, framed, html):
     script = "const root = inner.documentElement; report([root.clientWidth, root.scrollWidth]);"
-    found, console = browse(_framed(html, 'width="390" height="844" style="border: 0"', script))
+    found, console = browse(framed(html, 'width="390" height="844" style="border: 0"', script))
     assert found[1] <= found[0] <= 390 and console == []
 
 
-def test_without_script_all_pairs_are_shown(browse, html):
+def test_without_script_all_pairs_are_shown(browse, framed, html):
     script = """const rects = (each) => each.getClientRects().length;
     const seen = (selector) => [...inner.querySelectorAll(selector)].filter(rects).length;
     const before = [seen(".pair"), seen(".card"), seen(".leaf"), seen(".boxes")];
     inner.getElementById("boxes").checked = false;
     report([...before, seen(".boxes")]);"""
-    found, _ = browse(_framed(html, 'sandbox="allow-same-origin"', script))
+    found, _ = browse(framed(html, 'sandbox="allow-same-origin"', script))
     assert found == [3, 12, 0, 27, 0]

@@ -4,8 +4,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lapml.analysis import tables
-from lapml.report import page
+from lapml.analysis import mistakes, tables
+from lapml.paths import REPORT_FILES
+from lapml.report import account, page
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -38,22 +39,23 @@ def check(html: str) -> Checker:
     return checker
 
 
-def build(suite, galleries=None, text="suite: fake", overridden=None):
+def build(suite, galleries=None, text="suite: fake", overridden=None, **more):
     params, paths = suite
     runs = tables.collect(params, paths)
     epochs = tables.histories(params, paths)
     table = tables.accuracy(runs, tables.predictions(params, paths), params)
     tuned = {("birds", name): tables.tuned_record(params, paths, "birds", name) for name in params.tuned_methods}
     pictures = {"birds": galleries("birds")} if galleries else None
-    return page.build(params, text, runs, epochs, table, tuned, pictures, overridden)
+    return page.build(params, text, runs, epochs, table, tuned, pictures, overridden, **more)
 
 
 def test_the_page_stands_alone(suite, galleries):
     html = build(suite, galleries)
     checker = check(html)
-    assert '<meta name="lapml-images" content="data">' in html and html.count("data:image/png") == 3
-    assert not {"script", "link", "iframe", "object", "embed"} & set(checker.tags)
-    assert all(link.startswith(("data:image/", "#")) for link in checker.links)
+    assert '<meta name="lapml-images" content="data">' in html and "data:image/png" in html
+    assert not {"iframe", "object", "embed"} & set(checker.tags) and checker.tags.count("script") == 1
+    assert {link for link in checker.links if not link.startswith(("data:", "#"))} == set(page.MAIN)
+    assert set(page.MAIN) < set(REPORT_FILES)
     assert "url(" not in html and "@import" not in html
     for image in re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', html):
         svg = base64.b64decode(image).decode()
@@ -92,8 +94,63 @@ def test_everything_is_escaped(suite, edit):
             path, command=evil, device=evil, commit=evil, versions={evil: evil}, weights={"name": evil, "sha256": evil}
         )
     html = build(suite, text=evil, overridden=[evil])
-    assert "<script" not in html and "alert(&#39;x&#39;)" in html
+    assert html.count("<script") == 1 and "alert('x')" not in html and "alert(&#39;x&#39;)" in html
     assert check(html)
+
+
+def test_a_suites_own_words_are_its_heading():
+    heading = """# Warblers at 192 px,
+# in two lines.
+#   run:      export X=1
+#             snakemake --cores all
+#   expected: baseline 64.0 ± 2.3 %
+# Chosen on: validation data.
+#
+# Every setting; edit it.
+"""
+    text, facts = account.introduction(heading)
+    assert text == ["Warblers at 192 px, in two lines.", "Chosen on: validation data."]
+    assert facts == [("run", "export X=1\nsnakemake --cores all"), ("expected", "baseline 64.0 ± 2.3 %")]
+    assert account.introduction("") == ([], []) and account.introduction("# One line.") == (["One line."], [])
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_introduction_is_the_suites_own(suite):
+    text = " ".join(" ".join(check(build(suite, heading="# My <b>birds</b>.\n#   device: a laptop\n")).text).split())
+    assert "My <b>birds</b>." in text and "device a laptop" in text
+    assert "our reading of the paper" in text and "embedded default" not in text
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_suite_without_our_reading_says_nothing_of_the_paper(make):
+    html = build(make("ablation=[baseline, cutmix]", "tuned_methods=[]"))
+    assert "Kim and Byun" not in html and "reading of an abstract" not in html
+
+
+@pytest.mark.usefixtures("quick")
+def test_mistakes_are_shown_with_what_they_are_taken_for(suite, galleries):
+    text = " ".join(" ".join(check(build(suite, galleries)).text).split())
+    assert "The hardest mistakes of loc_cutmix" in text
+    assert "is: Sparrow taken for: 002.<Finch> wrong in 2 of 2" in text  # a number before what is no letter stays
+    assert "wrong in 2 of 2 runs; probability of the true class below 0.001" in text
+    assert "taken for: 002.<Finch>; wrong in 2 of 2 runs; probability of the true class 0.125" in text
+    assert "hardest mistakes" not in build(suite)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_confusion_matrix_names_its_classes_and_its_shares(suite):
+    params, paths = suite
+    names = [f"{label:03}.Bird_<{label}>" for label in range(7)]
+    found = mistakes.confused(mistakes.read(params, paths, "birds"), params, names)
+    html = build(suite, confusions={"birds": found})
+    text = " ".join("".join(check(html).text).split())
+    assert "The 7 of 7 classes with the most mistakes of baseline and" in text and "the class’s 20 test images" in text
+    assert html.count("<span>Bird &lt;3&gt;</span>") == 2 == html.count('<th scope="row">Bird &lt;3&gt;</th>')
+    baseline = found["shares"]["baseline"]
+    matrix = html.partition("<caption>baseline")[2].partition("<tbody>")[2].partition("</tbody>")[0]
+    cells = re.findall(r"<td([^>]*)>(\d*)</td>", matrix)
+    assert [text for _, text in cells] == [f"{share:.0f}" if share >= 0.5 else "" for share in baseline.ravel()]
+    assert [number for number, (kind, _) in enumerate(cells) if "right" in kind] == [8 * k + k for k in range(7)]
 
 
 @pytest.mark.usefixtures("quick")

@@ -88,6 +88,14 @@ def with_pictures(root: Path, packed: Packed) -> set[str]:
     return found
 
 
+def links(folder: Path) -> set[str]:
+    """The files that a report's page links to, all of which are there."""
+    page = re.sub(r"data:[\w/+;]+base64,[\w+/=]+", "", (folder / "report.html").read_text())
+    found = set(re.findall(r'href="([^"#:]+)"', page))
+    assert found and all((folder / link).is_file() for link in found)
+    return found
+
+
 def test_one_switch_for_every_output(shop, monkeypatch):
     monkeypatch.chdir(shop)
     paths = Paths("private")
@@ -96,6 +104,10 @@ def test_one_switch_for_every_output(shop, monkeypatch):
     lapml("report", images=True)
     lapml("data", "show", "birds", "--output", "results/private/contact.png", images=True)
     assert with_pictures(shop, packed) == {"report.html", "gallery.html", "contact.png"}  # so they would be seen
+    assert "../diagnosis/birds/gallery.html" in links(paths.report)
+    assert "The hardest mistakes of" in (paths.report / "report.html").read_text()
+    copied = links(publish(*small(images=True)))
+    assert copied == {link.removeprefix("../") for link in links(paths.report) if "gallery" not in link}
     (paths.base / "contact.png").unlink()
 
     refused = lapml("report", status=1, images=False)
@@ -111,7 +123,8 @@ def test_one_switch_for_every_output(shop, monkeypatch):
     publish(*small(images=False))
     assert with_pictures(shop, packed) == set()
     page = (paths.report / "report.html").read_text()
-    assert 'name="lapml-images" content="none"' in page and "Pairs to leaf through" not in page
+    assert 'name="lapml-images" content="none"' in page and "hardest mistakes" not in page
+    assert not any("gallery" in link for link in links(paths.report)) and links(paths.published) == copied
     gallery = (paths.diagnosis("birds") / "gallery.html").read_text()
     assert 'name="lapml-images" content="none"' in gallery and "<img" not in gallery and "<image" not in gallery
 

@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from benchmarks.rows import bench
 from lapml import config
 from lapml.common import provenance
+from lapml.data.batches import Batches
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
-from lapml.report.pictures import CAMS_SHOWN, MIXED_SHOWN, galleries
+from lapml.report.pictures import CAMS_SHOWN, MISTAKES_SHOWN, MIXED_SHOWN, galleries
 from lapml.runs import execute as runs
 
 ROOT = Path(__file__).parents[2]
@@ -239,7 +241,7 @@ def test_pictures_for_the_report(small_params, packed, tmp_path, opened):
     paths = Paths(params.suite, tmp_path)
     for row in params.all_methods():
         runs.execute(runs.resolved(params, paths, "birds", row, 0), packed, paths.run("birds", row, 0), log=quietly)
-    mixed, cams, sheet = galleries(params, paths)("birds")
+    mixed, cams, sheet, best, mistakes = galleries(params, paths)("birds")
     assert sheet is None  # nothing here mixes by maps
     assert [item["method"] for item in mixed] == ["cutmix"] * MIXED_SHOWN + ["loc_cutmix"] * MIXED_SHOWN
     assert len(cams) == 3 * CAMS_SHOWN
@@ -248,9 +250,28 @@ def test_pictures_for_the_report(small_params, packed, tmp_path, opened):
         a0, b0, a1, b1 = item["box_donor"]
         assert (item["mixed"][y0:y1, x0:x1] == item["donor"][b0:b1, a0:a1]).all()  # what is shown is what was pasted
         assert 0 <= item["rho"] <= 1
+    _mistakes_are_shown(best, mistakes, paths, packed, params.data["birds"].view)
     references = [item["reference"] for item in mixed]
     for plain, localized in zip(references[:MIXED_SHOWN], references[MIXED_SHOWN:], strict=True):
         assert (plain == localized).all()  # every row mixes the same images
+
+
+def _mistakes_are_shown(best, mistakes, paths, packed, view):
+    tables = {
+        path.parent.parent.name: pd.read_parquet(path) for path in paths.base.glob("runs/*/*/0/predictions.parquet")
+    }
+    rights = {method: (table["top1"] == table["label"]).sum() for method, table in tables.items()}
+    assert rights[best] == max(rights.values())
+    wrong = tables[best][tables[best]["top1"] != tables[best]["label"]].sort_values("probability")
+    assert [each["truly"] for each in mistakes] == pytest.approx(wrong["probability"].head(len(mistakes)).to_list())
+    assert 0 < len(mistakes) == min(len(wrong), MISTAKES_SHOWN)
+    rows = np.flatnonzero(packed.index["split"].to_numpy(dtype=object) == "test")
+    batch = next(Batches(packed, rows, view, [0.0] * 3, [1.0] * 3, torch.device("cpu")).evaluation(len(rows)))
+    seen = dict(zip(packed.index["path"].to_numpy()[rows], batch.images.numpy(), strict=True))
+    for each, (_, row) in zip(mistakes, wrong.iterrows(), strict=False):
+        assert (each["label"], each["answer"]) == tuple(packed.class_names[row[name]] for name in ("label", "top1"))
+        assert np.abs(each["image"].transpose(2, 0, 1) / 255 - seen[row["image"]]).max() < 0.01  # as the model saw it
+        assert each["near"].shape == each["image"].shape and (each["wrong"], each["runs"]) == (1, 1)
 
 
 def test_bench_times_every_row_and_says_what_ran(small_params, packed, tmp_path, opened):

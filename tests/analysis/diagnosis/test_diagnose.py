@@ -656,7 +656,7 @@ def test_a_suite_in_which_nothing_mixes_has_its_maps_diagnosed(params, made):
     assert (
         "pointing game" in text and "Hypothesis" not in text and "No method mixes." in text and "| method |" not in text
     )
-    figures.quality(found), figures.labels(found)
+    figures.quality(found, ["baseline"]), figures.labels(found, ["baseline"])
 
 
 def test_a_mask_of_another_size_than_its_image_is_refused(params, copy):

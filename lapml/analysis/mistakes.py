@@ -1,0 +1,142 @@
+"""The mistakes of a suite's finished runs: which classes are taken for which, and which images hardly any run gets right."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lapml.analysis.tables import BASELINE
+from lapml.common.recorded import read_json
+from lapml.config import Params
+from lapml.errors import LapmlError
+from lapml.paths import Paths
+from lapml.runs.records import parquet
+
+MOST_CLASSES = 12  # of a confusion matrix: as many as stay readable
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the runs of one method answer, all for the same N images."""
+
+    images: list[str]  # (N,) paths, as in the index
+    labels: np.ndarray  # (N,) int
+    first: np.ndarray  # (S, N) int, the first answer of each seed's run
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(S, N) bool."""
+        return self.first != self.labels
+
+
+def read(params: Params, paths: Paths, dataset: str) -> dict[str, Answers]:
+    """The answers of every method of a suite, in its order, from runs that ``tables.collect`` accepts."""
+    found = {}
+    for method in params.all_methods():
+        frames = [parquet(paths.run(dataset, method, seed) / "predictions.parquet") for seed in params.seeds]
+        first = np.stack([frame["top1"].to_numpy() for frame in frames])
+        found[method] = Answers(frames[0]["image"].to_list(), frames[0]["label"].to_numpy(), first)
+    return found
+
+
+def ranked(answers: dict[str, Answers], params: Params) -> list[str]:
+    """Methods by falling accuracy, without those that are given the truth of what they mix."""
+    mixers = {method: params.methods[method].mixer for method in answers}
+    fair = [method for method, mixer in mixers.items() if mixer is None or "truth" not in mixer.needs()] or [*answers]
+    return sorted(fair, key=lambda method: float(answers[method].wrong.mean()))
+
+
+def class_names(params: Params, paths: Paths, dataset: str) -> list[str] | None:
+    """The classes by label, as the first run recorded them; None for runs of long ago, which did not."""
+    run = paths.run(dataset, params.all_methods()[0], params.seeds[0])
+    return read_json(run / "provenance.json").get("class_names")
+
+
+def confused(answers: dict[str, Answers], params: Params, names: list[str] | None) -> dict[str, Any] | None:
+    """The confusion matrices of the baseline and of the best other method, over the classes with most mistakes in both.
+
+    Args:
+        answers: of :func:`read`.
+        names: of :func:`class_names`.
+
+    Returns:
+        ``classes`` (their names, in the order of the labels), ``images`` (of each), ``all`` (the number of classes) and
+        ``shares`` {method: (K, K + 1)}: percent of the images of a class (row) that are taken for each class (column), the
+        last column for any other class; means over seeds. None if no image is answered wrongly.
+    """
+    best = [method for method in ranked(answers, params) if method != BASELINE][:1]
+    shown = {method: answers[method] for method in ([BASELINE] if BASELINE in answers else []) + best}
+    labels = next(iter(shown.values())).labels
+    count = 1 + max(int(labels.max()), *(int(each.first.max()) for each in shown.values()))
+    wrong = np.concatenate([np.tile(labels, len(each.first))[each.wrong.ravel()] for each in shown.values()])
+    mistakes = np.bincount(wrong, minlength=count)
+    worst = np.argsort(-mistakes, kind="stable")[:MOST_CLASSES]
+    worst = np.sort(worst[mistakes[worst] > 0])
+    if not len(worst):
+        return None
+    return {
+        "classes": [names[label] if names else f"class {label}" for label in worst],
+        "images": [int((labels == label).sum()) for label in worst],
+        "all": len(names) if names else count,
+        "shares": {method: _shares(each, worst) for method, each in shown.items()},
+    }
+
+
+def _shares(answers: Answers, classes: np.ndarray) -> np.ndarray:
+    """(K, K + 1) percent, see :func:`confused`."""
+    rows = []
+    for label in classes:
+        given = answers.first[:, answers.labels == label]
+        row = [100 * float((given == other).mean()) for other in classes]
+        rows.append([*row, 100 - sum(row)])
+    return np.array(rows)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that runs of a method get wrong."""
+
+    image: str  # path, as in the index
+    label: int
+    answer: int  # what most of the runs that are wrong take it for
+    wrong: int  # runs that are wrong
+    runs: int
+    truly: float  # 0..1, the mean probability of the true class
+
+
+def probabilities(params: Params, paths: Paths, dataset: str, method: str) -> np.ndarray:
+    """(N,) the probability of the true class that the runs of a method give each image, the mean over seeds.
+
+    Raises:
+        LapmlError: a run did not record it.
+    """
+    found = []
+    for seed in params.seeds:
+        path = paths.run(dataset, method, seed) / "predictions.parquet"
+        try:
+            found.append(pd.read_parquet(path, columns=["probability"])["probability"].to_numpy(dtype=float))
+        except Exception as error:  # pyarrow raises many types
+            raise LapmlError(
+                f"{path}: probability: cannot be read ({' '.join(str(error).split())}), expected one for each image; train the "
+                "run again, or give `lapml report --no-images`"
+            ) from None
+    return np.mean(found, axis=0)
+
+
+def hardest(answers: Answers, truly: np.ndarray, count: int) -> list[Mistake]:
+    """The images that the most seeds get wrong; among equals, those whose true class is given the least probability.
+
+    Args:
+        truly: of :func:`probabilities`.
+    """
+    wrong = answers.wrong.sum(0)
+    order = np.lexsort((truly, -wrong))[:count]
+    found = []
+    for row in order[wrong[order] > 0]:
+        given = answers.first[answers.wrong[:, row], row]
+        label, answer = int(answers.labels[row]), int(np.bincount(given).argmax())
+        found.append(
+            Mistake(answers.images[row], label, answer, int(wrong[row]), len(answers.first), float(truly[row]))
+        )
+    return found
