@@ -49,7 +49,7 @@ def note(params: Params) -> str:
     """What the table holds."""
     return (
         f"The comparisons that the suite named before a {params.split_name()} image was read (`report.primary`); p corrected "
-        f"by Holm’s method over these {len(params.report.primary)} alone; bold where below {1 - params.report.confidence:.2g}."
+        f"by Holm’s method over these {len(params.report.primary)} alone."
     )
 
 
@@ -60,8 +60,7 @@ def markdown(table: pd.DataFrame, params: Params) -> str:
         lines += [f"### {escaped(str(dataset))}: primary contrasts", ""]
         lines += ["| " + " | ".join(headings(params)) + " |", "| --- | ---: | ---: | ---: |"]
         for row in rows.to_dict("records"):
-            name, difference, *chances = cells(row)
-            difference = f"**{difference}**" if row["significant"] else difference
-            lines.append("| " + " | ".join((escaped(name), difference, *chances)) + " |")
+            name, *numbers = cells(row)
+            lines.append("| " + " | ".join((escaped(name), *numbers)) + " |")
         lines.append("")
     return "\n".join([*lines, note(params), ""]) if lines else ""

@@ -4,7 +4,7 @@ import itertools
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lapml.common.sections import (
     LATER,
@@ -233,7 +233,15 @@ class Diagnose(Section):
     pairs: Count  # shown in the gallery
 
 
-Contrast = Annotated[list[Name], Field(min_length=2, max_length=2)]  # a method, and the one that it is compared with
+def _differing(contrast: list[str]) -> list[str]:
+    if contrast[0] == contrast[1]:
+        raise ValueError(f"found {contrast[0]!r} against itself, expected two methods")
+    return contrast
+
+
+Contrast = Annotated[
+    list[Name], Field(min_length=2, max_length=2), AfterValidator(_differing)
+]  # a method, and the one that it is compared with
 
 
 class Report(Section):

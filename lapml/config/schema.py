@@ -4,18 +4,14 @@ Every key is written out in params.yaml. The only defaults are an absent part of
 sections that a data set overrides nothing of.
 """
 
+import itertools
 from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lapml import mixing
-from lapml.common.sections import (
-    LATER,
-    Name,
-    Section,
-    Seed,
-)
+from lapml.common.sections import LATER, Name, Section, Seed
 from lapml.config.method import Method
 from lapml.config.parts import UNANNOTATED, Data, Defaults, Diagnose, Localise, Model, Report, Train, Tune
 from lapml.errors import expected
@@ -69,13 +65,10 @@ class Params(Section):
                 f"localise: missing; {asking[0]} mixes by {needs}: add the section, as in suites/base.yaml"
             )
         _known("diagnose.method", self.diagnose.method, self.all_methods())
-        for method in (name for step in self.report.steps.items() for name in step):
-            _known("report.steps", method, self.methods)
-        for contrast in self.report.primary:
-            for method in contrast:
-                _known("report.primary", method, self.all_methods())
-            if contrast[0] == contrast[1]:
-                raise ValueError(f"report.primary: found {contrast[0]!r} against itself, expected two methods")
+        for name in itertools.chain(*self.report.steps.items()):
+            _known("report.steps", name, self.methods)
+        for name in itertools.chain(*self.report.primary):
+            _known("report.primary", name, self.all_methods())
         for number in self.report.beside:
             _known("report.beside", number.dataset, self.data)
         for dataset in self.data:

@@ -60,7 +60,9 @@ def report(
         name: mistakes.confused(mistakes.read(params, paths, name), params, mistakes.class_names(params, paths, name))
         for name in params.datasets
     }
-    html = page.build(params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, confusions, heading)
+    html = page.build(
+        params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, confusions, heading, primary
+    )
     paths.report.mkdir(parents=True, exist_ok=True)
     with scratch(paths.report / ".partial") as partial:
         tables.write(partial, params, runs, epochs, table, contrasts.markdown(primary, params))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lapml.analysis import tables
+from lapml.analysis import contrasts, tables
 from lapml.common.text import class_name
 from lapml.config import Params
 from lapml.report import account, figures, studies
@@ -33,6 +33,7 @@ def build(
     diagnoses: dict[str, dict[str, Any] | None] | None = None,
     confusions: dict[str, dict[str, Any] | None] | None = None,
     heading: str = "",
+    primary: pd.DataFrame | None = None,
 ) -> str:
     """The report as HTML.
 
@@ -47,6 +48,7 @@ def build(
             linked)}, or None if it was not diagnosed.
         confusions: {dataset: of ``mistakes.confused``}.
         heading: the comment that the suite's own file begins with.
+        primary: of ``contrasts.contrasts``.
     """
     text, facts = account.introduction(heading)
     return render(
@@ -62,10 +64,16 @@ def build(
         downloads=MAIN,
         datasets=[
             _dataset(name, params, runs, epochs, table, tuned, (galleries or {}).get(name))
-            | {"diagnosis": (diagnoses or {}).get(name), "confused": _confused((confusions or {}).get(name), params)}
+            | {
+                "diagnosis": (diagnoses or {}).get(name),
+                "confused": _confused((confusions or {}).get(name), params),
+                "contrasts": _contrasts(name, primary),
+            }
             for name in params.datasets
         ],
         note=tables.note(table, params),
+        contrast_heads=contrasts.headings(params),
+        contrast_note=contrasts.note(params),
         ran=account.provenance(runs),
         runs=account.table_of_runs(runs),
         commands=runs["command"].astype(str).to_list(),
@@ -173,6 +181,11 @@ def _dataset(
         "tuned": studies.shown({key[1]: record for key, record in tuned.items() if key[0] == name}, params.of(name)),
         "pictures": pictures and _pictures(name, pictures),
     }
+
+
+def _contrasts(dataset: str, primary: pd.DataFrame | None) -> list[list[str]]:
+    rows = [] if primary is None else primary.to_dict("records")
+    return [contrasts.cells(row) for row in rows if row["dataset"] == dataset]
 
 
 def _pictures(name: str, pictures: "Pictures") -> dict[str, Any]:
