@@ -44,8 +44,8 @@ def confusions(
     Returns:
         dataset, split, images, sisters (classes that have one), sharing (what they share), groups {name: classes}, confidence,
         replicates, reference; ``rows``, a dict each, the reference first: method, seeds; within and elsewhere (mistakes
-        between sisters and others) with within_half; over the reference, and over the method above (``step_``): difference, low, high,
-        p_holm, significant of mistakes between sisters; groups {name: share}. A number that does not exist is NaN.
+        between sisters and others) with within_half; over the reference, and over the method above (``step_``): difference,
+        low, high, p_holm, significant of mistakes between sisters; groups {name: share}. A number that does not exist is NaN.
 
     Raises:
         LapmlError: as of :func:`~lapml.analysis.gather.rows` and :func:`groups_of`; a class that names are not recorded of;
