@@ -12,7 +12,7 @@ from lapml.config import overlays
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     ["config", "show"], ["suite", "list"], ["suite", "use"], ["suite", "report"],
-    ["data", "fetch"], ["data", "prepare"], ["data", "check"], ["data", "show"],
+    ["data", "fetch"], ["data", "prepare"], ["data", "check"], ["data", "split"], ["data", "show"],
     ["train"], ["evaluate"], ["tune"], ["report"], ["publish"],
     ["diagnose"], ["compare"], ["predict"], ["explain"], ["export"],
 ]  # fmt: skip

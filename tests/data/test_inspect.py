@@ -357,6 +357,8 @@ def test_real_cub(tmp_path, settings, real_cub):
     assert found.sound and counts(text) == {
         "grayscale images": 8,
         "exact duplicates in one split and class": 1,
+        "near-duplicates, test and train or val": 3,
+        "near-duplicates, train and val": 1,
         "boxes partly outside, by over a pixel": 8,
         "visible parts outside, by over a pixel": 1,
     }
