@@ -1,12 +1,14 @@
 """Which mistakes a method makes less: those between sister species, and the others.
 
-Classes are sisters that end (or begin) in the same word, as 113.Baird_Sparrow and 121.Grasshopper_Sparrow do; a mistake is
-an image whose first answer is another class. Shares and differences are in percent (points) of all images, and those of a
-group in percent of its images.
+Classes are sisters that end (or begin) in the same word, as 113.Baird_Sparrow and 121.Grasshopper_Sparrow do, or those to
+which a file gives one group; a mistake is an image whose first answer is another class. Shares and differences are in
+percent (points) of all images, and those of a group in percent of its images.
 """
 
+import csv
 from collections import Counter
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ def confusions(
     word: str = "last",
     confidence: float = 0.95,
     replicates: int = 10_000,
+    file: Path | None = None,
 ) -> dict[str, Any]:
     """Compare the mistakes of methods, by finished runs.
 
@@ -36,27 +39,30 @@ def confusions(
         folders, baseline, confidence, replicates: as of :func:`lapml.analysis.compare.compare`.
         groups: those that get a column each; without, the four with the most images.
         word: of a class name that sisters share: ``last``, as of birds, or ``first``, as the make of a car.
+        file: a CSV file with the group of each class, in place of ``word``, see :func:`groups_of`.
 
     Returns:
-        dataset, split, images, sisters (classes that have one), word, groups {name: classes}, confidence, replicates,
-        reference; ``rows``, a dict each, the reference first: method, seeds; within and elsewhere (mistakes between sisters
-        and others) with within_half; over the reference, and over the method above (``step_``): difference, low, high,
-        p_holm, significant of mistakes between sisters; groups {name: share}. A number that does not exist is NaN.
+        dataset, split, images, sisters (classes that have one), sharing (what they share), groups {name: classes}, confidence,
+        replicates, reference; ``rows``, a dict each, the reference first: method, seeds; within and elsewhere (mistakes
+        between sisters and others) with within_half; over the reference, and over the method above (``step_``): difference,
+        low, high, p_holm, significant of mistakes between sisters; groups {name: share}. A number that does not exist is NaN.
 
     Raises:
-        LapmlError: as of :func:`~lapml.analysis.gather.rows`; a class that names are not recorded of; no sisters; an unknown
-            group.
+        LapmlError: as of :func:`~lapml.analysis.gather.rows` and :func:`groups_of`; a class that names are not recorded of;
+            no sisters; an unknown group.
     """
     rows = gather.rows(folders, baseline)
     reference, base = next(iter(rows.items()))
     example = next(iter(base.values()))
     names, labels = _class_names(example), np.array(example.truth[1])
-    shared = [_group(name, word) for name in names]
+    shared = groups_of(file, names) if file else [_group(name, word) for name in names]
+    sharing = f"their group in {file}" if file else f"their {word} word"
     sizes = Counter(shared)
     sisters = {group for group, count in sizes.items() if count > 1}
     if not sisters:
         raise LapmlError(
-            f"no two of the {len(names)} classes share their {word} word; try --word {'first' if word == 'last' else 'last'}"
+            f"no two of the {len(names)} classes share {sharing}; "
+            + ("give sisters one group" if file else f"try --word {'first' if word == 'last' else 'last'}, or --groups")
         )
     if unknown := [group for group in groups if group not in sisters]:
         raise LapmlError(f"--group: found {unknown[0]!r}, expected one of {listed(sorted(sisters))}")
@@ -86,7 +92,7 @@ def confusions(
     ]
     return {
         "dataset": example.config["dataset"], "split": example.config["evaluate"], "images": len(labels),
-        "sisters": sum(sizes[group] for group in sisters), "classes": len(names), "word": word,
+        "sisters": sum(sizes[group] for group in sisters), "classes": len(names), "sharing": sharing,
         "groups": {group: sizes[group] for group in groups}, "confidence": confidence, "replicates": replicates,
         "reference": reference, "rows": table,
     }  # fmt: skip
@@ -152,7 +158,7 @@ def markdown(result: dict[str, Any]) -> str:
             [escaped(row["method"]), str(len(row["seeds"])), within, *cells, f"{row['elsewhere']:.1f}", *shares]
         )
     text = (
-        f"{result['dataset']}, {result['images']:,} {split} images. Sisters: classes that share their {result['word']} word, "
+        f"{result['dataset']}, {result['images']:,} {split} images. Sisters: classes that share {escaped(result['sharing'])}, "
         f"{result['sisters']} of {result['classes']}. Mistakes in percent of all images, means over seeds; ±: Student-t interval "
         f"over seeds; differences in points, negative where mistakes were removed: hierarchical paired bootstrap over seeds "
         f"and images, {result['replicates']:,} replicates, p corrected by Holm over each column. Last columns: mistakes within "
@@ -178,6 +184,46 @@ def _class_names(run: gather.Run) -> list[str]:
     if not names:
         raise LapmlError(f"{run.folder / 'provenance.json'}: class_names: missing, as in old runs; train it again")
     return names
+
+
+def groups_of(file: Path, names: Sequence[str]) -> list[str]:
+    """The group of each class by a CSV file with the columns class and group, and a line for each class.
+
+    Args:
+        file: names classes as the data set does.
+        names: of the classes.
+
+    Raises:
+        LapmlError: the file is missing or no such table, a class is unknown, repeated or missing, or a group is empty.
+    """
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as text:
+            table = csv.DictReader(text)
+            if not {"class", "group"} <= set(table.fieldnames or ()):
+                raise LapmlError(
+                    f"{file}: found the columns {listed(table.fieldnames or ['none'])}, expected class,group"
+                )
+            lines = [(table.line_num, row["class"], (row["group"] or "").strip()) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LapmlError(f"{file}: cannot be read as a CSV file ({error}); expected the columns class,group") from None
+    groups: dict[str, str] = {}
+    for number, name, group in lines:
+        if name not in names:
+            close = get_close_matches(name or "", names, 1, cutoff=0) or names
+            raise LapmlError(
+                f"{file}:{number}: found {name!r}, expected one of the {len(names)} classes of these runs, such as {close[0]!r}"
+            )
+        if name in groups:
+            raise LapmlError(f"{file}:{number}: found the class {name!r} again, expected each once; remove a line")
+        if not group:
+            raise LapmlError(
+                f"{file}:{number}: found no group for the class {name!r}; a class without sisters takes its own"
+            )
+        groups[name] = group
+    if missing := [name for name in names if name not in groups]:
+        some = listed(map(repr, missing[:SHOWN])) + (", …" if len(missing) > SHOWN else "")
+        raise LapmlError(f"{file}: found no line for {len(missing)} of {len(names)} classes ({some}); add one for each")
+    return [groups[name] for name in names]
 
 
 def _group(name: str, word: str) -> str:

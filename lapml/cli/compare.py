@@ -43,10 +43,16 @@ def confusions(
     word: Annotated[
         str, typer.Option(help="The word of their names that sister classes share: last or first.")
     ] = "last",
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CSV file with the columns class,group: sisters are the classes of one group, not of one word."
+        ),
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence level of intervals and tests.")] = 0.95,
     replicates: Annotated[int, typer.Option(min=1, help="Replicates of the bootstrap.")] = 10_000,
 ) -> None:
-    """Count mistakes between sister classes, and others. Names of sister classes share their last word.
+    """Count mistakes between sister classes, and others. Names of sister classes share their last word, or a file groups them.
 
     Example: lapml confusions results/published/sparrows/runs/cub200/baseline results/published/sparrows/runs/cub200/cutmix
     """
@@ -54,4 +60,5 @@ def confusions(
 
     if word not in ("last", "first"):
         raise typer.BadParameter(f"found {word!r}, expected last or first", param_hint="--word")
-    typer.echo(mistakes.markdown(mistakes.confusions(runs, baseline or None, group, word, confidence, replicates)))
+    result = mistakes.confusions(runs, baseline or None, group, word, confidence, replicates, groups)
+    typer.echo(mistakes.markdown(result))

@@ -1,5 +1,6 @@
 """`lapml data`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -54,18 +55,52 @@ def data_prepare(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = [
 
 @app.command("check")
 @plain
-def data_check(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
-    """Count splits and classes; find unreadable and duplicate images, and boxes outside their image.
+def data_check(
+    name: Dataset,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Name every file that is found, instead of the first few.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, which names every file.")] = False,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+) -> None:
+    """Count splits and classes; find unreadable files, copies, near-duplicates across splits, and boxes outside their image.
 
-    Example: lapml data check birds
+    Example: lapml data check birds --all
     """
     from lapml.data.inspect import check
 
     settings, paths = load(params, overrides)
-    text, sound = check(name, find_dataset(settings, name), paths, progress=not quiet())
-    typer.echo(text)
-    if not sound:
+    checked = check(name, find_dataset(settings, name), paths, progress=not quiet())
+    typer.echo(json.dumps(checked.record(), indent=1, ensure_ascii=False) if as_json else checked.text(everything))
+    if not checked.sound:
         raise typer.Exit(1)
+
+
+@app.command("split")
+@plain
+def data_split(
+    folder: Annotated[Path, typer.Argument(help="A folder that holds a folder of images for each class.")],
+    target: Annotated[Path | None, typer.Option("--to", help="The new folder; default: FOLDER-split.")] = None,
+    test: Annotated[float, typer.Option(help="The share of each class's images to test.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the draw.")] = 0,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            help="A regular expression: images of which it finds the same first group in the file name stay on one side."
+        ),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Keep only equal files on one side, not all near-duplicates.")
+    ] = False,
+) -> None:
+    """Lay CLASS/*.jpg out as train/CLASS and test/CLASS in a new folder, by links; near-duplicates stay on one side.
+
+    Example: lapml data split photos --test 0.2 --group-by '^(.+)_'
+    """
+    from lapml.data.split import split
+
+    typer.echo(split(folder, target, test, seed, group_by, exact, progress=not quiet()))
 
 
 @app.command("show")

@@ -70,6 +70,7 @@ class Data(Section):
     synthetic: Synthetic | None
     labels: Literal["variant", "family", "manufacturer"] | Literal["nested", "top"] | None  # levels | of folders
     classes: Annotated[str, Field(pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")]
+    min_images: Annotated[Count | None, LATER] = None  # to train on: a class of a folder that has fewer is left out
     val_fraction: OpenShare | Literal["official"]
     split_seed: Seed
     stored_side: Annotated[int, Field(ge=16, le=2048)]
@@ -94,6 +95,8 @@ class Data(Section):
                 f"labels: found {self.labels}, expected variant, family or manufacturer with reader 'aircraft', null, nested or "
                 "top with 'folder', null with others"
             )
+        if self.min_images is not None and self.reader != "folder":
+            raise ValueError(f"min_images: found {self.min_images}, expected null: only the reader 'folder' has it")
         if self.val_fraction == "official" and self.reader not in OFFICIAL_VAL:
             raise ValueError(
                 f"val_fraction: found 'official', expected a number: the layout of {self.reader!r} has no validation split"
@@ -102,11 +105,12 @@ class Data(Section):
 
     def fetching(self) -> dict[str, Any]:
         """The settings that say what the data are, as JSON: what is fetched depends on them."""
-        return self.model_dump(mode="json", include={"reader", "source", "synthetic", "labels", "classes"})
+        return self.recorded(include={"reader", "source", "synthetic", "labels", "classes", "min_images"})
 
     def packing(self) -> dict[str, Any]:
         """The settings that a pack depends on."""
-        return self.model_dump(include={"reader", "labels", "classes", "val_fraction", "split_seed", "stored_side"})
+        keys = {"reader", "labels", "classes", "min_images", "val_fraction", "split_seed", "stored_side"}
+        return self.recorded(include=keys)
 
 
 class Model(Section):

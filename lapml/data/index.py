@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lapml.config import Data
-from lapml.data.readers import reader
+from lapml.data import readers
 from lapml.errors import LapmlError
 
 COLUMNS = ("path", "label", "class_name", "split", "width", "height", "box", "parts")
@@ -21,7 +21,7 @@ def read(root: Path, data: Data) -> pd.DataFrame:
     Raises:
         LapmlError: an annotation is wrong, the classes cannot be split, or only one has test images.
     """
-    frame = reader(data.reader).read(root, data.classes, data.labels)
+    frame = readers.read(root, data)
     tested = frame[frame["official"] == "test"].drop_duplicates("label")["class_name"].tolist()
     if len(tested) < 2:
         raise LapmlError(

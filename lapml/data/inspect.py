@@ -1,7 +1,6 @@
 """Look at a data set before trusting a number made from it: a table of findings."""
 
-import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,58 +8,75 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
-from lapml.common.text import line
 from lapml.config import Data
-from lapml.data import damage, formats
-from lapml.data.decode import decode, in_order, upright
+from lapml.data import duplicates
+from lapml.data.decode import in_order, upright
 from lapml.data.fetch.sources import laid_out
+from lapml.data.findings import EXAMPLES, Finding, Found, of_file
 from lapml.data.index import OFFICIAL, SPLITS, read
+from lapml.data.look import Seen, look
 from lapml.data.readers import Counts, folder, reader
-from lapml.errors import LapmlError
-from lapml.files import sha256
 from lapml.paths import Paths
 
-EXAMPLES = 5  # named for each finding
-FLAT = 16  # levels of 256, from the darkest to the brightest of nearly all pixels of an image that shows nothing
-MOST = 0.99  # of them
 SLACK = 1  # pixel: annotations that count pixels from 1 put a point of the last one there
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What one file holds; ``error`` is set if it cannot be read, and then nothing else is."""
+class Checked:
+    """What :func:`check` found."""
 
-    error: str = ""
-    file: str = ""  # sha256 of its bytes
-    pixels: str = ""  # sha256 of its upright RGB pixels and their shape
-    gray: bool = False
-    flat: bool = False
-    damage: str = ""
-    size: tuple[int, int, int] = (0, 0, 1)  # upright width and height, stored orientation
+    name: str
+    title: str
+    data: Data
+    root: Path
+    index: pd.DataFrame
+    findings: list[Finding]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing harmful was found."""
+        return not any(finding.kind == "HARMFUL" and finding.found for finding in self.findings)
+
+    def text(self, everything: bool = False) -> str:
+        """A text table; with the first few of each finding, or with ``everything``."""
+        limit = None if everything else EXAMPLES
+        found = {finding.kind for finding in self.findings if finding.found}
+        verdict = "nothing harmful found" + (", but look at what is suspect" if "suspect" in found else "")
+        if not self.sound:
+            verdict = "HARMFUL findings: look at them before training"
+        notes = left_out(self.data, self.root, limit=None, files=everything)
+        findings = "\n".join(finding.text(limit) for finding in self.findings)
+        return "\n\n".join([self.title, counts(self.index), *notes, findings, f"{self.name}: {verdict}"])
+
+    def record(self) -> dict[str, Any]:
+        """As JSON: everything."""
+        splits = {split: self.index["class_name"][self.index["split"] == split] for split in SPLITS}
+        own = self.data.reader == "folder"
+        return {
+            "dataset": self.name,
+            "reader": self.data.reader,
+            "root": str(self.root),
+            "sound": self.sound,
+            "images": len(self.index),
+            "class_names": self.index.drop_duplicates("label").sort_values("label")["class_name"].tolist(),
+            "splits": {split: dict(sorted(Counter(names).items())) for split, names in splits.items()},
+            "left_out": folder.left_out(self.root) if own else {},
+            "classes_left_out": _too_small(self.data, self.root),
+            "findings": {finding.key: finding.record() for finding in self.findings},
+        }
 
 
-@dataclass(frozen=True)
-class _Finding:
-    what: str
-    images: list[str]
-    verdict: str
-    harmful: bool = False
-
-
-def check(name: str, data: Data, paths: Paths, progress: bool = False) -> tuple[str, bool]:
+def check(name: str, data: Data, paths: Paths, progress: bool = False) -> Checked:
     """Read every image of a fetched data set and report what is wrong with it.
 
     Harmful are files that cannot be read, or are damaged within (:mod:`lapml.data.damage`), the same picture in test
-    and in train or val, the same picture under two labels, boxes that miss their image, and other numbers of images or
-    classes than the data set's authors publish (not compared for synthetic sets, where only some classes are chosen, and,
-    unless ``source`` is "official", where there are more or fewer classes: that is another data set in the layout).
-    Other findings are named with the reason why they do no harm.
-
-    Returns:
-        A text table, and False if something harmful was found.
+    and in train or val, under two labels or in several classes, boxes that miss their image, and other numbers of images
+    or classes than the data set's authors publish (not compared for synthetic sets, where only some classes are chosen,
+    and, unless ``source`` is "official", where there are more or fewer classes: that is another data set in the layout).
+    Suspect are near-duplicates (:mod:`lapml.data.similar`) in test and in train or val. Other findings are named with the
+    reason why they do no harm.
 
     Raises:
         LapmlError: the data set is not fetched, or its annotations are wrong.
@@ -71,52 +87,66 @@ def check(name: str, data: Data, paths: Paths, progress: bool = False) -> tuple[
     bar = tqdm(total=len(index), desc=f"check {name}", unit="img", disable=not progress)
     seen = []
     with bar:
-        for look in in_order(partial(_look, banner=how.BANNER), [root / how.IMAGES / path for path in index["path"]]):
-            seen.append(look)
+        for each in in_order(partial(look, banner=how.BANNER), [root / how.IMAGES / path for path in index["path"]]):
+            seen.append(each)
             bar.update()
     rows = [
-        upright(row, *look.size, banner=how.BANNER) for row, look in zip(index.to_dict("records"), seen, strict=True)
+        upright(row, *each.size, banner=how.BANNER) for row, each in zip(index.to_dict("records"), seen, strict=True)
     ]
-    findings = _file_findings(rows, seen) + _duplicates(rows, seen) + _outside(rows, seen) + _untrained(index)
+    findings = [*_files(rows, seen), *duplicates.findings(rows, seen), *_outside(rows, seen), *_untrained(index)]
     title = f"{name}: {len(index)} images of {index['label'].nunique()} classes in {root} ({how.TITLE})"
     if published := how.PUBLISHED.get(data.labels):
         if why := _incomparable(record["kind"], data, index, published):
             title += f"\n(counts are not compared with the published ones: {why})"
         else:
             findings.append(_against(index, published, data.val_fraction))
-    ok = not any(finding.harmful and finding.images for finding in findings)
-    verdict = f"{name}: {'nothing harmful found' if ok else 'HARMFUL findings: look at them before training'}"
-    notes = left_out(data, root, limit=None)
-    return "\n\n".join([title, _counts(index), *notes, "\n".join(map(_line, findings)), verdict]), ok
+    return Checked(name, title, data, root, index, findings)
 
 
-def left_out(data: Data, root: Path, limit: int | None = EXAMPLES) -> list[str]:
-    """What lies among the images and is not read, and folders in a class's folder: a paragraph each, of a line a class.
+def left_out(data: Data, root: Path, limit: int | None = EXAMPLES, files: bool = False) -> list[str]:
+    """What lies among the images and is not read, folders in a class's folder, and classes with too few images: a paragraph
+    each, of a line a class.
 
     Args:
         root: of the laid-out data set.
         limit: the most classes that are named; None: all.
+        files: name each file, instead of counting those of a class.
     """
     if data.reader != "folder":
         return []  # the other layouts list their images, and whatever lies beside them is not theirs
     others, below = folder.left_out(root), {} if data.labels == "nested" else folder.folders_below(root)
-    lines = [
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
+    for path, what in others.items():
+        kinds["/".join(path.split("/")[:2])][what] += 1
+    by_class = [
         f"{name}: {found.total()} left out: " + ", ".join(f"{count} {what}" for what, count in found.most_common())
-        for name, found in others.items()
+        for name, found in kinds.items()
     ]
-    total = sum(found.total() for found in others.values())
     nested = [
         f"{name}: {', '.join(folders[:EXAMPLES])}{', …' if len(folders) > EXAMPLES else ''}"
         for name, folders in below.items()
     ]
+    small = [f"{name}: {train} to train on, {test} to test" for name, (train, test) in _too_small(data, root).items()]
     return [
-        *_paragraph(f"{total} files left out", lines, limit),
+        *_paragraph(
+            f"{len(others)} files left out",
+            [f"{path}: {what}" for path, what in others.items()] if files else by_class,
+            limit,
+        ),
         *_paragraph(
             "folders of images in a class's folder (labels: nested reads them as classes, top as one)",
             nested,
             limit,
         ),
+        *_paragraph(f"{len(small)} classes left out (min_images: {data.min_images})", small, limit),
     ]
+
+
+def _too_small(data: Data, root: Path) -> dict[str, tuple[int, int]]:
+    """The classes that ``min_images`` leaves out, with their numbers of images to train on and to test."""
+    if data.min_images is None:
+        return {}
+    return folder.too_small(root, data.classes, data.labels, data.min_images)
 
 
 def _paragraph(title: str, lines: list[str], limit: int | None) -> list[str]:
@@ -138,7 +168,7 @@ def _incomparable(kind: str, data: Data, index: pd.DataFrame, published: Counts)
     return ""
 
 
-def _against(index: pd.DataFrame, published: Counts, val_fraction: float | str) -> _Finding:
+def _against(index: pd.DataFrame, published: Counts, val_fraction: float | str) -> Finding:
     """The counts against what the authors publish; a carved validation split belongs to train again."""
     split = index["split"].tolist()
     expected = dict(published.splits)
@@ -160,38 +190,19 @@ def _against(index: pd.DataFrame, published: Counts, val_fraction: float | str) 
                 wrong.append(
                     f"class {name}: found {count} images, published {low if low == high else f'{low} to {high}'}"
                 )
-    return _Finding("counts that differ from the published ones", wrong, "an incomplete copy", harmful=True)
+    differing = [Found(each) for each in wrong]
+    return Finding("counts", "counts that differ from the published ones", differing, "an incomplete copy", "HARMFUL")
 
 
-def _untrained(index: pd.DataFrame) -> list[_Finding]:
+def _untrained(index: pd.DataFrame) -> list[Finding]:
     trained = set(index["label"][index["split"] != "test"])
     names = index.drop_duplicates("label").set_index("label")["class_name"]
-    lacking = [str(name) for label, name in names.items() if label not in trained]
-    return [_Finding("classes without a training image", lacking, "their test images count as errors")]
+    lacking = [Found(str(name)) for label, name in names.items() if label not in trained]
+    return [Finding("untrained", "classes without a training image", lacking, "their test images count as errors")]
 
 
-def _look(file: Path, banner: int) -> _Seen:
-    try:
-        decoded = decode(file, banner)
-    except LapmlError as error:
-        return _Seen(error=str(error))
-    image = decoded.image
-    with formats.opened(file) as stored:
-        gray, form = stored.getbands()[0] in ("L", "1", "I", "F"), stored.format
-    pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return _Seen(
-        "", sha256(file), pixels, gray, _flat(image), damage.found(file, form), (*image.size, decoded.orientation)
-    )
-
-
-def _flat(image: Image.Image) -> bool:
-    """Whether nearly all pixels have nearly the same level, in every channel."""
-    counts = np.array(image.histogram()).reshape(3, 256).cumsum(1)
-    within = counts - np.pad(counts, ((0, 0), (FLAT, 0)))[:, :256]  # pixels in the FLAT levels that end at each
-    return bool((within.max(1) >= MOST * image.width * image.height).all())
-
-
-def _counts(index: pd.DataFrame) -> str:
+def counts(index: pd.DataFrame) -> str:
+    """Images and classes of each split, by its columns label and split: a text table."""
     lines = [
         f"{'split':<8}{'images':>8}{'classes':>9}   images a class: min / median / max; balance (entropy, 1 = equal)"
     ]
@@ -209,78 +220,46 @@ def _balance(count: pd.Series) -> str:
     return f"{-(share * np.log(share)).sum() / np.log(len(share)):.3f}" if len(share) > 1 else "-"
 
 
-def _line(finding: _Finding) -> str:
-    count = len(finding.images)
-    verdict = ("HARMFUL: " if finding.harmful else "harmless: ") + finding.verdict if count else "ok"
-    named = "".join(f"\n    {line(image)}" for image in finding.images[:EXAMPLES])
-    more = f"\n    … and {count - EXAMPLES} more" if count > EXAMPLES else ""
-    return f"{finding.what:<44}{count:>6}   {verdict}{named}{more}"
-
-
-def _file_findings(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Finding]:
-    broken = [look.error for look in seen if look.error]
-    gray = [row["path"] for row, look in zip(rows, seen, strict=True) if look.gray]
-    turned = [row["path"] for row, look in zip(rows, seen, strict=True) if look.size[2] > 1]
-    damaged = [f"{row['path']}: {look.damage}" for row, look in zip(rows, seen, strict=True) if look.damage]
-    flat = [row["path"] for row, look in zip(rows, seen, strict=True) if look.flat]
+def _files(rows: list[dict[str, Any]], seen: list[Seen]) -> list[Finding]:
+    each = list(zip((row["path"] for row in rows), seen, strict=True))
+    broken = [Found(look.error, (path,)) for path, look in each if look.error]
+    damaged = [of_file(path, look.damage) for path, look in each if look.damage]
+    flat = [of_file(path) for path, look in each if look.flat]
+    gray = [of_file(path) for path, look in each if look.gray]
+    turned = [of_file(path) for path, look in each if look.size[2] > 1]
+    wrong = "what is shown may be wrong: get them again"
     return [
-        _Finding("unreadable files", broken, "packing refuses them", harmful=True),
-        _Finding("damaged files, read in part", damaged, "what is shown may be wrong: get them again", harmful=True),
-        _Finding("images of nearly one level", flat, "nothing is to be seen in them: look why"),
-        _Finding("grayscale images", gray, "packed with three equal channels"),
-        _Finding("images that EXIF turns", turned, "packed upright, with boxes and parts mapped"),
+        Finding("unreadable", "unreadable files", broken, "packing refuses them", "HARMFUL"),
+        Finding("damaged", "damaged files, read in part", damaged, wrong, "HARMFUL"),
+        Finding("flat", "images of nearly one level", flat, "nothing is to be seen in them: look why"),
+        Finding("grayscale", "grayscale images", gray, "packed with three equal channels"),
+        Finding("turned", "images that EXIF turns", turned, "packed upright, with boxes and parts mapped"),
     ]
 
 
-def _duplicates(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Finding]:
-    groups: dict[str, list[int]] = defaultdict(list)
-    for at, look in enumerate(seen):
-        if not look.error:
-            groups[look.pixels].append(at)
-    leaks, torn, validation, within = [], [], [], []
-    for group in groups.values():
-        if len(group) == 1:
-            continue
-        splits = {rows[at]["split"] for at in group}
-        how = "same file" if len({seen[at].file for at in group}) == 1 else "same pixels"
-        text = " = ".join(f"{rows[at]['path']} ({rows[at]['split']})" for at in group) + f": {how}"
-        if "test" in splits and len(splits) > 1:
-            leaks.append(text)
-        elif len({rows[at]["label"] for at in group}) > 1:
-            torn.append(text)
-        elif len(splits) > 1:
-            validation.append(text)
-        else:
-            within.append(text)
-    return [
-        _Finding("exact duplicates, test and train or val", leaks, "test images are trained on", harmful=True),
-        _Finding("exact duplicates under two labels", torn, "one label is wrong", harmful=True),
-        _Finding("exact duplicates, train and val", validation, "tuning sees them, the test split does not"),
-        _Finding("exact duplicates in one split and class", within, "counted twice"),
-    ]
-
-
-def _outside(rows: list[dict[str, Any]], seen: list[_Seen]) -> list[_Finding]:
+def _outside(rows: list[dict[str, Any]], seen: list[Seen]) -> list[Finding]:
     missed, boxes, parts = [], [], []
     given = any(row["box"] is not None for row in rows)
-    without = [row["path"] for row in rows if given and row["box"] is None]
-    for row, look in zip(rows, seen, strict=True):
-        if look.error:
+    without = [of_file(row["path"]) for row in rows if given and row["box"] is None]
+    for row, each in zip(rows, seen, strict=True):
+        if each.error:
             continue
-        width, height = row["width"], row["height"]
-        text = f"{row['path']} ({width} x {height})"
+        path, width, height = row["path"], row["width"], row["height"]
+        text = f"{path} ({width} x {height})"
         if row["box"] is not None:
             x, y, w, h = row["box"]
+            found = Found(f"{text}: box {row['box']}", (path,))
             if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-                missed.append(f"{text}: box {row['box']}")
+                missed.append(found)
             elif min(x, y) < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
-                boxes.append(f"{text}: box {row['box']}")
+                boxes.append(found)
         for part, (x, y, visible) in enumerate(row["parts"] or []):
             if visible and not (-SLACK <= x <= width + SLACK and -SLACK <= y <= height + SLACK):
-                parts.append(f"{text}: part {part + 1} at ({x:g}, {y:g})")
+                parts.append(Found(f"{text}: part {part + 1} at ({x:g}, {y:g})", (path,)))
+    kept = "kept as they are in the index"
     return [
-        _Finding("images without a box, where others have one", without, "nothing is trained on boxes"),
-        _Finding("boxes that miss their image", missed, "box or image is another's", harmful=True),
-        _Finding("boxes partly outside, by over a pixel", boxes, "kept as they are in the index"),
-        _Finding("visible parts outside, by over a pixel", parts, "kept as they are in the index"),
+        Finding("no_box", "images without a box, where others have one", without, "nothing is trained on boxes"),
+        Finding("boxes_missing", "boxes that miss their image", missed, "box or image is another's", "HARMFUL"),
+        Finding("boxes_outside", "boxes partly outside, by over a pixel", boxes, kept),
+        Finding("parts_outside", "visible parts outside, by over a pixel", parts, kept),
     ]

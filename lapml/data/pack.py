@@ -283,7 +283,7 @@ class Packed:
         if len(rows) != meta["count"] or _index_sha256(rows) != index_sha256:
             raise LapmlError(f"{folder / 'index.parquet'}: is not the table that meta.json describes; {again}")
         made = meta.get("settings", {})
-        for key, expected in (data.packing() if data else {}).items():
+        for key, expected in ({"min_images": None} | data.packing() if data else {}).items():  # named where it is set
             if made.get(key) != expected:
                 raise LapmlError(
                     f"{folder}: was made with {key} {made.get(key)!r}, expected data.{folder.parent.name}.{key}: {expected!r}; "

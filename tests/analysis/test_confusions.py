@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lapml.analysis.compare import compare
-from lapml.analysis.confusions import _group, confusions, markdown
+from lapml.analysis.confusions import _group, confusions, groups_of, markdown
 from lapml.cli import app
 from lapml.errors import LapmlError
 
@@ -98,6 +98,65 @@ def test_groups_are_chosen_and_words_too(runs):
         confusions(runs, word="first")
 
 
+OWN = "\n".join(
+    ["class,group", *(f"{name},{'land' if number in (0, 4) else 'water'}" for number, name in enumerate(NAMES))]
+)
+
+
+def test_groups_of_a_file_in_place_of_words(runs, tmp_path):
+    (file := tmp_path / "own.csv").write_text(OWN + "\n")
+    result = confusions(runs, replicates=100, file=file)
+    assert result["groups"] == {"land": 2, "water": 5} or result["groups"] == {"water": 5, "land": 2}
+    land = np.isin(np.arange(len(NAMES)), (0, 4))
+    for row, pair in zip(result["rows"], (runs[:2], runs[2:4], runs[4:]), strict=True):
+        within = []
+        for folder in pair:
+            table = pd.read_parquet(folder / "predictions.parquet")
+            same = land[table["label"]] == land[table["top1"]]
+            within.append(100 * ((table["label"] != table["top1"]) & same).mean())
+        assert row["within"] == pytest.approx(np.mean(within)) and row["within"] > 0
+    assert f"classes that share their group in {file}, 7 of 7" in markdown(result)
+    words = "class,group\n" + "".join(f"{name},{_group(name, 'last')}\n" for name in NAMES)
+    file.write_text("\ufeff" + words, encoding="utf-8")  # as spreadsheets write it
+    own, by_word = (markdown(confusions(runs, replicates=100, file=each)).splitlines() for each in (file, None))
+    assert own[:-1] == by_word[:-1] and own[-1] != by_word[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (OWN.replace("class,", "name,"), "found the columns name, group, expected class,group"),
+        ("", "found the columns none, expected class,group"),
+        (
+            OWN.replace("001.Baird_Sparrow", "Baird_Sparow"),
+            "own.csv:2: found 'Baird_Sparow', .* such as '001.Baird_Sparrow'",
+        ),
+        (OWN + "\n\n007.Mallard,water", "own.csv:10: found the class '007.Mallard' again"),
+        (OWN.replace("005.Ovenbird,land", "005.Ovenbird, "), "own.csv:6: found no group for the class '005.Ovenbird'"),
+        (OWN.replace("005.Ovenbird,land", "005.Ovenbird"), "own.csv:6: found no group for the class '005.Ovenbird'"),
+        (OWN.replace("005.Ovenbird,land\n", ""), r"found no line for 1 of 7 classes \('005.Ovenbird'\)"),
+        ("class,group\n", r"found no line for 7 of 7 classes \(.*'004.Common_Tern', …\)"),
+    ],
+)
+def test_groups_that_do_not_fit(tmp_path, text, message):
+    (tmp_path / "own.csv").write_text(text)
+    with pytest.raises(LapmlError, match=message):
+        groups_of(tmp_path / "own.csv", NAMES)
+
+
+def test_groups_without_sisters_and_no_file(runs, tmp_path):
+    (file := tmp_path / "own.csv").write_text("class,group\n" + "".join(f"{name},{name}\n" for name in NAMES))
+    with pytest.raises(
+        LapmlError, match="no two of the 7 classes share their group in .*own.csv; give sisters one group"
+    ):
+        confusions(runs, file=file)
+    with pytest.raises(LapmlError, match="none.csv: cannot be read"):
+        confusions(runs, file=tmp_path / "none.csv")
+    file.write_bytes(b"class,group\n\xff,a\n")
+    with pytest.raises(LapmlError, match="own.csv: cannot be read"):
+        confusions(runs, file=file)
+
+
 def test_runs_of_old_versions_name_no_classes(write):
     folders = [write("baseline/0"), write("cutmix/0")]
     with pytest.raises(LapmlError, match="baseline/0/provenance.json: class_names: missing"):
@@ -120,6 +179,9 @@ def test_command(runs):
     folders = [str(folder) for folder in runs]
     done = CliRunner().invoke(app, ["confusions", *folders, "--group", "Tern", "--replicates", "100"])
     assert done.exit_code == 0 and "Tern (2)" in done.stdout and "Sparrow" not in done.stdout
+    (file := runs[0].parent / "own.csv").write_text(OWN)
+    done = CliRunner().invoke(app, ["confusions", *folders, "--groups", str(file), "--replicates", "100"])
+    assert done.exit_code == 0 and "water (5)" in done.stdout and "land (2)" in done.stdout
     assert CliRunner().invoke(app, ["confusions", *folders, "--word", "middle"]).exit_code == 2
     assert json.loads((runs[0] / "provenance.json").read_text())["class_names"] == NAMES
 

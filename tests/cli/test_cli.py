@@ -16,9 +16,9 @@ from lapml.config import overlays
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     ["init"], ["config", "show"], ["suite", "list"], ["suite", "use"], ["suite", "report"],
-    ["data", "fetch"], ["data", "prepare"], ["data", "check"], ["data", "show"],
+    ["data", "fetch"], ["data", "prepare"], ["data", "check"], ["data", "split"], ["data", "show"],
     ["train"], ["evaluate"], ["tune"], ["report"], ["publish"],
-    ["diagnose"], ["compare"], ["predict"], ["explain"], ["export"],
+    ["diagnose"], ["compare"], ["confusions"], ["picture"], ["predict"], ["explain"], ["export"],
 ]  # fmt: skip
 runner = CliRunner()
 

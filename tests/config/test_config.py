@@ -170,6 +170,7 @@ BAD = [
     ("data.birds", None), ("data.birds.reader", "cub"), ("data.birds.source", ""), ("data.birds.source", "elsewhere"),
     ("data.birds.synthetic", None), ("data.birds.synthetic.classes", 1), ("data.birds.synthetic.classes", "12"),
     ("data.birds.synthetic.nuisance", 1.5), ("data.birds.synthetic.side", 16), ("data.birds.classes", "1-"),
+    ("data.birds.min_images", 2), ("data.birds.min_images", 0),  # 2: for a folder of one's own alone
     ("data.birds.classes", 5), ("data.birds.val_fraction", 0), ("data.birds.val_fraction", 1.0),
     ("data.birds.val_fraction", NAN), ("data.birds.stored_side", 200), ("data.birds.stored_side", 96.5),
     ("data.birds.view.side", 8), ("data.birds.view.aspect", "squash"), ("data.birds.view.crop", None),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -67,7 +68,13 @@ def cub(tmp_path) -> Cub:
             image += 1
             path = f"{name}/bird {copy}.png"  # a space, as paths may have
             picture = Image.new("RGB", SIZE, colour)
-            picture.paste((255, 255, image), (10, 5, 30, 20))  # differs from image to image
+            cells = np.random.default_rng(image).integers(
+                0, 256, (8, 10), np.uint8
+            )  # so that no two are near-duplicates
+            picture.paste(
+                Image.fromarray(cells).resize(SIZE, Image.Resampling.NEAREST), (0, 0), Image.new("L", SIZE, 60)
+            )
+            picture.paste((255, 255, image), (10, 5, 30, 20))
             made.pictures[path] = Cub.encode(picture)
             lines["images.txt"].append(f"{image} {path}")
             lines["image_class_labels.txt"].append(f"{image} {number}")

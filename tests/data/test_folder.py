@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import sys
 import tempfile
 import unicodedata
@@ -18,7 +19,7 @@ from torchvision.datasets import ImageFolder
 
 from lapml.data import formats
 from lapml.data.decode import decode
-from lapml.data.readers import annotations, folder, listing
+from lapml.data.readers import annotations, folder, layouts, listing
 from lapml.errors import LapmlError
 
 GOOD = (
@@ -206,7 +207,7 @@ def test_what_pillow_opens_is_read_whatever_its_name(tmp_path, name, form):
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 
 
-def test_what_is_left_out_is_counted_by_class_and_reason(tmp_path):
+def test_what_is_left_out_is_named_with_the_reason(tmp_path):
     root = lay(
         tmp_path, [*GOOD, "train/wren/.a.jpg", "train/wren/._b.jpg", "train/wren/Thumbs.db", "train/Ärger/empty"]
     )
@@ -217,15 +218,13 @@ def test_what_is_left_out_is_counted_by_class_and_reason(tmp_path):
     (root / "train/wren/half.part").write_bytes(picture("JPEG")[:12])
     (root / "test/wren/a.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     assert folder.left_out(root) == {
-        "train/Ärger": {"no suffix (empty)": 1},
-        "train/wren": {
-            "'.heic' (HEIC: install pillow-heif)": 8,
-            "'.txt' (no image)": 1,
-            "'.mp3' (no image)": 1,
-            "'.part' (no image)": 1,
-            "hidden .jpg": 1,
-        },
-        "test/wren": {"'.eps' (no image)": 1},
+        "train/Ärger/empty": "no suffix (empty)",
+        **{f"train/wren/{number}.HEIC": "'.heic' (HEIC: install pillow-heif)" for number in range(8)},
+        "train/wren/notes.txt": "'.txt' (no image)",
+        "train/wren/old/sound.mp3": "'.mp3' (no image)",
+        "train/wren/half.part": "'.part' (no image)",
+        "train/wren/.a.jpg": "hidden .jpg",
+        "test/wren/a.eps": "'.eps' (no image)",
     }
     assert len(folder.read(root, "all")) == 9
 
@@ -265,7 +264,7 @@ def test_a_pipe_is_not_opened(tmp_path):
     root = lay(tmp_path, GOOD)
     os.mkfifo(root / "train/wren/pipe")
     os.mkfifo(root / "train/pipe")
-    assert folder.left_out(root) == {"train/wren": {"no suffix (no file)": 1}}
+    assert folder.left_out(root) == {"train/wren/pipe": "no suffix (no file)"}
 
 
 # --- folders that may be the classes ---
@@ -328,9 +327,39 @@ def test_is_root(tmp_path):
     assert not folder.is_root(tmp_path / "d/__MACOSX/set")
 
 
-@pytest.mark.parametrize("name", ["valid", "validation", "dev", "Val", "VALID"])
-def test_val_folder_of_another_name(tmp_path, name):
-    refused_by_all(lay(tmp_path, [*GOOD, f"{name}/wren/v.jpg"]), f"found the folder '{name}', .* rename it to val")
+@pytest.mark.parametrize(
+    ("train", "val", "test"), [("Train", "Val", "Test"), ("TRAIN", "valid", "testing"), ("training", "dev", "test")]
+)
+def test_names_of_splits_in_any_case_and_other_words(tmp_path, train, val, test):
+    names = {"train": train, "test": test}
+    root = lay(tmp_path, [path.replace(split := path.split("/")[0], names[split], 1) for path in GOOD])
+    assert folder.is_root(root) and folder.fingerprint(root)[0] == 9
+    plain = folder.read(lay(tmp_path / "plain", GOOD), "all")
+    frame = folder.read(root, "all")
+    assert frame.drop(columns="image").equals(plain.drop(columns="image"))
+    assert all((root / path).is_file() for path in frame["image"])
+    lay(root, [f"{val}/wren/v.jpg", f"{test}/wren/notes.txt"])
+    assert folder.read(root, "all")["official"].tolist().count("val") == 1
+    assert folder.left_out(root) == {f"{test}/wren/notes.txt": "'.txt' (empty)"}
+    lay(root, [f"{val}/crane/v.jpg"])
+    refused_by_all(root, f"{val}: class 'crane' is not in .*{train} ")
+
+
+def test_other_words_for_splits_read_folders_of_folders_too(tmp_path):
+    root = lay(tmp_path, [path.replace("train", "Training").replace("test", "Testing") for path in GROUPS])
+    refused(root, "Training: 'birds' holds nothing but folders of images")
+    assert folder.read(root, "all", "nested")["class_name"].unique().tolist() == ["birds/x", "birds/y", "fish/z"]
+
+
+@pytest.mark.parametrize(("one", "other"), [("train", "training"), ("Test", "test"), ("valid", "val")])
+def test_two_folders_of_one_split(tmp_path, one, other):
+    root = lay(tmp_path, [*GOOD, f"{one}/wren/1.jpg", f"{other}/wren/2.jpg"])
+    if (
+        len({path.name.lower() for path in root.iterdir()}) == len(list(root.iterdir()))
+        and one.lower() == other.lower()
+    ):
+        pytest.skip("the file system ignores case")
+    refused_by_all(root, rf"found '({one}' and '{other}|{other}' and '{one})', expected one folder of")
 
 
 def test_val_file_is_no_folder(tmp_path):
@@ -340,17 +369,35 @@ def test_val_file_is_no_folder(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["train/wren/a.jpg", "train/wren/b.jpg"], "there is no folder test, found 'train'"),
-        (["test/wren/a.jpg", "val/wren/a.jpg"], "there is no folder train, found 'test', 'val'"),
-        (["wren/a.jpg", "owl/a.jpg"], "there is no folder train, found 'owl', 'wren'"),
-        ([f"{letter}/1.jpg" for letter in "abcdefg"], "found 'a', 'b', 'c', 'd', 'e', …"),
-        (["a.jpg", ".git/b.jpg"], "there is no folder train, found no folders"),
-        (["train", "test/wren/a.jpg"], "there is no folder train"),
+        (
+            ["train/wren/a.jpg"],
+            "no folder test, found 'train'; .*`lapml data split ROOT/train --to ROOT-split`, then set",
+        ),
+        (
+            ["train/wren/a.jpg", "valid/wren/a.jpg"],
+            "no folder test, found 'train', 'valid'; .*`mv ROOT/valid ROOT/test`",
+        ),
+        (["test/wren/a.jpg", "val/wren/a.jpg"], r"no folder train, found 'test', 'val'; .*train/CLASS/\*\.jpg"),
+        (["train", "test/wren/a.jpg"], "no folder train, found 'test'; "),
+        (
+            ["wren/a.jpg", "owl/deep/a.jpg"],
+            r"found folders of images \('owl', 'wren'\); .*`lapml data split ROOT`, then",
+        ),
+        ([f"{letter}/1.jpg" for letter in "abcdefg"], r"found folders of images \('a', 'b', 'c', 'd', 'e', …\)"),
+        (["set/a/1.jpg", "set/b/1.jpg", ".git/x"], "set: .* found folders of images .*`lapml data split ROOT/set`"),
+        (
+            ["a/Train/1.jpg", "a/test/1.jpg", "b/Train/1.jpg"],
+            r"\(CLASS: 'a', 'b'\), expected .*`lapml data split ROOT`",
+        ),
+        (["a.jpg", ".git/b.jpg"], r"found images, but no folder for each class; .*test/CLASS/\*\.jpg"),
+        (["a/x.txt", "b/y.txt"], r"found 'a', 'b'; .*train/CLASS/\*\.jpg and test/CLASS/\*\.jpg"),
+        (["x.txt"], "found no folders; "),
     ],
 )
-def test_layout_that_is_wanted(tmp_path, paths, message):
-    refused_by_all(lay(tmp_path, paths), message)
-    refused_by_all(tmp_path, r"train/CLASS/\*\.jpg and test/CLASS/\*\.jpg")
+def test_another_layout_is_named_with_what_mends_it(tmp_path, paths, message):
+    root = lay(tmp_path / "photos", paths)
+    refused_by_all(root, message.replace("ROOT", re.escape(str(root))))
+    assert not folder.is_root(root)
 
 
 def test_no_folder(tmp_path):
@@ -408,8 +455,44 @@ def test_all_classes_with_too_few_images_are_named_at_once_with_the_cure(tmp_pat
     message = refused(
         root, r"class 2 \(b\) has 1 training images, .*; so do 4 \(d\), 5 \(e\), 3 classes in all; leave them out"
     )
-    assert message.endswith("data.NAME.classes: set it to '1,3,6-7'")
+    assert message.endswith("data.NAME.classes: set it to '1,3,6-7', or set data.NAME.min_images to 2")
     assert folder.read(root, "1,3,6-7")["class_name"].unique().tolist() == ["a", "c", "f", "g"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=8),
+    st.integers(1, 6),
+    st.booleans(),
+)
+def test_min_images_keeps_exactly_the_classes_that_have_them(counts, least, val):
+    """Recounted class by class; the others' numbers in data.NAME.classes stay what they were."""
+    names = [f"class {number}" for number in range(len(counts))]
+    with tempfile.TemporaryDirectory() as temporary:
+        root = lay(
+            Path(temporary), ["train/z/1.jpg", "train/z/2.jpg", "test/z/1.jpg", *(["val/z/1.jpg"] if val else [])]
+        )
+        for name, split_counts in zip(names, counts, strict=True):
+            for split, count in zip(("train", "val", "test"), split_counts, strict=True):
+                (root / "train" / name).mkdir(parents=True, exist_ok=True)
+                lay(root, [f"{split}/{name}/{k}.jpg" for k in range(count if split != "val" or val else 0)])
+        needed = max(least, 1 if val else 2)
+        kept = [name for name, (train, _, test) in zip(names, counts, strict=True) if train >= needed and test]
+        kept += ["z"] if needed <= 2 else []
+        if not kept:
+            with pytest.raises(
+                LapmlError, match=f"min_images: found {least}, which leaves out all {len(names) + 1} classes"
+            ):
+                folder.read(root, "all", None, least)
+            return
+        frame = folder.read(root, "all", None, least)
+        small = folder.too_small(root, "all", None, least)
+        assert frame.drop_duplicates("label").set_index("label")["class_name"].to_dict() == dict(enumerate(kept))
+        assert small == {name: (train, test) for name, (train, _, test) in zip(names, counts, strict=True)
+                         if name not in kept} | ({} if "z" in kept else {"z": (2, 1)})  # fmt: skip
+        chosen = ",".join(str(number) for number, name in enumerate([*names, "z"], 1) if name in kept)
+        assert folder.read(root, chosen).equals(frame)
+        assert folder.too_small(root, chosen, None, least) == {} == folder.too_small(root, "all", None, None)
 
 
 @given(st.sets(st.integers(1, 60), min_size=1))
@@ -530,7 +613,7 @@ def test_names_left_out_may_be_anything(tmp_path):
 
 LETTERS = st.characters(codec="utf-8", exclude_characters="/\0\\")
 NAME = st.text(LETTERS, min_size=1, max_size=20).filter(
-    lambda name: not name.startswith(".") and name not in listing.CLUTTER
+    lambda name: not name.startswith(".") and name not in layouts.CLUTTER
 )
 
 
@@ -543,7 +626,7 @@ NAMES = st.lists(NAME, min_size=1, max_size=4, unique_by=same_everywhere)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse or change some names")
 @settings(max_examples=60, deadline=None)
-@given(classes=NAMES, files=NAMES, suffix=st.sampled_from(listing.SUFFIXES), deep=st.booleans())
+@given(classes=NAMES, files=NAMES, suffix=st.sampled_from(layouts.SUFFIXES), deep=st.booleans())
 def test_names(classes, files, suffix, deep):
     below = f"deep {suffix}/" if deep else ""
     expected = [

@@ -275,6 +275,14 @@ def test_a_machine_that_has_not_fetched_lays_out_by_itself(paths, ready, tmp_pat
         sources.laid_out("mine", there, ready())
 
 
+def test_min_images_is_recorded_where_it_is_set(settings):
+    """So that records of before, and what both orchestrators know, stay what they were."""
+    plain, set_ = settings("own", reader="folder"), settings("own", reader="folder", min_images=3)
+    for each in ("fetching", "packing", "recorded"):
+        assert getattr(set_, each)() == getattr(plain, each)() | {"min_images": 3}
+        assert "min_images" not in getattr(plain, each)()
+
+
 def test_where_only_dvc_says_what_was_fetched(paths, ready, tmp_path):
     shutil.copytree(paths.data, (there := Paths("test", tmp_path / "clone")).data)
     file = there.settings("mine") / "fetch.json"
@@ -283,6 +291,9 @@ def test_where_only_dvc_says_what_was_fetched(paths, ready, tmp_path):
     sources.refuse_other("mine", ready(), there)
     with pytest.raises(LapmlError, match="data.mine.source is 'new', what lies there was fetched from 'old'"):
         sources.refuse_other("mine", ready("new"), there)
+    file.write_text(json.dumps(ready().fetching() | {"min_images": 2}))
+    with pytest.raises(LapmlError, match="data.mine.min_images is None, what lies there was fetched with 2"):
+        sources.refuse_other("mine", ready(), there)
 
 
 def test_a_place_of_other_data_than_were_checked_out_is_not_believed(paths, ready):

@@ -1,14 +1,18 @@
 """What ``check`` finds, what it calls harmful, and where ``show`` draws."""
 
+import io
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
 from lapml.cli import app
+from lapml.config import load
 from lapml.data import inspect, pack
 from lapml.data import sheet as pictures
 from lapml.data.decode import ORIENTATION
@@ -25,14 +29,15 @@ def checked(cub, paths, settings):
     def made() -> tuple[str, bool]:
         data = settings(cub.write())
         sources.fetch("birds", data, paths)
-        return inspect.check("birds", data, paths)
+        found = inspect.check("birds", data, paths)
+        return found.text(), found.sound
 
     return made
 
 
 def counts(text: str) -> dict[str, int]:
     """Findings that are not zero."""
-    found = re.findall(r"^(\w[^\n]*?)  +(\d+)   (?:harmless|HARMFUL|ok)", text, re.MULTILINE)
+    found = re.findall(r"^(\w[^\n]*?)  +(\d+)   (?:harmless|suspect|HARMFUL|ok)", text, re.MULTILINE)
     return {what: int(count) for what, count in found if int(count)}
 
 
@@ -104,6 +109,64 @@ def test_damaged_files_are_harmful(cub, checked):
     text, ok = checked()
     assert not ok and counts(text) == {"damaged files, read in part": 2, "grayscale images": 3}
     assert f"{cub.path(1)}: Corrupt JPEG data" in text and f"{cub.path(3)}: " in text
+
+
+def redrawn(cub, content: bytes, side: int, quality: int) -> bytes:
+    """A picture in another size and as a JPEG."""
+    with Image.open(io.BytesIO(content)) as picture:
+        return cub.encode(picture.resize((side, side * 3 // 4), Image.Resampling.BICUBIC), "JPEG", quality=quality)
+
+
+def test_near_duplicates_across_splits_are_suspect(cub, checked):
+    cub.pictures[cub.path(5)] = redrawn(cub, cub.pictures[cub.path(1)], 90, 60)  # 5 and 6 test
+    cub.pictures[cub.path(6)] = redrawn(cub, cub.pictures[cub.path(1)], 60, 80)
+    cub.pictures[cub.path(3)] = redrawn(cub, cub.pictures[cub.path(1)], 50, 70)
+    text, ok = checked()
+    assert ok and text.endswith("birds: nothing harmful found, but look at what is suspect")
+    found = counts(text)
+    # 1 and 3 are trained on, or one of them validates
+    assert found.pop("near-duplicates, test and train or val") == 4 and "suspect: 2 of 6 test images are known" in text
+    assert found in ({}, {"near-duplicates, train and val": 1})
+    pairs = re.findall(r"^    (.*) \(test\) ~ (.*) \((train|val)\)$", text, re.MULTILINE)
+    assert {(test, other) for test, other, _ in pairs} == {(cub.path(k), cub.path(j)) for k in (5, 6) for j in (1, 3)}
+
+
+def test_what_differs_more_is_no_near_duplicate(cub, checked):
+    with Image.open(io.BytesIO(cub.pictures[cub.path(1)])) as picture:
+        cub.pictures[cub.path(5)] = cub.encode(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        cub.pictures[cub.path(6)] = cub.encode(picture.crop((6, 4, 40, 30)))
+    text, ok = checked()
+    assert ok and counts(text) == {}
+
+
+def test_one_picture_in_many_classes_is_a_placeholder(cub, checked):
+    for image in (1, 5, 7, 13):  # of three classes
+        cub.pictures[cub.path(image)] = cub.pictures[cub.path(1)]
+    text, ok = checked()
+    assert not ok and counts(text) == {"one picture in 3 classes or more": 1}
+    assert f"{cub.path(1)} and 3 more in 3 classes: same file" in text
+
+
+def test_all_and_json_name_every_file(cub, paths, settings):
+    unreadable = [cub.path(image) for image in (*range(1, 5), *range(7, 11))]
+    for path in unreadable:
+        cub.pictures[path] = b"no image"
+    cub.pictures[cub.path(14)] = cub.pictures[cub.path(13)]
+    data = settings(cub.write())
+    sources.fetch("birds", data, paths)
+    found = inspect.check("birds", data, paths)
+    assert "… and 3 more (--all)" in found.text() and "(--all)" not in found.text(everything=True)
+    assert all(path in found.text(everything=True) for path in unreadable) and unreadable[-1] not in found.text()
+    record = json.loads(json.dumps(found.record(), allow_nan=False))
+    assert [each["files"] for each in record["findings"]["unreadable"]["found"]] == [[path] for path in unreadable]
+    same = [each for key in ("duplicates_within", "duplicates_val") for each in record["findings"][key]["found"]]
+    assert [each["files"] for each in same] == [[cub.path(13), cub.path(14)]]
+    assert (record["sound"], record["images"], record["left_out"]) == (False, 18, {})
+    names = [line.split(" ")[1] for line in cub.lines["classes.txt"]]
+    assert record["class_names"] == names == list(record["splits"]["test"])
+    assert record["splits"] == {"train": dict.fromkeys(names, 3), "val": dict.fromkeys(names, 1),
+                                "test": dict.fromkeys(names, 2)}  # fmt: skip
+    assert record["findings"]["unreadable"]["kind"] == "HARMFUL" and record["findings"]["grayscale"]["kind"] == "ok"
 
 
 @pytest.mark.parametrize(("share", "flat"), [(0.005, True), (0.05, False)])
@@ -195,10 +258,16 @@ def test_what_lies_among_the_images_is_named(paths, settings, tmp_path):
     (root / "train/b/more.csv").write_text("none")
     data = settings(root, reader="folder")
     sources.fetch("birds", data, paths)
-    text, ok = inspect.check("birds", data, paths)
-    assert ok and "3 files left out:" in text
+    found = inspect.check("birds", data, paths)
+    text = found.text()
+    assert found.sound and "3 files left out:" in text
     assert "train/a: 1 left out: 1 '.txt' (no image)" in text and "train/b: 2 left out: 2 '.csv' (no image)" in text
     assert "train/b: old" in text
+    others = {"train/a/notes.txt", "train/b/list.csv", "train/b/more.csv"}
+    assert (
+        all(f"{path}: '" in found.text(everything=True) for path in others)
+        and set(found.record()["left_out"]) == others
+    )
     short = inspect.left_out(data, root, limit=1)
     assert "train/b" not in short[0] and "1 more: `lapml data check` names them all" in short[0]
     assert inspect.left_out(settings(root), root) == []  # another layout
@@ -224,6 +293,45 @@ def test_the_commands_say_what_is_left_out(tmp_path, monkeypatch):
         assert "train/a: 4 left out: 4 '.heic' (HEIC: install pillow-heif)" in said
 
 
+def test_classes_that_min_images_leaves_out_are_named(tmp_path, monkeypatch):
+    """By every command; and a change of it is noticed."""
+    monkeypatch.chdir(tmp_path)
+    for name, images in {"a": 4, "b": 4, "c": 1, "d": 3}.items():
+        for split, count in (("train", images), ("test", 0 if name == "d" else 2)):
+            (tmp_path / "own" / split / name).mkdir(parents=True)
+            for copy in range(count):
+                Image.effect_noise((20, 20), 50).save(tmp_path / "own" / split / name / f"{copy}.png")
+    keys = {"reader": "folder", "source": "own", "synthetic": "null", "stored_side": "32", "view.side": "32"}
+    options = ["--params", str(ROOT / "params.yaml")]
+    for key, value in keys.items():
+        options += ["--set", f"data.birds.{key}={value}"]
+
+    def run(command: str, *more: str) -> Result:
+        return CliRunner().invoke(app, ["data", command, "birds", *options, *more])
+
+    failed = run("fetch")
+    assert (
+        failed.exit_code == 1 and "class 3 (c) has 1 training images" in failed.stderr and "min_images" in failed.stderr
+    )
+    for command in ("fetch", "prepare", "check", "show"):
+        done = run(command, "--set", "data.birds.min_images=2")
+        assert done.exit_code == 0, done.output
+        said = done.stdout if command == "check" else done.stderr
+        assert "2 classes left out (min_images: 2):" in said
+        assert "c: 1 to train on, 2 to test" in said and "d: 3 to train on, 0 to test" in said
+    record = json.loads(run("check", "--json", "--set", "data.birds.min_images=2").stdout)
+    assert record["class_names"] == ["a", "b"] and record["classes_left_out"] == {"c": [1, 2], "d": [3, 0]}
+    for value in ("3", "null"):
+        failed = run("prepare", "--set", f"data.birds.min_images={value}")
+        assert failed.exit_code == 1 and "was fetched with 2" in failed.stderr.replace("\n", " "), failed.stderr
+    assert run("fetch", "--set", "data.birds.min_images=4").exit_code == 0  # the same classes
+    with pytest.raises(LapmlError, match="was made with min_images 2, expected data.birds.min_images: 4"):
+        settings = load(
+            ROOT / "params.yaml", [f"data.birds.{key}={value}" for key, value in (keys | {"min_images": 4}).items()]
+        )
+        pack.Packed.open(Paths(settings.suite, tmp_path).pack("birds"), settings.data["birds"])
+
+
 def test_another_set_in_the_layout_is_not_compared(checked):
     text, ok = checked()
     assert ok and "found 3 classes, published 200: another data set in this layout" in text
@@ -244,10 +352,13 @@ def test_real_cub(tmp_path, settings, real_cub):
     folder = real_cub
     data, paths = settings(folder), Paths("test", tmp_path)
     sources.fetch("cub200", data, paths)
-    text, ok = inspect.check("cub200", data, paths)
-    assert ok and counts(text) == {
+    found = inspect.check("cub200", data, paths)
+    text = found.text()
+    assert found.sound and counts(text) == {
         "grayscale images": 8,
         "exact duplicates in one split and class": 1,
+        "near-duplicates, test and train or val": 3,
+        "near-duplicates, train and val": 1,
         "boxes partly outside, by over a pixel": 8,
         "visible parts outside, by over a pixel": 1,
     }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lapml.config import Data, digest
-from lapml.data.readers import reader
+from lapml.data.readers import read, reader
 from lapml.files import sha256
 
 KEYS = ("images", "annotations_sha256", "files_sha256")
@@ -27,9 +27,9 @@ def listed(root: Path, data: Data) -> list[str]:
     Raises:
         LapmlError: the reader cannot read what lies there.
     """
-    how = reader(data.reader)
-    below = f"{how.IMAGES}/" if how.IMAGES else ""
-    return sorted(f"{below}{path}" for path in how.read(root, data.classes, data.labels)["image"])
+    images = reader(data.reader).IMAGES
+    below = f"{images}/" if images else ""
+    return sorted(f"{below}{path}" for path in read(root, data)["image"])
 
 
 def stamp(root: Path, files: list[str]) -> str:

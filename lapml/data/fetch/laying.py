@@ -15,7 +15,8 @@ from pathlib import Path
 
 from lapml import config
 from lapml.data.fetch import archives
-from lapml.data.readers import Reader, reader
+from lapml.data.readers import Reader, layouts, read, reader
+from lapml.data.readers import folder as own
 from lapml.errors import LapmlError
 from lapml.files import scratch, sha256
 from lapml.paths import Paths
@@ -121,6 +122,8 @@ def _alone(target: Path) -> Iterator[None]:
 def root_in(folder: Path, how: Reader, advice: str) -> Path:
     """The one folder that the reader knows: ``folder``, or one below it (archives have a folder of their own)."""
     found = _roots(folder, how)
+    if how.TITLE == own.TITLE and (not found or layouts.by_class(layouts.top_of(folder))):
+        raise LapmlError(layouts.explained(folder, advice))
     if len(found) == 1:
         return found[0]
     if found:
@@ -151,7 +154,7 @@ def _lacks(how: Reader, data: config.Data, advice: str) -> Lacks:
 
     def lacks(folder: Path) -> str | None:
         try:
-            how.read(root_in(folder, how, advice), data.classes, data.labels)
+            read(root_in(folder, how, advice), data)
         except LapmlError as error:
             return str(error)
         return None

@@ -176,7 +176,8 @@ def _refuse_renamed(name: str, data: config.Data, paths: Paths, place: dict[str,
             before = dict(json.loads((paths.settings(name) / "fetch.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return
-    for key, now in named(data).items():
+    before = {"min_images": None} | before  # which is named where it is set
+    for key, now in ({"min_images": None} | named(data)).items():
         was = shown(before.get(key))
         if key in before and was != now:
             raise LapmlError(
@@ -190,7 +191,7 @@ def _refuse_elsewhere(name: str, data: config.Data, paths: Paths, found: dict[st
     before, what = places.read(name, paths, None), "were fetched before"
     known, now = None, named(data)
     if before and all(before["named"].get(key) == now[key] for key in ("reader", "source")):
-        chosen = all(before["named"].get(key) == now[key] for key in ("labels", "classes"))
+        chosen = all(before["named"].get(key) == now.get(key) for key in ("labels", "classes", "min_images"))
         known = {key: before["contents"][key] for key in (KEYS if chosen else KEYS[:2])}
     if known is None and isinstance(data.source, str) and (folder := located(data.source, paths)).is_dir():
         with suppress(LapmlError):  # it is no whole data set

@@ -17,6 +17,8 @@ from typing import Protocol
 
 import pandas as pd
 
+from lapml.config import Data
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -63,3 +65,15 @@ class Reader(Protocol):
 def reader(name: str) -> Reader:
     """The reader of that name, one of those that the schema allows as ``data.NAME.reader``."""
     return import_module(f"lapml.data.readers.{name}")
+
+
+def read(root: Path, data: Data) -> pd.DataFrame:
+    """The frame of a data set that lies in ``root``, by the reader, level and classes of its settings.
+
+    Raises:
+        LapmlError: the reader cannot read what lies there.
+    """
+    more = (
+        {} if data.min_images is None else {"min_images": data.min_images}
+    )  # which the schema allows of "folder" alone
+    return reader(data.reader).read(root, data.classes, data.labels, **more)

@@ -141,7 +141,12 @@ def refuse_missing(files: Iterable[Path], listed: Path) -> None:
 
 
 def check_splits(
-    frame: pd.DataFrame, ids: list[int], names: dict[int, str], where: Path, official_val: bool = False
+    frame: pd.DataFrame,
+    ids: list[int],
+    names: dict[int, str],
+    where: Path,
+    official_val: bool = False,
+    own: bool = False,
 ) -> None:
     """Each class can be trained and validated, and the whole be tested.
 
@@ -151,6 +156,7 @@ def check_splits(
         names: id → name.
         where: the file or folder that makes the splits.
         official_val: validation images are there already: one training image will do; else it takes two.
+        own: a folder of one's own, which may be read with ``data.NAME.min_images``.
 
     Raises:
         LapmlError: a class has fewer images outside test, or there is no test image.
@@ -163,7 +169,7 @@ def check_splits(
         more = ", ".join(f"{each} ({names[each]})" for each in [*few][1 : 1 + EXAMPLES])
         also = f"; so do {more}{', …' if len(few) > 1 + EXAMPLES else ''}, {len(few)} classes in all" if more else ""
         rest = ranges([each for each in ids if each not in few])
-        cure = f": set it to {rest!r}" if rest else ""
+        cure = (f": set it to {rest!r}" if rest else "") + (f", or set data.NAME.min_images to {least}" if own else "")
         raise LapmlError(
             f"{where}: class {number} ({names[number]}) has {found} training images, expected at least {why}{also}; leave "
             f"{'them' if more else 'the class'} out with data.NAME.classes{cure}"

@@ -4,6 +4,7 @@
     val/CLASS/…      optional
     test/CLASS/…
 
+Names of the three are read in any case, and so are others that can mean nothing else (:data:`layouts.SPLITS`).
 A class's id is the place of its folder among those of train/, from 1, in the order of their names' code points. Where a
 folder of train/ has no images of its own, but several folders of images, these may be the classes: ``labels`` must then say.
 With "nested" each folder that holds images is a class, named by its path (GROUP/CLASS), with "top" CLASS is, whatever lies
@@ -14,13 +15,13 @@ followed, and so are links to class folders; links to folders further down are n
 """
 
 import hashlib
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 from lapml.data.readers import Counts, Download, annotations
-from lapml.data.readers.listing import BY_HAND, CLUTTER, listing_of, refuse_untrained, shown
+from lapml.data.readers.layouts import BY_HAND, CLUTTER, shown, split_folders
+from lapml.data.readers.listing import folder_of, listing_of, refuse_untrained
 from lapml.errors import LapmlError
 
 TITLE = "folder of images"
@@ -42,13 +43,15 @@ SHOWN = 5  # names in a message
 Images = dict[str, dict[str, list[str]]]  # split → class → sorted paths below the root
 
 
-def read(root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
+def read(root: Path, classes: str, labels: str | None = None, min_images: int | None = None) -> pd.DataFrame:
     """All images of the chosen classes: train, val and test, each by class and path.
 
     Args:
         root: the folder that holds train/ and test/.
         classes: ``"all"``, or class ids (see above) such as ``"1-3,20"``.
         labels: one of FOLDERS.
+        min_images: leave out classes with fewer training images, or none to test; None: refuse classes that cannot be
+            trained.
 
     Returns:
         A frame with the columns image (path below ``root``, with forward slashes), label (0-based, contiguous over the
@@ -61,10 +64,11 @@ def read(root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
             val/), or there is no test image.
     """
     root = Path(root)
-    listing = _labelled({split: {name: each.images for name, each in found.items()} for split, found in listing_of(root).items()},
-                        labels, root)  # fmt: skip
-    names = dict(enumerate(listing["train"], start=1))
-    ids = annotations.choose(classes, names, root / "train")
+    listing, names, ids, few = _chosen(root, classes, labels, min_images)
+    if few and not ids:
+        raise LapmlError(
+            f"{root}: data.NAME.min_images: found {min_images}, which leaves out all {len(few)} classes; give a smaller number"
+        )
     rows = [
         (path, label, names[number], split)
         for split, found in listing.items()
@@ -73,8 +77,37 @@ def read(root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=["image", "label", "class_name", "official"])
     frame["box"] = frame["parts"] = pd.Series([None] * len(rows), dtype=object)
-    annotations.check_splits(frame, ids, names, root, official_val="val" in listing)
+    annotations.check_splits(frame, ids, names, root, official_val="val" in listing, own=True)
     return frame
+
+
+def too_small(root: Path, classes: str, labels: str | None, min_images: int | None) -> dict[str, tuple[int, int]]:
+    """The chosen classes that ``min_images`` leaves out: name → numbers of images to train on and to test.
+
+    Raises:
+        LapmlError: as :func:`read`.
+    """
+    _, names, _, few = _chosen(Path(root), classes, labels, min_images)
+    return {names[number]: counts for number, counts in few.items()}
+
+
+def _chosen(
+    root: Path, classes: str, labels: str | None, min_images: int | None
+) -> tuple[Images, dict[int, str], list[int], dict[int, tuple[int, int]]]:
+    """All images, the classes' names by id, the ids of the classes to read; and of those that ``min_images`` leaves out, with
+    numbers of images to train on and to test."""
+    found = {split: {name: each.images for name, each in found.items()} for split, found in listing_of(root).items()}
+    listing = _labelled(found, labels, root)
+    names = dict(enumerate(listing["train"], start=1))
+    ids = annotations.choose(classes, names, folder_of(root, "train"))
+    if min_images is None:
+        return listing, names, ids, {}
+    least = max(min_images, 1 if "val" in listing else 2)
+    counts = {
+        number: (len(listing["train"][names[number]]), len(listing["test"].get(names[number], []))) for number in ids
+    }
+    few = {number: (train, test) for number, (train, test) in counts.items() if train < least or not test}
+    return listing, names, [number for number in ids if number not in few], few
 
 
 def part_names(root: Path) -> list[str]:
@@ -92,19 +125,14 @@ def fingerprint(root: Path) -> tuple[int, str]:
     return len(paths), hashlib.sha256("".join(f"{path}\0" for path in paths).encode()).hexdigest()
 
 
-def left_out(root: Path) -> dict[str, Counter[str]]:
-    """What lies in the classes' folders and is not read: ``"train/CLASS"`` → what it is → how many.
+def left_out(root: Path) -> dict[str, str]:
+    """What lies in the classes' folders and is not read: path below ``root`` → what it is.
 
     Raises:
         LapmlError: as :func:`fingerprint`.
     """
-    listing = listing_of(Path(root))
-    return {
-        f"{split}/{name}": each.others
-        for split, found in listing.items()
-        for name, each in found.items()
-        if each.others
-    }
+    found = (each for classes in listing_of(Path(root)).values() for each in classes.values())
+    return {path: what for each in found for path, what in each.others.items()}
 
 
 def folders_below(root: Path) -> dict[str, list[str]]:
@@ -120,7 +148,7 @@ def folders_below(root: Path) -> dict[str, list[str]]:
 
 def is_root(folder: Path) -> bool:
     """Whether the folder holds the layout (and not macOS's notes about one, of which its archives have a second tree)."""
-    return CLUTTER[0] not in folder.parts and (folder / "train").is_dir() and (folder / "test").is_dir()
+    return CLUTTER[0] not in folder.parts and folder.is_dir() and {"train", "test"} <= set(split_folders(folder))
 
 
 # --- folders in a class's folder ---
@@ -136,18 +164,18 @@ def _labelled(listing: Images, labels: str | None, root: Path) -> Images:
     if labels == "top":
         return listing
     if labels is None:
-        _refuse_nested(listing["train"], root / "train")
+        _refuse_nested(listing["train"], folder_of(root, "train"))
         return listing
     nested: Images = {split: {} for split in listing}
     for split, found in listing.items():
         for path in sorted(path for paths in found.values() for path in paths):
-            nested[split].setdefault(path[len(split) + 1 :].rpartition("/")[0], []).append(path)
+            nested[split].setdefault(path.partition("/")[2].rpartition("/")[0], []).append(path)
         for name in nested[split]:
             steps = name.split("/")
             above = next((up for end in range(1, len(steps)) if (up := "/".join(steps[:end])) in nested[split]), None)
             if above is not None:
                 raise LapmlError(
-                    f"{root / split}: {shown(above)} holds images beside the class {shown(name)}, expected images in the "
+                    f"{folder_of(root, split)}: {shown(above)} holds images beside the class {shown(name)}, expected images in the "
                     "lowest folders only, as data.NAME.labels is 'nested'; move them into the folder of their class"
                 )
     refuse_untrained(nested, root)
