@@ -18,7 +18,7 @@ from fuzzing import of_bytes, of_text, outcome
 from PIL import Image
 
 from lapml.config import Synthetic
-from lapml.data import damage, formats, index, inspect
+from lapml.data import damage, formats, index, look
 from lapml.data.decode import square
 from lapml.data.fetch import sources
 from lapml.data.readers import reader
@@ -100,7 +100,7 @@ FORMATS = {
 def seen_of(file: Path) -> tuple[str, bytes, str]:
     """All that lapml does with an image file: whether it is one, its square, and what check says, which may be an error."""
     refusal = formats.refusal(file)
-    looked = inspect._look(file, 0)
+    looked = look.look(file, 0)
     try:
         pixels, _ = square(file, 16)
     except LapmlError as error:
