@@ -18,7 +18,7 @@ from fuzzing import of_bytes, of_text, outcome
 from PIL import Image
 
 from lapml.config import Synthetic
-from lapml.data import damage, formats, index, look
+from lapml.data import damage, formats, index, inspect, look
 from lapml.data.decode import square
 from lapml.data.fetch import sources
 from lapml.data.readers import reader
