@@ -65,6 +65,9 @@ def project(tmp_path_factory) -> Path:
         target = folder / "photos" / picture.parent.name / picture.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(picture, target)
+    for name in ("photo.jpg", "more/bird.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(birds[-1], folder / name)
     return folder
 
 
