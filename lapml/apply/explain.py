@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from lapml.apply.images import BATCH, Failed, class_names, packs, shown
+from lapml.apply.images import BATCH, Failed, class_names, listed, packs, shown
 from lapml.apply.picture import draw
 from lapml.apply.predict import best
 from lapml.common.text import line
@@ -30,18 +31,19 @@ from lapml.runs.folder import open_run
 @torch.no_grad()
 def explain(
     folder: Path,
-    files: list[Path],
+    images: list[Path],
     output: Path,
     neighbours: int = 5,
     target: str | None = None,
     banner: int | None = None,
     root: Path = Path("."),
     failed: Failed | None = None,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Draw a figure for each image: the view, its class activation map, the top classes, the nearest training images.
 
     Args:
         folder: a run folder.
+        images: files, folders and patterns, see :func:`~lapml.apply.images.listed`; folders are searched but for ``output``.
         output: a folder for the figures, STEM.png for each image; further files of the same stem are numbered.
         neighbours: how many training images (of those that the run was fit on), the most similar by the cosine of the
             unit embeddings; with 0 the packed data are not needed.
@@ -49,7 +51,7 @@ def explain(
         banner: rows of pixels to cut off the bottom of every image; None: as packing does for the run's data set.
         failed: files that are not images are added to it, with the reason; None: the first one is an error.
 
-    Returns:
+    Yields:
         A dict for each file that could be read, in order: ``image`` and ``figure`` (paths), ``target`` (``class`` and
         ``probability``), ``predictions`` (see :func:`~lapml.apply.predict.best`), ``neighbours`` (see :meth:`Training.nearest`).
 
@@ -57,13 +59,13 @@ def explain(
         LapmlError: the run is not complete or of another version, a file lies in ``output``, or is no image and ``failed``
             is None, there is no such class, or the packed data are gone or changed.
     """
+    files = listed(images, failed, without=output)
     figures = _figures(files, output)
     record, provenance = open_run(folder)
     names = class_names(folder, provenance)
     asked = None if target is None else _label(target, names)
     run = ready(folder, record, len(names))
     training = Training(folder, run, record, provenance, root) if neighbours else None
-    results = []
     for packed in packs(files, run.config, names, banner, failed):
         batch = next(_batches(packed, np.arange(len(packed.index)), run, run.device).evaluation(BATCH))
         with autocast(run.device, run.precision):
@@ -73,21 +75,19 @@ def explain(
         maps = class_maps(features, run.model.head.weight, labels).float().cpu().numpy()
         logits, embeddings = (each.float().cpu().numpy() for each in outputs)
         views = pixels(batch.images.float().cpu(), run.weights)
-        for i, image in enumerate(packed.index["path"]):
-            figure, classes = figures[packed.meta["places"][i]], best(logits[i], names, len(names))
+        for i, place in enumerate(packed.meta["places"]):
+            figure, classes = figures[place], best(logits[i], names, len(names))
             found, near = training.nearest(embeddings[i], neighbours, int(guesses[i])) if training else ([], [])
-            results.append(
-                {
-                    "image": image,
-                    "figure": str(figure),
-                    "target": next(each for each in classes if each["class"] == names[int(labels[i])]),
-                    "predictions": classes[: evaluate.TOP],
-                    "neighbours": found,
-                }
-            )
+            result = {
+                "image": str(files[place]),
+                "figure": str(figure),
+                "target": next(each for each in classes if each["class"] == names[int(labels[i])]),
+                "predictions": classes[: evaluate.TOP],
+                "neighbours": found,
+            }
             with atomic(figure) as temporary:
-                draw(temporary, results[-1], views[i], maps[i], near)
-    return results
+                draw(temporary, result, views[i], maps[i], near)
+            yield result
 
 
 class Training:
@@ -154,11 +154,10 @@ class Training:
         return found, list(pixels(batch.images.float(), self.run.weights))
 
 
-def text(results: list[dict[str, Any]]) -> str:
+def text(results: Iterable[dict[str, Any]]) -> Iterator[str]:
     """The results of :func:`explain` as paragraphs, one per image."""
-    lines = []
-    for result in results:
-        target = result["target"]
+    for number, result in enumerate(results):
+        target, lines = result["target"], [""] if number else []
         lines.append(f"{shown(Path(result['image']))}: {shown(Path(result['figure']))}")
         width = max(len(line(each["class"])) for each in [*result["predictions"], *result["neighbours"], target])
         for rank, each in enumerate(result["predictions"], start=1):
@@ -172,8 +171,7 @@ def text(results: list[dict[str, Any]]) -> str:
             lines.append(
                 f"  {rank:>3}  {line(each['class']):<{width}}  {each['similarity']:6.3f} {mark}  {shown(Path(each['image']))}"
             )
-        lines.append("")
-    return "\n".join(lines[:-1])
+        yield "".join(f"{each}\n" for each in lines)
 
 
 def _batches(packed: Packed, rows: np.ndarray, run: Ready, device: torch.device) -> Batches:

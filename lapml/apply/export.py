@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lapml.apply.images import BATCH, class_names
-from lapml.common.provenance import versions
+from lapml.apply.images import BATCH, class_names, refuse_output
+from lapml.apply.sidecar import described
 from lapml.config import Run, settings_of
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
-from lapml.data.readers import reader
-from lapml.data.views import WINDOW
 from lapml.errors import LapmlError
 from lapml.files import atomic, sha256, write_json
 from lapml.models.model import Classifier
-from lapml.paths import RUN_FILES
 from lapml.runs.execute import load_model, open_data
 from lapml.runs.folder import open_run
 
@@ -53,7 +49,7 @@ class Exported(nn.Module):
 
 
 def export(folder: Path, form: str, output: Path | None = None, root: Path = Path(".")) -> tuple[Path, dict[str, Any]]:
-    """Write a run's model in fp32, and FILE.json: its input, classes and origin, and how far it agrees.
+    """Write a run's model in fp32, and FILE.json: its input, how an image becomes that, classes, origin, and how far it agrees.
 
     The file that was written is read again, by onnxruntime or torch on the CPU, and compared with the run's model on random
     views, and on training images where the run's packed data are still there.
@@ -71,12 +67,9 @@ def export(folder: Path, form: str, output: Path | None = None, root: Path = Pat
             other numbers; an older export then stays as it was.
     """
     output = output or folder / FILES[form]
-    if output.is_dir():
-        raise LapmlError(f"{output}: is a folder, expected a file to write; name one with --output")
     sidecar = output.with_name(f"{output.name}.json")
     for file in (output, sidecar):
-        if file.name in RUN_FILES and file.resolve().parent == folder.resolve():
-            raise LapmlError(f"{file}: is one of the run's own files, expected a new one: name another with --output")
+        refuse_output(file, folder)
     record, provenance = open_run(folder)
     names = class_names(folder, provenance)
     config = settings_of(folder / "config.json", record)
@@ -86,7 +79,7 @@ def export(folder: Path, form: str, output: Path | None = None, root: Path = Pat
     except LapmlError:  # gone or other data: random views must do
         packed = None
     module = Exported(model, weights["mean"], weights["std"]).eval()
-    about = _about(form, names, config, weights, model, provenance)
+    about = described(form, names, config, weights, model, provenance)
     with atomic(output) as temporary:
         with _silent(folder, form):
             call = (_onnx if form == "onnx" else _torch)(module, config.data.view.side, temporary, json.dumps(about))
@@ -117,50 +110,10 @@ def text(file: Path, about: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _about(
-    form: str, names: list[str], config: Run, weights: dict[str, Any], model: Classifier, provenance: dict[str, Any]
-) -> dict[str, Any]:
-    data, embedding = config.data, model.head.in_features
-    if model.projects:
-        embedding = model.projection.out_features
-    libraries = {name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")} if form == "onnx" else {}
-    return {
-        "format": form,
-        "run": {key: getattr(config, key) for key in ("suite", "dataset", "method", "seed")},
-        "model": config.model.name,
-        "model_sha256": provenance["files"]["model.safetensors"],
-        "commit": provenance["commit"],
-        "versions": provenance["versions"],
-        "exported_with": {**versions(), **libraries},
-        "input": {
-            "name": "image",
-            "shape": ["N", 3, data.view.side, data.view.side],
-            "dtype": "float32",
-            "channels": "RGB",
-            "range": [0, 1],
-            "normalised_inside_by": {"mean": weights["mean"], "std": weights["std"]},
-        },
-        "view": {
-            "stored_side": data.stored_side,
-            "aspect": data.view.aspect,
-            "window": WINDOW,
-            "side": data.view.side,
-            "banner": reader(data.reader).BANNER,
-            "how": "cut `banner` rows off the bottom; squash the whole upright image to a square of stored_side (Lanczos, "
-            "antialiased); of it take the centred window that shows a square of `window` times the image's shorter side "
-            "(aspect keep), or `window` times the square (aspect warp); resize that to side (triangle filter, antialiased)",
-        },
-        "outputs": {"logits": ["N", len(names)], "embedding": ["N", embedding]},
-        "class_names": names,
-    }
-
-
 # --- the formats: each writes the file, reads it again, and returns what calls it ---
 
 
 def _onnx(module: Exported, side: int, file: Path, about: str) -> Call:
-    import onnxruntime
-
     program = torch.onnx.export(
         module,
         (torch.zeros(2, 3, side, side),),
@@ -172,6 +125,24 @@ def _onnx(module: Exported, side: int, file: Path, about: str) -> Call:
     )
     program.model.metadata_props[KEY] = about
     program.save(str(file), external_data=False)  # one file, of at most the 2 GB that ONNX allows
+    return read("onnx", file)
+
+
+def _torch(module: Exported, side: int, file: Path, about: str) -> Call:
+    example = (torch.zeros(2, 3, side, side),)
+    program = torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim("N")},))
+    with open(file, "wb") as opened:  # by its name alone torch would insist on the ending .pt2
+        torch.export.save(program, opened, extra_files={f"{KEY}.json": about})
+    return read("torch", file)
+
+
+def read(form: str, file: Path) -> Call:
+    """What calls an exported file, by onnxruntime or torch alone, on the CPU."""
+    if form == "torch":
+        with open(file, "rb") as opened:
+            return torch.export.load(opened).module()
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -181,15 +152,6 @@ def _onnx(module: Exported, side: int, file: Path, about: str) -> Call:
         return torch.from_numpy(logits), torch.from_numpy(embedding)
 
     return call
-
-
-def _torch(module: Exported, side: int, file: Path, about: str) -> Call:
-    example = (torch.zeros(2, 3, side, side),)
-    program = torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim("N")},))
-    with open(file, "wb") as opened:  # by its name alone torch would insist on the ending .pt2
-        torch.export.save(program, opened, extra_files={f"{KEY}.json": about})
-    with open(file, "rb") as opened:
-        return torch.export.load(opened).module()
 
 
 @contextmanager

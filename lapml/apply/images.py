@@ -1,7 +1,9 @@
 """Image files as evaluation reads a data set: as small packs in memory, with the same code."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
+from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,64 @@ from lapml.data.decode import in_order, square
 from lapml.data.index import COLUMNS
 from lapml.data.pack import Packed
 from lapml.data.readers import reader
+from lapml.data.readers.layouts import SUFFIXES, clutter, suffix
 from lapml.errors import LapmlError
+from lapml.paths import RUN_FILES
 
 BATCH = 64  # images in memory at once
 
 
 Failed = list[tuple[Path, str]]  # files that could not be read, and why
+
+
+def listed(named: list[Path], failed: Failed | None = None, without: Path | None = None) -> list[Path]:
+    """The image files that files, folders and patterns name, in that order; those of a folder or a pattern are sorted.
+
+    A folder is searched with all folders below it, but for hidden ones and links, for files with one of
+    :data:`~lapml.data.readers.layouts.SUFFIXES`. A name such as ``photos/**/*.jpg`` is a pattern where there is no such
+    file. The same file named twice is taken once.
+
+    Args:
+        failed: folders and patterns without images are added to it, with the reason; None: the first one is an error.
+        without: a folder below others that is not searched.
+
+    Raises:
+        LapmlError: a folder or a pattern has no images, or a folder cannot be searched, and ``failed`` is None.
+    """
+    files: dict[str, Path] = {}
+    for name in named:
+        matches = [name]
+        if has_magic(str(name)) and not os.path.lexists(name):
+            matches = sorted(map(Path, glob(os.path.expanduser(name), recursive=True)))
+            if not matches:
+                _fail(failed, name, f"{shown(name)}: no such file, and as a pattern it matches none; check the path")
+        for match in matches:
+            below = _below(match, failed, without) if os.path.isdir(match) else [match]
+            for file in below:
+                files.setdefault(os.path.realpath(file), file)
+    return list(files.values())
+
+
+def _below(folder: Path, failed: Failed | None, without: Path | None) -> list[Path]:
+    found, errors = [], []
+    for where, folders, names in os.walk(folder, onerror=errors.append):
+        folders[:] = [each for each in folders if not clutter(each)]
+        if without is not None:
+            folders[:] = [each for each in folders if Path(where, each).resolve() != without.resolve()]
+        found += [Path(where, each) for each in names if suffix(each) in SUFFIXES and not clutter(each)]
+    for error in errors:
+        _fail(
+            failed, folder, f"{shown(Path(error.filename))}: cannot be searched ({error.strerror}); see its permissions"
+        )
+    if not found and not errors:
+        _fail(failed, folder, f"{shown(folder)}: a folder without images, expected files in {' '.join(SUFFIXES)}")
+    return sorted(found)
+
+
+def _fail(failed: Failed | None, file: Path, why: str) -> None:
+    if failed is None:
+        raise LapmlError(why)
+    failed.append((file, why))
 
 
 def packs(
@@ -34,7 +88,7 @@ def packs(
         failed: files that are not images are added to it, and left out; None: the first one is an error.
 
     Yields:
-        A pack whose meta has ``places``, those of its images in ``files``.
+        A pack whose meta has ``places``, those of its images in ``files``; its index has no paths, whose bytes may be no text.
 
     Raises:
         LapmlError: a file is no image, and ``failed`` is None.
@@ -46,12 +100,10 @@ def packs(
         rows, images, places = [], [], []
         for place, found in enumerate(islice(squares, BATCH), start=at):
             if isinstance(found, LapmlError):
-                if failed is None:
-                    raise found
-                failed.append((files[place], str(found)))
+                _fail(failed, files[place], str(found))
                 continue
             pixels, (width, height, _) = found
-            rows.append((str(files[place]), 0, "", config.evaluate, width, height, None, None))
+            rows.append(("", 0, "", config.evaluate, width, height, None, None))
             images.append(np.frombuffer(pixels, np.uint8).reshape(side, side, 3))
             places.append(place)
         if rows:
@@ -60,11 +112,7 @@ def packs(
 
 def _square(file: Path, side: int, banner: int) -> tuple[bytes, tuple[int, int, int]] | LapmlError:
     try:
-        if file.is_dir():
-            raise LapmlError(
-                f"{shown(file)}: is a folder, expected image files; name them, as in {shown(file / '*.jpg')}"
-            )
-        if not file.exists():
+        if not os.path.exists(file):
             raise LapmlError(f"{shown(file)}: no such file; check the path, or quote it if it has spaces")
         return square(file, side, banner)
     except LapmlError as error:
@@ -76,6 +124,18 @@ def class_names(folder: Path, provenance: dict[str, Any]) -> list[str]:
     if not provenance.get("class_names"):
         raise LapmlError(f"{folder / 'provenance.json'}: class_names: missing, as in old runs; train it again")
     return provenance["class_names"]
+
+
+def refuse_output(file: Path, run: Path) -> None:
+    """LapmlError where a file is not to be written: a folder or a device, one of the run's own, or named as an image."""
+    if file.is_dir():
+        raise LapmlError(f"{shown(file)}: is a folder, expected a file to write; name another")
+    if file.exists() and not file.is_file():
+        raise LapmlError(f"{shown(file)}: is no plain file, expected one to be written whole; name another")
+    if file.name in RUN_FILES and file.resolve().parent == run.resolve():
+        raise LapmlError(f"{shown(file)}: is one of the run's own files, expected a new one; name another")
+    if suffix(file.name) in SUFFIXES:
+        raise LapmlError(f"{shown(file)}: has the name of an image, expected a file to write; name another")
 
 
 def shown(path: Path) -> str:

@@ -1,11 +1,13 @@
 """Predict the classes of image files by a finished run."""
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lapml.apply.images import Failed, class_names, packs, shown
+from lapml.apply.images import BATCH, Failed, class_names, listed, packs, shown
 from lapml.common.text import line
 from lapml.runs import evaluate
 from lapml.runs.execute import ready
@@ -16,20 +18,21 @@ LONGEST = 48  # letters of an image's name in the table
 
 def predict(
     folder: Path,
-    files: list[Path],
+    images: list[Path],
     top: int = evaluate.TOP,
     banner: int | None = None,
     failed: Failed | None = None,
-) -> list[dict[str, Any]]:
-    """The most probable classes of each image, preprocessed as in evaluation.
+) -> Iterator[dict[str, Any]]:
+    """The most probable classes of each image, preprocessed as in evaluation; a batch of images is in memory at a time.
 
     Args:
         folder: a run folder.
+        images: files, folders and patterns, see :func:`~lapml.apply.images.listed`.
         top: how many classes.
         banner: rows of pixels to cut off the bottom of every image; None: as packing does for the run's data set.
         failed: files that are not images are added to it, with the reason; None: the first one is an error.
 
-    Returns:
+    Yields:
         A dict for each file that could be read, in order: ``image`` (its path) and ``predictions``, see :func:`best`.
 
     Raises:
@@ -38,14 +41,11 @@ def predict(
     record, provenance = open_run(folder)
     names = class_names(folder, provenance)
     run = ready(folder, record, len(names))
-    results = []
+    files = listed(images, failed)
     for packed in packs(files, run.config, names, banner, failed):
         seen = evaluate.predict(run.model, packed, run.config, run.weights, run.device, run.precision)
-        results += [
-            {"image": image, "predictions": best(logits, names, top)}
-            for image, logits in zip(packed.index["path"], seen.logits, strict=True)
-        ]
-    return results
+        for place, logits in zip(packed.meta["places"], seen.logits, strict=True):
+            yield {"image": str(files[place]), "predictions": best(logits, names, top)}
 
 
 def best(logits: np.ndarray, names: list[str], top: int) -> list[dict[str, Any]]:
@@ -60,16 +60,18 @@ def best(logits: np.ndarray, names: list[str], top: int) -> list[dict[str, Any]]
     return [{"class": names[label], "probability": float(shares[label] / shares.sum())} for label in order]
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """The results of :func:`predict` in aligned columns, an image's name (the end of a long one) in its first line."""
+def table(results: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """The results of :func:`predict` in columns, aligned over a batch, an image's name (the end of a long one) in its first
+    line."""
+    remaining, widths = iter(results), [0] * 4
     rows = [("image", "rank", "class", "probability")]
-    for result in results:
-        for rank, each in enumerate(result["predictions"]):
-            image = "" if rank else shown(Path(result["image"]))
-            image = image if len(image) <= LONGEST else f"…{image[1 - LONGEST :]}"
-            rows.append((image, str(rank + 1), line(each["class"]), f"{100 * each['probability']:.2f} %"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        f"{image:<{widths[0]}}  {rank:>{widths[1]}}  {name:<{widths[2]}}  {probability:>{widths[3]}}"
-        for image, rank, name, probability in rows
-    )
+    while block := list(islice(remaining, BATCH)):
+        for result in block:
+            for rank, each in enumerate(result["predictions"]):
+                image = "" if rank else shown(Path(result["image"]))
+                image = image if len(image) <= LONGEST else f"…{image[1 - LONGEST :]}"
+                rows.append((image, str(rank + 1), line(each["class"]), f"{100 * each['probability']:.2f} %"))
+        widths = [max(width, *(len(row[column]) for row in rows)) for column, width in enumerate(widths)]
+        for image, rank, name, probability in rows:
+            yield f"{image:<{widths[0]}}  {rank:>{widths[1]}}  {name:<{widths[2]}}  {probability:>{widths[3]}}\n"
+        rows = []

@@ -25,34 +25,19 @@ from typer.testing import CliRunner
 from lapml.apply import explain as explaining
 from lapml.apply import export as exporting
 from lapml.apply import images as files_of
-from lapml.apply.explain import explain
 from lapml.apply.export import export
 from lapml.apply.picture import fitted
-from lapml.apply.predict import best, predict
+from lapml.apply.predict import best
+from lapml.apply.predict import predict as predicted
 from lapml.cli import app
 from lapml.config import Model
-from lapml.data import pack
 from lapml.data.batches import Batches
-from lapml.data.fetch import sources
-from lapml.data.pack import Packed
 from lapml.data.views import cut, evaluation_windows
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.models.model import build
-from lapml.paths import EMBEDDINGS, RUN_FILES, Paths
+from lapml.paths import EMBEDDINGS, RUN_FILES
 from lapml.runs import execute as runs
-
-BIRDS = [
-    "data.birds.synthetic.classes=6",
-    "data.birds.synthetic.train_images=6",
-    "data.birds.synthetic.test_images=4",
-    "data.birds.synthetic.side=80",
-    "train.epochs=2",
-]
-
-
-def quietly(line: str) -> None:
-    pass
 
 
 def invoke(*arguments: object, status: int = 0) -> SimpleNamespace:
@@ -61,40 +46,12 @@ def invoke(*arguments: object, status: int = 0) -> SimpleNamespace:
     return result
 
 
-@pytest.fixture(scope="module")
-def prepared(small_params, small_run, tmp_path_factory) -> SimpleNamespace:
-    """A synthetic set, packed, and a run of it."""
-    root = tmp_path_factory.mktemp("apply")
-    paths = Paths("demo", root)
-    data = small_params(*BIRDS).data["birds"]
-    sources.fetch("birds", data, paths)
-    pack.prepare("birds", data, paths, progress=False)
-    packed = Packed.open(paths.pack("birds"))
-    _, laid_out = sources.laid_out("birds", paths)
-    files = [laid_out / "images" / path for path in packed.index["path"]]
-    folder = paths.run("birds", "baseline", 0)
-    runs.execute(small_run("baseline", *BIRDS), packed, folder, log=quietly)
-    return SimpleNamespace(root=root, paths=paths, packed=packed, files=files, folder=folder)
+def predict(*arguments, **options) -> list[dict]:
+    return list(predicted(*arguments, **options))
 
 
-@pytest.fixture
-def shop(prepared, tmp_path, monkeypatch) -> SimpleNamespace:
-    """A copy of it to spoil, as the working folder: the run's folder, its packed data, and the source images by split."""
-    shutil.copytree(prepared.root / "results", tmp_path / "results")
-    monkeypatch.chdir(tmp_path)
-    folder = Paths("demo", Path(".")).run("birds", "baseline", 0)
-    splits = prepared.packed.index["split"].to_numpy()
-    test, train = ([prepared.files[row] for row in np.flatnonzero(splits == name)] for name in ("test", "train"))
-    return SimpleNamespace(
-        root=tmp_path,
-        folder=folder,
-        pack=Paths("demo", Path(".")).pack("birds"),
-        packed=prepared.packed,
-        files=prepared.files,
-        test=test,
-        train=train,
-        names=prepared.packed.class_names,
-    )
+def explain(*arguments, **options) -> list[dict]:
+    return list(explaining.explain(*arguments, **options))
 
 
 def sealed(folder: Path, name: str, record: dict) -> None:
@@ -140,8 +97,8 @@ def test_the_best_classes_are_softmax_in_order(logits, top):
 
 def test_a_run_in_bf16_predicts_what_it_did_and_is_exported_in_fp32(shop, small_run):
     folder = shop.root / "bf16"
-    config = small_run("baseline", *BIRDS, "train.precision=bf16", "train.epochs=1", "train.warmup_epochs=0")
-    runs.execute(config, shop.packed, folder, log=quietly)
+    config = small_run("baseline", *shop.overrides, "train.precision=bf16", "train.epochs=1", "train.warmup_epochs=0")
+    runs.execute(config, shop.packed, folder, log=lambda line: None)
     written = pd.read_parquet(folder / "predictions.parquet")
     results = predict(folder, shop.test)
     assert [result["predictions"][0]["class"] for result in results] == [shop.names[top] for top in written["top1"]]
@@ -177,8 +134,8 @@ def test_the_table_and_the_json_say_the_same(shop):
     invoke("predict", shop.folder, shop.test[0], "--top", "0", status=2)
 
 
-def bad_file(kind: str) -> Path:
-    file = Path(f"{kind}.png")
+def bad_file(kind: str, number: int = 0) -> Path:
+    file = Path(f"{kind}{number}.png")
     if kind == "folder":
         file.mkdir()
     elif kind == "corrupt":
@@ -196,7 +153,7 @@ def bad_file(kind: str) -> Path:
     ("kind", "part"),
     [
         ("missing", "no such file"),
-        ("folder", "is a folder, expected image files"),
+        ("folder", "a folder without images"),
         ("corrupt", "cannot be read as an image"),
         ("empty", "it is empty"),
         ("truncated", "cannot be read as an image"),
@@ -207,8 +164,8 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_done(shop, command,
     monkeypatch.setattr(explaining, "draw", lambda file, *_: file.write_bytes(b"png"))
     options = ["--neighbours", "0"] if command == "explain" else []
     good = invoke(command, shop.folder, *shop.test[:4], "--json", *options)
-    bad = bad_file(kind)
-    mixed = [bad, *shop.test[:3], bad, bad, shop.test[3]]  # one that begins, one whole batch
+    bad = [bad_file(kind, number) for number in range(3)]
+    mixed = [bad[0], *shop.test[:3], *bad[1:], shop.test[3]]  # one that begins, one whole batch
     result = invoke(command, shop.folder, *mixed, "--json", *options, status=1)
     found, expected = json.loads(result.stdout), json.loads(good.stdout)
     assert [each["image"] for each in found] == [str(file) for file in shop.test[:4]]
@@ -217,7 +174,8 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_done(shop, command,
         assert one["predictions"][0]["probability"] == pytest.approx(other["predictions"][0]["probability"], abs=1e-5)
         assert one.get("figure") == other.get("figure")
     lines = result.stderr.splitlines()
-    assert len(lines) == 3 and all(line.startswith(f"error: {kind}.png") and part in line for line in lines)
+    assert len(lines) == 3 and all(part in line for line in lines)
+    assert sorted(line.split(":")[1].strip() for line in lines) == [str(file) for file in bad]
     if command == "explain":
         assert {path.name for path in Path("explanations").iterdir()} == {f"{file.stem}.png" for file in shop.test[:4]}
     assert invoke(command, shop.folder, *mixed, *options, status=1).stdout == invoke(
@@ -229,12 +187,12 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_done(shop, command,
 def test_of_bad_files_alone_nothing_is_printed(shop, command):
     result = invoke(command, shop.folder, bad_file("corrupt"), bad_file("empty"), status=1)
     assert result.stdout == "" and result.stderr.count("error: ") == 2
-    assert json.loads(invoke(command, shop.folder, "corrupt.png", "--json", status=1).stdout) == []
+    assert json.loads(invoke(command, shop.folder, "corrupt0.png", "--json", status=1).stdout) == []
 
 
 def test_as_a_function_it_raises_unless_it_is_given_a_place_for_failures(shop):
     files, failed = [bad_file("corrupt"), shop.test[0]], []
-    with pytest.raises(LapmlError, match="corrupt.png: cannot be read"):
+    with pytest.raises(LapmlError, match="corrupt0.png: cannot be read"):
         predict(shop.folder, files)
     assert [each["image"] for each in predict(shop.folder, files, failed=failed)] == [str(shop.test[0])]
     assert [file for file, _ in failed] == files[:1]
@@ -523,9 +481,10 @@ def test_the_exported_file_gives_the_runs_predictions_and_says_what_it_is(shop, 
 
     rows = np.flatnonzero(shop.packed.index["split"] == "test")
     sizes = shop.packed.index[["width", "height"]].to_numpy(float)[rows]
-    view = about["view"]
-    windows = evaluation_windows(sizes, SimpleNamespace(aspect=view["aspect"]))
-    images = cut(torch.from_numpy(shop.packed.images[rows]), torch.from_numpy(windows).float(), view["side"]) / 255
+    step = {each["step"]: each for each in about["preprocessing"]}
+    windows = evaluation_windows(sizes, SimpleNamespace(aspect=step["window"]["aspect"]))
+    side = step["view"]["size"][0]
+    images = cut(torch.from_numpy(shop.packed.images[rows]), torch.from_numpy(windows).float(), side) / 255
     call = written_model(file, form)
     logits, embedding = call(images.contiguous())
     written = pd.read_parquet(shop.folder / "predictions.parquet")
