@@ -360,7 +360,7 @@ def test_the_rows_of_a_table_are_in_the_order_given():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("document", "folder"), [("README.md", "."), ("docs/data.md", "suites")])
+@pytest.mark.parametrize(("document", "folder"), [("docs/usage.md", "."), ("docs/data.md", "suites")])
 def test_the_overlays_that_are_documented_load(document, folder, tmp_path):
     (tmp_path / "suites").mkdir()
     for path in (ROOT / "suites").glob("*.yaml"):
