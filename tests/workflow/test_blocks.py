@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("docs/usage.md", "README.md", "docs/methods.md", "docs/experiments.md", "docs/data.md")
@@ -45,7 +46,7 @@ def commands(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """A clone with what is changed here, a small suite in place of the default one, and twenty photos of two classes."""
+    """A clone with what is changed here, a small suite in place of the default one, and photos of three classes."""
     if not (ROOT / ".git").exists():
         pytest.skip("not in a git checkout, which the commands of DVC need")
     folder = tmp_path_factory.mktemp("blocks") / "lapml"
@@ -60,14 +61,11 @@ def project(tmp_path_factory) -> Path:
     for key, value in (("user.name", "someone"), ("user.email", "someone@example.org")):
         subprocess.run(["git", "config", key, value], cwd=folder, check=True)
     run(folder, "lapml suite use demo; git add -A; git commit -qm small; lapml data fetch birds")
-    birds = sorted((folder / "data").glob("*/CUB_200_2011/images/*/*.jpg")) or sorted((folder / "data").rglob("*.jpg"))
-    for picture in birds[:48]:
-        target = folder / "photos" / picture.parent.name / picture.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(picture, target)
-    for name in ("photo.jpg", "more/bird.jpg"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copy2(birds[-1], folder / name)
+    birds = sorted((folder / "data").glob("drawn-*/images/*/*.png"))
+    named = {f"photos/{picture.parent.name}/{picture.stem}.jpg": picture for picture in birds[:42]}
+    for name, picture in {**named, "photo.jpg": birds[-1], "more/bird.jpg": birds[-2]}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(picture).convert("RGB").save(folder / name)
     return folder
 
 
