@@ -15,7 +15,7 @@ from lapml.report.html import data_uri, shows_pictures
 from lapml.runs.records import differences
 
 if TYPE_CHECKING:
-    from lapml.report.pictures import Pictures  # torch is slow to import
+    from lapml.report.pictures import Answered, Pictures  # torch is slow to import
 
 
 def report(
@@ -23,7 +23,7 @@ def report(
     params_path: str | Path,
     paths: Paths,
     images: bool,
-    galleries: "Callable[[str], Pictures] | None" = None,
+    galleries: "Callable[[str, Answered], Pictures] | None" = None,
 ) -> Path:
     """Write all of ``REPORT_FILES`` into ``paths.report``, each to a temporary name first.
 
@@ -45,19 +45,20 @@ def report(
         diagnosis.refuse_gallery(params, paths, name)
     runs = tables.collect(params, paths)
     epochs = tables.histories(params, paths)
-    answers = tables.predictions(params, paths)
-    table, primary = tables.accuracy(runs, answers, params), contrasts.contrasts(answers, params)
+    right = tables.predictions(params, paths)
+    table, primary = tables.accuracy(runs, right, params), contrasts.contrasts(right, params)
     tuned = {
         (dataset, method): tables.tuned_record(params, paths, dataset, method)
         for dataset in params.datasets
         for method in params.all_methods()
         if method in params.tuned_methods
     }
-    pictures = {name: galleries(name) for name in params.datasets} if images and galleries else None
+    answers = {name: mistakes.read(params, paths, name) for name in params.datasets}
+    pictures = {name: galleries(name, answers[name]) for name in params.datasets} if images and galleries else None
     text, overridden, heading = _settings(params, Path(params_path))
     diagnoses = {name: _diagnosis(params, paths, name) for name in params.datasets}
     confusions = {
-        name: mistakes.confused(mistakes.read(params, paths, name), params, mistakes.class_names(params, paths, name))
+        name: mistakes.confused(answers[name], params, mistakes.class_names(params, paths, name))
         for name in params.datasets
     }
     html = page.build(

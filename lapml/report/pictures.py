@@ -26,6 +26,7 @@ from lapml.training.mixes import Mixes, freshly
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
+Answered = dict[str, mistakes.Answers]  # of mistakes.read
 MIXED_SHOWN, CAMS_SHOWN = 3, 6  # pictures of each method
 FOUND_SHOWN = 8  # images whose objects and parts are shown
 MISTAKES_SHOWN = 12  # of the best method
@@ -41,14 +42,15 @@ class Pictures(NamedTuple):
     mistakes: list[dict[str, Any]]
 
 
-def galleries(params: Params, paths: Paths) -> Callable[[str], Pictures]:
-    """A function of a data set's name that gives the pictures of the first seed's runs, and the hardest mistakes of all seeds'.
+def galleries(params: Params, paths: Paths) -> Callable[[str, Answered], Pictures]:
+    """A function of a data set's name and answers that gives the pictures of the first seed's runs, and the hardest mistakes of
+    all seeds'.
 
     Every method mixes the same references with the same donors, by its own model's maps. Runs taken over without weights have
     no picture but of their mistakes.
     """
 
-    def of(dataset: str) -> Pictures:
+    def of(dataset: str, answers: Answered) -> Pictures:
         packed = Packed.open(paths.pack(dataset))
         mixed, cams, sheet = [], [], None
         for method in params.all_methods():
@@ -64,7 +66,6 @@ def galleries(params: Params, paths: Paths) -> Callable[[str], Pictures]:
                 if maps is not None and sheet is None:
                     sheet = draw_sheet(dataset, paths, FOUND_SHOWN)
             cams += _cams(model, weights, packed, config)
-        answers = mistakes.read(params, paths, dataset)
         best = mistakes.ranked(answers, params)[0]
         hardest = mistakes.hardest(answers[best], mistakes.probabilities(params, paths, dataset, best), MISTAKES_SHOWN)
         shown = _mistakes(hardest, packed, params.data[dataset].view)

@@ -12,9 +12,11 @@ import pandas as pd
 import torch
 
 from lapml.common.provenance import device_name
+from lapml.common.sections import LONGEST_NAME, NAME
 from lapml.common.text import duration
 from lapml.config import Params, Run, load, resolve
-from lapml.config.suites import FOLDER, names
+from lapml.config.schema import TAKEN
+from lapml.config.suites import BASE, FOLDER, names
 from lapml.data.decode import cores, square
 from lapml.data.fetch.laying import root_in
 from lapml.data.readers import reader
@@ -25,6 +27,7 @@ from lapml.localise.extract import side_of
 from lapml.models.device import pick_device
 from lapml.runs import estimate
 
+FILE = FOLDER / f"{BASE}.yaml"  # that the suite changes
 METHODS = ("baseline", "cutmix", "snapmix", "loc_cutmix")
 LEAST_STEPS = 8  # of an epoch
 SAMPLE = 24  # images that are looked at
@@ -66,7 +69,12 @@ def init(folder: Path, name: str, output: Path | None, labels: str | None, hours
     Raises:
         LapmlError: the folder has another layout, the name cannot be one, or the file exists.
     """
-    name, output = _named(folder, name, output)
+    if not folder.is_dir():
+        raise LapmlError(f"{folder}: no such folder, expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
+    if not FILE.is_file():
+        raise LapmlError(f"{FILE}: no such file; run from the project's folder")
+    base = load(FILE)
+    name, output = _named(folder, name, output, base)
     if output.exists() and not replace:
         raise LapmlError(f"{output}: exists, and is not overwritten; give --output another file, or --replace")
     how = reader("folder")
@@ -77,20 +85,16 @@ def init(folder: Path, name: str, output: Path | None, labels: str | None, hours
     if (frame["official"] == "val").any():
         data["val_fraction"] = "official"
     with atomic(output) as draft:
-        chosen = _chosen(draft, output, name, data, frame, root, sizes, hours)
+        chosen = _chosen(draft, output, name, data, frame, root, sizes, hours, base)
     return chosen
 
 
-def _named(folder: Path, name: str, output: Path | None) -> tuple[str, Path]:
+def _named(folder: Path, name: str, output: Path | None, base: Params) -> tuple[str, Path]:
     """The names of suite and file."""
-    if not folder.is_dir():
-        raise LapmlError(f"{folder}: no such folder, expected one with train/CLASS/*.jpg and test/CLASS/*.jpg")
-    if not (FOLDER / "base.yaml").is_file():
-        raise LapmlError(f"{FOLDER / 'base.yaml'}: no such file; run from the project's folder")
     name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-_")
     output = output or Path(f"{name}.yaml")
-    taken = {*names(), *load(FOLDER / "base.yaml").data, "base", "published", "bench"}
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) or name in taken:
+    taken = {*names(), *base.data, BASE, *TAKEN}
+    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME or name in taken:
         raise LapmlError(
             f"--name: found {name!r}, expected letters, digits, _ and -, and none of {', '.join(sorted(taken))}; give another"
         )
@@ -122,12 +126,12 @@ def _chosen(
     root: Path,
     sizes: np.ndarray,
     hours: float,
+    base: Params,
 ) -> str:
     """Write the draft of the largest recipe that fits; returns the summary."""
     test = int((frame["official"] == "test").sum())
     fit, classes = len(frame) - test, frame["label"].nunique()
     shorter = int(np.median(sizes.min(1)))
-    base = load(FOLDER / "base.yaml")
     device, _ = pick_device(base.train)
     at_once = min(cores(), len(METHODS) * len(base.seeds)) if device.type == "cpu" else 1
     recipes = [
@@ -135,7 +139,7 @@ def _chosen(
     ]
 
     def written(recipe: Recipe, note: str) -> Params:
-        draft.write_text(_text(output, name, data, recipe, fit, note), encoding="utf-8")
+        draft.write_text(_text(output, name, data, recipe, fit, note, base), encoding="utf-8")
         return load(draft)
 
     suites = [written(recipe, "") for recipe in recipes]
@@ -201,9 +205,8 @@ def _localising(params: Params, sizes: np.ndarray, device: torch.device) -> floa
     return (clock() - started) / len(pixels)
 
 
-def _text(output: Path, name: str, data: dict[str, Any], recipe: Recipe, fit: int, note: str) -> str:
+def _text(output: Path, name: str, data: dict[str, Any], recipe: Recipe, fit: int, note: str, base: Params) -> str:
     """The file."""
-    base = load(FOLDER / "base.yaml")
     train = {**recipe.train, "epochs": max(10, round(recipe.train["epochs"] * min(1, recipe.images / fit)))}
     while train["batch"] > 2 and fit < LEAST_STEPS * train["batch"]:
         train["batch"] //= 2
@@ -217,7 +220,7 @@ def _text(output: Path, name: str, data: dict[str, Any], recipe: Recipe, fit: in
 # setting is explained.
 #   run:      snakemake --cores all --configfile {_path(output, Path.cwd())}
 #   device:   {note or "any"}
-base: {json.dumps(_path(FOLDER / "base.yaml", output.parent), ensure_ascii=False)}
+base: {json.dumps(_path(FILE, output.parent), ensure_ascii=False)}
 suite: {name}     # results go to results/{name}/
 datasets: [{name}]
 ablation: [{", ".join(METHODS)}]

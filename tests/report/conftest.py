@@ -123,7 +123,7 @@ def write_run(paths: Paths, params: Params, dataset: str, method: str, seed: int
     (folder / "model.safetensors").write_bytes(b"weights")
 
 
-def fake_galleries(dataset: str) -> Pictures:
+def fake_galleries(dataset: str, answers: object = None) -> Pictures:
     """Random pictures: mixes and class maps of two methods, a contact sheet of objects, and two mistakes."""
     rng = np.random.default_rng(0)
     side = 64

@@ -15,9 +15,9 @@ def test_report_writes_every_file_and_nothing_else(suite, galleries, params_file
     params, paths = suite
     asked = []
 
-    def spy(dataset):
+    def spy(dataset, answers):
         asked.append(dataset)
-        return galleries(dataset)
+        return galleries(dataset, answers)
 
     page = build.report(params, params_file, paths, True, spy)
     assert page == paths.report / "report.html" and asked == ["birds"]
@@ -31,7 +31,7 @@ def test_report_writes_every_file_and_nothing_else(suite, galleries, params_file
 def test_report_without_images_asks_for_none(suite, params_file):
     params, paths = suite
 
-    def never(dataset):
+    def never(dataset, answers):
         raise AssertionError("galleries called")
 
     html = build.report(params, params_file, paths, False, never).read_text()

@@ -142,7 +142,7 @@ def test_the_report_never_shows_what_the_settings_forbid(shop, monkeypatch):
     params, paths = small(images=False)
     (paths.diagnosis("birds") / "gallery.html").unlink(missing_ok=True)
 
-    def never(dataset):
+    def never(dataset, answers):
         raise AssertionError("galleries called")
 
     build.report(params, ROOT / "params.yaml", paths, True, never)

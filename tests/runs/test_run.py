@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from benchmarks.rows import bench
 from lapml import config
+from lapml.analysis.mistakes import read
 from lapml.common import provenance
 from lapml.data.batches import Batches
 from lapml.data.pack import Packed
@@ -241,7 +242,7 @@ def test_pictures_for_the_report(small_params, packed, tmp_path, opened):
     paths = Paths(params.suite, tmp_path)
     for row in params.all_methods():
         runs.execute(runs.resolved(params, paths, "birds", row, 0), packed, paths.run("birds", row, 0), log=quietly)
-    mixed, cams, sheet, best, mistakes = galleries(params, paths)("birds")
+    mixed, cams, sheet, best, mistakes = galleries(params, paths)("birds", read(params, paths, "birds"))
     assert sheet is None  # nothing here mixes by maps
     assert [item["method"] for item in mixed] == ["cutmix"] * MIXED_SHOWN + ["loc_cutmix"] * MIXED_SHOWN
     assert len(cams) == 3 * CAMS_SHOWN

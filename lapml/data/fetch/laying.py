@@ -122,7 +122,7 @@ def _alone(target: Path) -> Iterator[None]:
 def root_in(folder: Path, how: Reader, advice: str) -> Path:
     """The one folder that the reader knows: ``folder``, or one below it (archives have a folder of their own)."""
     found = _roots(folder, how)
-    if how.TITLE == own.TITLE and (not found or layouts.by_class(layouts.top_of(folder))):
+    if how is own and (not found or layouts.by_class(layouts.top_of(folder))):
         raise LapmlError(layouts.explained(folder, advice))
     if len(found) == 1:
         return found[0]
