@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, Dataset, ParamsFile, Set, find_dataset, load, plain, say_device
+from lapml.cli.common import DEFAULT, Dataset, ParamsFile, Set, find_dataset, load, plain, refuse_pictures, say_device
 
 
 @plain
@@ -39,6 +39,7 @@ def picture(
     """
     settings, paths = load(params, overrides)
     find_dataset(settings, dataset)
+    refuse_pictures(settings, "a pair of mixed images")
     from lapml.report.mixed import draw
 
     draw(settings, paths, dataset, methods, pair, output)

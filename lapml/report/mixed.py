@@ -33,10 +33,8 @@ def draw(params: Params, paths: Paths, dataset: str, methods: list[str], pair: i
         output: its suffix says the format, one that matplotlib writes: .png, .webp, .pdf, …
 
     Raises:
-        LapmlError: there is no such method or format, the run of ``diagnose.method`` is not there, or pictures may not be shown.
+        LapmlError: there is no such method or format, or the run of ``diagnose.method`` is not there.
     """
-    if not params.report.images:
-        raise LapmlError("report.images: found false, expected true: no picture of these data may be shown")
     formats = sorted(FigureCanvasAgg.get_supported_filetypes())
     if output.suffix[1:] not in formats:
         raise LapmlError(f"{output}: found suffix {output.suffix!r}, expected one of {', '.join(formats)}")

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from lapml.cli import app
 from lapml.config import load
 from lapml.errors import LapmlError
 from lapml.paths import Paths
@@ -57,16 +59,30 @@ def test_each_format_is_written(pair, tmp_path):
         assert min(Image.open(tmp_path / f"mixed.{suffix}").size) > 300
 
 
+def test_no_picture_where_none_may_be_shown(tmp_path):
+    command = [
+        "picture",
+        "birds",
+        "--params",
+        str(PARAMS),
+        "--set",
+        "report.images=false",
+        "--output",
+        str(tmp_path / "a.png"),
+    ]
+    done = CliRunner().invoke(app, command)
+    assert (
+        done.exit_code == 1 and "pictures of the data are not written, and a pair of mixed images is one" in done.output
+    )
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
-    ("overrides", "output", "message"),
-    [
-        (["report.images=false"], "a.png", "no picture"),
-        ([], "a.xyz", r"found suffix '.xyz', expected one of .*png"),
-        ([], "a", "found suffix ''"),
-    ],
+    ("output", "message"),
+    [("a.xyz", r"found suffix '.xyz', expected one of .*png"), ("a", "found suffix ''")],
 )
-def test_refusals_come_first(tmp_path, overrides, output, message):
-    params = load(PARAMS, overrides)
+def test_refusals_come_first(tmp_path, output, message):
+    params = load(PARAMS)
     with pytest.raises(LapmlError, match=message):
         draw(params, Paths(params.suite, tmp_path), "birds", [], 1, tmp_path / output)
     assert not list(tmp_path.iterdir())
