@@ -34,6 +34,7 @@ from lapml.cli.diagnose import diagnose, distances, picture
 from lapml.cli.group import Group
 from lapml.cli.init import init
 from lapml.cli.localise import localise
+from lapml.cli.model import app as model_app
 from lapml.cli.published import publish, restore
 from lapml.cli.settings import config_app, suite_app
 
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(suite_app, name="suite")
+app.add_typer(model_app, name="model")
 app.add_typer(data_commands.app, name="data")
 for command in (
     init,

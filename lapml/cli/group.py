@@ -6,7 +6,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 WORK = {
-    "Begin": ("init", "suite", "config"),
+    "Begin": ("init", "suite", "config", "model"),
     "Data": ("data", "localise"),
     "Train": ("train", "tune", "evaluate"),
     "Results": ("diagnose", "picture", "report", "compare", "confusions", "distances"),

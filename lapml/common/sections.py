@@ -1,20 +1,18 @@
 """The base of every section of params.yaml."""
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SQRT2 = math.sqrt(2.0)
+FARTHEST = 2.0  # between unit vectors
 NAME, LONGEST_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$", 64
 Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-# Unit vectors with non-negative entries (pooled after a ReLU) are at most sqrt(2) apart. Those of a model that is cut after a
-# linear layer may be farther, but no margin should ask for more than orthogonal embeddings.
-Distance = Annotated[float, Field(ge=0, le=SQRT2)]
+# Those with non-negative entries (pooled after a ReLU) are at most sqrt(2) apart, those of a transformer at most 2.
+Distance = Annotated[float, Field(ge=0, le=FARTHEST)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]

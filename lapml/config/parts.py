@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lapml.common.sections import (
     LATER,
-    SQRT2,
+    FARTHEST,
     Count,
     Name,
     NonNegative,
@@ -119,7 +119,9 @@ class Model(Section):
     truncate: Literal[4, 8, 16, 32] | None
     output_stride: Literal[8, 16, 32] | None
     embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None
-    freeze: Annotated[int, Field(ge=0), LATER] = 0  # the stem and so many stages stay as pretrained
+    freeze: Annotated[Annotated[int, Field(ge=0)] | Literal["all"], LATER] = (
+        0  # the stem and so many stages stay as pretrained
+    )
 
 
 class Train(Section):
@@ -191,7 +193,7 @@ class Space(Section):
 
     @model_validator(mode="after")
     def _allowed(self) -> Self:
-        bounds = {"m": (0, SQRT2), "weight": (0, math.inf), "delta": (0, SQRT2), "quantile": (0, 1)}
+        bounds = {"m": (0, FARTHEST), "weight": (0, math.inf), "delta": (0, FARTHEST), "quantile": (0, 1)}
         for name, each in self:
             low, high = bounds[name]
             if each.quantile and name not in ("m", "delta"):

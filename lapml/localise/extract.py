@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lapml.errors import LapmlError, OutOfMemoryError
 from lapml.localise.activation import PROBE, Classifier, classifier_of
-from lapml.models import weights as sources
+from lapml.models.backbone import Tap, create, last_map, native_side, resize
 from lapml.models.frozen import passed
 from lapml.models.model import GRID
 
@@ -36,7 +35,9 @@ class Extractor:
         classifier: its own, where class maps can be made by it.
     """
 
+    name: str
     model: nn.Module
+    tap: Tap
     stride: int
     channels: int
     mean: Tensor  # (3, 1, 1) of the input in 0..255
@@ -44,6 +45,10 @@ class Extractor:
     record: dict[str, Any]
     device: torch.device
     classifier: Classifier | None = None
+
+    def resize(self, side: int) -> None:
+        """Make a model of fixed input size take images of this side; LapmlError if it does not."""
+        resize(self.model, side, "localise.model", self.name)
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> Tensor:
@@ -64,7 +69,7 @@ class Extractor:
 
     def _forward(self, pixels: Tensor) -> Tensor:
         views = (pixels.to(self.device).permute(0, 3, 1, 2).float() - self.mean) / self.std  # channels_last as it lies
-        return self.model.forward_features(views).permute(0, 2, 3, 1).flatten(1, 2).half()
+        return self.tap.features(self.model, views).permute(0, 2, 3, 1).flatten(1, 2).half()
 
 
 def load(name: str, source: str, device: torch.device) -> Extractor:
@@ -78,31 +83,22 @@ def load(name: str, source: str, device: torch.device) -> Extractor:
     Raises:
         LapmlError: unknown model, missing or wrong weights, or one that has no map of square cells.
     """
-    state, record = sources.load(source, name)
-    torch.manual_seed(0)
-    try:
-        model = timm.create_model(name, pretrained=source == "timm")
-    except Exception as error:  # timm raises many types here: unknown name, no connection
-        raise LapmlError(f"localise.model {name!r}: timm cannot make it ({' '.join(str(error).split())})") from None
-    if state is not None:
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise LapmlError(
-                f"localise.weights {source!r} do not fit {name}: {' '.join(str(error).split())[:300]}"
-            ) from None
-    if source == "timm":  # the hub gives no checksum of its own
-        record["sha256"] = sources.state_sha256(model.state_dict())
+    key = "localise.model"
+    model, record = create(name, source, 0, (key, "localise.weights"))
     model.eval()
-    stride = _stride(model, name)
     classifier = classifier_of(model)
-    model.reset_classifier(0)
+    fixed = hasattr(model, "set_input_size")
+    probe = native_side(model) if fixed else PROBE
+    tap = last_map(model, probe, key, name)
+    stride = _stride(model, tap, probe, name)
     mean, std = (
         (255 * torch.tensor(model.pretrained_cfg[key])).view(3, 1, 1).to(device, torch.float32)
         for key in ("mean", "std")
     )
-    model = folded(model).to(device, memory_format=torch.channels_last)
-    return Extractor(model, stride, model.num_features, mean, std, record, device, classifier)
+    if tap == Tap() and not fixed:
+        model = folded(model)
+    model = model.to(device, memory_format=torch.channels_last)
+    return Extractor(name, model, tap, stride, model.num_features, mean, std, record, device, classifier)
 
 
 @torch.no_grad()
@@ -124,18 +120,14 @@ def folded(model: nn.Module) -> nn.Module:
 
 
 @torch.inference_mode()
-def _stride(model: nn.Module, name: str) -> int:
-    try:
-        features = model.forward_features(torch.zeros(1, 3, PROBE, PROBE))
-        shape = tuple(features.shape)
-    except (AssertionError, RuntimeError) as error:  # such as a transformer of one fixed input size
-        raise LapmlError(f"localise.model: {name} does not take {PROBE} px inputs ({error}); name another") from None
-    if len(shape) != 4 or shape[1] != model.num_features or shape[2] != shape[3] or PROBE % shape[2]:
+def _stride(model: nn.Module, tap: Tap, probe: int, name: str) -> int:
+    cells = tap.features(model, torch.zeros(1, 3, probe, probe)).shape[2]
+    if probe % cells:
         raise LapmlError(
-            f"localise.model: the features of {name} at {PROBE} px have shape {shape}, expected (1, C, h, h): a map of "
-            "square cells, as resnet50 or tf_efficientnet_lite0 have"
+            f"localise.model: {name} gives a map of {cells}×{cells} cells at {probe} px, expected square cells of whole pixels, as "
+            "resnet50 or tf_efficientnet_lite0 have"
         )
-    return PROBE // shape[2]
+    return probe // cells
 
 
 def side_of(sizes: np.ndarray, wanted: int, stride: int) -> int:

@@ -1,21 +1,20 @@
 """A timm backbone with our own linear head: features, logits, embedding.
 
-The head is (mean pool → linear) over the last feature map, so that weight · features is a true class map. Backbones
-that do more after pooling are refused.
+The head is (mean pool → linear) over the last feature map (:mod:`lapml.models.backbone`), so that weight · features is a true
+class map, whatever the model's own head does.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lapml.config import Model
 from lapml.errors import LapmlError
-from lapml.models import weights
+from lapml.models.backbone import Tap, create, last_map, resize
 from lapml.models.frozen import Frozen, freeze
 
 GRID = 6  # cells per side, at least: a coarser map localises nothing
@@ -30,11 +29,11 @@ class Output(NamedTuple):
 class Classifier(nn.Module):
     """Backbone → (B, C, h, w) → mean → linear head; the embedding is the normalised mean, or a projection of it."""
 
-    def __init__(self, backbone: nn.Module, tap: int | None, channels: int, classes: int, embedding_dim: int | None):
+    def __init__(self, backbone: nn.Module, tap: Tap, channels: int, classes: int, embedding_dim: int | None):
         super().__init__()
         self.backbone = backbone
         self.stride = 1  # input pixels a cell of the map; `build` measures it
-        self.tap = tap  # index of the intermediate map that is taken, None for the last
+        self.tap = tap
         self.head = nn.Linear(channels, classes)
         self.projects = embedding_dim is not None
         self.projection = nn.Linear(channels, embedding_dim, bias=False) if embedding_dim else nn.Identity()
@@ -42,16 +41,9 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         if self.frozen is None or torch.compiler.is_compiling():  # compilers and exporters fold for themselves
-            return self._features(images)
+            return self.tap.features(self.backbone, images)
         with self.frozen.folded(self.backbone):
-            return self._features(images)
-
-    def _features(self, images: Tensor) -> Tensor:
-        if self.tap is None:
-            return self.backbone.forward_features(images)
-        return self.backbone.forward_intermediates(
-            images, indices=[self.tap], stop_early=True, intermediates_only=True
-        )[0]
+            return self.tap.features(self.backbone, images)
 
     def forward(self, images: Tensor) -> Output:
         """(B, 3, H, W) normalised images → :class:`Output`."""
@@ -100,49 +92,35 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
         (model in training mode, record of the weights and of the input's mean, std and map: for provenance.json).
 
     Raises:
-        LapmlError: unknown model, wrong weights, an unsuitable head, a map under 6×6, a side that the stride does not
-            divide, or stages to freeze that are not there.
+        LapmlError: unknown model, wrong weights, no spatial map, one under 6×6, a side that the model does not take or the stride
+            does not divide, or stages to freeze that are not there.
     """
-    torch.manual_seed(seed)
-    state, record = weights.load(config.weights, config.name) if initial else (None, {})
+    key, name = "model.name", config.name
     options = {"output_stride": config.output_stride} if config.output_stride else {}
-    try:
-        backbone = timm.create_model(config.name, pretrained=initial and config.weights == "timm", **options)
-    except Exception as error:  # timm raises many types here: unknown name, unsupported stride, no connection
-        raise LapmlError(f"model.name {config.name!r}: timm cannot make it ({' '.join(str(error).split())})") from None
-    if initial and config.weights == "timm":  # the hub gives no checksum of its own
-        record["sha256"] = weights.state_sha256(backbone.state_dict())
-    if state is not None:
-        try:
-            backbone.load_state_dict(state)
-        except RuntimeError as error:
-            raise LapmlError(f"model.weights do not fit {config.name}: {' '.join(str(error).split())[:300]}") from None
-    try:
-        if config.truncate:
-            tap, channels = _truncate(backbone, config)
-        else:
-            _check_head(backbone, config.name, side)
-            tap, channels = None, backbone.num_features
-            backbone.reset_classifier(0)
-        torch.manual_seed(seed)
-        model = Classifier(backbone, tap, channels, classes, config.embedding_dim)
-        grid = _grid(model, side)
-    except (AssertionError, RuntimeError) as error:  # such as a transformer of one fixed input size
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise LapmlError(f"model.name: {config.name} does not take {side} px inputs ({why}); set view.side") from None
+    backbone, record = create(name, config.weights, seed, (key, "model.weights"), initial, **options)
+    resize(backbone, side, key, name)
+    if config.truncate:
+        tap, channels = _truncate(backbone, config)
+    else:
+        tap, channels = last_map(backbone.eval(), side, key, name), backbone.num_features
+        backbone.train()
+    torch.manual_seed(seed)
+    model = Classifier(backbone, tap, channels, classes, config.embedding_dim)
+    grid = _grid(model, side)
     if min(grid) < GRID:
         raise LapmlError(
             f"model: the map of {config.name} at {side} px has {grid[0]}×{grid[1]} cells, expected at least {GRID}×{GRID}: "
             "enlarge view.side, or set model.truncate or model.output_stride lower"
         )
-    if side % grid[0] or side // grid[0] & (side // grid[0] - 1):
+    stride = side // grid[0]
+    if side % grid[0] or (stride & (stride - 1) and stride != _patch(backbone)):
         raise LapmlError(
             f"view.side: {side} px gives a map of {grid[0]}×{grid[1]} cells, which the stride does not divide: padding would "
             "shift the cells; expected a multiple of the model's stride"
         )
     if config.freeze:
         freeze(model, config.freeze, config.name, side)
-    model.stride = side // grid[0]
+    model.stride = stride
     cfg = backbone.pretrained_cfg
     return model, {**record, "mean": list(cfg["mean"]), "std": list(cfg["std"]), "grid": list(grid)}
 
@@ -208,41 +186,31 @@ def groups(model: Classifier, lr: float, head_lr_mult: float) -> list[dict[str, 
     return [{"params": old, "lr": lr}, {"params": new, "lr": lr * head_lr_mult}]
 
 
-def _truncate(backbone: nn.Module, config: Model) -> tuple[int, int]:
-    """Cut the backbone after its last stage of a stride; returns (index of the tap, channels)."""
+def _truncate(backbone: nn.Module, config: Model) -> tuple[Tap, int]:
+    """Cut the backbone after its last stage of a stride; returns (where its map is taken, channels)."""
     stages = backbone.feature_info if isinstance(backbone.feature_info, list) else list(backbone.feature_info)
     taps = [index for index, stage in enumerate(stages) if stage["reduction"] == config.truncate]
     if not taps or not hasattr(backbone, "prune_intermediate_layers"):
         strides = sorted({stage["reduction"] for stage in stages})
         raise LapmlError(f"model.truncate: {config.name} has no stage of stride {config.truncate}, only {strides}")
     backbone.prune_intermediate_layers([taps[-1]], prune_norm=True, prune_head=True)
-    return taps[-1], stages[taps[-1]]["num_chs"]
-
-
-@torch.no_grad()
-def _check_head(backbone: nn.Module, name: str, side: int) -> None:
-    """Refuse a backbone whose head is not (mean pool → linear), by comparing numbers."""
-    training = backbone.training
-    backbone.eval()
-    features = backbone.forward_features(torch.randn(1, 3, side, side))
-    suitable = features.ndim == 4 and features.shape[1] == backbone.num_features
-    if suitable:
-        pooled = backbone.forward_head(features, pre_logits=True)
-        suitable = pooled.shape == features.shape[:2] and torch.allclose(
-            pooled, features.mean((2, 3)), rtol=1e-4, atol=1e-5
-        )
-    backbone.train(training)
-    if not suitable:
-        raise LapmlError(
-            f"model.name: {name} does more than mean pooling between its last map and its classifier (a norm, a convolution "
-            "or tokens), so that class maps would not be true; expected a model such as resnet50 or tf_efficientnet_lite0"
-        )
+    return Tap(taps[-1]), stages[taps[-1]]["num_chs"]
 
 
 @torch.no_grad()
 def _grid(model: Classifier, side: int) -> tuple[int, int]:
     training = model.training
     model.eval()
-    height, width = model.features(torch.zeros(1, 3, side, side)).shape[2:]
+    try:
+        height, width = model.features(torch.zeros(1, 3, side, side)).shape[2:]
+    except (AssertionError, RuntimeError) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise LapmlError(f"model.name: the model does not take {side} px inputs ({why}); set view.side") from None
     model.train(training)
     return height, width
+
+
+def _patch(backbone: nn.Module) -> int | None:
+    """The side in pixels of a transformer's patches; None for other models."""
+    size = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
+    return size[0] if isinstance(size, tuple) else size

@@ -90,7 +90,7 @@ def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
 
     def draw(axes: Axes) -> None:
         title, order = "Distance of generated from reference", _order(runs)
-        _bands(axes, epochs, order, "d_mean", title, "distance of unit embeddings (0 to √2)")
+        _bands(axes, epochs, order, "d_mean", title, "distance of unit embeddings (0 to 2)")
         for method in epochs["method"].unique():
             colour, _ = look(order.index(method))
             margins = runs.loc[runs["method"] == method, "m"].dropna()

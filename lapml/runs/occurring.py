@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from lapml.common.sections import SQRT2
+from lapml.common.sections import FARTHEST
 from lapml.config import Run
 from lapml.data.pack import Packed
 from lapml.models.device import autocast
@@ -40,12 +40,12 @@ class Distances:
     def margin(self, quantile: float, scale: str) -> float:
         """The margin m (with ``margin.scale: share``, 2mρ) that this share of the pairs lies within."""
         reached = self.d / np.maximum(2 * self.rho, 1e-6) if scale == "share" else self.d
-        return float(min(np.quantile(reached, quantile), SQRT2))
+        return float(min(np.quantile(reached, quantile), FARTHEST))
 
     def delta(self, quantile: float, m: float, scale: str) -> float:
         """The width δ ≥ 0 of the band such that this share of the pairs lies within its outer edge at similarity 0."""
         beyond = self.d - (2 * m * self.rho if scale == "share" else m)
-        return float(np.clip(np.quantile(beyond, quantile), 0, SQRT2))
+        return float(np.clip(np.quantile(beyond, quantile), 0, FARTHEST))
 
     def record(self) -> dict[str, list[float]]:
         """The distances as JSON."""

@@ -86,29 +86,6 @@ def test_an_empty_map_has_a_finite_embedding():
 
 
 @pytest.mark.parametrize(
-    "name, side",
-    [
-        ("convnext_atto", 192),
-        ("test_convnext", 192),
-        ("mobilenetv3_small_050", 192),
-        ("test_vit", 96),
-        ("vit_tiny_patch16_224", 224),
-    ],
-)
-def test_heads_with_more_than_a_mean_are_refused(name, side):
-    """A norm or a convolution after pooling, or tokens; whatever the side."""
-    with pytest.raises(LapmlError, match=f"model.name: {name} does more than mean pooling"):
-        build(model_of(name=name, truncate=None), 4, side, seed=0)
-
-
-@pytest.mark.parametrize("truncate, side", [(None, 192), (16, 96)])
-def test_a_side_that_the_model_itself_does_not_take_is_refused(truncate, side):
-    """This one takes 224 px only."""
-    with pytest.raises(LapmlError):
-        build(model_of(name="vit_tiny_patch16_224", truncate=truncate), 4, side, seed=0)
-
-
-@pytest.mark.parametrize(
     "config, side", [(model_of(), 40), (model_of(truncate=None), 160), (model_of(truncate=16), 64)]
 )
 def test_coarse_maps_are_refused(config, side):
@@ -140,7 +117,7 @@ def test_other_unsuitable_settings(tmp_path):
     ):
         build(model_of(name="test_vit", truncate=4), 4, 96, seed=0)
     save_file({"foreign.weight": torch.rand(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(LapmlError, match="model.weights do not fit test_resnet"):
+    with pytest.raises(LapmlError, match="model.weights .* do not fit test_resnet"):
         build(model_of(weights=str(tmp_path / "model.safetensors")), 4, 48, seed=0)
 
 
