@@ -216,6 +216,15 @@ def on_first(call: Callable[[], Any]) -> Any:
     return found
 
 
+def average_gradients(model: nn.Module) -> None:
+    """Gradients become their mean over the ranks, where DDP does not see to it."""
+    if size() > 1:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= size()
+
+
 def average_buffers(buffers: Iterable[Tensor]) -> None:
     """The running statistics of batch norm become the mean over the ranks."""
     if size() > 1:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from lapml.common.sections import (
-    LATER,
     FARTHEST,
+    LATER,
     Count,
     Name,
     NonNegative,
@@ -119,6 +119,7 @@ class Model(Section):
     truncate: Literal[4, 8, 16, 32] | None
     output_stride: Literal[8, 16, 32] | None
     embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None
+    drop_path: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0  # of the deepest residual branch, that it is skipped
     freeze: Annotated[Annotated[int, Field(ge=0)] | Literal["all"], LATER] = (
         0  # the stem and so many stages stay as pretrained
     )
@@ -139,9 +140,20 @@ class Train(Section):
     gpus: Annotated[int, Field(ge=1, le=1024)]  # processes that share a run's batches, one a GPU
     batch_norm: Literal["local", "sync", "frozen"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
+    optimizer: Annotated[Literal["sgd", "adamw", "lamb", "lion"], LATER] = "sgd"
+    layer_decay: Annotated[Annotated[float, Field(gt=0, le=1)] | None, LATER] = (
+        None  # factor on lr from a layer to that before
+    )
+    decay_norms: Annotated[bool, LATER] = True  # weight decay also on norms and biases
+    accumulate: Annotated[Count, LATER] = 1  # parts that a batch goes through the model in
+    clip_grad: Annotated[Positive | None, LATER] = None  # largest norm of all gradients together
 
     @model_validator(mode="after")
     def _warmup(self) -> Self:
+        if self.batch % self.accumulate or self.batch // self.accumulate < 2:
+            raise ValueError(
+                f"accumulate: found {self.accumulate}, expected parts of 2 images or more of batch ({self.batch})"
+            )
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs: found {self.warmup_epochs}, expected less than epochs ({self.epochs})")
         if self.milestones is not None:

@@ -23,11 +23,17 @@ class Purpose(IntEnum):
     SECOND_LAMBDA = 6
     SECOND_BOX = 7
     SAME_CLASS = 8
+    DROP_PATH = 9
 
 
 def stream(seed: int, epoch: int, purpose: Purpose) -> np.random.Generator:
     """The random numbers of one purpose in one epoch."""
     return np.random.default_rng([seed, epoch, int(purpose)])
+
+
+def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """The seed of what torch itself draws in a step: skipped residual branches."""
+    return int(np.random.default_rng([seed, epoch, int(Purpose.DROP_PATH), step, rank]).integers(2**31))
 
 
 def tables(

@@ -1,6 +1,5 @@
-"""The optimizer, its learning rate, and the device and precision of a run."""
+"""The device and precision of a run."""
 
-import math
 from contextlib import AbstractContextManager
 
 import torch
@@ -8,28 +7,8 @@ import torch
 from lapml.common import gpus, ranks
 from lapml.config import Train
 from lapml.errors import LapmlError
-from lapml.models.model import Classifier, groups
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.float32}  # of weights and images
-
-
-def make_optimizer(model: Classifier, train: Train) -> torch.optim.SGD:
-    """SGD, with Nesterov momentum where there is momentum."""
-    parameters = groups(model, train.lr, train.head_lr_mult)
-    return torch.optim.SGD(
-        parameters, momentum=train.momentum, nesterov=train.momentum > 0, weight_decay=train.weight_decay
-    )
-
-
-def schedule(train: Train, steps: int, step: int) -> float:
-    """The backbone's learning rate at a step: linear warm-up, then half a cosine to 0 (Loshchilov and Hutter 2017), or
-    a tenth after each milestone."""
-    warm = train.warmup_epochs * steps
-    if step < warm:
-        return train.lr * (step + 1) / (warm + 1)
-    if train.milestones is not None:
-        return train.lr * 0.1 ** sum(step >= epoch * steps for epoch in train.milestones)
-    return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / (train.epochs * steps - warm)))
 
 
 def pick_device(train: Train) -> tuple[torch.device, str]:

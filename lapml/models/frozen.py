@@ -1,7 +1,8 @@
 """The stem and first stages of a backbone as they were pretrained (``model.freeze``), which makes steps faster.
 
-A transformer's embeddings of positions and classes, which no layer holds, stay with them. No gradient, evaluation mode throughout, and batch norm folded into the convolutions before it. Measured with
-tf_efficientnet_lite0, stem and stages 0–2 at 192 px, on one core: folding makes them 1.45 times as fast; torch.jit adds nothing.
+A transformer's embeddings of positions and classes, which no layer holds, stay with them. No gradient, evaluation mode throughout,
+and batch norm folded into the convolutions before it. Measured with tf_efficientnet_lite0, stem and stages 0–2 at 192 px, on one
+core: folding makes them 1.45 times as fast; torch.jit adds nothing.
 """
 
 import copy

@@ -96,7 +96,9 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
             does not divide, or stages to freeze that are not there.
     """
     key, name = "model.name", config.name
-    options = {"output_stride": config.output_stride} if config.output_stride else {}
+    options: dict[str, Any] = {"output_stride": config.output_stride} if config.output_stride else {}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
     backbone, record = create(name, config.weights, seed, (key, "model.weights"), initial, **options)
     resize(backbone, side, key, name)
     if config.truncate:
@@ -148,6 +150,22 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
+@contextmanager
+def spare_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norm as in training, whose running statistics are afterwards what they were. (Copies stand in for them, as a pass
+    that is made again must keep the same tensors for its gradient.)"""
+    held = [
+        (norm, {name: value for name, value in norm._buffers.items() if value is not None}) for norm in _norms(model)
+    ]
+    for norm, buffers in held:
+        norm._buffers.update({name: value.clone() for name, value in buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in held:
+            norm._buffers.update(buffers)
+
+
 def running_statistics(model: nn.Module) -> list[Tensor]:
     """Copies of the running means and variances of batch norm in training mode."""
     return [value.clone() for norm in _norms(model) if norm.training for value in (norm.running_mean, norm.running_var)]
@@ -177,13 +195,6 @@ def normalised_alike(model: nn.Module, before: list[Tensor]) -> Iterator[None]:
 
 def _norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-
-
-def groups(model: Classifier, lr: float, head_lr_mult: float) -> list[dict[str, Any]]:
-    """Parameter groups for the optimizer: what learns of the backbone at ``lr``, the new layers at ``lr·head_lr_mult``."""
-    new = [*model.head.parameters(), *model.projection.parameters()]
-    old = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
-    return [{"params": old, "lr": lr}, {"params": new, "lr": lr * head_lr_mult}]
 
 
 def _truncate(backbone: nn.Module, config: Model) -> tuple[Tap, int]:

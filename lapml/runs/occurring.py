@@ -14,10 +14,10 @@ from lapml.config import Run
 from lapml.data.pack import Packed
 from lapml.models.device import autocast
 from lapml.models.model import running_statistics, training_mode
-from lapml.training import methods
 from lapml.training.loop import Fitted
 from lapml.training.losses import distance
 from lapml.training.mixes import Mixes, freshly
+from lapml.training.passes import embedded
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
@@ -74,7 +74,7 @@ def measured(config: Run, packed: Packed, fitted: Fitted, maps: "Localised | Non
             training_mode(model, config.train.batch_norm)
             before = running_statistics(model)
             generated = model(mixed.images).embedding
-            d = distance(generated, methods.embedded(model, batch.images[: batch.count], before))
+            d = distance(generated, embedded(model, batch.images[: batch.count], before))
             other = batch.labels[: batch.count] != batch.labels[mixed.donors]
             for name, values in (("d", d), ("rho", mixed.rho)):
                 found[name].append(values[other].float().cpu().numpy())

@@ -16,12 +16,14 @@ from lapml.common.gpus import ALONE, memory  # noqa: E402
 from lapml.common.provenance import code_sha256, versions  # noqa: E402
 from lapml.config import Run, Train  # noqa: E402
 from lapml.data.batches import Batches  # noqa: E402
+from lapml.data.draws import step_seed  # noqa: E402
 from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
 from lapml.errors import LapmlError  # noqa: E402
-from lapml.models.device import DTYPES, pick_device, schedule  # noqa: E402
+from lapml.models.device import DTYPES, pick_device  # noqa: E402
 from lapml.models.model import Classifier, build  # noqa: E402
 from lapml.training import state  # noqa: E402
+from lapml.training.optim import schedule, set_rate  # noqa: E402
 from lapml.training.progress import Progress  # noqa: E402
 from lapml.training.step import make_learner, take_step  # noqa: E402
 from lapml.training.watch import Watch  # noqa: E402
@@ -102,7 +104,9 @@ def fit(
             watch.epoch = epoch
             todo = batches.training(config.seed, epoch, train.batch, settings, now.step, learner.ahead, train.epochs)
             for batch in todo:
-                learner.set_rate(schedule(train, steps, epoch * steps + now.step), train.head_lr_mult)
+                set_rate(learner.optimizer, schedule(train, steps, epoch * steps + now.step))
+                if config.model.drop_path:  # by torch's own random numbers
+                    torch.manual_seed(step_seed(config.seed, epoch, now.step, ranks.rank()))
                 stats, forwards, backwards = take_step(learner, batch)
                 watch.add(now.step, stats["loss"])
                 now.add(stats, forwards * ranks.size(), backwards * ranks.size(), batch.mixed)
@@ -142,10 +146,10 @@ def _ready(config: Run, maps: "Localised | None") -> tuple[torch.device, str]:
         raise LapmlError(ranks.other_count(ranks.size(), train.gpus))
     device, precision = pick_device(train)
     torch.set_num_threads(train.threads)
-    if train.batch % ranks.size():
-        raise LapmlError(
-            f"train.batch: found {train.batch}, expected a multiple of the {ranks.size()} processes that share it"
-        )
+    if train.batch % (ranks.size() * train.accumulate):
+        shared = f"the {ranks.size()} processes that share it"
+        times = f" times the {train.accumulate} parts of train.accumulate" if train.accumulate > 1 else ""
+        raise LapmlError(f"train.batch: found {train.batch}, expected a multiple of {shared}{times}")
     if config.localise is not None and maps is None:
         raise LapmlError(f"{config.method}: found no maps, expected those of `lapml localise {config.dataset}`")
     return device, precision
@@ -166,4 +170,6 @@ def made_of(config: Run, packed: Packed, maps: "Localised | None", device: torch
 
 def _less(train: Train) -> str:
     """What to do where a batch is too large for a GPU."""
-    return f"try {f'train.batch={train.batch // 2}' if train.batch > 3 else 'a smaller data.*.view.side'}, or {ALONE}"
+    parts = 2 * train.accumulate
+    fits = train.batch % parts == 0 and train.batch // parts > 1
+    return f"try {f'train.accumulate={parts}' if fits else 'a smaller data.*.view.side'}, or {ALONE}"

@@ -15,7 +15,7 @@ from lapml.data.batches import Batch
 from lapml.errors import LapmlError
 from lapml.mixing import FIELDS, Draws, Evidence, Mixed, snapmix
 from lapml.mixing.maps import class_maps
-from lapml.models.model import Classifier, Output, frozen_statistics, normalised_alike
+from lapml.models.model import Classifier, Output, frozen_statistics
 from lapml.training import losses
 
 
@@ -118,18 +118,6 @@ def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed
     if not batch.mixed or settings.joint or not set(needs := settings.needs()) <= {"truth", *stored}:
         return None
     return mix(settings, batch, Evidence(**_stored_evidence(needs, batch, stored)))
-
-
-@torch.no_grad()
-def embedded(model: Classifier, images: Tensor, before: list[Tensor]) -> Tensor:
-    """(B, D) embeddings of clean images as the batch that was just generated would have them: were an image of it not
-    changed by mixing, its distance would be 0. No running statistics are touched; the model is left in evaluation mode.
-
-    Args:
-        before: :func:`~lapml.models.model.running_statistics` before the generated batch's pass.
-    """
-    with normalised_alike(model, before):
-        return model(images).embedding
 
 
 def mix(settings: Method, batch: Batch, evidence: Evidence) -> Mixed:

@@ -191,7 +191,10 @@ def _put_optimizer(optimizer: torch.optim.Optimizer, found: dict[str, Any]) -> N
     """As load_state_dict, which takes whatever it is given."""
     kinds = [{name: type(value) for name, value in group.items()} for group in optimizer.param_groups]
     optimizer.load_state_dict(found)
-    if kinds != [{name: type(value) for name, value in group.items()} for group in optimizer.param_groups]:
+    if kinds != [  # some optimizers count their steps in a group, from the first one on
+        {name: type(value) for name, value in group.items() if name in kind}
+        for group, kind in zip(optimizer.param_groups, kinds, strict=True)
+    ]:
         raise ValueError("the optimiser's settings are not of the types that they should be")
     for weight, moments in optimizer.state.items():
         for name, value in moments.items():

@@ -11,6 +11,7 @@ from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]  # 
 from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from lapml.common import ranks
 from lapml.config import Method, Run
@@ -18,10 +19,12 @@ from lapml.data.batches import Batch
 from lapml.errors import LapmlError
 from lapml.localise.evidence import stored
 from lapml.mixing.boxes import Mixed
-from lapml.models.device import DTYPES, autocast, make_optimizer
-from lapml.models.model import Classifier, Output, running_statistics, training_mode
+from lapml.models.device import DTYPES, autocast
+from lapml.models.model import Classifier, Output, training_mode
 from lapml.training import losses, methods
 from lapml.training.bank import Bank
+from lapml.training.optim import make_optimizer
+from lapml.training.passes import passed
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
@@ -39,15 +42,16 @@ class Learner:
     settings: Method
     batch_norm: str
     label_smoothing: float
+    clip_grad: float | None
+    accumulate: int
     bank: Bank | None
     frozen: Classifier | None  # as it was before training, for mixers that attend by it
     cast: Callable[[], AbstractContextManager]
     maps: Mapping[str, methods.Stored] = field(default_factory=dict)  # what the stage `localise` found, as evidence
 
-    def set_rate(self, lr: float, head_lr_mult: float) -> None:
-        """Set the learning rates of the backbone, and of the head."""
-        backbone, head = self.optimizer.param_groups
-        backbone["lr"], head["lr"] = lr, lr * head_lr_mult
+    def passed(self, images: Tensor, references: Tensor | None = None) -> tuple[Output, Tensor | None]:
+        """See :func:`lapml.training.passes.passed`."""
+        return passed(self.model, self.forward, images, references, self.accumulate, self.batch_norm)
 
     @property
     def stored(self) -> dict[str, methods.Stored]:
@@ -91,7 +95,8 @@ def make_learner(
         bank = Bank(images, model.head.in_features, config.data.view.side // model.stride, device)
     if "attention" in needs:
         frozen = copy.deepcopy(model).eval().requires_grad_(False)
-    forward = model if ranks.size() == 1 else ranks.shared(model)
+    # DDP counts on one pass a step
+    forward = model if ranks.size() == 1 or train.accumulate > 1 else ranks.shared(model)
     optimizer = make_optimizer(model, train)
     found = {} if maps is None else stored(maps, needs, images, device)
     return Learner(
@@ -101,6 +106,8 @@ def make_learner(
         settings,
         train.batch_norm,
         train.label_smoothing,
+        train.clip_grad,
+        train.accumulate,
         bank,
         frozen,
         lambda: autocast(device, precision),
@@ -118,26 +125,30 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
     if not learner.model.training:  # as a step leaves it that took references
         training_mode(learner.model, learner.batch_norm)
     forwards = backwards = batch.count
+    again = batch.count  # passed once more where a batch goes in parts
     mixed = batch.made or learner.ahead(batch)
-    clean = clean_logits = embedded = donor_labels = None
+    clean = clean_logits = donor_labels = None
     with learner.cast():
         if batch.mixed and mixed is None:
             with record_function("localise"):
                 seen, more, back = methods.reference(
-                    learner.model, settings, batch, learner.forward, learner.frozen, learner.stored
+                    learner.model,
+                    settings,
+                    batch,
+                    lambda images: learner.passed(images)[0],
+                    learner.frozen,
+                    learner.stored,
                 )
             forwards, backwards = forwards + more, backwards + back
+            again += back
             clean, clean_logits = seen.embedding, seen.logits
             with record_function("mix"):
                 mixed = methods.mix(settings, batch, seen.evidence)
         asked = batch.mixed and settings.loss is not None and settings.loss.reference
         detached = asked or batch.margins and margin is not None and margin.reference == "detached"
-        before = running_statistics(learner.model) if detached else []
-        with record_function("forward"):
-            output = learner.forward(mixed.images if mixed else batch.images)
-        if detached:
-            with record_function("reference"):
-                embedded = methods.embedded(learner.model, batch.images[: batch.count], before)
+        references = batch.images[: batch.count] if detached else None
+        output, embedded = learner.passed(mixed.images if mixed else batch.images, references)
+        if embedded is not None:
             forwards += len(embedded)
             clean = embedded if batch.margins and clean is None else clean
         with record_function("loss"):
@@ -165,6 +176,11 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
     with record_function("backward"):
         learner.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if learner.accumulate > 1:
+            ranks.average_gradients(learner.model)
     with record_function("update"):
+        if learner.clip_grad is not None:
+            clip_grad_norm_(learner.model.parameters(), learner.clip_grad)
         learner.optimizer.step()
+    forwards += again if learner.accumulate > 1 else 0
     return {**stats, "loss": loss.detach(), "accuracy": 100 * credit.mean()}, forwards, backwards

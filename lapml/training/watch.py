@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lapml.common import ranks
 from lapml.config import Run
 from lapml.errors import DivergedError, Stopped
-from lapml.models.device import schedule
+from lapml.training.optim import schedule
 from lapml.training.state import Checkpoint, all_finite
 
 

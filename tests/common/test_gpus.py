@@ -285,7 +285,7 @@ def full(*_, **__):
     "owner, name, message",
     [
         (train, "make_learner", r"model.name: test_resnet and what its training holds do not fit .*a smaller model"),
-        (train, "take_step", r"train.batch: 6 images of 48 px do not fit .*try train.batch=3"),
+        (train, "take_step", r"train.batch: 6 images of 48 px do not fit .*try train.accumulate=2"),
         (methods, "reference", r"train.batch: 6 images of 48 px do not fit"),  # localising
         (Batches, "_view", r"train.batch: 6 images of 48 px do not fit"),  # cutting the images
         (watch, "all_finite", r"train.batch: 6 images of 48 px do not fit"),

@@ -15,15 +15,15 @@ from lapml.data import pack
 from lapml.data.fetch import sources
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
-from lapml.localise.extract import load
 from lapml.localise.stage import localise_images
 from lapml.localise.store import Localised
 from lapml.localise.work import Settings
 from lapml.models.backbone import Tap, by_cell
-from lapml.models.model import build, groups
+from lapml.models.model import build
 from lapml.paths import Paths
 from lapml.runs.execute import execute
 from lapml.training.loop import fit
+from lapml.training.optim import groups
 
 CPU = torch.device("cpu")
 SMALL = {  # a side that it takes: (cells of its map, channels)
@@ -198,11 +198,11 @@ def test_what_cannot_work_says_what_does(name, side, said):
 
 
 @pytest.mark.parametrize("name, side", [("test_vit", 96), ("test_convnext", 192), ("test_resnet", 192)])
-def test_a_linear_probe_learns_the_head_alone(name, side):
+def test_a_linear_probe_learns_the_head_alone(name, side, small_params):
     model, _ = model_of(name, side, freeze="all")
     model.train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    optimizer = torch.optim.SGD(groups(model, 0.1, 1.0), momentum=0.9, weight_decay=0.1)
+    optimizer = torch.optim.SGD(groups(model, small_params().train), lr=0.1, momentum=0.9, weight_decay=0.1)
     model(images_of(side, 4)).logits.square().sum().backward()
     optimizer.step()
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}

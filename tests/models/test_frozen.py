@@ -11,10 +11,11 @@ from lapml.config import Model
 from lapml.errors import LapmlError
 from lapml.models.backbone import Tap
 from lapml.models.frozen import NORM, Frozen, freeze, stages
-from lapml.models.model import Classifier, build, groups, normalised_alike, running_statistics, training_mode
+from lapml.models.model import Classifier, build, normalised_alike, running_statistics, training_mode
 from lapml.runs import evaluate
 from lapml.runs import execute as runs
 from lapml.training import loop as train
+from lapml.training.optim import groups
 
 FRESH, JOINT = "methods.{}.mixer.maps=fresh", ["methods.{}.margin.reference=joint", "methods.{}.margin.every=1"]
 MODELS = {
@@ -285,7 +286,7 @@ def test_compilers_and_exporters_see_the_ordinary_model():
 # --- training ---
 
 
-def test_modes_and_groups():
+def test_modes_and_groups(small_params):
     model = model_of(count=2)
     for batch_norm in ("local", "frozen"):
         training_mode(model.eval(), batch_norm)
@@ -294,7 +295,7 @@ def test_modes_and_groups():
             assert module.training == (
                 module not in inside and not (batch_norm == "frozen" and isinstance(module, NORM))
             )
-    old, new = groups(model, 0.02, 10.0)
+    old, new = groups(model, small_params().train)
     assert [id(each) for each in old["params"]] == [
         id(each) for each in model.backbone.parameters() if each.requires_grad
     ]

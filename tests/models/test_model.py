@@ -7,7 +7,7 @@ from torch import nn
 
 from lapml.config import Model
 from lapml.errors import LapmlError
-from lapml.models.model import build, groups, training_mode
+from lapml.models.model import build, training_mode
 
 
 def model_of(**changes) -> Model:
@@ -170,17 +170,3 @@ def test_frozen_batch_norm_trains_but_its_statistics(batch_norm):
     moved = any(not torch.equal(before[key], value) for key, value in buffers_of(model).items())
     assert moved == (batch_norm == "local")
     assert all(value.grad is not None for value in model.parameters())
-
-
-# --- groups ---
-
-
-@pytest.mark.parametrize("dim", [None, 6])
-def test_groups_hold_every_parameter_once(dim):
-    model, _ = build(model_of(embedding_dim=dim), 4, 48, seed=0)
-    old, new = groups(model, 0.02, 10.0)
-    held = [id(parameter) for group in (old, new) for parameter in group["params"]]
-    assert sorted(held) == sorted(map(id, model.parameters())) and len(set(held)) == len(held)
-    assert old["lr"] == 0.02 and new["lr"] == pytest.approx(0.2)
-    assert {id(parameter) for parameter in model.head.parameters()} <= {id(parameter) for parameter in new["params"]}
-    assert len(new["params"]) == 2 + bool(dim)

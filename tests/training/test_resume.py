@@ -742,7 +742,7 @@ def test_out_of_memory_on_the_gpu(small_run, packed, tmp_path, monkeypatch, batc
         ) as raised:
             train.fit(config, packed, path, log=quietly)
     assert isinstance(raised.value, LapmlError) and raised.value.status == 1
-    assert ("try train.batch=3" in str(raised.value)) == (batch == 6) and "train.batch=2" not in str(raised.value)
+    assert ("try train.accumulate=2" in str(raised.value)) == (batch == 6)
     assert train.fit(config, packed, path, log=quietly).resumed == 1
 
 

@@ -11,12 +11,13 @@ from lapml.config.method import Margin
 from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError
-from lapml.models import device as optim
+from lapml.models import device
 from lapml.models.model import Classifier, build, running_statistics, training_mode
 from lapml.runs import evaluate
 from lapml.training import loop as train
-from lapml.training import methods
+from lapml.training import methods, optim
 from lapml.training import step as stepping
+from lapml.training.passes import embedded
 
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
 FRESH = "methods.{}.mixer.maps=fresh"
@@ -184,7 +185,7 @@ def batch_and_learner(run, packed, side=48, size=12, precision="fp32"):
     view = run.data.view.model_copy(update={"side": side})
     run = run.model_copy(update={"data": run.data.model_copy(update={"view": view})})
     cpu = torch.device("cpu")
-    rows, dtype = rows_of(packed.index, ["train"]), optim.DTYPES[precision]
+    rows, dtype = rows_of(packed.index, ["train"]), device.DTYPES[precision]
     batches = Batches(packed, rows, view, weights["mean"], weights["std"], cpu, dtype)
     batch = next(iter(batches.training(0, 0, size, run.settings)))
     return batch, stepping.make_learner(run, model, len(packed.index), cpu, precision)
@@ -240,7 +241,7 @@ def test_an_image_that_mixing_did_not_change_is_at_no_distance(small_run, packed
         output = learner.model(mixed)
         after = buffers_of(learner.model)
         assert batch_norm == "frozen" or any(not torch.equal(start[key], value) for key, value in after.items())
-        clean = methods.embedded(learner.model, batch.images, before)
+        clean = embedded(learner.model, batch.images, before)
         lagging = learner.model.eval()(batch.images).embedding
     d = (output.embedding - clean).norm(dim=1)
     assert d[:4].max() < limit < 0.1 < d[4:].mean()
@@ -529,5 +530,5 @@ def test_a_batch_larger_than_the_data(small_run, packed):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_no_gpu():
     with pytest.raises(LapmlError, match="train.device: found cuda, but torch sees no GPU"):
-        optim.pick_device(train_of(device="cuda"))
-    assert optim.pick_device(train_of(device="auto", precision="auto")) == (torch.device("cpu"), "fp32")
+        device.pick_device(train_of(device="cuda"))
+    assert device.pick_device(train_of(device="auto", precision="auto")) == (torch.device("cpu"), "fp32")
