@@ -37,6 +37,7 @@ from lapml.cli.localise import localise
 from lapml.cli.model import app as model_app
 from lapml.cli.published import publish, restore
 from lapml.cli.settings import config_app, suite_app
+from lapml.cli.watch import watch
 
 app = typer.Typer(
     cls=Group,
@@ -50,6 +51,7 @@ app.add_typer(data_commands.app, name="data")
 for command in (
     init,
     localise,
+    watch,
     publish,
     restore,
     diagnose,

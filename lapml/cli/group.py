@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 WORK = {
     "Begin": ("init", "suite", "config", "model"),
     "Data": ("data", "localise"),
-    "Train": ("train", "tune", "evaluate"),
+    "Train": ("train", "tune", "watch", "evaluate"),
     "Results": ("diagnose", "picture", "report", "compare", "confusions", "distances"),
     "Use a finished run": ("predict", "explain", "export"),
     "Publish": ("publish", "restore"),

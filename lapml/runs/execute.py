@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,13 +24,13 @@ from lapml.config.suites import find_dataset
 from lapml.data.fetch.sources import refuse_other
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
-from lapml.files import sha256, write_json
+from lapml.files import sha256, write_json, write_text
 from lapml.models.device import DTYPES, pick_device, tf32, without_gpu
 from lapml.models.model import Classifier, build
-from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
+from lapml.paths import LIVE, READS, RUN_FILES, TRANSFERS, Paths
 from lapml.runs import evaluate, kept
 from lapml.runs.folder import open_run, paths_of
-from lapml.training.loop import Fitted, fit, made_of
+from lapml.training.loop import Fitted, as_csv, fit, made_of
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
@@ -81,7 +80,7 @@ def _execute(
 ) -> dict[str, Any]:
     started, clock = datetime.now(UTC), time.perf_counter()
     code = dict(zip(("commit", "dirty"), commit(), strict=True)) | {"code_sha256": code_sha256()}
-    fitted = fit(config, packed, folder / kept.STATE, quiet, log, maps, replace=replace)
+    fitted = fit(config, packed, folder / kept.STATE, quiet, log, maps, replace=replace, live=folder / LIVE)
     reads = kept.readings(folder)
     if ranks.rank() == 0:
         record_read(folder, config.evaluate, "train")  # first, so that no reading goes unrecorded
@@ -95,7 +94,7 @@ def _execute(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     write_json(partial / "config.json", config.record())
-    pd.DataFrame(fitted.history).to_csv(partial / "history.csv", index=False, lineterminator="\n")
+    write_text(partial / "history.csv", as_csv(fitted.history))
     write_json(partial / "metrics.json", metrics)
     evaluate.table(found, packed).to_parquet(partial / "predictions.parquet", index=False)
     try:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from lapml.common.locks import holder_of
 from lapml.common.recorded import Config, Provenance, checked
 from lapml.errors import LapmlError
 from lapml.files import sha256
@@ -109,3 +110,8 @@ def paths_of(folder: Path, record: dict[str, Any], root: Path) -> Paths:
 def kept(path: Path) -> bool:
     """Whether a file holds its content, and not the note :data:`NOT_KEPT`."""
     return path.stat().st_size != len(NOT_KEPT) or path.read_bytes() != NOT_KEPT.encode()
+
+
+def is_under_way(folder: Path) -> bool:
+    """Whether a process works on a run; no lock is made where none was."""
+    return folder.with_name(f".{folder.name}.holder").is_file() and holder_of(folder) is not None

@@ -18,7 +18,7 @@ from lapml.common.saved import differences, next_old, olds, shown
 from lapml.config import settings_of, weights_file
 from lapml.errors import LapmlError
 from lapml.files import scratch, write_text
-from lapml.paths import READS, RUN_FILES
+from lapml.paths import LIVE, READS, RUN_FILES
 from lapml.runs.folder import kept as holds
 from lapml.runs.folder import open_run
 
@@ -56,7 +56,7 @@ def finished(
         log(f"{folder}: is put back: finished before with the same settings, data and code")
     else:
         return None
-    (folder / STATE).unlink(missing_ok=True)
+    _forget(folder)
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
@@ -76,7 +76,13 @@ def finish(folder: Path, new: Path, reads: str, log: Callable[[str], None]) -> N
         log(f"{place}: the former files of {folder}")
     os.rename(new, folder / KEPT)
     put_back(folder)
-    (folder / STATE).unlink(missing_ok=True)
+    _forget(folder)
+
+
+def _forget(folder: Path) -> None:
+    """Remove what an unfinished run needs alone."""
+    for name in (STATE, LIVE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def put_back(folder: Path) -> None:
@@ -142,7 +148,7 @@ def _read_whole(place: Path) -> tuple[Record, Record] | None:
 
 def _move_files_aside(folder: Path, places: Sequence[Path] = ()) -> list[Path]:
     """Move the files of a run folder to the last of ``places`` or a new folder; files already kept beside it are removed."""
-    files = [each for each in folder.iterdir() if each.is_file() and each.name not in (STATE, READS)]
+    files = [each for each in folder.iterdir() if each.is_file() and each.name not in (STATE, READS, LIVE)]
     files = [each for each in files if not each.name.startswith(".")]
     files.sort(key=lambda each: each.name != "provenance.json")  # first: the folder is then not a complete run
     moved = []

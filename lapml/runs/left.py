@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lapml.common.locks import holder_of
 from lapml.common.provenance import device_name
 from lapml.common.text import duration
 from lapml.config import Params
@@ -14,6 +13,7 @@ from lapml.errors import LapmlError
 from lapml.models.device import pick_device
 from lapml.paths import Paths
 from lapml.runs.execute import resolved
+from lapml.runs.folder import is_under_way
 
 
 def left(params: Params, paths: Paths) -> str:
@@ -33,7 +33,7 @@ def left(params: Params, paths: Paths) -> str:
                 took = _seconds(folder, record, device)
                 if took is None:
                     waiting.append((dataset, method))
-                    under_way += _is_under_way(folder)
+                    under_way += is_under_way(folder)
                 else:
                     for key in ((dataset, method), dataset, None) if took else ():
                         seconds[key].append(took)
@@ -63,8 +63,3 @@ def _seconds(folder: Path, record: dict[str, Any] | None, device: str) -> float 
         return float(origin["seconds"]) if origin["device"] == device else 0.0
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _is_under_way(folder: Path) -> bool:
-    """Whether a process works on a run; no lock is made where none was."""
-    return folder.with_name(f".{folder.name}.holder").is_file() and holder_of(folder) is not None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on a GPU; before CUDA starts
 
+import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 
 from lapml.common import ranks  # noqa: E402
@@ -20,6 +21,7 @@ from lapml.data.draws import step_seed  # noqa: E402
 from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
 from lapml.errors import LapmlError  # noqa: E402
+from lapml.files import write_text  # noqa: E402
 from lapml.models.device import DTYPES, pick_device  # noqa: E402
 from lapml.models.model import Classifier, build  # noqa: E402
 from lapml.training import state  # noqa: E402
@@ -57,6 +59,7 @@ def fit(
     maps: "Localised | None" = None,
     then: Callable[[int, Fitted], None] | None = None,
     replace: bool = False,
+    live: Path | None = None,
 ) -> Fitted:
     """Train one run; on several ranks, all of them call this.
 
@@ -70,6 +73,7 @@ def fit(
         log: takes those lines.
         maps: what the stage `localise` found, for methods that mix by it (:func:`lapml.localise.evidence.opened`).
         then: called with the number of an epoch and the run as it is after it, but for the last one; what it raises ends the run.
+        live: a file that holds ``history`` after each epoch.
         replace: set a saved state of other settings, data or code aside and begin again, and do not refuse to.
 
     Raises:
@@ -123,6 +127,8 @@ def fit(
             watch.refuse_bad_weights(learner.model, now.step)
             history.append(_row(epoch, schedule(train, steps, (epoch + 1) * steps - 1), now))
             now = state.Epoch()
+            if live is not None and ranks.rank() == 0:
+                write_text(live, as_csv(history))
             if stop or epoch + 1 == train.epochs or saved.due():
                 saved.save(history, now)
             if stop:
@@ -131,6 +137,11 @@ def fit(
             if then and epoch + 1 < train.epochs:
                 then(epoch + 1, fitted())
     return fitted()
+
+
+def as_csv(history: list[dict[str, Any]]) -> str:
+    """The text of history.csv."""
+    return pd.DataFrame(history).to_csv(index=False, lineterminator="\n")
 
 
 def _row(epoch: int, lr: float, done: state.Epoch) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # which timm exports implicitly
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
@@ -37,7 +37,7 @@ def groups(model: Classifier, train: Train) -> list[dict[str, Any]]:
         old = [value for value in model.backbone.parameters() if value.requires_grad]
         return [{"params": old, "lr_scale": 1.0}, {"params": list(new.parameters()), **scale}]
     if train.layer_decay is None:
-        found = param_groups_weight_decay(model.backbone, train.weight_decay, kept)
+        found = param_groups_weight_decay(model.backbone, train.weight_decay, no_weight_decay_list=kept)
         backbone = [{**group, "lr_scale": 1.0} for group in found]
     else:
         backbone = param_groups_layer_decay(

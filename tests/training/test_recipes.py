@@ -64,6 +64,15 @@ def test_groups_hold_every_parameter_once(small_params, changes, dim):
             )
 
 
+def test_positions_are_not_decayed_where_norms_are_not(small_params):
+    model = vit()
+    for changes in (["train.decay_norms=false"], ["train.decay_norms=false", "train.layer_decay=0.7"]):
+        found = groups(model, small_params(*changes).train)
+        decayed = {id(value) for group in found if group["weight_decay"] for value in group["params"]}
+        assert id(model.backbone.pos_embed) not in decayed and id(model.backbone.norm.weight) not in decayed
+        assert id(model.backbone.blocks[0].mlp.fc1.weight) in decayed and id(model.head.bias) not in decayed
+
+
 def test_layer_decay_by_hand(small_params):
     """Of six blocks: the embedding's factor is the smallest, each block's twice that before; the last norm's is its block's."""
     model = vit()
