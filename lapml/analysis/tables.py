@@ -22,7 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 BASELINE = "baseline"
-CALIBRATION = ("loss", "ece", "brier")
+CALIBRATION = ("loss", "loss_scaled", "temperature", "ece", "ece_scaled", "brier")
 BOOTSTRAP_SEED = 0  # of the resampling, the same for every comparison: a table depends only on its runs
 
 
@@ -39,8 +39,8 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
         previous, step, step_low, step_high, step_p, step_p_holm, step_significant, step_seeds: the same over the method in
         ``report.steps``, else over the one before in the suite's order;
         images_forward, images_backward, seconds: means of a training run;
-        loss, ece, brier: means of cross-entropy, calibration error (percent) and Brier score (NaN for runs made before they were
-        recorded), see :func:`lapml.runs.evaluate.metrics`;
+        loss, loss_scaled, temperature, ece, ece_scaled, brier: means over the runs (NaN for older ones, which lack
+        them), see :func:`lapml.runs.calibration.calibration`;
         cost_ratio: cost over the baseline's, see :func:`cost`; seconds_ratio: seconds over the baseline's.
     """
     table = []

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lapml import config
-from lapml.analysis import contrasts, mistakes, tables
+from lapml.analysis import calibration, contrasts, mistakes, tables
 from lapml.analysis.diagnosis import tables as diagnosis_tables
 from lapml.config import Params, overlays
 from lapml.files import scratch
@@ -64,9 +64,10 @@ def report(
     html = page.build(
         params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, confusions, heading, primary
     )
+    more = "\n".join(text for text in (contrasts.markdown(primary, params), calibration.markdown(table)) if text)
     paths.report.mkdir(parents=True, exist_ok=True)
     with scratch(paths.report / ".partial") as partial:
-        tables.write(partial, params, runs, epochs, table, contrasts.markdown(primary, params))
+        tables.write(partial, params, runs, epochs, table, more)
         (partial / "report.html").write_text(html, encoding="utf-8")
         (paths.report / "report.html").unlink(missing_ok=True)  # never an old page beside new tables
         for name in REPORT_FILES:  # report.html is the last

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lapml.analysis import contrasts, tables
+from lapml.analysis import calibration, contrasts, tables
 from lapml.common.text import class_name
 from lapml.config import Params
 from lapml.report import account, figures, studies
@@ -68,12 +68,15 @@ def build(
                 "diagnosis": (diagnoses or {}).get(name),
                 "confused": _confused((confusions or {}).get(name), params),
                 "contrasts": _contrasts(name, primary),
+                "calibration": calibration.rows(table, name),
             }
             for name in params.datasets
         ],
         note=tables.note(table, params),
         contrast_heads=contrasts.headings(params),
         contrast_note=contrasts.note(params),
+        calibration_heads=list(calibration.HEADINGS.values()),
+        calibration_note=calibration.NOTE,
         ran=account.provenance(runs),
         runs=account.table_of_runs(runs),
         commands=runs["command"].astype(str).to_list(),

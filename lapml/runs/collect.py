@@ -26,8 +26,8 @@ from lapml.runs.records import differences, history_of, mismatch, parquet
 from lapml.runs.scores import scores
 
 ACCURACIES = ("top1", "top5", "mean_class", "recall1", "recall5")  # percent
-NULLABLE = ("top5", "recall1", "recall5")  # of ACCURACIES: null where nothing can be missed, see lapml.runs.evaluate
-METRICS = (*ACCURACIES, "n", "loss", "ece", "brier", "images_forward", "images_backward", "seconds")
+SCALED = ("loss_scaled", "ece_scaled", "temperature")  # null for fewer than ten images
+METRICS = (*ACCURACIES, "n", "loss", "ece", "brier", *SCALED, "images_forward", "images_backward", "seconds")
 PROVENANCE = (
     "command", "commit", "dirty", "data_sha256", "localised_sha256", "weights", "versions", "device", "precision", "threads",
     "started", "finished", "seconds", "peak_memory_bytes", "resumed", "test_reads",
@@ -36,7 +36,9 @@ LATER: tuple[str, ...] = (
     "localised_sha256",
     "ece",
     "brier",
+    *SCALED,
 )  # of METRICS and PROVENANCE: added later, empty for older runs
+NULLABLE = ("top5", "recall1", "recall5", *SCALED)  # null where nothing can be missed, see lapml.runs.evaluate
 UNREAD = ("model.safetensors",)  # large, not needed for tables
 CURVES = ("loss", "accuracy")  # columns of history.csv that every method has
 

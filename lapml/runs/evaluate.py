@@ -17,9 +17,9 @@ from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.models.device import DTYPES, autocast
 from lapml.models.model import Classifier
+from lapml.runs.calibration import calibration
 from lapml.runs.results import RECALL, TOP, only_of_class, recall_counts, top5_counts
 
-BINS = 15  # of confidence, for the calibration error
 BLOCK = 1024  # images whose neighbours are searched at once
 
 
@@ -76,33 +76,21 @@ def outputs(model: Classifier, batches: Batches, size: int, precision: str) -> t
 
 
 def metrics(predictions: Predictions) -> dict[str, float | None]:
-    """Top-1, top-5, mean per-class accuracy, Recall@1 and @5 of the embedding and ``ece`` (all in percent), loss (cross-entropy),
-    brier and n.
+    """Top-1, top-5, mean per-class accuracy, Recall@1 and @5 of the embedding (all in percent), n, and
+    :func:`~lapml.runs.calibration.calibration`.
 
-    ``ece`` is the expected calibration error by 15 bins of equal width (Guo et al., ICML 2017), ``brier`` the mean squared
-    distance of the probabilities from the true class (0 to 2; Brier, 1950). A measure that no answer can miss is None: top-5
-    among five classes or fewer; see also :func:`retrieval`.
+    A measure that no answer can miss is None: top-5 among five classes or fewer; see also :func:`retrieval`.
     """
     labels, logits = predictions.labels, predictions.logits
     order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     hits = order == labels[:, None]
     classes, members = np.unique(labels, return_inverse=True)
     per_class = np.bincount(members, hits[:, 0]) / np.bincount(members)
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    shares = np.exp(shifted)
-    loss = np.log(shares.sum(1)) - shifted[np.arange(len(labels)), labels]
-    shares /= shares.sum(1, keepdims=True)
-    confidence = shares.max(1)
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gaps = np.bincount(bins, hits[:, 0] - confidence, BINS)
-    shares[np.arange(len(labels)), labels] -= 1  # now the error of each probability
     return {
         "top1": 100 * float(hits[:, 0].mean()),
         "top5": 100 * float(hits.any(1).mean()) if top5_counts(logits.shape[1]) else None,
         "mean_class": 100 * float(per_class.mean()),
-        "loss": float(loss.mean()),
-        "ece": 100 * float(np.abs(gaps).sum() / len(labels)),
-        "brier": float((shares**2).sum(1).mean()),
+        **calibration(logits, labels),
         **retrieval(predictions),
     }
 

@@ -21,7 +21,7 @@ from lapml.errors import LapmlError
 
 ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "params.yaml"
-SUITES = [PARAMS, *sorted((ROOT / "suites").glob("*.yaml"))]
+SUITES = [PARAMS, *sorted((ROOT / "suites").rglob("*.yaml"))]
 # Every key written out in every method and data set, so that each can be changed; `defaults` has them too.
 RAW = config.expanded(json.loads(json.dumps(YAML(typ="safe", pure=True).load(PARAMS.read_text()))))
 VALUES = {"m": 0.5, "weight": 0.1, "delta": 0.2, "quantile": 0.5}
@@ -191,11 +191,11 @@ BAD = [
     ("methods.loc_cutmix.mixer.area", [0.5, 0.1]), ("methods.loc_cutmix.mixer.area", [0.0, 0.5]),
     ("methods.loc_cutmix.mixer.temperature", 0), ("methods.loc_cutmix.mixer.support", 1.01),
     ("eval_split", "train"), ("train.gpus", 0), ("train.batch_norm", "none"), ("methods.margin.margin.every", 0),
-    ("methods.loc_cutmix.mixer.maps", "old"), ("methods.loc_cutmix.mixer", None), ("methods.margin.margin.m", 1.5),
+    ("methods.loc_cutmix.mixer.maps", "old"), ("methods.loc_cutmix.mixer", None), ("methods.margin.margin.m", 2.5),
     ("methods.margin.margin.m", -0.1), ("methods.margin.margin.m", "tune"), ("methods.margin.margin.m", NAN),
-    ("methods.margin.margin.weight", -1.0), ("methods.margin.margin.pos_margin", 2.0),
+    ("methods.margin.margin.weight", -1.0), ("methods.margin.margin.pos_margin", 2.5),
     ("methods.margin.margin.scale", "shared"), ("methods.margin.margin.reference", "ema"),
-    ("methods.adaptive_margin.adaptive.delta", 2.0), ("methods.adaptive_margin.adaptive.quantile", 1.0),
+    ("methods.adaptive_margin.adaptive.delta", 2.5), ("methods.adaptive_margin.adaptive.quantile", 1.0),
     ("methods.adaptive_margin.margin", None), ("tune.trials", 0), ("tune.seeds", []),
     ("tune.margin.m", {"low": 1.0, "high": 0.5}), ("tune.margin.weight", {"low": 0.0, "high": 1.0, "log": True}),
     ("data.birds.labels", "variant"), ("data.birds.labels", "make"), ("data.birds.reader", "aircraft"),
@@ -226,7 +226,7 @@ def test_a_bad_value(tmp_path, key, value):
 
 @pytest.mark.parametrize("key, value, found", [
     ("train.lr", -1.0, "-1.0"), ("train.device", "gpu", "'gpu'"), ("data.birds.view.scale", [0.6, 0.5], "[0.6, 0.5]"),
-    ("methods.cutmix.mixer.alpha", 0, "0"), ("methods.margin.margin.m", 1.5, "1.5"), ("train.epochs", "16", "'16'"),
+    ("methods.cutmix.mixer.alpha", 0, "0"), ("methods.margin.margin.m", 2.5, "2.5"), ("train.epochs", "16", "'16'"),
     ("ablation", ["baseline", "nothing"], "'nothing'"), ("train.lr", NAN, "nan"),
     ("methods.adaptive_margin.adaptive.quantile", 1.0, "1.0"),
 ])  # fmt: skip
@@ -522,7 +522,7 @@ def test_resolve_refuses():
 
 
 @pytest.mark.parametrize(
-    "name, value", [("m", 1.5), ("m", NAN), ("weight", -1.0), ("quantile", 1.0), ("delta", "wide"), ("m", "tuned")]
+    "name, value", [("m", 2.5), ("m", NAN), ("weight", -1.0), ("quantile", 1.0), ("delta", "wide"), ("m", "tuned")]
 )
 def test_resolve_refuses_tuned_values_out_of_range(name, value):
     with pytest.raises(LapmlError) as caught:

@@ -74,7 +74,7 @@ def test_metrics(count, classes, seed, ties):
     """Also with equal logits, with fewer than five classes, and with classes that no image has."""
     predictions = predictions_of(count, classes, seed, integer=ties)
     found, expected = metrics(predictions), loop_metrics(predictions)
-    assert found.keys() == expected.keys()
+    assert found.keys() == expected.keys() | {"loss_scaled", "ece_scaled", "temperature"}  # test_calibration.py
     for name, value in expected.items():
         assert found[name] == (None if value is None else pytest.approx(value, rel=1e-5)), name
     assert found["n"] == count and isinstance(found["n"], int)
