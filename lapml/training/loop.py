@@ -27,7 +27,7 @@ from lapml.models.model import Classifier, build  # noqa: E402
 from lapml.training import state  # noqa: E402
 from lapml.training.optim import schedule, set_rate  # noqa: E402
 from lapml.training.progress import Progress  # noqa: E402
-from lapml.training.step import make_learner, take_step  # noqa: E402
+from lapml.training.step import Learner, make_learner, take_step  # noqa: E402
 from lapml.training.watch import Watch  # noqa: E402
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def fit(
         DivergedError: a loss that is not finite.
         Stopped: after SIGTERM or SIGINT.
     """
-    train, settings = config.train, config.settings
-    device, precision = _ready(config, maps)
+    train, (device, precision) = config.train, _ready(config, maps)
     model, weights = build(config.model, len(packed.class_names), config.data.view.side, config.seed)
     made = {**made_of(config, packed, maps, device), "weights": weights}
     with memory(f"model.name: {config.model.name} and what its training holds", f"take {ALONE}, or a smaller model"):
@@ -106,11 +105,11 @@ def fit(
         for epoch in range(len(history), train.epochs):
             started = time.perf_counter() - now.seconds
             watch.epoch = epoch
-            todo = batches.training(config.seed, epoch, train.batch, settings, now.step, learner.ahead, train.epochs)
+            todo = batches.training(
+                config.seed, epoch, train.batch, config.settings, now.step, learner.ahead, train.epochs
+            )
             for batch in todo:
-                set_rate(learner.optimizer, schedule(train, steps, epoch * steps + now.step))
-                if config.model.drop_path:  # by torch's own random numbers
-                    torch.manual_seed(step_seed(config.seed, epoch, now.step, ranks.rank()))
+                _begin_step(config, learner, steps, epoch, now.step)
                 stats, forwards, backwards = take_step(learner, batch)
                 watch.add(now.step, stats["loss"])
                 now.add(stats, forwards * ranks.size(), backwards * ranks.size(), batch.mixed)
@@ -125,10 +124,8 @@ def fit(
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
             ranks.average_buffers(learner.model.moving_buffers())
             watch.refuse_bad_weights(learner.model, now.step)
-            history.append(_row(epoch, schedule(train, steps, (epoch + 1) * steps - 1), now))
+            _record(history, _row(epoch, schedule(train, steps, (epoch + 1) * steps - 1), now), live)
             now = state.Epoch()
-            if live is not None and ranks.rank() == 0:
-                write_text(live, as_csv(history))
             if stop or epoch + 1 == train.epochs or saved.due():
                 saved.save(history, now)
             if stop:
@@ -137,6 +134,20 @@ def fit(
             if then and epoch + 1 < train.epochs:
                 then(epoch + 1, fitted())
     return fitted()
+
+
+def _begin_step(config: Run, learner: Learner, steps: int, epoch: int, step: int) -> None:
+    """Set the learning rate of a step, and the seed of what torch itself draws in it."""
+    set_rate(learner.optimizer, schedule(config.train, steps, epoch * steps + step))
+    if config.model.drop_path:
+        torch.manual_seed(step_seed(config.seed, epoch, step, ranks.rank()))
+
+
+def _record(history: list[dict[str, Any]], row: dict[str, Any], live: Path | None) -> None:
+    """Add an epoch to the history, and to the file that is looked at meanwhile."""
+    history.append(row)
+    if live is not None and ranks.rank() == 0:
+        write_text(live, as_csv(history))
 
 
 def as_csv(history: list[dict[str, Any]]) -> str:

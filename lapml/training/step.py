@@ -173,6 +173,13 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
         index, windows = batch.index[: batch.count], batch.windows[: batch.count]
         with record_function("bank"):
             learner.bank.keep(index, windows, output.features.detach(), weight, labels, hidden)
+    _update(learner, loss)
+    forwards += again if learner.accumulate > 1 else 0
+    return {**stats, "loss": loss.detach(), "accuracy": 100 * credit.mean()}, forwards, backwards
+
+
+def _update(learner: Learner, loss: Tensor) -> None:
+    """Take the gradient of a loss, and a step of the optimizer."""
     with record_function("backward"):
         learner.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -182,5 +189,3 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
         if learner.clip_grad is not None:
             clip_grad_norm_(learner.model.parameters(), learner.clip_grad)
         learner.optimizer.step()
-    forwards += again if learner.accumulate > 1 else 0
-    return {**stats, "loss": loss.detach(), "accuracy": 100 * credit.mean()}, forwards, backwards

@@ -29,8 +29,8 @@ from lapml.config import Params
 from lapml.data import pack  # noqa: F401
 from lapml.data.synthetic import birds as synthetic  # noqa: F401
 from lapml.errors import DivergedError, LapmlError, OutOfMemoryError
-from lapml.models.device import schedule
-from lapml.paths import READS, REPORT_FILES, RUN_FILES, Paths
+from lapml.training.optim import schedule
+from lapml.paths import LIVE, READS, REPORT_FILES, RUN_FILES, Paths
 from lapml.report import page  # noqa: F401
 from lapml.runs import execute as runs
 from lapml.runs import tune as tuning  # noqa: F401, for the children
@@ -286,7 +286,7 @@ class Shop:
         return {
             name.as_posix(): comparable(path)
             for name, path in files.items()
-            if name.name not in ("provenance.json", READS, "last.pt")
+            if name.name not in ("provenance.json", READS, "last.pt", LIVE)
             and name.suffix != ".journal"
             and not any(part.startswith(".") for part in name.parts)
         }
@@ -296,7 +296,7 @@ class Shop:
         found = [path.relative_to(self.root) for path in self.root.rglob("*")]
         found = [path for path in found if path.suffix != ".lock" and ".kept" not in path.parts]
         return [path.as_posix() for path in found
-                if path.name == "last.pt" or ".tmp" in path.suffixes or path.name.startswith(".")
+                if path.name in ("last.pt", LIVE) or ".tmp" in path.suffixes or path.name.startswith(".")
                 or ".journal." in path.name]  # fmt: skip
 
 
