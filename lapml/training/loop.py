@@ -93,8 +93,6 @@ def fit(
         learner = make_learner(config, model, len(packed.index), device, precision, maps)
         saved = state.Checkpoint(path, made, learner.model, learner.optimizer, learner.bank)
         history, now = saved.restored(device, replace, log)
-    if saved.resumed:
-        log(f"resumed after epoch {len(history)} of {train.epochs}" + (f", step {now.step}" if now.step else ""))
     earlier = sum(row["seconds"] for row in history) + now.seconds
     fitted = lambda: Fitted(learner.model, history, weights, device, precision, saved.resumed, earlier)  # noqa: E731
     with (

@@ -121,6 +121,8 @@ class Checkpoint:
                 f"{self.path}: does not fit the run whose state it is ({text}), so it is damaged; move it away to start again"
             ) from None
         self._is_good(history, now)
+        epochs = self.made["settings"]["train"]["epochs"]
+        log(f"resumed after epoch {len(history)} of {epochs}" + (f", step {now.step}" if now.step else ""))
         return history, now
 
     def _put(self, found: dict[str, Any], device: torch.device) -> tuple[list[dict[str, Any]], Epoch]:

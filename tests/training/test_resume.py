@@ -29,13 +29,13 @@ from lapml.config import Params
 from lapml.data import pack  # noqa: F401
 from lapml.data.synthetic import birds as synthetic  # noqa: F401
 from lapml.errors import DivergedError, LapmlError, OutOfMemoryError
-from lapml.training.optim import schedule
 from lapml.paths import LIVE, READS, REPORT_FILES, RUN_FILES, Paths
 from lapml.report import page  # noqa: F401
 from lapml.runs import execute as runs
 from lapml.runs import tune as tuning  # noqa: F401, for the children
 from lapml.training import loop as train
 from lapml.training import state
+from lapml.training.optim import schedule
 
 KILLS = 30
 PATHS = Paths("kill")
