@@ -13,7 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate, one_hot
 from torchvision.transforms import v2
 
 from lapml.data.truth import Truth
-from lapml.mixing import MIXERS, Draws, Evidence, boxes, mix, mixer, snapmix
+from lapml.mixing import MIXERS, Draws, Evidence, boxes, fmix, mix, mixer, snapmix
 
 SIDE, CLASSES = 24, 5
 BEFORE_ONE = float(torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)))
@@ -22,7 +22,7 @@ BEFORE_ONE = float(torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)))
 def draws(seed: int, count: int = 5, side: int = SIDE) -> SimpleNamespace:
     """A batch and every random number that a mixer takes."""
     g = torch.Generator().manual_seed(seed)
-    return SimpleNamespace(
+    it = SimpleNamespace(
         images=torch.randn(count, 3, side, side, generator=g),
         donors=torch.arange(count).roll(1),
         labels=torch.randint(CLASSES, (count,), generator=g),
@@ -33,6 +33,9 @@ def draws(seed: int, count: int = 5, side: int = SIDE) -> SimpleNamespace:
         weight=torch.randn(CLASSES, 7, generator=g),
         bias=torch.randn(CLASSES, generator=g),
     )
+    more = torch.rand(count, fmix.Settings.uniform - 2, generator=g)
+    it.uniform = torch.cat([it.uniform, more], 1)  # for mixers that draw more
+    return it
 
 
 def mixed_by(
@@ -49,6 +52,9 @@ KEYS = {
     "cutmix": {"alpha": 1.0, "maps": "fresh"},
     "snapmix": {"alpha": 5.0, "same_class": "official"},
     "attentive_cutmix": {"cells": 0.2},
+    "resizemix": {"scale": [0.1, 0.8]},
+    "saliencymix": {"alpha": 1.0},
+    "fmix": {"alpha": 1.0, "decay": 3.0},
     "oracle": {"alpha": 1.0, "area": [0.05, 0.5]},
     "parts": {"alpha": 1.0, "area": [0.1, 0.8], "threshold": 0.5},
     "random": {"alpha": 1.0, "area": [0.05, 0.5], "maps": "objects"},
@@ -175,7 +181,7 @@ def literal_snapmix(
         return tuple(min(max(edge, 0), SIDE) for edge in (x - half, y - half, x + half, y + half))
 
     j = int(it.donors[i])
-    ax0, ay0, ax1, ay1 = box(float(it.lam[i].double()), *it.uniform[i].double().tolist())
+    ax0, ay0, ax1, ay1 = box(float(it.lam[i].double()), *it.uniform[i, :2].double().tolist())
     bx0, by0, bx1, by1 = box(*it.second[i].double().tolist())
     image = it.images[i].clone()
     if (ax1 - ax0) * (ay1 - ay0) == 0 or (bx1 - bx0) * (by1 - by0) == 0:
@@ -383,7 +389,7 @@ def test_an_odd_or_single_image_batch(name, count):
     mixed = made(name, it)
     assert mixed.images.shape == it.images.shape and mixed.images.isfinite().all()
     assert ((mixed.rho >= 0) & (mixed.rho <= 1)).all()
-    if count == 1 and name in ("mixup", "cutmix", "attentive_cutmix", "parts"):
+    if count == 1 and name in ("mixup", "cutmix", "attentive_cutmix", "saliencymix", "fmix", "parts"):
         torch.testing.assert_close(mixed.images, it.images)
 
 
