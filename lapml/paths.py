@@ -17,6 +17,7 @@ RUN_FILES = (
 )
 READS = "test_reads.jsonl"  # beside RUN_FILES, not a declared output: a line for each reading of the test split
 TRANSFERS = "transfers.jsonl"  # likewise: a line for each evaluation on another data set
+CORRUPTIONS = "corruptions.json"  # likewise: top-1 on corrupted images
 LIVE = "live.csv"  # likewise, of an unfinished run: history.csv so far
 EMBEDDINGS = "embeddings.npz"  # likewise: of the training images, for `lapml explain`
 PACK_FILES = ("index.parquet", "images.u8", "meta.json")

@@ -142,6 +142,9 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="test, val or train, if the run was not trained on it. Readings of test are recorded.")
     ] = "test",
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="On corrupted images, and with the object or the background hidden.")
+    ] = False,
     params: ParamsFile = DEFAULT,
 ) -> None:
     """Evaluate a finished run again, or on another data set. That gives accuracy if the run knows all its classes, else
@@ -153,8 +156,14 @@ def evaluate(
 
     if split not in ("test", "val", "train"):
         raise typer.BadParameter(f"found {split!r}, expected test, val or train", param_hint="--split")
-    from lapml.runs.execute import reevaluate, transfer
+    if corruptions and dataset:
+        raise typer.BadParameter("give it without --dataset", param_hint="--corruptions")
+    from lapml.runs.reevaluate import reevaluate, robustness, transfer
 
+    if corruptions:
+        result = robustness(run, split, log=_log)
+        _log("mean over severities: " + ", ".join(f"{name} {value:.2f} %" for name, value in result["mean"].items()))
+        return
     if dataset:
         settings, _ = load(params, [])
         result = transfer(run, dataset, split, settings)

@@ -18,6 +18,7 @@ from lapml.errors import LapmlError
 from lapml.models.device import DTYPES, autocast
 from lapml.models.model import Classifier
 from lapml.runs.calibration import calibration
+from lapml.runs.corruptions import Change
 from lapml.runs.results import RECALL, TOP, only_of_class, recall_counts, top5_counts
 
 BLOCK = 1024  # images whose neighbours are searched at once
@@ -33,11 +34,20 @@ class Predictions:
 
 
 def predict(
-    model: Classifier, packed: Packed, config: Run, weights: dict[str, Any], device: torch.device, precision: str
+    model: Classifier,
+    packed: Packed,
+    config: Run,
+    weights: dict[str, Any],
+    device: torch.device,
+    precision: str,
+    change: Change | None = None,
 ) -> Predictions:
     """Logits and embeddings of the run's evaluation split, in evaluation mode and with evaluation views.
 
     Ranks share the images; each rank gets all results.
+
+    Args:
+        change: what is made of the images first, see :func:`lapml.runs.corruptions.changes`.
 
     Raises:
         LapmlError: the split is empty, or a batch does not fit into the GPU's memory.
@@ -49,7 +59,7 @@ def predict(
     what = f"{config.dataset}: {size} images of {view.side} px in evaluation"
     with memory(what, f"take {ALONE}, or a smaller data.*.view.side"):
         batches = Batches(packed, share_rows, view, weights["mean"], weights["std"], device, DTYPES[precision])
-        found = outputs(model, batches, size, precision) if len(share_rows) else None
+        found = outputs(model, batches, size, precision, change) if len(share_rows) else None
         parts = found and [part.cpu().numpy() for part in found]
     shares = ranks.collected(parts)
     logits, embeddings = (np.empty((len(rows), part.shape[1]), np.float32) for part in shares[0])
@@ -60,17 +70,20 @@ def predict(
 
 
 @torch.no_grad()
-def outputs(model: Classifier, batches: Batches, size: int, precision: str) -> tuple[Tensor, Tensor]:
+def outputs(
+    model: Classifier, batches: Batches, size: int, precision: str, change: Change | None = None
+) -> tuple[Tensor, Tensor]:
     """(N, K) logits and (N, D) embeddings of all rows of ``batches``, fp32, on the device, without waiting for it.
 
     Args:
         size: images per forward pass.
+        change: see :func:`predict`.
     """
     model.eval()
-    found = []
+    found, changed = [], change(batches) if change else None
     for batch in batches.evaluation(size):
         with autocast(batches.device, precision):
-            found.append(model(batch.images)[1:])
+            found.append(model(changed(batch) if changed else batch.images)[1:])
     logits, embeddings = (torch.cat(part).float() for part in zip(*found, strict=True))
     return logits, embeddings
 

@@ -5,12 +5,10 @@ import resource
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,16 +18,14 @@ from lapml.common.gpus import ALONE, memory
 from lapml.common.locks import alone
 from lapml.common.provenance import code_sha256, command, commit, device_name, versions
 from lapml.config import Params, Run, resolve, settings_of, tuned_values
-from lapml.config.suites import find_dataset
-from lapml.data.fetch.sources import refuse_other
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import sha256, write_json, write_text
 from lapml.models.device import DTYPES, pick_device, tf32, without_gpu
 from lapml.models.model import Classifier, build
-from lapml.paths import LIVE, READS, RUN_FILES, TRANSFERS, Paths
+from lapml.paths import LIVE, READS, RUN_FILES, Paths
 from lapml.runs import evaluate, kept
-from lapml.runs.folder import open_run, paths_of
+from lapml.runs.folder import paths_of
 from lapml.training.loop import Fitted, as_csv, fit, made_of
 
 if TYPE_CHECKING:
@@ -156,82 +152,6 @@ def open_data(folder: Path, record: dict[str, Any], provenance: dict[str, Any], 
             f"({provenance['data_sha256'][:12]}); prepare that data again, or train the run again"
         )
     return packed
-
-
-def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, float]:
-    """Metrics of a finished run on a split of its own packed data; a reading of the test split is recorded.
-
-    Raises:
-        LapmlError: the run is not complete, its data have changed since, or it was trained on that split.
-    """
-    record, provenance = open_run(folder)
-    _refuse_trained(folder, record["fit"], split)
-    packed = open_data(folder, record, provenance, root)
-    record_read(folder, split, "evaluate")
-    return evaluate.metrics(_predict(folder, record, split, packed, len(packed.class_names)))
-
-
-def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path = Path(".")) -> dict[str, Any]:
-    """Metrics of a finished run on another packed data set, with the run's own view; recorded beside the run in
-    :data:`~lapml.paths.TRANSFERS`.
-
-    If the run knows every class of that data set (by name), all metrics, with predictions among all classes of the run;
-    else only Recall@K of the embedding. The run's own data set packed at another size counts as its own: only its test
-    split may be read, which is recorded as a reading.
-
-    Args:
-        dataset: a prepared data set of ``params``' suite.
-
-    Raises:
-        LapmlError: the run is not complete or of an old version, the data set is unknown or not prepared, or it is the
-            run's own and the run was trained on that split.
-    """
-    record, provenance = open_run(folder)
-    refuse_other(dataset, find_dataset(params, dataset), Paths(params.suite, root))
-    packed = Packed.open(Paths(params.suite, root).pack(dataset))
-    names, source = provenance.get("class_names"), provenance.get("source")
-    if not names or not source:
-        raise LapmlError(
-            f"{folder / 'provenance.json'}: class_names or source: missing, as in old runs; train it again"
-        )
-    if packed.meta["source"]["annotations_sha256"] == source["annotations_sha256"]:
-        _refuse_trained(folder, ["train", "val"], split)
-        record_read(folder, split, f"evaluate on {dataset} of {params.suite}")
-    foreign = [name for name in packed.class_names if name not in names]
-    found = _predict(folder, record, split, packed, len(names))
-    if foreign:
-        measured = evaluate.retrieval(found)
-    else:
-        labels = np.array([names.index(name) for name in packed.class_names])[found.labels]
-        measured = evaluate.metrics(replace(found, labels=labels))
-    result = {
-        "dataset": dataset,
-        "split": split,
-        "classes": len(packed.class_names),
-        "foreign_classes": len(foreign),
-        **measured,
-        "data_sha256": packed.meta["sha256"],
-        "model_sha256": provenance["files"]["model.safetensors"],
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    with open(folder / TRANSFERS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(result) + "\n")
-    return result
-
-
-def _refuse_trained(folder: Path, fit: list[str], split: str) -> None:
-    if split in fit:
-        raise LapmlError(
-            f"{folder}: this run was trained on {' + '.join(fit)} of this data, so its accuracy on {split} means "
-            "nothing; train one with --development to read val"
-        )
-
-
-def _predict(folder: Path, record: dict[str, Any], split: str, packed: Packed, classes: int) -> evaluate.Predictions:
-    """Predictions of a finished run."""
-    run = ready(folder, record, classes)
-    config = run.config.model_copy(update={"evaluate": split})
-    return evaluate.predict(run.model, packed, config, run.weights, run.device, run.precision)
 
 
 def record_read(folder: Path, split: str, why: str) -> None:

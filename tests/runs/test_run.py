@@ -23,6 +23,8 @@ from lapml.files import sha256
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
 from lapml.report.pictures import CAMS_SHOWN, MISTAKES_SHOWN, MIXED_SHOWN, galleries
 from lapml.runs import execute as runs
+from lapml.runs import reevaluate as again
+from lapml.runs.folder import open_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +44,7 @@ def test_a_run_folder_is_whole(folder, small_run, packed):
     assert {path.name for path in folder.iterdir()} == {*RUN_FILES, READS, ".kept"}  # no last.pt, nothing temporary
     assert {path.name for path in (folder / ".kept").iterdir()} == set(RUN_FILES)
     assert all((folder / ".kept" / name).samefile(folder / name) for name in RUN_FILES)  # no room is taken twice
-    config, provenance = runs.open_run(folder)
+    config, provenance = open_run(folder)
     assert config == json.loads(json.dumps(small_run("loc_cutmix").record()))
     assert "source" not in config["data"]
     assert provenance["data_sha256"] == packed.meta["sha256"]
@@ -60,7 +62,7 @@ def test_a_run_folder_is_whole(folder, small_run, packed):
 def test_a_run_folder_without_a_file_is_refused(folder, name):
     (folder / name).unlink()
     with pytest.raises(LapmlError, match=name):
-        runs.open_run(folder)
+        open_run(folder)
 
 
 @pytest.mark.parametrize("name", [name for name in RUN_FILES if name != "provenance.json"])
@@ -68,7 +70,7 @@ def test_a_run_folder_with_a_foreign_or_cut_file_is_refused(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(LapmlError, match="checksum differs|damaged"):
-        runs.open_run(folder)
+        open_run(folder)
 
 
 def test_a_failure_while_writing_leaves_no_result_and_the_next_try_resumes(small_run, packed, tmp_path, monkeypatch):
@@ -83,7 +85,7 @@ def test_a_failure_while_writing_leaves_no_result_and_the_next_try_resumes(small
     lines: list[str] = []
     runs.execute(small_run("baseline"), packed, tmp_path / "run", log=lines.append)
     assert lines == ["resumed after epoch 3 of 3"]  # nothing is trained again
-    assert runs.open_run(tmp_path / "run")[1]["resumed"] == 1
+    assert open_run(tmp_path / "run")[1]["resumed"] == 1
 
 
 @pytest.fixture
@@ -93,14 +95,14 @@ def opened(packed, monkeypatch) -> None:
 
 def test_reading_a_run_again_gives_its_numbers_and_is_recorded(folder, small_params, tmp_path, opened):
     written = json.loads((folder / "metrics.json").read_text())
-    again = runs.reevaluate(folder, "test", tmp_path)
-    assert again == {key: written[key] for key in again}
+    found = again.reevaluate(folder, "test", tmp_path)
+    assert found == {key: written[key] for key in found}
     assert len((folder / READS).read_text().splitlines()) == 2
 
 
 def test_reading_a_split_that_the_run_was_trained_on_is_refused(folder, small_params, tmp_path, opened):
     with pytest.raises(LapmlError, match="trained on train \\+ val"):
-        runs.reevaluate(folder, "val", tmp_path)
+        again.reevaluate(folder, "val", tmp_path)
     assert len((folder / READS).read_text().splitlines()) == 1
 
 
@@ -108,7 +110,7 @@ def test_reading_a_run_on_other_data_is_refused(folder, small_params, packed, tm
     other = replace(packed, meta={**packed.meta, "sha256": "1" * 64})
     monkeypatch.setattr(Packed, "open", lambda *_: other)
     with pytest.raises(LapmlError, match="other data"):
-        runs.reevaluate(folder, "test", tmp_path)
+        again.reevaluate(folder, "test", tmp_path)
 
 
 # --- transfer ---
@@ -140,20 +142,20 @@ def test_transfer_to_the_same_classes_in_another_order(folder, small_params, pac
     """The same test images under permuted labels: the same accuracy."""
     elsewhere([packed.class_names[label] for label in (2, 0, 1)])
     own = json.loads((folder / "metrics.json").read_text())
-    found = runs.transfer(folder, "birds", "test", small_params(), tmp_path)
+    found = again.transfer(folder, "birds", "test", small_params(), tmp_path)
     assert found["foreign_classes"] == 0 and found["classes"] == 3 and found["n"] == 12
     for name in ("top1", "top5", "mean_class", "recall1", "recall5"):
         assert found[name] == pytest.approx(own[name]), name
     assert found["loss"] == pytest.approx(own["loss"], rel=1e-5)
     assert transfers(folder) == [found]
-    train = runs.transfer(folder, "birds", "train", small_params(), tmp_path)  # other data: not what it was trained on
+    train = again.transfer(folder, "birds", "train", small_params(), tmp_path)  # other data: not what it was trained on
     assert train["n"] == 24 and [line["split"] for line in transfers(folder)] == ["test", "train"]
     assert len((folder / READS).read_text().splitlines()) == 1  # of the run's own test split
 
 
 def test_transfer_to_other_classes_is_retrieval_only(folder, small_params, packed, tmp_path, elsewhere):
     elsewhere(["a", *packed.class_names[:2]])
-    found = runs.transfer(folder, "birds", "test", small_params(), tmp_path)
+    found = again.transfer(folder, "birds", "test", small_params(), tmp_path)
     assert found["foreign_classes"] == 1 and "top1" not in found and {"recall1", "recall5", "n"} <= set(found)
 
 
@@ -161,11 +163,11 @@ def test_transfer_to_other_classes_is_retrieval_only(folder, small_params, packe
 def test_transfer_to_its_own_data_is_a_reading(folder, small_params, packed, tmp_path, monkeypatch, sha256):
     monkeypatch.setattr(Packed, "open", lambda *_: replace(packed, meta={**packed.meta, "sha256": sha256 * 64}))
     own = json.loads((folder / "metrics.json").read_text())
-    assert runs.transfer(folder, "birds", "test", small_params(), tmp_path)["top1"] == own["top1"]
+    assert again.transfer(folder, "birds", "test", small_params(), tmp_path)["top1"] == own["top1"]
     assert len((folder / READS).read_text().splitlines()) == 2
     for split in ("train", "val"):
         with pytest.raises(LapmlError, match=f"trained on train \\+ val of this data, so its accuracy on {split}"):
-            runs.transfer(folder, "birds", split, small_params(), tmp_path)
+            again.transfer(folder, "birds", split, small_params(), tmp_path)
     assert len((folder / READS).read_text().splitlines()) == 2
 
 
@@ -177,18 +179,18 @@ def test_a_run_of_another_version_is_refused(folder, small_params, opened, tmp_p
     provenance["files"]["config.json"] = sha256(folder / "config.json")
     (folder / "provenance.json").write_text(json.dumps(provenance))
     with pytest.raises(LapmlError, match="config.json: train.milestones: missing; this version has other settings"):
-        runs.reevaluate(folder, "test", tmp_path)
+        again.reevaluate(folder, "test", tmp_path)
 
 
 def test_transfer_that_cannot_be(folder, small_params, packed, tmp_path, elsewhere):
     with pytest.raises(LapmlError, match="unknown data set 'planes': expected one of birds"):
-        runs.transfer(folder, "planes", "test", small_params(), tmp_path)
+        again.transfer(folder, "planes", "test", small_params(), tmp_path)
     elsewhere(packed.class_names)
     provenance = json.loads((folder / "provenance.json").read_text())
     del provenance["class_names"]
     (folder / "provenance.json").write_text(json.dumps(provenance))
     with pytest.raises(LapmlError, match="class_names or source: missing, as in old runs"):
-        runs.transfer(folder, "birds", "test", small_params(), tmp_path)
+        again.transfer(folder, "birds", "test", small_params(), tmp_path)
 
 
 def test_the_smoke_run_mixes_and_needs_no_tuned_margin(small_params, packed, tmp_path):

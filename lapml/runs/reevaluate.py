@@ -1,0 +1,135 @@
+"""Finished runs, evaluated again: on another split, on corrupted images, on another data set."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapml.config import Params
+from lapml.config.suites import find_dataset
+from lapml.data.fetch.sources import refuse_other
+from lapml.data.pack import Packed
+from lapml.errors import LapmlError
+from lapml.files import write_json
+from lapml.paths import CORRUPTIONS, TRANSFERS, Paths
+from lapml.runs import corruptions, evaluate
+from lapml.runs.execute import open_data, ready, record_read
+from lapml.runs.folder import open_run
+
+
+def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, float]:
+    """Metrics of a finished run on a split of its own packed data; a reading of the test split is recorded.
+
+    Raises:
+        LapmlError: the run is not complete, its data have changed since, or it was trained on that split.
+    """
+    record, provenance = open_run(folder)
+    _refuse_trained(folder, record["fit"], split)
+    packed = open_data(folder, record, provenance, root)
+    record_read(folder, split, "evaluate")
+    return evaluate.metrics(_predict(folder, record, split, packed, len(packed.class_names)))
+
+
+def robustness(folder: Path, split: str, root: Path = Path("."), log: Callable[[str], None] = print) -> dict[str, Any]:
+    """Top-1 of a finished run on corrupted images of its own data, see :mod:`lapml.runs.corruptions`; recorded beside the run in
+    :data:`~lapml.paths.CORRUPTIONS`. It counts as one reading of the split.
+
+    Args:
+        log: takes a line for each corruption as it is done.
+
+    Returns:
+        split, n; ``top1``: {``clean``, ``blur 3``, …: percent}; ``mean``: {corruption: over its severities}, and ``all``.
+
+    Raises:
+        LapmlError: as :func:`reevaluate`.
+    """
+    record, provenance = open_run(folder)
+    _refuse_trained(folder, record["fit"], split)
+    packed = open_data(folder, record, provenance, root)
+    record_read(folder, split, "evaluate --corruptions")
+    run = ready(folder, record, len(packed.class_names))
+    config, boxes = run.config.model_copy(update={"evaluate": split}), packed.index["box"].notna().all()
+    top1: dict[str, float] = {}
+    for name, change in corruptions.changes(bool(boxes)):
+        found = evaluate.predict(run.model, packed, config, run.weights, run.device, run.precision, change)
+        top1[name] = 100 * float((found.logits.argmax(1) == found.labels).mean())
+        log(f"{name}: top-1 {top1[name]:.2f} %")
+    mean = {name: float(np.mean([top1[f"{name} {k}"] for k in range(1, 6)])) for name in corruptions.SEVERITIES}
+    result = {
+        "split": split,
+        "n": len(found.labels),
+        "top1": top1,
+        "mean": mean | {"all": float(np.mean(list(mean.values())))},
+        "data_sha256": packed.meta["sha256"],
+        "model_sha256": provenance["files"]["model.safetensors"],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(folder / CORRUPTIONS, result)
+    return result
+
+
+def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path = Path(".")) -> dict[str, Any]:
+    """Metrics of a finished run on another packed data set, with the run's own view; recorded beside the run in
+    :data:`~lapml.paths.TRANSFERS`.
+
+    If the run knows every class of that data set (by name), all metrics, with predictions among all classes of the run;
+    else only Recall@K of the embedding. The run's own data set packed at another size counts as its own: only its test
+    split may be read, which is recorded as a reading.
+
+    Args:
+        dataset: a prepared data set of ``params``' suite.
+
+    Raises:
+        LapmlError: the run is not complete or of an old version, the data set is unknown or not prepared, or it is the
+            run's own and the run was trained on that split.
+    """
+    record, provenance = open_run(folder)
+    refuse_other(dataset, find_dataset(params, dataset), Paths(params.suite, root))
+    packed = Packed.open(Paths(params.suite, root).pack(dataset))
+    names, source = provenance.get("class_names"), provenance.get("source")
+    if not names or not source:
+        raise LapmlError(
+            f"{folder / 'provenance.json'}: class_names or source: missing, as in old runs; train it again"
+        )
+    if packed.meta["source"]["annotations_sha256"] == source["annotations_sha256"]:
+        _refuse_trained(folder, ["train", "val"], split)
+        record_read(folder, split, f"evaluate on {dataset} of {params.suite}")
+    foreign = [name for name in packed.class_names if name not in names]
+    found = _predict(folder, record, split, packed, len(names))
+    if foreign:
+        measured = evaluate.retrieval(found)
+    else:
+        labels = np.array([names.index(name) for name in packed.class_names])[found.labels]
+        measured = evaluate.metrics(replace(found, labels=labels))
+    result = {
+        "dataset": dataset,
+        "split": split,
+        "classes": len(packed.class_names),
+        "foreign_classes": len(foreign),
+        **measured,
+        "data_sha256": packed.meta["sha256"],
+        "model_sha256": provenance["files"]["model.safetensors"],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with open(folder / TRANSFERS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+    return result
+
+
+def _refuse_trained(folder: Path, fit: list[str], split: str) -> None:
+    if split in fit:
+        raise LapmlError(
+            f"{folder}: this run was trained on {' + '.join(fit)} of this data, so its accuracy on {split} means "
+            "nothing; train one with --development to read val"
+        )
+
+
+def _predict(folder: Path, record: dict[str, Any], split: str, packed: Packed, classes: int) -> evaluate.Predictions:
+    """Predictions of a finished run."""
+    run = ready(folder, record, classes)
+    config = run.config.model_copy(update={"evaluate": split})
+    return evaluate.predict(run.model, packed, config, run.weights, run.device, run.precision)
