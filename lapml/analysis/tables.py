@@ -74,7 +74,8 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
             row |= _points("gain", "", gain) | _points("step", "step_", step)
             row |= {"previous": previous}
             row |= {
-                name: of_method[name].mean() for name in ("images_forward", "images_backward", "seconds", *CALIBRATION)
+                name: of_method[name].mean() if name in of_method else math.nan
+                for name in ("images_forward", "images_backward", "seconds", *CALIBRATION)
             }
             rows.append(row | {"cost": cost(of_method).mean()})
         base: dict[str, Any] = next(

@@ -29,6 +29,8 @@ class Extractor:
     """A model in evaluation mode on its device.
 
     Attributes:
+        name: timm's.
+        tap: where its map is taken.
         stride: input pixels for a cell of the map.
         channels: C of the map.
         record: what the weights are, for provenance.

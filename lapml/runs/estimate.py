@@ -22,6 +22,7 @@ from lapml.data.index import COLUMNS
 from lapml.data.pack import Packed
 from lapml.models.device import DTYPES, pick_device
 from lapml.models.model import build
+from lapml.training.optim import set_rate
 from lapml.training.step import make_learner, take_step
 
 WARM, SECONDS = 2, 2.0  # steps that come before, and how long steps of a kind are timed
@@ -81,7 +82,7 @@ def _steps(run: Run, classes: int) -> tuple[float, float]:
     learner = make_learner(run, model, len(packed.index), device, precision)
     rows, mean, std = np.arange(len(packed.index)), weights["mean"], weights["std"]
     batches = Batches(packed, rows, run.data.view, mean, std, device, DTYPES[precision])
-    learner.set_rate(0.0, 1.0)  # numbers stay finite
+    set_rate(learner.optimizer, 0.0)  # numbers stay finite
     ready = time.process_time()
     source = itertools.chain.from_iterable(
         batches.training(0, epoch, batch, run.settings, then=learner.ahead) for epoch in itertools.count()

@@ -3,6 +3,7 @@
 Distances differ between data sets, so margins may be searched by their quantiles.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,29 +33,33 @@ class Distances:
     Args:
         d: (n,) distances.
         rho: (n,) the donors' shares of the labels.
+        farthest: that embeddings of this model can be apart: √2 where none of them is negative, else 2.
     """
 
     d: np.ndarray
     rho: np.ndarray
+    farthest: float = math.sqrt(2)
 
     def margin(self, quantile: float, scale: str) -> float:
         """The margin m (with ``margin.scale: share``, 2mρ) that this share of the pairs lies within."""
         reached = self.d / np.maximum(2 * self.rho, 1e-6) if scale == "share" else self.d
-        return float(min(np.quantile(reached, quantile), FARTHEST))
+        return float(min(np.quantile(reached, quantile), self.farthest))
 
     def delta(self, quantile: float, m: float, scale: str) -> float:
         """The width δ ≥ 0 of the band such that this share of the pairs lies within its outer edge at similarity 0."""
         beyond = self.d - (2 * m * self.rho if scale == "share" else m)
-        return float(np.clip(np.quantile(beyond, quantile), 0, FARTHEST))
+        return float(np.clip(np.quantile(beyond, quantile), 0, self.farthest))
 
-    def record(self) -> dict[str, list[float]]:
+    def record(self) -> dict[str, Any]:
         """The distances as JSON."""
-        return {"d": np.round(self.d, 4).tolist(), "rho": np.round(self.rho, 4).tolist()}
+        record = {"d": np.round(self.d, 4).tolist(), "rho": np.round(self.rho, 4).tolist()}
+        return record | ({"farthest": self.farthest} if self.farthest > math.sqrt(2) else {})
 
     @classmethod
     def read(cls, record: dict[str, Any]) -> Self:
         """Read the JSON of :meth:`record`."""
-        return cls(np.asarray(record["d"]), np.asarray(record["rho"]))
+        farthest = {"farthest": record["farthest"]} if "farthest" in record else {}
+        return cls(np.asarray(record["d"]), np.asarray(record["rho"]), **farthest)
 
 
 @torch.no_grad()
@@ -68,14 +73,17 @@ def measured(config: Run, packed: Packed, fitted: Fitted, maps: "Localised | Non
     model, method = fitted.model.eval(), freshly(config.settings.always_mixing())
     mixes = Mixes(config, model, fitted.weights, packed, {"mixed": method}, precision=fitted.precision, maps=maps)
     found: dict[str, list[np.ndarray]] = {"d": [], "rho": []}
+    negative = False
     with autocast(fitted.device, fitted.precision):
         for batch, _, made, _ in mixes.generate(PAIRS):
             mixed = made["mixed"].mixed
             training_mode(model, config.train.batch_norm)
             before = running_statistics(model)
             generated = model(mixed.images).embedding
+            negative |= bool((generated < 0).any())
             d = distance(generated, embedded(model, batch.images[: batch.count], before))
             other = batch.labels[: batch.count] != batch.labels[mixed.donors]
             for name, values in (("d", d), ("rho", mixed.rho)):
                 found[name].append(values[other].float().cpu().numpy())
-    return Distances(*(np.concatenate(found[name]) for name in ("d", "rho")))
+    d, rho = (np.concatenate(found[name]) for name in ("d", "rho"))
+    return Distances(d, rho, FARTHEST if negative else math.sqrt(2))

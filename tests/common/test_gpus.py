@@ -23,6 +23,7 @@ from lapml.errors import LapmlError, OutOfMemoryError
 from lapml.models import device as optim
 from lapml.runs import evaluate
 from lapml.runs import execute as runs
+from lapml.runs.folder import open_run
 from lapml.training import loop as train
 from lapml.training import methods, watch
 
@@ -304,7 +305,7 @@ def test_wherever_a_run_wants_memory(small_run, packed, tmp_path, monkeypatch, o
 def test_a_finished_run_that_does_not_fit(small_run, packed, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     runs.execute(small_run("baseline", "train.epochs=1", "train.warmup_epochs=0"), packed, folder, log=quietly)
-    record, _ = runs.open_run(folder)
+    record, _ = open_run(folder)
     original = torch.nn.Module.to
     monkeypatch.setattr(
         torch.nn.Module, "to", lambda self, *args, **more: full() if args else original(self, *args, **more)

@@ -17,6 +17,7 @@ from lapml.models.device import autocast
 from lapml.models.model import Classifier, build, running_statistics, training_mode
 from lapml.training import loop as train
 from lapml.training import losses, methods
+from lapml.training.passes import embedded
 
 CPU, SIDE = torch.device("cpu"), 48
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
@@ -175,7 +176,7 @@ def whole_loss(run, batch, model: Classifier, mixed: Mixed | None, precision: st
         else:
             before = running_statistics(model)
             output = model(mixed.images)
-            clean = methods.embedded(model, batch.images, before) if run.settings.margin else None
+            clean = embedded(model, batch.images, before) if run.settings.margin else None
             loss, _ = methods.loss(run.settings, output, batch.labels, mixed, clean)
     loss.backward()
     assert all(value.grad.isfinite().all() for value in model.parameters())
@@ -219,7 +220,7 @@ def test_the_margin_losses_of_those_rows_are_at_work(small_run, packed, row):
     mixed = mixed_of(run, batch, model)
     before = running_statistics(model)
     output = model(mixed.images)
-    clean = methods.embedded(model, batch.images, before)
+    clean = embedded(model, batch.images, before)
     _, stats = methods.loss(run.settings, output, batch.labels, mixed, clean)
     assert stats["loss_margin"] > 0.01 and (row == "margin" or stats["loss_adaptive"] > 1e-3)
     same = batch.labels == batch.labels[mixed.donors]

@@ -18,7 +18,7 @@ from lapml.files import sha256
 from lapml.paths import READS, RUN_FILES
 from lapml.runs import execute as runs
 from lapml.runs import kept
-from lapml.runs.folder import NOT_KEPT
+from lapml.runs.folder import NOT_KEPT, open_run
 from lapml.training import loop as train
 
 FORK = multiprocessing.get_context("fork")
@@ -124,13 +124,13 @@ def test_what_is_replaced_is_kept_beside(made, older):
     _, lines = made(other(), replace=True)
     aside = made.folder.with_name("0.old-1")
     assert contents(aside) == before and (aside / "transfers.jsonl").read_text() == "its own\n"
-    assert runs.open_run(aside)[0]["train"]["epochs"] == 2
+    assert open_run(aside)[0]["train"]["epochs"] == 2
     assert (aside / READS).read_text() == reads and any(str(aside) in line for line in lines)
     assert {each.name for each in made.folder.iterdir()} == {*RUN_FILES, READS, ".kept"}
-    assert runs.open_run(made.folder)[0]["train"]["epochs"] == 3
+    assert open_run(made.folder)[0]["train"]["epochs"] == 3
     assert len((made.folder / READS).read_text().splitlines()) == 2  # readings of the test split are counted on
     made(other(4), replace=True)
-    assert runs.open_run(made.folder.with_name("0.old-2"))[0]["train"]["epochs"] == 3 and contents(aside) == before
+    assert open_run(made.folder.with_name("0.old-2"))[0]["train"]["epochs"] == 3 and contents(aside) == before
 
 
 def test_what_was_kept_is_no_run_of_the_tables(made):
@@ -205,9 +205,7 @@ def test_a_file_system_without_hard_links(made, monkeypatch):
     made()
     assert contents(made.folder) == before
     made(other(), replace=True)
-    assert (
-        contents(made.folder.with_name("0.old-1")) == before and runs.open_run(made.folder)[0]["train"]["epochs"] == 3
-    )
+    assert contents(made.folder.with_name("0.old-1")) == before and open_run(made.folder)[0]["train"]["epochs"] == 3
 
 
 def test_a_damaged_copy_is_not_put_back(made):
@@ -216,7 +214,7 @@ def test_a_damaged_copy_is_not_put_back(made):
     (made.folder / ".kept/metrics.json").write_text("{}")
     delete_outputs(made.folder)
     _, lines = made()
-    assert not any("put back" in line for line in lines) and runs.open_run(made.folder)
+    assert not any("put back" in line for line in lines) and open_run(made.folder)
 
 
 def test_a_taken_over_run_and_an_own_one_of_other_settings(made, tmp_path):

@@ -20,6 +20,7 @@ from lapml.models import device as optim
 from lapml.models.model import build
 from lapml.runs import evaluate
 from lapml.runs import execute as runs
+from lapml.runs.folder import open_run
 from lapml.training import state
 from lapml.training.loop import fit
 from lapml.training.state import Means
@@ -185,7 +186,7 @@ def test_a_run_reads_again_what_it_wrote_and_says_what_made_it(small_run, packed
     folder = tmp_path / "run"
     metrics = runs.execute(small_run("loc_cutmix", *CUDA), packed, folder, log=quietly)
     assert made[torch.uint8] == 1 and len(saves) == 1
-    record, origin = runs.open_run(folder)
+    record, origin = open_run(folder)
     assert origin["device"] == torch.cuda.get_device_name() and (origin["precision"], origin["tf32"]) == ("bf16", True)
     assert all(origin["versions"][name] for name in ("driver", "cuda", "cudnn", "torchvision"))
     assert origin["versions"] == provenance.versions() and origin["peak_memory_bytes"] > 0

@@ -33,6 +33,7 @@ from lapml.paths import LIVE, READS, REPORT_FILES, RUN_FILES, Paths
 from lapml.report import page  # noqa: F401
 from lapml.runs import execute as runs
 from lapml.runs import tune as tuning  # noqa: F401, for the children
+from lapml.runs.folder import open_run
 from lapml.training import loop as train
 from lapml.training import state
 from lapml.training.optim import schedule
@@ -355,7 +356,7 @@ def half_written(shop: Shop, whole: Shop, command: tuple[str, ...], before: dict
 def taken(shop: Shop) -> bool:
     """Whether the run folder of :data:`TRAIN` is taken for a complete one."""
     try:
-        runs.open_run(shop.root / FOLDER)
+        open_run(shop.root / FOLDER)
     except LapmlError:
         return False
     return True
@@ -460,7 +461,7 @@ def test_kill_while_a_finished_run_is_replaced(whole, tmp_path):
 def whole_of(folder: Path, origin: bytes) -> bool:
     """Whether a folder holds the whole run of that provenance.json."""
     try:
-        runs.open_run(folder)
+        open_run(folder)
     except (LapmlError, OSError):
         return False
     return (folder / "provenance.json").read_bytes() == origin
