@@ -25,8 +25,8 @@ NOT_PUBLISHED = '<meta name="lapml-images" content="none">\n<p>The gallery is no
 
 
 def publish_finished(params: Params, paths: Paths) -> str:
-    """Copy what is finished of a suite and not published yet: runs (without weights), tuned files, diagnoses. What is
-    published already stays as it is, so that a suite can be completed over several occasions, see :func:`restore`.
+    """Copy what is finished of a suite and not published yet: runs (without weights), tuned files, diagnoses. What is published
+    already stays (but for a diagnosis of fewer seeds), so that a suite can be completed over occasions, see :func:`restore`.
 
     The runs that a diagnosis takes its models from are published together with it: it is of these models and of no others.
 
@@ -65,7 +65,7 @@ def publish_finished(params: Params, paths: Paths) -> str:
         for dataset in params.datasets:
             if (
                 diagnosed[dataset]
-                and not (there.diagnosis(dataset) / "diagnosis.json").is_file()
+                and not _fits(params, there, dataset)  # none yet, or one of fewer seeds
                 and _same_models(params, paths, there, dataset)
             ):
                 copy_folder(paths.diagnosis(dataset), there.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)

@@ -128,6 +128,19 @@ def test_and_is_published_with_it_or_not_at_all(suite):
     assert (paths.as_published().diagnosis("birds") / "diagnosis.json").is_file()
 
 
+def test_a_diagnosis_of_fewer_seeds_is_replaced(suite, monkeypatch):
+    params, paths = suite
+    accumulate.publish_finished(params, paths)
+    there = paths.as_published().diagnosis("birds") / "diagnosis.json"
+    there.write_text("of fewer seeds")
+    fits = accumulate._fits
+    monkeypatch.setattr(
+        accumulate, "_fits", lambda params, where, name: where.base == paths.base and fits(params, where, name)
+    )
+    accumulate.publish_finished(params, paths)
+    assert there.read_bytes() == (paths.diagnosis("birds") / "diagnosis.json").read_bytes()
+
+
 def test_models_of_two_machines_do_not_come_under_one_diagnosis(elsewhere, suite, edit):
     """A baseline of other weights than the published one is here: neither the others nor the diagnosis are taken over."""
     params, paths = elsewhere
