@@ -100,7 +100,7 @@ def test_a_misspelt_name_is_answered_by_the_one_that_was_meant(arguments: list[s
 @pytest.mark.parametrize("command", [["data", "fetch"], ["data", "prepare"], ["localise"], ["tune"], ["train"]])
 def test_a_data_set_of_other_suites_is_answered_by_those_suites(command: list[str]) -> None:
     found = runner.invoke(app, [*command, "cub200", *(["cutmix", "0"] if command == ["train"] else [])])
-    assert found.exit_code == 1 and "suites that have it: choices-cub200, cub200, " in found.stderr
+    assert found.exit_code == 1 and "suites that have it: birds50, choices-cub200, cub200, " in found.stderr
 
 
 def test_the_suites_that_have_a_data_set() -> None:

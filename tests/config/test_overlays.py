@@ -203,7 +203,7 @@ def test_using_a_suite_keeps_an_edited_params_file(tmp_path, monkeypatch):
     target.write_text(target.read_text().replace("lr: 0.01", "lr: 0.02"))
     assert "kept as params.yaml.old" in suites.use("demo")
     assert "lr: 0.02" in (tmp_path / "params.yaml.old").read_text()
-    with pytest.raises(LapmlError, match="no suite 'base': expected one of choices-cub200"):
+    with pytest.raises(LapmlError, match="no suite 'base': expected one of birds50, choices-cub200"):
         suites.use("base")
 
 
