@@ -47,15 +47,21 @@ def watch(
 
 
 def _table(suite: str, rows: list):
+    from rich import box
     from rich.table import Table
 
     from lapml.common.text import duration
     from lapml.runs.watching import DONE, RUNNING, STOPPED
 
+    done = sum(row.state == DONE for row in rows)
     table = Table(
-        title=f"suite {suite}: {sum(row.state == DONE for row in rows)} of {len(rows)} runs done", title_justify="left"
+        title=f"suite {suite}: {done} of {len(rows)} runs done",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    for name in ("data set", "method", "seed", "state", "epoch", "loss", "accuracy", "left", "test top-1"):
+    for name in ("data set", "method", "seed", "state", "epoch", "loss", "train %", "left", "top-1 %"):
         text = name in ("data set", "method", "state")
         table.add_column(name, justify="left" if text else "right", no_wrap=True)
     style = {DONE: "green", RUNNING: "bold", STOPPED: "yellow"}
