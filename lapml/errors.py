@@ -10,6 +10,11 @@ def expected(name: str, known: Collection[str]) -> str:
     return f"expected one of {', '.join(known) or 'none'}" + (f"; did you mean {close[0]}?" if close else "")
 
 
+def words(error: object) -> str:
+    """What another library's error says, on one line; the name of its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class LapmlError(Exception):
     """Bad input or state that a user can correct. The CLI prints it as one line and exits with ``status``."""
 

@@ -43,14 +43,14 @@ def model_show(
 
     Example: lapml model show convnext_tiny --side 224
     """
-    from lapml.models.catalogue import row, stages_of
+    from lapml.models.catalogue import row
 
     found = row(name, side)
     typer.echo(LINE.format("name", "px", "map", "channels", "params", "Gflop", "pretrained weights: model.weights"))
     typer.echo(_line(found))
     typer.echo(
         f"cells of {found['side'] / found['cells']:g} px; pretrained at {found['native']} px; stages for model.freeze: "
-        f"{stages_of(name) or 'none that can be told'}, or all"
+        f"{found['stages'] or 'none that can be told'}, or all"
     )
 
 

@@ -120,9 +120,7 @@ class Model(Section):
     output_stride: Literal[8, 16, 32] | None
     embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None
     drop_path: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0  # of the deepest residual branch, that it is skipped
-    freeze: Annotated[Annotated[int, Field(ge=0)] | Literal["all"], LATER] = (
-        0  # the stem and so many stages stay as pretrained
-    )
+    freeze: Annotated[Annotated[int, Field(ge=0)] | Literal["all"], LATER] = 0  # stages that stay as pretrained
 
 
 class Train(Section):
@@ -141,15 +139,13 @@ class Train(Section):
     batch_norm: Literal["local", "sync", "frozen"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
     optimizer: Annotated[Literal["sgd", "adamw", "lamb", "lion"], LATER] = "sgd"
-    layer_decay: Annotated[Annotated[float, Field(gt=0, le=1)] | None, LATER] = (
-        None  # factor on lr from a layer to that before
-    )
+    layer_decay: Annotated[Annotated[float, Field(gt=0, le=1)] | None, LATER] = None  # of lr, a layer to that before
     decay_norms: Annotated[bool, LATER] = True  # weight decay also on norms and biases
     accumulate: Annotated[Count, LATER] = 1  # parts that a batch goes through the model in
     clip_grad: Annotated[Positive | None, LATER] = None  # largest norm of all gradients together
 
     @model_validator(mode="after")
-    def _warmup(self) -> Self:
+    def _possible(self) -> Self:
         if self.batch % self.accumulate or self.batch // self.accumulate < 2:
             raise ValueError(
                 f"accumulate: found {self.accumulate}, expected parts of 2 images or more of batch ({self.batch})"

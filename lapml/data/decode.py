@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH
 
 from lapml.data import damage, formats, levels
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, words
 
 Result = TypeVar("Result")
 ORIENTATION = 0x0112  # the EXIF tag
@@ -99,7 +99,7 @@ def _refuse_uncovered(image: Image.Image) -> None:
 def _why(file: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # whose text is no more than the file's name
         return formats.needed(file) or "no format that can be opened here"
-    return " ".join(str(error).split()) or type(error).__name__
+    return words(error)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -27,6 +27,8 @@ class Settings(Mixer):
 def saliency(images: Tensor) -> Tensor:
     """(B, 64, 64) fp32 spectral residual of (B, 3, H, H) images: |F⁻¹ exp(L − mean₃ₓ₃ L + iP)|², blurred, with L and P the
     logarithm of the amplitude and the phase of the spectrum of the mean over the colours."""
+    from torchvision.transforms.v2.functional import gaussian_blur  # slow to import, and not needed to read settings
+
     functional = torch.nn.functional
     with torch.autocast(images.device.type, enabled=False):
         grey = images.float().mean(1, keepdim=True)
@@ -36,12 +38,7 @@ def saliency(images: Tensor) -> Tensor:
         around = functional.pad(amplitude, (1, 1, 1, 1), mode="circular")  # a spectrum repeats itself
         residual = amplitude - functional.avg_pool2d(around, 3, stride=1)
         found = torch.fft.ifft2(torch.polar(residual.exp(), spectrum.angle())).abs().square()
-        at = torch.arange(-REACH, REACH + 1, device=images.device, dtype=torch.float32)
-        weights = (-(at**2) / (2 * SIGMA**2)).exp()
-        weights = weights / weights.sum()
-        padded = functional.pad(found, (REACH, REACH, REACH, REACH), mode="reflect")
-        rows = functional.conv2d(padded, weights.view(1, 1, -1, 1))
-        return functional.conv2d(rows, weights.view(1, 1, 1, -1))[:, 0]
+        return gaussian_blur(found, [2 * REACH + 1] * 2, [SIGMA] * 2)[:, 0]
 
 
 def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, words
 from lapml.models import weights
 
 SIDES = {"model.name": "view.side", "localise.model": "localise.side"}
@@ -76,14 +76,14 @@ def create(
     try:
         backbone = timm.create_model(name, pretrained=initial and source == "timm", **options)
     except Exception as error:  # timm raises many types here: unknown name, unsupported stride, no connection
-        raise LapmlError(f"{keys[0]} {name!r}: timm cannot make it ({_words(error)})") from None
+        raise LapmlError(f"{keys[0]} {name!r}: timm cannot make it ({words(error)})") from None
     if initial and source == "timm":  # the hub gives no checksum of its own
         record["sha256"] = weights.state_sha256(backbone.state_dict())
     if state is not None:
         try:
             backbone.load_state_dict(state)
         except RuntimeError as error:
-            raise LapmlError(f"{keys[1]} {source!r} do not fit {name}: {_words(error)[:300]}") from None
+            raise LapmlError(f"{keys[1]} {source!r} do not fit {name}: {words(error)[:300]}") from None
     return backbone, record
 
 
@@ -99,7 +99,7 @@ def resize(backbone: nn.Module, side: int, key: str, name: str) -> None:
     try:
         backbone.set_input_size(img_size=(side, side))
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
-        raise LapmlError(f"{key}: {name} does not take {side} px inputs ({_words(error)}); set {SIDES[key]}") from None
+        raise LapmlError(f"{key}: {name} does not take {side} px inputs ({words(error)}); set {SIDES[key]}") from None
 
 
 def native_side(backbone: nn.Module) -> int:
@@ -123,7 +123,7 @@ def last_map(backbone: nn.Module, side: int, key: str, name: str) -> Tap:
         backbone.reset_classifier(0)
         tap = taken(backbone, images)
     except (AssertionError, RuntimeError, IndexError) as error:
-        raise LapmlError(f"{key}: {name} does not take {side} px inputs ({_words(error)}); set {SIDES[key]}") from None
+        raise LapmlError(f"{key}: {name} does not take {side} px inputs ({words(error)}); set {SIDES[key]}") from None
     except (TypeError, ValueError, AttributeError):  # of models that do not offer what is asked of them
         tap = None
     if tap is None:
@@ -187,7 +187,3 @@ def _drop_unused(backbone: nn.Module, tap: Tap, images: Tensor) -> None:
             dropped.append(name)
     for name, value in backbone.named_parameters():
         value.requires_grad_(name in used)
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -8,8 +8,8 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lapml.errors import LapmlError
-from lapml.models.backbone import Tap, native_side, resize, taken
+from lapml.errors import LapmlError, words
+from lapml.models.backbone import Tap, create, native_side, resize, taken
 from lapml.models.frozen import stages
 from lapml.models.model import GRID
 from lapml.models.weights import WHEELS
@@ -43,16 +43,15 @@ def row(name: str, side: int | None = None) -> dict[str, Any]:
 
     Returns:
         name; side and ``native`` side in pixels; ``cells`` per side of the map; ``channels`` of the map; ``parameters`` of the
-        backbone; ``gflop`` of one image's forward pass (a multiply-add counts as two); ``weights``, see :func:`weights_of`.
+        backbone; ``gflop`` of one image's forward pass (a multiply-add counts as two); ``stages`` that ``model.freeze`` knows;
+        ``weights``, see :func:`weights_of`.
 
     Raises:
         LapmlError: timm has no such model, or it gives no map at that side that lapml can use.
     """
     with torch.device("meta"):  # shapes alone
-        try:
-            backbone = timm.create_model(name).eval()
-        except Exception as error:  # timm raises many types here
-            raise LapmlError(f"model.name {name!r}: timm cannot make it ({' '.join(str(error).split())})") from None
+        backbone, _ = create(name, "none", 0, ("model.name", "model.weights"))
+        backbone.eval()
         native = native_side(backbone)
         side = side or native
         resize(backbone, side, "model.name", name)
@@ -77,6 +76,7 @@ def row(name: str, side: int | None = None) -> dict[str, Any]:
         "channels": shape[1],
         "parameters": sum(value.numel() for value in backbone.parameters()),
         "gflop": gflop,
+        "stages": len(stages(backbone)),
         "weights": weights_of(name, backbone.pretrained_cfg),
     }
 
@@ -91,8 +91,9 @@ def _measured(backbone: torch.nn.Module, images: torch.Tensor, name: str) -> tup
             shape = tap.features(backbone, images).shape
         return tap, counter.get_total_flops() / 1e9, shape
     except Exception as error:  # such as AssertionError, RuntimeError, IndexError: a side that it does not take
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise LapmlError(f"model.name: {name} does not take {images.shape[-1]} px inputs ({why[:150]})") from None
+        raise LapmlError(
+            f"model.name: {name} does not take {images.shape[-1]} px inputs ({words(error)[:150]})"
+        ) from None
 
 
 def weights_of(name: str, cfg: dict[str, Any]) -> str:
@@ -118,9 +119,3 @@ def _cached(cfg: dict[str, Any]) -> bool:
         return False
     files = [cfg["hf_hub_filename"]] if cfg.get("hf_hub_filename") else ["model.safetensors", "pytorch_model.bin"]
     return any(isinstance(try_to_load_from_cache(cfg["hf_hub_id"], file), str) for file in files)
-
-
-def stages_of(name: str) -> int:
-    """How many stages of a model ``model.freeze`` knows."""
-    with torch.device("meta"):
-        return len(stages(timm.create_model(name)))

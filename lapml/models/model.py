@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lapml.config import Model
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, words
 from lapml.models.backbone import Tap, create, last_map, resize
 from lapml.models.frozen import Frozen, freeze
 
@@ -108,7 +108,7 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
         backbone.train()
     torch.manual_seed(seed)
     model = Classifier(backbone, tap, channels, classes, config.embedding_dim)
-    grid = _grid(model, side)
+    grid = _grid(model, side, name)
     if min(grid) < GRID:
         raise LapmlError(
             f"model: the map of {config.name} at {side} px has {grid[0]}×{grid[1]} cells, expected at least {GRID}×{GRID}: "
@@ -209,14 +209,13 @@ def _truncate(backbone: nn.Module, config: Model) -> tuple[Tap, int]:
 
 
 @torch.no_grad()
-def _grid(model: Classifier, side: int) -> tuple[int, int]:
+def _grid(model: Classifier, side: int, name: str) -> tuple[int, int]:
     training = model.training
     model.eval()
     try:
         height, width = model.features(torch.zeros(1, 3, side, side)).shape[2:]
     except (AssertionError, RuntimeError) as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise LapmlError(f"model.name: the model does not take {side} px inputs ({why}); set view.side") from None
+        raise LapmlError(f"model.name: {name} does not take {side} px inputs ({words(error)}); set view.side") from None
     model.train(training)
     return height, width
 

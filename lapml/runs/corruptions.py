@@ -7,12 +7,13 @@ the object, or all but the object, hidden by the mean colour, by the data set's 
 
 import io
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
+from torchvision.transforms.v2.functional import gaussian_blur, pad
 
 from lapml.data.batches import Batch, Batches
 from lapml.data.truth import box_pixels
@@ -54,12 +55,8 @@ def _noise(pixels: Tensor, deviation: float, rows: np.ndarray) -> Tensor:
 
 def _blur(pixels: Tensor, sigma: float, _: np.ndarray) -> Tensor:
     reach = int(TRUNCATED * sigma + 0.5)
-    at = torch.arange(-reach, reach + 1, device=pixels.device, dtype=pixels.dtype)
-    weights = (-(at**2) / (2 * sigma**2)).exp()
-    weights = (weights / weights.sum()).expand(pixels.shape[1], 1, -1)
-    wide = pad(pixels, (reach,) * 4, mode="replicate")
-    rows = conv2d(wide, weights[..., None], groups=pixels.shape[1])
-    return conv2d(rows, weights[:, :, None], groups=pixels.shape[1])
+    wide = gaussian_blur(pad(pixels, [reach] * 4, padding_mode="edge"), [2 * reach + 1] * 2, [sigma] * 2)
+    return wide[..., reach:-reach, reach:-reach]
 
 
 def _brightness(pixels: Tensor, added: float, _: np.ndarray) -> Tensor:
@@ -89,7 +86,7 @@ CORRUPTIONS: dict[str, Callable[[Tensor, float, np.ndarray], Tensor]] = {
     "contrast": _contrast,
     "jpeg": _jpeg,
 }
-Change = Callable[[Batches], Callable[[Batch], Tensor]]  # what predict() makes of a batch's images
+Change = Callable[[Batch, Batches], Tensor]  # what predict() makes of the images of a batch, one of these batches
 
 
 def changes(boxes: bool) -> Iterator[tuple[str, Change | None]]:
@@ -101,32 +98,20 @@ def changes(boxes: bool) -> Iterator[tuple[str, Change | None]]:
     yield "clean", None
     for name, strengths in SEVERITIES.items():
         for severity in range(1, len(strengths) + 1):
-            yield f"{name} {severity}", _by(name, severity)
+            yield f"{name} {severity}", partial(_worse, name=name, severity=severity)
     if boxes:
         for what in HIDDEN:
-            yield f"{what} hidden", _hiding(what)
+            yield f"{what} hidden", partial(_hidden, what=what)
 
 
-def _by(name: str, severity: int) -> Change:
-    def of(batches: Batches) -> Callable[[Batch], Tensor]:
-        def change(batch: Batch) -> Tensor:
-            pixels = ((batch.images.float() * batches.std + batches.mean) / 255).clamp(0, 1)
-            worse = corrupted(pixels, name, severity, batch.rows)
-            return ((worse * 255 - batches.mean) / batches.std).to(batch.images)
-
-        return change
-
-    return of
+def _worse(batch: Batch, batches: Batches, name: str, severity: int) -> Tensor:
+    pixels = ((batch.images.float() * batches.std + batches.mean) / 255).clamp(0, 1)
+    worse = corrupted(pixels, name, severity, batch.rows)
+    return ((worse * 255 - batches.mean) / batches.std).to(batch.images)
 
 
-def _hiding(what: str) -> Change:
-    def of(batches: Batches) -> Callable[[Batch], Tensor]:
-        def change(batch: Batch) -> Tensor:
-            side = batch.images.shape[-1]
-            seen = batches.annotations.seen(batch.rows, batch.windows.cpu().double().numpy(), side)
-            inside = box_pixels(seen.boxes.to(batch.images.device), side)[:, None]
-            return batch.images * (~inside if what == "object" else inside)
-
-        return change
-
-    return of
+def _hidden(batch: Batch, batches: Batches, what: str) -> Tensor:
+    side = batch.images.shape[-1]
+    seen = batches.annotations.seen(batch.rows, batch.windows.cpu().double().numpy(), side)
+    inside = box_pixels(seen.boxes.to(batch.images.device), side)[:, None]
+    return batch.images * (~inside if what == "object" else inside)

@@ -1,7 +1,7 @@
 """Evaluation: predictions, accuracy and retrieval of a trained model."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,10 @@ from lapml.errors import LapmlError
 from lapml.models.device import DTYPES, autocast
 from lapml.models.model import Classifier
 from lapml.runs.calibration import calibration
-from lapml.runs.corruptions import Change
 from lapml.runs.results import RECALL, TOP, only_of_class, recall_counts, top5_counts
+
+if TYPE_CHECKING:
+    from lapml.runs.corruptions import Change
 
 BLOCK = 1024  # images whose neighbours are searched at once
 
@@ -40,7 +42,7 @@ def predict(
     weights: dict[str, Any],
     device: torch.device,
     precision: str,
-    change: Change | None = None,
+    change: "Change | None" = None,
 ) -> Predictions:
     """Logits and embeddings of the run's evaluation split, in evaluation mode and with evaluation views.
 
@@ -71,7 +73,7 @@ def predict(
 
 @torch.no_grad()
 def outputs(
-    model: Classifier, batches: Batches, size: int, precision: str, change: Change | None = None
+    model: Classifier, batches: Batches, size: int, precision: str, change: "Change | None" = None
 ) -> tuple[Tensor, Tensor]:
     """(N, K) logits and (N, D) embeddings of all rows of ``batches``, fp32, on the device, without waiting for it.
 
@@ -80,10 +82,10 @@ def outputs(
         change: see :func:`predict`.
     """
     model.eval()
-    found, changed = [], change(batches) if change else None
+    found = []
     for batch in batches.evaluation(size):
         with autocast(batches.device, precision):
-            found.append(model(changed(batch) if changed else batch.images)[1:])
+            found.append(model(change(batch, batches) if change else batch.images)[1:])
     logits, embeddings = (torch.cat(part).float() for part in zip(*found, strict=True))
     return logits, embeddings
 

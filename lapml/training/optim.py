@@ -4,8 +4,11 @@ import math
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # which timm exports implicitly
-from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import (  # type: ignore[attr-defined]  # which timm exports implicitly
+    create_optimizer_v2,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from torch import nn
 
 from lapml.config import Train

@@ -133,7 +133,7 @@ def test_what_is_hidden_is_the_box(annotated):
     view = View(side=48, aspect="keep", crop="resized", scale=[0.35, 1.0], flip=True, jitter=0.0)
     batches = Batches(annotated, np.arange(6), view, [0.5] * 3, [0.2] * 3, torch.device("cpu"))
     batch = next(iter(batches.evaluation(6)))
-    made = {name: change(batches)(batch) for name, change in changes(True) if name.endswith("hidden")}
+    made = {name: change(batch, batches) for name, change in changes(True) if name.endswith("hidden")}
     boxes = batches.annotations.seen(batch.rows, batch.windows.numpy().astype(float), 48).boxes
     for i, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
         for y in range(48):

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, words
 
 LEAST_BOUND, RATIO = 2**30, 20  # an archive may unpack to this many bytes, or this many times its size
 MOST_MEMBERS = 3_000_000
@@ -95,7 +95,7 @@ def extract(archive: Path, folder: Path, budget: Budget, advice: str) -> None:
 
 
 def _damaged(archive: Path, error: Exception, advice: str) -> LapmlError:
-    what = " ".join(str(error).split()) or type(error).__name__
+    what = words(error)
     return LapmlError(
         f"{archive}: cannot be unpacked ({what}): cut off or damaged; remove it and get it again, or {advice}"
     )

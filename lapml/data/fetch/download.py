@@ -23,7 +23,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, words
 
 WAITS = (1, 4, 10)  # seconds before each further try of a mirror
 TIMEOUT = (20, 60)  # seconds to connect, and without a byte
@@ -72,7 +72,7 @@ def download(urls: list[str], checksum: str | None, folder: Path, advice: str, b
         except (_Refused, ValueError) as error:  # pooch's ValueError: the checksum
             if not isinstance(error, _Refused) or not _size(_part(file)):
                 _forget(_part(file))
-            reasons.append(f"{shown(url)} ({_line(error)})")
+            reasons.append(f"{shown(url)} ({words(error)})")
             offline |= isinstance(error, _Offline)
             continue
         for other, _ in files.values():
@@ -187,23 +187,19 @@ def _plain_reasons() -> Iterator[None]:
     try:
         yield
     except requests.exceptions.SSLError as error:
-        raise _Refused(f"{_line(_cause(error))}; a proxy with its own certificate? set REQUESTS_CA_BUNDLE") from None
+        raise _Refused(f"{words(_cause(error))}; a proxy with its own certificate? set REQUESTS_CA_BUNDLE") from None
     except requests.ConnectionError as error:
-        raise _Offline(_line(_cause(error))) from None
+        raise _Offline(words(_cause(error))) from None
     except (requests.Timeout, urllib3.exceptions.HTTPError) as error:
-        raise _Broken(_line(_cause(error))) from None
+        raise _Broken(words(_cause(error))) from None
     except (requests.RequestException, UnicodeError) as error:
-        raise _Refused(_line(error)) from None
+        raise _Refused(words(error)) from None
 
 
 def _cause(error: Exception) -> Any:
     """What urllib3 says, without the story around it."""
     first = error.args[0] if error.args else error
     return getattr(first, "reason", first)
-
-
-def _line(error: Any) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _range(answer: requests.Response) -> tuple[int | None, int | None]:

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from lapml.data.readers import Counts, Download, annotations
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, words
 
 TITLE = "Stanford Cars"
 IMAGES = ""
@@ -157,7 +157,7 @@ def _variable(file: Path, name: str) -> Any:
     try:
         found = loadmat(BytesIO(content), squeeze_me=True, variable_names=[name])
     except Exception as error:  # damage raises many types
-        what = " ".join(str(error).split()) or type(error).__name__
+        what = words(error)
         raise LapmlError(
             f"{file}: is no MATLAB file that can be read ({what}): cut off, or a web page saved under its name? "
             "get it again"
