@@ -47,6 +47,7 @@ class View(Section):
     scale: Annotated[list[Share], Field(min_length=2, max_length=2)]
     flip: bool
     jitter: Share
+    erase: Annotated[Share, LATER] = 0.0  # probability that an image loses a rectangle
 
     @model_validator(mode="after")
     def _scale(self) -> Self:
@@ -143,6 +144,7 @@ class Train(Section):
     decay_norms: Annotated[bool, LATER] = True  # weight decay also on norms and biases
     accumulate: Annotated[Count, LATER] = 1  # parts that a batch goes through the model in
     clip_grad: Annotated[Positive | None, LATER] = None  # largest norm of all gradients together
+    ema: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, LATER] = None  # decay of the weights' moving average
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -129,6 +129,8 @@ class Batches:
             for rows, step, stored in self._read(plan):
                 drawn = {name: self._send(table[rows]) for name, table in tables.items()}
                 images = self._view(stored, drawn["windows"], drawn.get("jitter"))
+                if self.view.erase:
+                    images = views.erase(images, drawn["erase"], self.view.erase)
                 extra: dict[str, Any] = {}
                 if mixed[step]:
                     extra = {name: drawn[name][:share] for name in ("lam", "uniform", "second") if name in drawn}

@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     SECOND_BOX = 7
     SAME_CLASS = 8
     DROP_PATH = 9
+    ERASE = 10
 
 
 def stream(seed: int, epoch: int, purpose: Purpose) -> np.random.Generator:
@@ -52,6 +53,8 @@ def tables(
     made = {"windows": views.training_windows(sizes, view, uniform)}
     if view.jitter:
         made["jitter"] = stream(seed, epoch, Purpose.JITTER).random((count, 3))
+    if view.erase:
+        made["erase"] = stream(seed, epoch, Purpose.ERASE).random((count, 5))
     mixed = margins = np.zeros(steps, bool)
     if settings.mix and settings.mix.at_work(epoch, epochs):
         mixed = stream(seed, epoch, Purpose.MIXED).random(steps) < settings.mix.prob

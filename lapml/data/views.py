@@ -16,6 +16,7 @@ from lapml.config import View
 TRIES = 10  # of a random area and aspect, as in torchvision's RandomResizedCrop
 DRAWS = 2 * TRIES + 3  # uniform numbers that a training window takes
 ASPECT = (3 / 4, 4 / 3)
+ERASED, ERASED_ASPECT = (0.02, 0.33), (0.3, 3.3)  # of a rectangle that is erased, as in torchvision
 WINDOW = 7 / 8  # the classic 448 of 512
 
 
@@ -96,6 +97,27 @@ def jitter(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
     images = (mean + (images - mean) * contrast).clamp(0, 255)
     grey = _grey(images)
     return (grey + (images - grey) * colour).clamp(0, 255)
+
+
+def erase(images: Tensor, uniform: Tensor, probability: float) -> Tensor:
+    """Random erasing (Zhong et al., AAAI 2020): a rectangle of 2 to 33 % of the image, of an aspect from 0.3 to 3.3, becomes the
+    mean of the input, 0. One that would be longer than the image ends at its border, where torchvision's draws again.
+
+    Args:
+        images: (B, 3, H, H), normalised.
+        uniform: (B, 5) in [0, 1): whether, area, aspect, and the place in y and x.
+    """
+    side = images.shape[2]
+    area, (low, high) = ERASED[0] + uniform[:, 1] * (ERASED[1] - ERASED[0]), np.log(ERASED_ASPECT)
+    root = torch.exp((low + uniform[:, 2] * (high - low)) / 2)
+    extent = (
+        torch.stack([area.sqrt() * root, area.sqrt() / root], 1).mul(side).round().clamp(1, side - 1)
+    )  # height, width
+    start = (uniform[:, 3:] * (side - extent + 1)).floor()
+    place = torch.arange(side, device=images.device)
+    hit = (place >= start[:, :, None]) & (place < (start + extent)[:, :, None])  # (B, 2, side): rows and columns
+    hit = hit[:, 0, :, None] & hit[:, 1, None] & (uniform[:, :1, None] < probability)
+    return images.masked_fill(hit[:, None], 0)
 
 
 def to_view(windows: np.ndarray, points: np.ndarray) -> np.ndarray:

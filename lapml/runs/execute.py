@@ -31,6 +31,11 @@ from lapml.training.loop import Fitted, as_csv, fit, made_of
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
+RAW = (
+    "top1",
+    "loss",
+    "recall1",
+)  # what metrics.json holds of the last step's weights too, where their average is evaluated
 PLACEHOLDER = {"m": 0.8, "weight": 0.1, "delta": 0.4, "quantile": 0.5}  # in place of tuned margins, if none are needed
 
 
@@ -83,6 +88,9 @@ def _execute(
     found = evaluate.predict(fitted.model, packed, config, fitted.weights, fitted.device, fitted.precision)
     totals = {key: sum(row[key] for row in fitted.history) for key in ("images_forward", "images_backward", "seconds")}
     metrics = {**evaluate.metrics(found), **totals, "split": config.evaluate}
+    if config.train.ema:  # the weights that were averaged, beside
+        raw = evaluate.predict(fitted.models[0], packed, config, fitted.weights, fitted.device, fitted.precision)
+        metrics |= {f"raw_{name}": value for name, value in evaluate.metrics(raw).items() if name in RAW}
     if ranks.rank():
         return metrics
 

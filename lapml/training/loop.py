@@ -41,13 +41,18 @@ COLUMNS = (
 
 @dataclass
 class Fitted:
-    model: Classifier
+    models: list[Classifier]  # as the last step left it, and with ``train.ema`` its moving average
     history: list[dict[str, Any]]  # one row per epoch, keys COLUMNS
     weights: dict[str, Any]  # what the model started from
     device: torch.device
     precision: str
     resumed: int  # how often the run was taken up again
     earlier_seconds: float  # of what was done before it was
+
+    @property
+    def model(self) -> Classifier:
+        """The one that is evaluated and kept."""
+        return self.models[-1]
 
 
 def fit(
@@ -91,10 +96,10 @@ def fit(
         batches = Batches(packed, rows, config.data.view, mean, std, device, DTYPES[precision])
         steps = batches.steps(train.batch)
         learner = make_learner(config, model, len(packed.index), device, precision, maps)
-        saved = state.Checkpoint(path, made, learner.model, learner.optimizer, learner.bank)
+        saved = state.Checkpoint(path, made, learner.models(), learner.optimizer, learner.bank)
         history, now = saved.restored(device, replace, log)
     earlier = sum(row["seconds"] for row in history) + now.seconds
-    fitted = lambda: Fitted(learner.model, history, weights, device, precision, saved.resumed, earlier)  # noqa: E731
+    fitted = lambda: Fitted(learner.models(), history, weights, device, precision, saved.resumed, earlier)  # noqa: E731
     with (
         Watch(config, steps, saved, lag=0 if device.type == "cpu" else 1) as watch,
         memory(f"train.batch: {train.batch} images of {config.data.view.side} px", _less(train)),
@@ -109,6 +114,8 @@ def fit(
             for batch in todo:
                 _begin_step(config, learner, steps, epoch, now.step)
                 stats, forwards, backwards = take_step(learner, batch)
+                if learner.average is not None:
+                    learner.average.update(learner.model, epoch * steps + now.step + 1)
                 watch.add(now.step, stats["loss"])
                 now.add(stats, forwards * ranks.size(), backwards * ranks.size(), batch.mixed)
                 now.seconds = time.perf_counter() - started
@@ -120,7 +127,8 @@ def fit(
             stop = watch.asked_to_stop(lag=0)
             now.seconds = time.perf_counter() - started
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
-            ranks.average_buffers(learner.model.moving_buffers())
+            for each in learner.models():
+                ranks.average_buffers(each.moving_buffers())
             watch.refuse_bad_weights(learner.model, now.step)
             _record(history, _row(epoch, schedule(train, steps, (epoch + 1) * steps - 1), now), live)
             now = state.Epoch()

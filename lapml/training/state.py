@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,17 +84,18 @@ class Checkpoint:
     Args:
         path: of the file; None: nothing is saved.
         made: settings, data, code, torch, kind of device, …: only a state of the same is used.
+        models: all that change in training.
     """
 
     def __init__(
         self,
         path: Path | None,
         made: dict[str, Any],
-        model: nn.Module,
+        models: Sequence[nn.Module],
         optimizer: torch.optim.Optimizer,
         bank: Bank | None,
     ):
-        self.path, self.made, self.model, self.optimizer, self.bank = path, made, model, optimizer, bank
+        self.path, self.made, self.models, self.optimizer, self.bank = path, made, models, optimizer, bank
         self.resumed = 0  # how often the run was taken up again
         self.good = "the initial one"  # the last state that was kept, for messages
         self.saved = time.monotonic()
@@ -126,12 +127,13 @@ class Checkpoint:
         return history, now
 
     def _put(self, found: dict[str, Any], device: torch.device) -> tuple[list[dict[str, Any]], Epoch]:
-        self.model.load_state_dict(found["model"])
+        for model, values in zip(self.models, found["models"], strict=True):
+            model.load_state_dict(values)
         _put_optimizer(self.optimizer, found["optimizer"])
         if self.bank is not None:
             self.bank.cells.copy_(found["bank"])
         of_rank = found["ranks"][ranks.rank()]  # in mid-epoch they differ
-        for buffer, value in zip(self.model.buffers(), of_rank["buffers"], strict=True):
+        for buffer, value in zip(self._buffers(), of_rank["buffers"], strict=True):
             buffer.copy_(value)
         history, now, self.resumed = (
             list(found["history"]),
@@ -172,18 +174,21 @@ class Checkpoint:
     def save(self, history: list[dict[str, Any]], now: Epoch) -> None:
         if self.path is None:
             return
-        each = ranks.collected({"epoch": now.state(), "buffers": [buffer.cpu() for buffer in self.model.buffers()]})
+        each = ranks.collected({"epoch": now.state(), "buffers": [buffer.cpu() for buffer in self._buffers()]})
         if ranks.rank() == 0:
             record = {
                 "key": digest(self.made),
                 "made": json.loads(json.dumps(self.made)),
-                "model": self.model.state_dict(),
+                "models": [model.state_dict() for model in self.models],
                 "optimizer": self.optimizer.state_dict(),
             }
             record |= {"ranks": each, "bank": self.bank.cells if self.bank else None, "history": history}
             saved.save(self.path, {**record, "resumed": self.resumed})
         self.saved = time.monotonic()
         self._is_good(history, now)
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer for model in self.models for buffer in model.buffers()]
 
     def _is_good(self, history: list[dict[str, Any]], now: Epoch) -> None:
         self.good = f"that of epoch {len(history)}{f' and step {now.step} after it' if now.step else ''}, {self.path}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]  # which timm exports implicitly
+from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.nn.functional import cross_entropy
@@ -47,6 +48,7 @@ class Learner:
     bank: Bank | None
     frozen: Classifier | None  # as it was before training, for mixers that attend by it
     cast: Callable[[], AbstractContextManager]
+    average: ModelEmaV3 | None = None  # moving average of the weights, which is what is evaluated
     maps: Mapping[str, methods.Stored] = field(default_factory=dict)  # what the stage `localise` found, as evidence
 
     def passed(self, images: Tensor, references: Tensor | None = None) -> tuple[Output, Tensor | None]:
@@ -57,6 +59,10 @@ class Learner:
     def stored(self) -> dict[str, methods.Stored]:
         """The evidence that is at hand before a batch's step, and what gives it."""
         return {**({"recent": self.bank} if self.bank else {}), **self.maps}
+
+    def models(self) -> list[Classifier]:
+        """All that change in training, the one last that is evaluated."""
+        return [self.model, self.average.module] if self.average else [self.model]
 
     def ahead(self, batch: Batch) -> Mixed | None:
         """What can be mixed before a batch's step."""
@@ -111,6 +117,8 @@ def make_learner(
         bank,
         frozen,
         lambda: autocast(device, precision),
+        # as timm's recipes have it: over few steps at first, so that the initial weights do not linger
+        ModelEmaV3(model, decay=train.ema, use_warmup=True) if train.ema else None,
         found,
     )
 

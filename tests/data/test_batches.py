@@ -135,6 +135,18 @@ def test_draws_depend_on_seed_epoch_and_row_only(make, row):
     assert all(torch.equal(plain[image][0], expected[image][0]) for image in plain)
 
 
+def test_erasing_leaves_all_else_as_it_is(make, row):
+    """Crops, donors and λ are those without it; evaluation is not touched."""
+    plain, erased = (by_row(make(erase=share).training(5, 2, 6, row(prob=0.5))) for share in (0.0, 0.5))
+    assert plain.keys() == erased.keys() and all(plain[image][1:] == erased[image][1:] for image in plain)
+    changed = [not torch.equal(plain[image][0], erased[image][0]) for image in plain]
+    assert 0 < sum(changed) < len(changed)
+    for image in plain:
+        assert (erased[image][0][plain[image][0] != erased[image][0]] == 0).all()
+    one, two = (next(iter(make(("test",), erase=share).evaluation(12))) for share in (0.0, 1.0))
+    assert torch.equal(one.images, two.images)
+
+
 def test_draws_are_the_documented_streams(make, packed, row, view):
     uniform = np.random.default_rng([7, 3, int(Purpose.VIEW)]).random((len(packed.index), views.DRAWS))
     sizes = packed.index[["width", "height"]].to_numpy()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import RandomErasing, RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
 from lapml.config import View
@@ -67,6 +67,48 @@ def test_a_constant_image_stays_constant(w, x, h, y, flip):
     images = torch.full((1, 16, 16, 3), 200.0)
     found = views.cut(images, windows_of((x * (1 - w), y * (1 - h), w, h, float(flip))), 20)
     assert (found - 200).abs().max() <= 0.1
+
+
+# --- erasing ---
+
+
+@given(st.integers(8, 40), st.integers(0, 1000))
+def test_what_is_erased_is_one_rectangle_inside(side, seed):
+    uniform = torch.from_numpy(np.random.default_rng(seed).random((50, 5))).float()
+    found = views.erase(torch.ones(50, 3, side, side), uniform, 0.6)
+    for image, drawn in zip(found, uniform, strict=True):
+        hit = image[0] == 0
+        assert (
+            torch.equal(image[1] == 0, hit)
+            and torch.equal(image[2] == 0, hit)
+            and image[~hit.expand(3, -1, -1)].eq(1).all()
+        )
+        assert hit.any() == (drawn[0] < 0.6)
+        if hit.any():
+            rows, columns = (hit.any(axis).nonzero().flatten() for axis in (1, 0))
+            assert hit[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+            assert len(rows) < side and len(columns) < side
+
+
+def test_rectangles_are_distributed_as_torchvisions():
+    side, n = 100, 4000
+    uniform = torch.from_numpy(np.random.default_rng(0).random((n, 5))).float()
+    hit = views.erase(torch.ones(n, 1, side, side), uniform, 1.0)[:, 0] == 0
+    torch.manual_seed(0)
+    blank = torch.ones(1, side, side)
+    drawn = [RandomErasing.get_params(blank, (0.02, 0.33), (0.3, 3.3), [0.0])[:4] for _ in range(n)]
+    theirs = np.array(drawn)  # top, left, height, width
+    rows, columns = hit.any(2), hit.any(1)
+    height, width = rows.sum(1).numpy(), columns.sum(1).numpy()
+    top, left = rows.float().argmax(1).numpy(), columns.float().argmax(1).numpy()
+    pairs = [(height * width / side**2, theirs[:, 2] * theirs[:, 3] / side**2)]
+    pairs += [(np.log(height / width), np.log(theirs[:, 2] / theirs[:, 3]))]
+    pairs += [((top + height / 2) / side, (theirs[:, 0] + theirs[:, 2] / 2) / side)]
+    pairs += [((left + width / 2) / side, (theirs[:, 1] + theirs[:, 3] / 2) / side)]
+    for ours, others in pairs:
+        assert ours.mean() == pytest.approx(others.mean(), abs=0.02)
+        levels = [0.05, 0.25, 0.5, 0.75, 0.95]
+        assert np.quantile(ours, levels) == pytest.approx(np.quantile(others, levels), abs=0.05)
 
 
 # --- the windows ---

@@ -12,6 +12,8 @@ from lapml.data.batches import Batches
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError, Stopped
 from lapml.models.model import build
+from lapml.runs import evaluate
+from lapml.runs.execute import execute, load_model
 from lapml.training import loop, step
 from lapml.training.optim import groups, make_optimizer, set_rate
 
@@ -124,6 +126,7 @@ def test_an_optimizer_is_timms_own(small_params, name):
         ("adaptive_margin", ["train.optimizer=lamb", "train.accumulate=3"]),
         ("loc_cutmix", ["train.optimizer=lion", "train.lr=0.0001", "model.drop_path=0.3", *VIT]),
         ("snapmix", ["model.drop_path=0.2", "train.accumulate=2", *VIT]),
+        ("loc_cutmix", ["train.ema=0.9", "model.freeze=1"]),
     ],
 )
 def test_a_run_that_was_stopped_ends_in_the_same_numbers(small_run, packed, tmp_path, monkeypatch, method, recipe):
@@ -145,9 +148,54 @@ def test_a_run_that_was_stopped_ends_in_the_same_numbers(small_run, packed, tmp_
         loop.fit(run, packed, tmp_path / "last.pt", log=quietly)
     resumed = loop.fit(run, packed, tmp_path / "last.pt", log=quietly)
     assert resumed.resumed == 1
-    one, two = whole.model.state_dict(), resumed.model.state_dict()
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    for one, two in zip(whole.models, resumed.models, strict=True):
+        one, two = one.state_dict(), two.state_dict()
+        assert all(torch.equal(one[key], two[key]) for key in one)
     assert [row["loss"] for row in whole.history] == [row["loss"] for row in resumed.history]
+
+
+# --- the weights' moving average ---
+
+
+def test_the_average_by_hand(small_run, packed, monkeypatch):
+    """After step t = 1, 2, …: the weights themselves, then decay min(0.9, 1 − t^(−2/3)) (timm's, its power and its warm-up)."""
+    run = small_run("cutmix", "train.ema=0.9", "train.epochs=4")
+    states, take = [], step.take_step
+
+    def noting(learner, batch):
+        found = take(learner, batch)
+        states.append({name: value.clone() for name, value in learner.model.state_dict().items()})
+        return found
+
+    monkeypatch.setattr(loop, "take_step", noting)
+    raw, average = loop.fit(run, packed, log=quietly).models
+    assert len(states) > 12
+    for name, value in average.state_dict().items():
+        expected = states[0][name].double()
+        for past, state in enumerate(states[1:], 1):
+            decay = min(0.9, 1 - (1 + past) ** (-2 / 3)) if value.is_floating_point() else 0
+            expected = decay * expected + (1 - decay) * state[name].double()
+        torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(raw.state_dict()[name], states[-1][name])
+    assert any(not torch.equal(value, states[-1][name]) for name, value in average.state_dict().items())
+
+
+def test_the_average_leaves_training_as_it_is(small_run, packed):
+    plain, raw = loop.fit(small_run("snapmix"), packed), loop.fit(small_run("snapmix", "train.ema=0.99"), packed)
+    assert [row["loss"] for row in plain.history] == [row["loss"] for row in raw.history]
+    assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), raw.models[0].parameters(), strict=True))
+
+
+def test_the_average_is_evaluated_and_kept(small_run, packed, tmp_path):
+    run = small_run("baseline", "train.ema=0.9")
+    metrics = execute(run, packed, tmp_path / "run", log=quietly)
+    raw, average = loop.fit(run, packed, log=quietly).models
+    for model, name in ((raw, "raw_top1"), (average, "top1")):
+        weights = build(run.model, 3, run.data.view.side, seed=0)[1]
+        seen = evaluate.predict(model, packed, run, weights, CPU, "fp32")
+        assert metrics[name] == evaluate.metrics(seen)["top1"]
+    kept = load_model(tmp_path / "run", run, 3)[0]
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), average.parameters(), strict=True))
 
 
 # --- gradients ---
