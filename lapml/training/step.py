@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]  # which timm exports implicitly
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.nn.functional import cross_entropy
