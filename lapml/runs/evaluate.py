@@ -160,12 +160,14 @@ def nearest_hits(vectors: Tensor, targets: Tensor, k: int) -> Tensor:
 
 
 def table(predictions: Predictions, packed: Packed) -> pd.DataFrame:
-    """One row per image: image, label, top1 … top5, probability of the true class; in the index's order."""
+    """One row per image: image, label, top1 … top5, probability of the true class, confidence (that of the first answer); in the
+    index's order."""
     logits = predictions.logits
     order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     shares = np.exp(logits - logits.max(1, keepdims=True))
-    probability = shares[np.arange(len(logits)), predictions.labels] / shares.sum(1)
+    shares /= shares.sum(1, keepdims=True)
+    probability = shares[np.arange(len(logits)), predictions.labels]
     frame = pd.DataFrame({"image": packed.index["path"].to_numpy()[predictions.rows], "label": predictions.labels})
     for rank in range(order.shape[1]):
         frame[f"top{rank + 1}"] = order[:, rank]
-    return frame.assign(probability=probability)
+    return frame.assign(probability=probability, confidence=shares.max(1))

@@ -189,14 +189,16 @@ def test_table(packed, classes):
     predictions = Predictions(rows, made.labels, made.logits, made.embeddings)
     found = table(predictions, packed)
     shown = min(5, classes)
-    assert found.columns.tolist() == ["image", "label", *(f"top{rank}" for rank in range(1, shown + 1)), "probability"]
+    ranks = [f"top{rank}" for rank in range(1, shown + 1)]
+    assert found.columns.tolist() == ["image", "label", *ranks, "probability", "confidence"]
     assert found["image"].tolist() == packed.index["path"].iloc[rows].tolist()
     assert found["label"].tolist() == made.labels.tolist()
     for i in range(3):
         z = made.logits[i].astype(np.float64)
         assert found.loc[i, [f"top{rank}" for rank in range(1, shown + 1)]].tolist() == ranked(z.tolist())[:shown]
-        expected = np.exp(z[made.labels[i]]) / np.exp(z).sum()
-        assert found.loc[i, "probability"] == pytest.approx(expected, rel=1e-5)
+        shares = np.exp(z) / np.exp(z).sum()
+        assert found.loc[i, "probability"] == pytest.approx(shares[made.labels[i]], rel=1e-5)
+        assert found.loc[i, "confidence"] == pytest.approx(max(shares), rel=1e-5)
 
 
 # --- predictions ---
