@@ -14,6 +14,7 @@ from lapml.paths import Paths
 from lapml.runs.records import parquet
 
 MOST_CLASSES = 12  # of a confusion matrix: as many as stay readable
+EXTREMES = 5  # classes at either end of a list by accuracy
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,31 @@ def confused(answers: dict[str, Answers], params: Params, names: list[str] | Non
         "all": len(names) if names else count,
         "shares": {method: _shares(each, worst) for method, each in shown.items()},
     }
+
+
+def by_class(answers: dict[str, Answers], names: list[str] | None) -> pd.DataFrame:
+    """Top-1 of every class in percent, one column per method, means over seeds; before them ``class`` and ``images`` (of it).
+
+    Args:
+        answers: of :func:`read`; names: of :func:`class_names`.
+    """
+    labels = next(iter(answers.values())).labels
+    found, counts = np.unique(labels, return_counts=True)
+    table: dict[str, Any] = {
+        "class": [names[label] if names else f"class {label}" for label in found],
+        "images": counts,
+    }
+    for method, each in answers.items():
+        table[method] = [100 * float((each.first[:, labels == label] == label).mean()) for label in found]
+    return pd.DataFrame(table)
+
+
+def extremes(table: pd.DataFrame, answers: dict[str, Answers], params: Params) -> pd.DataFrame:
+    """The rows of :func:`by_class` where the best method is worst, and those where it is best, beside the baseline."""
+    best = ranked(answers, params)[0]
+    shown = ["class", "images", *([BASELINE] if BASELINE in answers and best != BASELINE else []), best]
+    ordered = table[shown].sort_values(best, kind="stable")
+    return ordered if len(ordered) <= 2 * EXTREMES else pd.concat([ordered[:EXTREMES], ordered[-EXTREMES:]])
 
 
 def _shares(answers: Answers, classes: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lapml import config
-from lapml.analysis import calibration, contrasts, mistakes, tables
+from lapml.analysis import calibration, contrasts, mistakes, selective, tables
 from lapml.analysis.diagnosis import tables as diagnosis_tables
 from lapml.config import Params, overlays
 from lapml.files import scratch
@@ -61,10 +61,17 @@ def report(
         name: mistakes.confused(answers[name], params, mistakes.class_names(params, paths, name))
         for name in params.datasets
     }
+    classes = {
+        name: mistakes.by_class(answers[name], mistakes.class_names(params, paths, name)) for name in params.datasets
+    }
+    least = {name: mistakes.extremes(classes[name], answers[name], params) for name in params.datasets}
+    risks = {name: selective.read(params, paths, name) for name in params.datasets}
     html = page.build(
-        params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, confusions, heading, primary
-    )
-    more = "\n".join(text for text in (contrasts.markdown(primary, params), calibration.markdown(table)) if text)
+        params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, confusions, heading, primary,
+        {name: (least[name], classes[name]) for name in params.datasets}, risks,
+    )  # fmt: skip
+    parts = (contrasts.markdown(primary, params), calibration.markdown(table), selective.markdown(risks))
+    more = "\n".join(text for text in parts if text)
     paths.report.mkdir(parents=True, exist_ok=True)
     with scratch(paths.report / ".partial") as partial:
         tables.write(partial, params, runs, epochs, table, more)

@@ -138,6 +138,27 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
     return _chart(draw)
 
 
+def risk_against_coverage(curves: dict[str, np.ndarray], order: list[str]) -> bytes | None:
+    """Share of wrong answers among those given, against the share of images that get one. SVG; None without curves.
+
+    Args:
+        curves: of ``selective.read``; order: of all methods, for their colours.
+    """
+    if not curves:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for method, risk in curves.items():
+            colour, dash = look(order.index(method))
+            share = 100 * np.arange(1, len(risk) + 1) / len(risk)
+            axes.plot(share, 100 * risk, color=colour, linestyle=dash, linewidth=1.6, label=method)
+        axes.set(xlim=(0, 100), xlabel="images that get an answer, the surest first (%)", ylabel="wrong among them (%)")
+        axes.set_ylim(bottom=0)
+        axes.set_title("Risk against coverage")
+
+    return _chart(draw)
+
+
 def growth(points: dict[str, dict[str, list[list[float]]]], panels: dict[str, tuple[str, str]]) -> bytes:
     """How costs grow, one panel each, on logarithmic axes with intervals. SVG.
 

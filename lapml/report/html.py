@@ -19,9 +19,9 @@ def render(template: str, **values: Any) -> str:
     return TEMPLATES.get_template(template).render(**values)
 
 
-def data_uri(image: bytes, kind: str) -> str:
-    """A file as a data URI; kind: ``png``, ``jpeg`` or ``svg+xml``."""
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+def data_uri(file: bytes, kind: str, family: str = "image") -> str:
+    """A file as a data URI; kind: ``png``, ``jpeg`` or ``svg+xml``, of another family ``csv``, say."""
+    return f"data:{family}/{kind};base64,{base64.b64encode(file).decode()}"
 
 
 def shows_pictures(page: Path) -> bool | None:

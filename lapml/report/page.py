@@ -4,9 +4,10 @@ tables, and its only links to files are to what lies beside it.
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from lapml.analysis import calibration, contrasts, tables
+from lapml.analysis import calibration, contrasts, selective, tables
 from lapml.common.text import class_name
 from lapml.config import Params
 from lapml.report import account, figures, studies
@@ -34,6 +35,8 @@ def build(
     confusions: dict[str, dict[str, Any] | None] | None = None,
     heading: str = "",
     primary: pd.DataFrame | None = None,
+    classes: dict[str, tuple[pd.DataFrame, pd.DataFrame]] | None = None,
+    risks: dict[str, dict[str, np.ndarray]] | None = None,
 ) -> str:
     """The report as HTML.
 
@@ -49,6 +52,8 @@ def build(
         confusions: {dataset: of ``mistakes.confused``}.
         heading: the comment that the suite's own file begins with.
         primary: of ``contrasts.contrasts``.
+        classes: {dataset: (of ``mistakes.extremes``, of ``mistakes.by_class``)}.
+        risks: {dataset: of ``selective.read``}.
     """
     text, facts = account.introduction(heading)
     return render(
@@ -69,6 +74,8 @@ def build(
                 "confused": _confused((confusions or {}).get(name), params),
                 "contrasts": _contrasts(name, primary),
                 "calibration": calibration.rows(table, name),
+                "classes": _classes((classes or {}).get(name)),
+                "risk": _risk((risks or {}).get(name, {}), params),
             }
             for name in params.datasets
         ],
@@ -77,6 +84,8 @@ def build(
         contrast_note=contrasts.note(params),
         calibration_heads=list(calibration.HEADINGS.values()),
         calibration_note=calibration.NOTE,
+        risk_heads=selective.HEADINGS,
+        risk_note=selective.NOTE,
         ran=account.provenance(runs),
         runs=account.table_of_runs(runs),
         commands=runs["command"].astype(str).to_list(),
@@ -189,6 +198,24 @@ def _dataset(
 def _contrasts(dataset: str, primary: pd.DataFrame | None) -> list[list[str]]:
     rows = [] if primary is None else primary.to_dict("records")
     return [contrasts.cells(row) for row in rows if row["dataset"] == dataset]
+
+
+def _classes(found: tuple[pd.DataFrame, pd.DataFrame] | None) -> dict[str, Any] | None:
+    """The classes of most and least mistakes as cells, and a link that holds those of all classes and methods."""
+    if found is None:
+        return None
+    shown, every = found
+    rows = [
+        [class_name(name), str(images), *(f"{each:.0f}" for each in shares)]
+        for name, images, *shares in shown.itertuples(index=False)
+    ]
+    text = every.round(3).to_csv(index=False, lineterminator="\n")
+    return {"heads": list(shown), "rows": rows, "all": len(every), "csv": data_uri(text.encode(), "csv", "text")}
+
+
+def _risk(curves: dict[str, np.ndarray], params: Params) -> dict[str, Any]:
+    image = figures.risk_against_coverage(curves, params.all_methods())
+    return {"rows": selective.rows(curves), "chart": _inline(image, "svg+xml")}
 
 
 def _pictures(name: str, pictures: "Pictures") -> dict[str, Any]:

@@ -55,6 +55,21 @@ def test_a_cell_is_the_share_of_a_classs_images(params, answers):
             assert row.tolist() == pytest.approx([*expected, 100 - sum(expected)], abs=1e-9)
 
 
+@given(answers=some_answers())
+def test_accuracy_of_a_class_by_hand(params, answers):
+    table = mistakes.by_class(answers, None)
+    labels = answers["baseline"].labels.tolist()
+    assert table["class"].to_list() == [f"class {label}" for label in sorted(set(labels))]
+    assert table["images"].to_list() == [labels.count(label) for label in sorted(set(labels))]
+    for method, each in answers.items():
+        for label, share in zip(sorted(set(labels)), table[method], strict=True):
+            own = [run[at] == label for run in each.first for at in range(len(labels)) if labels[at] == label]
+            assert share == pytest.approx(100 * sum(own) / len(own))
+    shown = mistakes.extremes(table, answers, params)
+    best = mistakes.ranked(answers, params)[0]
+    assert list(shown)[-1] == best and shown[best].is_monotonic_increasing and len(shown) == min(len(table), 10)
+
+
 def test_the_classes_with_most_mistakes_are_shown(params, monkeypatch):
     monkeypatch.setattr(mistakes, "MOST_CLASSES", 2)
     labels = np.repeat(np.arange(4), 3)

@@ -1,10 +1,13 @@
 import base64
+import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from lapml.analysis import mistakes, tables
+from lapml.analysis import mistakes, selective, tables
 from lapml.paths import REPORT_FILES
 from lapml.report import account, page
 
@@ -151,6 +154,43 @@ def test_a_confusion_matrix_names_its_classes_and_its_shares(suite):
     cells = re.findall(r"<td([^>]*)>(\d*)</td>", matrix)
     assert [text for _, text in cells] == [f"{share:.0f}" if share >= 0.5 else "" for share in baseline.ravel()]
     assert [number for number, (kind, _) in enumerate(cells) if "right" in kind] == [8 * k + k for k in range(7)]
+
+
+@pytest.mark.usefixtures("quick")
+def test_classes_of_most_and_fewest_mistakes_and_all_of_them_as_csv(suite):
+    params, paths = suite
+    names = [f"{label:03}.Bird, <{label}>" for label in range(7)]
+    answers = mistakes.read(params, paths, "birds")
+    table = mistakes.by_class(answers, names)
+    html = build(suite, classes={"birds": (mistakes.extremes(table, answers, params), table)})
+    assert "Top-1 in percent, means over the seeds: all classes, by the best method," in " ".join(check(html).text)
+    found = re.search(r'download="fake-birds-classes.csv" href="data:text/csv;base64,([^"]+)"', html)[1]
+    read = pd.read_csv(io.BytesIO(base64.b64decode(found)))
+    assert read["class"].to_list() == names and (read["images"] == 20).all()
+    best = mistakes.ranked(answers, params)[0]
+    lines = html.partition("Accuracy by class of birds")[2].partition("<tbody>")[2].partition("</tbody>")[0]
+    cells = [re.findall(r">([^<>]*)</t[hd]>", line) for line in lines.splitlines() if line]
+    ordered = read.sort_values(best, kind="stable")
+    assert [line[-1] for line in cells] == [f"{share:.0f}" for share in ordered[best]]
+    assert [line[0] for line in cells] == [f"Bird, &lt;{name[-2]}&gt;" for name in ordered["class"]]
+
+
+@pytest.mark.usefixtures("quick")
+def test_risk_is_shown_of_methods_of_which_all_runs_recorded_it(suite):
+    params, paths = suite
+    assert selective.read(params, paths, "birds") == {} and "Risk against coverage" not in build(
+        suite, risks={"birds": {}}
+    )
+    for method, seeds in (("cutmix", params.seeds), ("baseline", params.seeds[:1])):
+        for seed in seeds:
+            file = paths.run("birds", method, seed) / "predictions.parquet"
+            pd.read_parquet(file).assign(confidence=0.5).to_parquet(file)
+    found = selective.read(params, paths, "birds")
+    wrong = 1 - tables.predictions(params, paths)["birds", "cutmix"].mean()
+    assert list(found) == ["cutmix"] and found["cutmix"] == pytest.approx(np.full(len(found["cutmix"]), wrong))
+    html = build(suite, risks={"birds": found})
+    text = " ".join(" ".join(check(html).text).split())
+    assert f"cutmix {100 * wrong:.2f} {100 * (1 - wrong):.1f}" in text and "Wrong answers among those given" in text
 
 
 @pytest.mark.usefixtures("quick")
