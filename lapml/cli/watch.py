@@ -1,5 +1,6 @@
 """`lapml watch`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,10 @@ def watch(
     overrides: Set = [],  # noqa: B006
     once: Annotated[bool, typer.Option("--once", help="Print the table and end.")] = False,
     every: Annotated[float, typer.Option(min=0.5, help="Seconds from one look to the next.")] = 5.0,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Also write TensorBoard's event files there, a folder for each run."),
+    ] = None,
 ) -> None:
     """Show how all runs of a suite stand: epochs, loss, accuracy and time left of those under way, top-1 of finished ones.
     Ctrl-C ends the command, not the runs.
@@ -28,12 +33,19 @@ def watch(
 
     settings, paths = load(params, overrides)
     console = Console()
+    if tensorboard is None:
+        seen = lambda: standings(settings, paths)  # noqa: E731
+    else:
+        from lapml.runs.events import Events
+
+        events = Events(settings, paths, tensorboard)
+        seen = lambda: events.added(standings(settings, paths))  # noqa: E731
     if once:
-        console.print(_table(settings.suite, standings(settings, paths)))
+        console.print(_table(settings.suite, seen()))
         return
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
-            rows = standings(settings, paths)
+            rows = seen()
             live.update(_table(settings.suite, rows), refresh=True)
             if all(row.state == DONE for row in rows):
                 return

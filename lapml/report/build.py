@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from lapml import config
 from lapml.analysis import calibration, contrasts, mistakes, selective, tables
 from lapml.analysis.diagnosis import tables as diagnosis_tables
@@ -57,18 +59,12 @@ def report(
     pictures = {name: galleries(name, answers[name]) for name in params.datasets} if images and galleries else None
     text, overridden, heading = _settings(params, Path(params_path))
     diagnoses = {name: _diagnosis(params, paths, name) for name in params.datasets}
-    confusions = {
-        name: mistakes.confused(answers[name], params, mistakes.class_names(params, paths, name))
-        for name in params.datasets
-    }
-    classes = {
-        name: mistakes.by_class(answers[name], mistakes.class_names(params, paths, name)) for name in params.datasets
-    }
-    least = {name: mistakes.extremes(classes[name], answers[name], params) for name in params.datasets}
+    classes = {name: _by_class(params, paths, name, answers[name]) for name in params.datasets}
+    confusions = {name: confused for name, (confused, _) in classes.items()}
     risks = {name: selective.read(params, paths, name) for name in params.datasets}
     html = page.build(
         params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, confusions, heading, primary,
-        {name: (least[name], classes[name]) for name in params.datasets}, risks,
+        {name: shown for name, (_, shown) in classes.items()}, risks,
     )  # fmt: skip
     parts = (contrasts.markdown(primary, params), calibration.markdown(table), selective.markdown(risks))
     more = "\n".join(text for text in parts if text)
@@ -80,6 +76,15 @@ def report(
         for name in REPORT_FILES:  # report.html is the last
             (partial / name).replace(paths.report / name)
     return paths.report / "report.html"
+
+
+def _by_class(
+    params: Params, paths: Paths, dataset: str, answers: dict[str, mistakes.Answers]
+) -> tuple[dict[str, Any] | None, tuple[pd.DataFrame, pd.DataFrame]]:
+    """The confusion matrices of a data set, and the classes of most and fewest mistakes beside all classes."""
+    names = mistakes.class_names(params, paths, dataset)
+    table = mistakes.by_class(answers, names)
+    return mistakes.confused(answers, params, names), (mistakes.extremes(table, answers, params), table)
 
 
 def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | None:

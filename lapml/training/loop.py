@@ -74,8 +74,7 @@ def fit(
         path: of ``last.pt``; an interrupted run of the same settings and data goes on from there and ends in the same
             numbers. It is saved after an epoch if :data:`~lapml.training.state.SAVE_EVERY` seconds have passed since the last time,
             after the last epoch, and after the step that SIGTERM or SIGINT falls into.
-        quiet: one line per epoch instead of a progress bar.
-        log: takes those lines.
+        quiet: one line per epoch, which ``log`` takes, instead of a progress bar.
         maps: what the stage `localise` found, for methods that mix by it (:func:`lapml.localise.evidence.opened`).
         then: called with the number of an epoch and the run as it is after it, but for the last one; what it raises ends the run.
         live: a file that holds ``history`` after each epoch.
@@ -88,7 +87,7 @@ def fit(
         DivergedError: a loss that is not finite.
         Stopped: after SIGTERM or SIGINT.
     """
-    train, (device, precision) = config.train, _ready(config, maps)
+    train, settings, (device, precision) = config.train, config.settings, _ready(config, maps)
     model, weights = build(config.model, len(packed.class_names), config.data.view.side, config.seed)
     made = {**made_of(config, packed, maps, device), "weights": weights}
     with memory(f"model.name: {config.model.name} and what its training holds", f"take {ALONE}, or a smaller model"):
@@ -108,14 +107,11 @@ def fit(
         for epoch in range(len(history), train.epochs):
             started = time.perf_counter() - now.seconds
             watch.epoch = epoch
-            todo = batches.training(
-                config.seed, epoch, train.batch, config.settings, now.step, learner.ahead, train.epochs
-            )
+            todo = batches.training(config.seed, epoch, train.batch, settings, now.step, learner.ahead, train.epochs)
             for batch in todo:
                 _begin_step(config, learner, steps, epoch, now.step)
                 stats, forwards, backwards = take_step(learner, batch)
-                if learner.average is not None:
-                    learner.average.update(learner.model, epoch * steps + now.step + 1)
+                learner.update_average(epoch * steps + now.step + 1)
                 watch.add(now.step, stats["loss"])
                 now.add(stats, forwards * ranks.size(), backwards * ranks.size(), batch.mixed)
                 now.seconds = time.perf_counter() - started
@@ -127,8 +123,7 @@ def fit(
             stop = watch.asked_to_stop(lag=0)
             now.seconds = time.perf_counter() - started
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
-            for each in learner.models():
-                ranks.average_buffers(each.moving_buffers())
+            ranks.average_buffers([buffer for each in learner.models() for buffer in each.moving_buffers()])
             watch.refuse_bad_weights(learner.model, now.step)
             _record(history, _row(epoch, schedule(train, steps, (epoch + 1) * steps - 1), now), live)
             now = state.Epoch()

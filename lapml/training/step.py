@@ -60,6 +60,11 @@ class Learner:
         """The evidence that is at hand before a batch's step, and what gives it."""
         return {**({"recent": self.bank} if self.bank else {}), **self.maps}
 
+    def update_average(self, step: int) -> None:
+        """Let the moving average take in the weights after a step of the run, counted from 1."""
+        if self.average is not None:
+            self.average.update(self.model, step)
+
     def models(self) -> list[Classifier]:
         """All that change in training, the one last that is evaluated."""
         return [self.model, self.average.module] if self.average else [self.model]
