@@ -144,6 +144,7 @@ class Train(Section):
     decay_norms: Annotated[bool, LATER] = True  # weight decay also on norms and biases
     accumulate: Annotated[Count, LATER] = 1  # parts that a batch goes through the model in
     clip_grad: Annotated[Positive | None, LATER] = None  # largest norm of all gradients together
+    compile: Annotated[bool, LATER] = False  # the model by torch.compile
     ema: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, LATER] = None  # decay of the weights' moving average
 
     @model_validator(mode="after")

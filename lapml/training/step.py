@@ -1,6 +1,8 @@
 """A model as it trains, and one step of it: mix, forward, loss, backward, update."""
 
 import copy
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -107,7 +109,14 @@ def make_learner(
     if "attention" in needs:
         frozen = copy.deepcopy(model).eval().requires_grad_(False)
     # DDP counts on one pass a step
-    forward = model if ranks.size() == 1 or train.accumulate > 1 else ranks.shared(model)
+    forward: Callable[[Tensor], Output] = model if ranks.size() == 1 or train.accumulate > 1 else ranks.shared(model)
+    if train.compile:
+        if not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++"))):
+            raise LapmlError(
+                "train.compile: found no C++ compiler, expected g++, clang++ or what CXX names; "
+                "install one, or set train.compile to false"
+            )
+        forward = torch.compile(forward, dynamic=False)  # one shape: the last, incomplete batch is left out
     optimizer = make_optimizer(model, train)
     found = {} if maps is None else stored(maps, needs, images, device)
     return Learner(

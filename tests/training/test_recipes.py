@@ -1,6 +1,7 @@
 """What a recipe may be made of: optimizers, their groups, clipped gradients, batches in parts, skipped branches; all resumable."""
 
 import math
+import shutil
 
 import pytest
 import timm
@@ -152,6 +153,40 @@ def test_a_run_that_was_stopped_ends_in_the_same_numbers(small_run, packed, tmp_
         one, two = one.state_dict(), two.state_dict()
         assert all(torch.equal(one[key], two[key]) for key in one)
     assert [row["loss"] for row in whole.history] == [row["loss"] for row in resumed.history]
+
+
+# --- torch.compile ---
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+@pytest.mark.parametrize(
+    "method, recipe",
+    [
+        ("baseline", ["model.freeze=1", "train.ema=0.9"]),
+        ("adaptive_margin", ["methods.adaptive_margin.margin.every=2"]),
+        ("snapmix", ["train.accumulate=2"]),
+    ],
+)
+def test_a_compiled_model_learns_the_same(small_run, packed, method, recipe):
+    """To rounding, in one graph that is compiled once."""
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    plain, compiled = (
+        loop.fit(small_run(method, f"train.compile={value}", *recipe), packed, log=quietly)
+        for value in ("false", "true")
+    )
+    counted = torch._dynamo.utils.counters
+    assert counted["stats"]["unique_graphs"] == 1 and not counted["graph_break"]
+    losses = [[row["loss"] for row in each.history] for each in (plain, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3) and losses[1] != losses[0]
+    assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()
+
+
+def test_a_model_is_not_compiled_without_a_compiler(small_run, packed, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(LapmlError, match="train.compile: found no C\\+\\+ compiler"):
+        loop.fit(small_run("baseline", "train.compile=true"), packed)
 
 
 # --- the weights' moving average ---
