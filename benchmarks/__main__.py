@@ -57,6 +57,26 @@ _timed("growth", "growth", 5, 8, "Time and memory as the data grow.")
 
 @app.command()
 @plain
+def backbones(
+    models: Annotated[list[str], typer.Argument(help="Models of timm; several that are common by default.")] = [],  # noqa: B006
+    repeats: Repeats = 5,
+    steps: Steps = 4,
+    output: Output = None,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = [],  # noqa: B006
+) -> None:
+    """Time each method's step by backbone, whole and with all of it learning, on the suite's first data set.
+
+    Example: python -m benchmarks backbones resnet18 vit_tiny_patch16_224 --params suites/warblers.yaml
+    """
+    from benchmarks.backbones import MODELS
+    from benchmarks.backbones import backbones as measured
+
+    typer.echo(measured(*_settings(params, overrides, ""), models or MODELS, repeats, steps, output))
+
+
+@app.command()
+@plain
 def profile(
     dataset: Dataset = "",
     steps: Annotated[int, typer.Option(min=1, help="Steps that are profiled.")] = 20,

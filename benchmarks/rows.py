@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -110,24 +110,37 @@ def stepper(learner: Learner, source: Iterator[Batch]) -> Callable[[], tuple[int
     return lambda: take_step(learner, next(source))[1:]
 
 
+class Contender(NamedTuple):
+    step: Callable[[], Any]  # trains on the next batch
+    flops: float  # of a step
+    memory: int  # bytes that a step takes on a GPU, beside what lies there between steps
+    parameters: int
+
+
+def contender(here: Bench, name: str) -> Contender:
+    """A method of the suite, or `bare`, warmed up."""
+    config = here.config(name)
+    learner, weights = here.make_learner(config)
+    source = endless(here.batches(config, weights), config, learner)
+    step = stepper(learner, itertools.repeat(next(source)) if name == "bare" else source)
+    step()  # allocations and kernel choice
+    period = range(config.settings.margin.every if config.settings.margin else 1)
+    forwards, backwards = np.mean([step() for _ in period], 0)
+    forward, learns = _forward_flops(here, learner)
+    parameters = sum(value.numel() for value in learner.model.parameters())
+    return Contender(
+        step, forward * forwards + 2 * learns * backwards, max(_peak(here, step) for _ in period), parameters
+    )
+
+
 def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
     """Time the methods; returns a Markdown table, and writes bench.json and bench.md into ``output/SUITE`` if given."""
     here = Bench(params.of(dataset), paths, dataset)
     names = ("bare", *here.params.all_methods())
-    pool, stepped, flops, memory = None, {}, {}, {}
-    for name in names:
-        config = here.config(name)
-        learner, weights = here.make_learner(config)
-        pool = pool or here.batches(config, weights)  # one copy of the images serves all
-        source = endless(pool, config, learner)
-        step = stepper(learner, itertools.repeat(next(source)) if name == "bare" else source)
-        step()  # allocations and kernel choice
-        period = range(config.settings.margin.every if config.settings.margin else 1)
-        forwards, backwards = np.mean([step() for _ in period], 0)
-        stepped[name], memory[name] = step, max(_peak(here, step) for _ in period)
-        forward, learns = _forward_flops(here, learner)
-        flops[name] = forward * forwards + 2 * learns * backwards
-    seconds = interleaved({name: lambda step=step: here.timed(step, steps) for name, step in stepped.items()}, repeats)
+    ready = {name: contender(here, name) for name in names}
+    seconds = interleaved(
+        {name: lambda each=each: here.timed(each.step, steps) for name, each in ready.items()}, repeats
+    )
     record = {
         **here.record(),
         "rounds": repeats,
@@ -136,8 +149,8 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
         "rows": {
             name: {
                 **ratios(seconds, name, here.params),
-                "flops_per_step": flops[name],
-                "peak_memory_bytes": memory[name],
+                "flops_per_step": ready[name].flops,
+                "peak_memory_bytes": ready[name].memory,
             }
             for name in names
         },

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from typer.testing import CliRunner
 
 from benchmarks import growth, loaders, options, rows, trace
 from benchmarks.__main__ import app
+from benchmarks.backbones import backbones
 from benchmarks.record import interleaved, ratio
 from lapml.data import pack
 from lapml.data.fetch import sources
@@ -193,3 +195,20 @@ def test_a_command_measures(shop, monkeypatch):
     shown = CliRunner().invoke(app, ["rows", "birds", "--repeats", "2", "--steps", "1", *options])
     assert shown.exit_code == 0, shown.output
     assert "| baseline |" in shown.output and "2 interleaved rounds of 1 steps" in shown.output
+
+
+def test_backbones_are_timed_beside_their_own_baseline_and_those_that_cannot_be_are_named(tmp_path, small_params):
+    params = small_params(*TINY, "data.birds.view.side=96", "data.birds.stored_side=96")
+    paths = Paths("demo", tmp_path)
+    sources.fetch("birds", params.data["birds"], paths)
+    pack.prepare("birds", params.data["birds"], paths)
+    text = backbones(params, paths, "birds", ["test_vit", "test_resnet"], 2, 1, tmp_path / "out")
+    record = json.loads((tmp_path / "out/demo/backbones.json").read_text())
+    assert list(record["backbones"]) == ["test_vit"] and "Not measured: test_resnet: " in text
+    found = record["backbones"]["test_vit"]
+    model = timm.create_model("test_vit", num_classes=2, global_pool="avg", img_size=96)
+    assert found["parameters"] == pytest.approx(sum(value.numel() for value in model.parameters()), rel=0.02)
+    assert found["methods"]["baseline"]["step_vs_baseline"] == [1.0, 0.0]
+    assert found["methods"]["baseline"]["flops_per_image"] == found["methods"]["cutmix"]["flops_per_image"] > 1e6
+    line = next(line for line in text.splitlines() if line.startswith("| test_vit |"))
+    assert line.split("|")[2].strip() == f"{found['parameters'] / 1e6:.1f}" and "±" in line.split("|")[5]
