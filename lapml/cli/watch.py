@@ -63,7 +63,7 @@ def _table(suite: str, rows: list):
     from rich.table import Table
 
     from lapml.common.text import duration
-    from lapml.runs.watching import DONE, RUNNING, STOPPED
+    from lapml.runs.watching import DONE, OTHER, RUNNING, STOPPED
 
     done = sum(row.state == DONE for row in rows)
     table = Table(
@@ -76,7 +76,7 @@ def _table(suite: str, rows: list):
     for name in ("data set", "method", "seed", "state", "epoch", "loss", "train %", "left", "top-1 %"):
         text = name in ("data set", "method", "state")
         table.add_column(name, justify="left" if text else "right", no_wrap=True)
-    style = {DONE: "green", RUNNING: "bold", STOPPED: "yellow"}
+    style = {DONE: "green", RUNNING: "bold", STOPPED: "yellow", OTHER: "yellow"}
     number = lambda value, form: "" if value is None else format(value, form)  # noqa: E731
     for row in rows:
         table.add_row(

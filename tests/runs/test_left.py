@@ -30,6 +30,7 @@ def finished(params, tmp_path):
         record = config.resolve(params, "birds", method, seed).record() | changes
         (folder / "config.json").write_text(json.dumps(record))
         (folder / "provenance.json").write_text(json.dumps({"seconds": seconds, "device": device}))
+        (folder / "metrics.json").write_text(json.dumps({"top1": 50.0}))
         return folder
 
     return made
@@ -51,6 +52,14 @@ def test_runs_left_take_as_long_as_those_of_their_method(params, tmp_path, finis
 def test_runs_of_other_settings_are_not_done(params, tmp_path, finished):
     finished("baseline", 0, 10, evaluate="val")
     assert left(params, Paths(params.suite, tmp_path)).startswith("0 of 6 runs")
+
+
+def test_records_are_read_by_their_meaning(params, tmp_path, finished):
+    folder = finished("baseline", 0, 10)
+    record = json.loads((folder / "config.json").read_text())
+    record["train"]["ema"] = None  # as if it were left out
+    (folder / "config.json").write_text(json.dumps(record))
+    assert left(params, Paths(params.suite, tmp_path)).startswith("1 of 6 runs")
 
 
 def test_runs_of_another_device_are_done_but_say_nothing_of_the_time(params, tmp_path, finished):

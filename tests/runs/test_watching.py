@@ -1,6 +1,7 @@
 """`lapml watch`: runs to come, under way, stopped and done, and what an unfinished run writes."""
 
 import csv
+import json
 import signal
 
 import pandas as pd
@@ -12,7 +13,7 @@ from lapml.common.locks import alone
 from lapml.errors import Stopped
 from lapml.paths import LIVE, Paths
 from lapml.runs.execute import execute
-from lapml.runs.watching import DONE, RUNNING, STOPPED, WAITING, Standing, standings
+from lapml.runs.watching import DONE, OTHER, RUNNING, STOPPED, WAITING, Standing, standings
 from lapml.training import loop, step
 
 OVERRIDES = ["seeds=[0, 1]", "ablation=[baseline, cutmix]", "tuned_methods=[margin]"]
@@ -55,9 +56,10 @@ def test_a_suite_from_its_first_run_to_a_stopped_one(suite, small_run, packed, m
     folder = paths.run("birds", "baseline", 0)
     metrics = execute(small_run("baseline"), packed, folder, log=quietly)
     assert not (folder / LIVE).exists()
-    assert by_run(standings(params, paths))["baseline", 0] == Standing(
-        "birds", "baseline", 0, DONE, 3, 3, top1=metrics["top1"]
-    )
+    origin = json.loads((folder / "provenance.json").read_text())
+    took = {"took": origin["seconds"], "device": origin["device"]}
+    expected = Standing("birds", "baseline", 0, DONE, 3, 3, top1=metrics["top1"], **took)
+    assert by_run(standings(params, paths))["baseline", 0] == expected
 
     stop_at(monkeypatch, 15)  # 6 steps an epoch: in the third
     folder = paths.run("birds", "cutmix", 1)
@@ -96,6 +98,13 @@ def test_what_an_epoch_leaves_is_no_file_of_a_run_before(suite, small_run, packe
     monkeypatch.undo()
     execute(small_run("baseline", "train.lr=0.02"), packed, folder, log=quietly, replace=True)
     assert not (folder / LIVE).exists() and not (folder.with_name("0.old-1") / LIVE).exists()
+
+
+def test_a_run_of_other_settings_is_not_done(suite, small_run, packed, small_params):
+    params, paths = suite
+    execute(small_run("baseline"), packed, paths.run("birds", "baseline", 0), log=quietly)
+    other = small_params(*OVERRIDES, "train.lr=0.02")
+    assert [standings(each, paths)[0].state for each in (params, other)] == [DONE, OTHER]
 
 
 def test_a_damaged_file_is_no_progress(suite):
