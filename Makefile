@@ -13,7 +13,7 @@ SHORTENED = sed -E '/^(torch==|torchvision==|triton==|nvidia-|cuda-)/,/[^\\]$$/d
 CPU_TORCH = $(shell sed -nE 's/^(torch|torchvision)==([^ ]+) .*/\1==\2+cpu/p' requirements/main.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce quick pictures test test-slow test-real lint dvc bench gpu-suites gpu-why gpu-bench gpu-test kit lock clean
+.PHONY: help setup reproduce quick pictures test test-slow test-real test-s3 lint dvc bench gpu-suites gpu-why gpu-bench gpu-test kit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,10 @@ test-slow: $(VENV)/.test  ## run the others: both orchestrators from data to rep
 
 test-real: $(VENV)/.test  ## run the tests on real CUB-200-2011 (LAPML_CUB200 or data/CUB_200_2011)
 	@$(BIN)/python -m pytest -m real
+
+test-s3: $(VENV)/.test  ## run the test of several machines over an S3 server of this machine
+	@$(INSTALL) --quiet dvc-s3 'moto[server]'
+	@$(BIN)/python -m pytest tests/workflow/test_machines.py
 
 lint: $(VENV)/.test  ## check the style of the code and of the workflow
 	@$(BIN)/ruff check lapml benchmarks kit tests

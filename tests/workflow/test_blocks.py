@@ -22,7 +22,10 @@ tuned_methods: [margin]
 """
 LEFT_OUT = {  # beginning of a command: why it is not run
     "torchrun ": "wants several machines",
-    "dvc push": "wants a remote",
+    "dvc push": "wants a remote; tests/workflow/test_machines.py has one",
+    "dvc remote ": "the same",
+    "dvc fetch ": "the same",
+    "dvc repro --pull": "the same",
     "pre-commit ": "is no dependency",
     ". .venv/": "this environment is active already",
     "python -m pytest": "would be this test",
