@@ -32,7 +32,7 @@ DRY = (  # beginnings of commands that are only planned
     "snakemake --cores all --configfile suites/",
     "snakemake --cores all --resources",
 )
-# Pages that are run elsewhere: tests/kit/test_rehearsal.py takes offline.md's way, tests/slurm cluster.md's; a GPU's page is the GPU's
+# Pages that are run elsewhere: by tests/kit/test_rehearsal.py, by tests/slurm, and a GPU's page is the GPU's
 ELSEWHERE = ("docs/offline.md", "docs/cluster.md", "docs/performance.md", "docs/diagnosis.md")
 
 
