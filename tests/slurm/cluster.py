@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
@@ -104,6 +104,16 @@ def configure(folder: Path) -> dict[str, str]:
     return {**environment, "PATH": f"{folder}/bin{os.pathsep}{PATH}", "SLURM_CONF": str(folder / "slurm.conf")}
 
 
+def end_jobs(environment: dict[str, str]) -> None:
+    """Kill what jobs still run, and wait until none is left: they would outlive the daemons."""
+    everyone = ["--user", str(os.getuid())]
+    for command in (["scancel", "--signal=KILL", "--full", *everyone], ["scancel", *everyone]):
+        subprocess.run(command, env=environment, capture_output=True)
+    active = ["squeue", "--noheader", *everyone]
+    with suppress(RuntimeError):
+        wait_for(lambda: not subprocess.run(active, env=environment, capture_output=True).stdout, "no job", 45)
+
+
 @contextmanager
 def cluster() -> Iterator[dict[str, str]]:
     """Start the daemons; the environment for SLURM's commands. They end with it, and their folder is deleted."""
@@ -132,9 +142,7 @@ def cluster() -> Iterator[dict[str, str]]:
         logs = "\n".join(f"{path.name}: {path.read_text()[-2000:]}" for path in sorted(folder.glob("*.[lo][ou][gt]")))
         raise RuntimeError(f"{error}\n{logs}") from None
     finally:
-        subprocess.run(
-            ["scancel", "--signal=KILL", "--full", "--partition=low,high"], env=environment, capture_output=True
-        )
+        end_jobs(environment)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in reversed(daemons):
