@@ -153,11 +153,19 @@ def cluster() -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def stopped(*_: object) -> None:
+    """SIGTERM ends it in order; a second one does not end the ending."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, stopped)
     if lacking := missing():
         sys.exit(
             f"error: found no {', '.join(lacking)}, expected Debian's munge, slurmctld, slurmd and slurm-client: install them"
         )
     with cluster() as environment:
-        sys.exit(subprocess.run(sys.argv[1:] or ["sinfo"], env=environment).returncode)
+        status = subprocess.run(sys.argv[1:] or ["sinfo"], env=environment).returncode
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway
+    sys.exit(status)
