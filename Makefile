@@ -13,7 +13,7 @@ SHORTENED = sed -E '/^(torch==|torchvision==|triton==|nvidia-|cuda-)/,/[^\\]$$/d
 CPU_TORCH = $(shell sed -nE 's/^(torch|torchvision)==([^ ]+) .*/\1==\2+cpu/p' requirements/main.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce quick pictures test test-slow test-real test-s3 lint dvc bench gpu-suites gpu-why gpu-bench gpu-test kit lock clean
+.PHONY: help setup reproduce quick pictures test test-slow test-real test-slurm test-s3 lint dvc bench bench-slurm gpu-suites gpu-why gpu-bench gpu-test kit lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,13 @@ test-s3: $(VENV)/.test  ## run the test of several machines over an S3 server of
 	@$(INSTALL) --quiet dvc-s3 'moto[server]'
 	@$(BIN)/python -m pytest tests/workflow/test_machines.py
 
+# As root on Debian or Ubuntu it installs SLURM; its daemons run only within the tests.
+test-slurm: $(VENV)/.test  ## run the tests of profiles/slurm on a SLURM of this machine
+	@PATH="$$PATH:/usr/sbin"; type munged slurmctld slurmd sbatch > /dev/null 2>&1 || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null || \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends munge slurmctld slurmd slurm-client; }
+	@$(INSTALL) --quiet --no-build-isolation -e '.[slurm]'
+	@$(BIN)/python -m pytest -m slurm
+
 lint: $(VENV)/.test  ## check the style of the code and of the workflow
 	@$(BIN)/ruff check lapml benchmarks kit tests
 	@$(BIN)/ruff format --check lapml benchmarks kit tests
@@ -85,6 +92,9 @@ bench: $(VENV)/.main  ## measure costs on this machine (after `make reproduce`),
 	@$(BIN)/python -m benchmarks options --repeats 10 --steps 12 --output $(BENCH)
 	@$(BIN)/python -m benchmarks growth --repeats 5 --steps 8 --output $(BENCH)
 	@$(BIN)/python -m benchmarks packing --output $(BENCH)
+
+bench-slurm: $(VENV)/.test  ## time the tiny suite through a SLURM of this machine (after `make test-slurm`)
+	@$(BIN)/python tests/slurm/cluster.py $(BIN)/python -m benchmarks slurm --output $(BENCH)
 
 # gpu-SUITE makes the table of suites/SUITE.yaml on GPUs, over as many occasions as it takes: what is published is taken
 # over, JOBS runs at a time share the GPUs, and within a minute of its end every run is published, even where others fail or

@@ -112,5 +112,20 @@ def packing(
     typer.echo(preparing(*_settings(params, overrides, dataset), images, repeats, output))
 
 
+@app.command()
+@plain
+def slurm(
+    suite: Annotated[str, typer.Argument(help="A suite's file.")] = "suites/tiny.yaml",
+    output: Annotated[Path | None, typer.Option(help="Folder for JSON and table; default: print only.")] = None,
+) -> None:
+    """Time a suite through SLURM against Snakemake alone, each from nothing.
+
+    Example: python -m benchmarks slurm suites/tiny.yaml
+    """
+    from benchmarks.scheduler import slurm
+
+    typer.echo(slurm(suite, output))
+
+
 if __name__ == "__main__":
     app()

@@ -17,6 +17,8 @@ if len(FILES) > 1:
     raise WorkflowError(f"--configfile: found {' '.join(map(str, FILES))}, expected one; let the second begin with `base: {FILES[0]}`")
 if workflow.config_settings.config:
     raise WorkflowError("--config: settings live in params.yaml; edit it, or give --configfile an overlay of your own (`base: …`)")
+if any(method.name == "APPTAINER" for method in workflow.deployment_settings.deployment_method):
+    raise WorkflowError("--software-deployment-method apptainer: found, expected none: jobs run in the environment that Snakemake runs in")
 PARAMS_FILE = shlex.quote(os.path.relpath([*FILES, "params.yaml"][0]))
 try:
     PARAMS = load(*shlex.split(PARAMS_FILE))
@@ -24,7 +26,11 @@ except LapmlError as error:
     raise WorkflowError(str(error)) from None
 PATHS = Paths(PARAMS.suite)
 # The `lapml` beside this Python, whether or not its environment is activated.
-shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
+# SLURM requeues a job that it preempts only if the job is still there when the time of grace is over: having saved its state at
+# SIGTERM (status 75), it stays until SLURM ends it.
+IN_JOB = "SLURM_JOB_ID" in os.environ and not workflow.is_main_process  # not where Snakemake itself runs in a job, by hand
+STAYS = "trap : TERM; trap 'test $? != 75 || sleep 600' EXIT; " if IN_JOB else ""
+shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; {STAYS}')
 LOGS = f"results/{PARAMS.suite}/logs"
 
 

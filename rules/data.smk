@@ -20,6 +20,6 @@ rule prepare:
     params:
         file=params_file,
         settings=lambda w: settings_of(w.dataset)["prepare"],
-    threads: workflow.cores
+    threads: workflow.resource_settings.cores or 1  # no limit on cores (a cluster): its profile sets them
     shell:
         "lapml data prepare {wildcards.dataset} --params {params.file} > {log} 2>&1"

@@ -35,8 +35,8 @@ DRY = (  # beginnings of commands that are only planned
     "snakemake --cores all --configfile suites/",
     "snakemake --cores all --resources",
 )
-# Two pages that are run elsewhere: tests/kit/test_rehearsal.py takes offline.md's way; a GPU's page is the GPU's
-ELSEWHERE = ("docs/offline.md", "docs/performance.md", "docs/diagnosis.md")
+# Pages that are run elsewhere: by tests/kit/test_rehearsal.py, by tests/slurm, and a GPU's page is the GPU's
+ELSEWHERE = ("docs/offline.md", "docs/cluster.md", "docs/performance.md", "docs/diagnosis.md")
 
 
 def commands(page: Path) -> list[str]:

@@ -199,9 +199,10 @@ def test_a_configfile_replaces_params_yaml(tmp_path: Path) -> None:
         (("--configfile", "suites/tiny.yaml", "suites/demo.yaml"), "--configfile: found"),
         (("--config", "suite=other"), "--config: settings live in params.yaml"),
         (("--configfile", "suites/none.yaml"), "suites/none.yaml"),
+        (("--software-deployment-method", "apptainer"), "--software-deployment-method apptainer: found"),
     ],
 )
-def test_what_snakemake_would_merge_by_itself_is_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_what_snakemake_would_do_by_itself_is_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     folder = copy_project(tmp_path, None)
     assert said in run(folder, "snakemake", "-n", *options, ok=False)
 
