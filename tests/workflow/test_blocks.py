@@ -24,6 +24,7 @@ LEFT_OUT = {  # beginning of a command: why it is not run
     "torchrun ": "wants several machines",
     "dvc push": "wants a remote",
     "pre-commit ": "is no dependency",
+    "optuna-dashboard ": "is no dependency, and serves until it is stopped",
     ". .venv/": "this environment is active already",
     "python -m pytest": "would be this test",
     "make ": "is run dry",
