@@ -89,7 +89,7 @@ def test_margins_tuned_before_are_read_by_today_s_settings(file):
     suite, _, dataset, name = file.parts[-4:]
     settings, paths = ROOT / f"suites/{suite}.yaml", Paths(suite, ROOT).as_published()
     record = tuned_record(config.load(settings), paths, dataset, file.stem)
-    assert record == json.loads(file.read_text())
+    assert record["study"] == json.loads(file.read_text())["study"]
     trials = len(record["trials"])
     with pytest.raises(LapmlError, match=f"{name}: found {trials} trials, expected {trials + 1}"):
         tuned_record(config.load(settings, [f"tune.trials={trials + 1}"]), paths, dataset, file.stem)

@@ -150,44 +150,50 @@ def kept(paths, *overrides, params):
     return shared.opened(None, paths.study("birds", name), name, {})
 
 
-@pytest.mark.parametrize("drawn", [True, False])
-def test_a_trial_of_a_killed_process_is_made_again(params, paths, tmp_path, asked, monkeypatch, drawn):
-    """Also where it was killed before it drew a value and gave a sign of life."""
+def test_a_trial_of_a_killed_process_is_made_again(params, paths, tmp_path, asked, monkeypatch):
     whole = run(params(), Paths("demo", tmp_path / "whole"))
     quick_to_bury(monkeypatch)
-    killed = FORK.Process(target=search_until, args=(params(), paths, 3 if drawn else 1, drawn))
+
+    def search_and_die() -> None:
+        def die(*arguments):
+            nonlocal count
+            count += 1
+            if count == 6:  # in the third trial
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments)
+
+        original, count = module._score, 0
+        module._score = die
+        run(params(), paths)
+
+    killed = FORK.Process(target=search_and_die)
     killed.start()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     assert kept(paths, params=params).trials[-1].state == TrialState.RUNNING
+    result = run(params(), paths)
+    states = [trial.state for trial in kept(paths, params=params).trials]
+    assert states == [TrialState.COMPLETE] * 2 + [TrialState.FAIL] + [TrialState.COMPLETE] * 4
+    assert trials_of(result) == trials_of(whole) and result["values"] == whole["values"]
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_trial_that_was_killed_before_it_drew_a_value(params, paths, tmp_path, asked, monkeypatch):
+    """It gave no sign of life that could stop."""
+    whole = run(params(), Paths("demo", tmp_path / "whole"))
+    quick_to_bury(monkeypatch)
+    name = digest(study_identity(params(), "birds", "margin", {}, "0" * 64))
+    shared.opened(None, paths.study("birds", name), name, {shared.BEGUN: TRIALS}).ask()
     lines: list[str] = []
     result = run(params(), paths, log=lines.append)
-    assert drawn or "left by a killed process" in lines[0]  # what drew a value may be known to be dead already
-    states = [trial.state for trial in kept(paths, params=params).trials]
-    assert states.count(TrialState.RUNNING) == 0 and states.count(TrialState.COMPLETE) == TRIALS
-    assert states.count(TrialState.FAIL) == 1
-    assert trials_of(result) == trials_of(whole) and result["values"] == whole["values"]
+    assert lines[0].startswith("1 trial(s) of this study are in work elsewhere, or were left by a killed process")
+    assert kept(paths, params=params).trials[0].state == TrialState.FAIL
+    assert trials_of(result) == trials_of(whole)
 
 
 def quick_to_bury(monkeypatch) -> None:
     for name, seconds in (("HEARTBEAT", 1), ("GRACE", 2), ("POLL", 0.1)):
         monkeypatch.setattr(shared, name, seconds)
-
-
-def search_until(params, paths, trial: int, drawn: bool) -> None:
-    """Search, and be killed in a trial, or before it draws."""
-    where, name = (module, "_score") if drawn else (module.margins, "suggested")
-    original, count = getattr(where, name), 0
-
-    def die(*arguments):
-        nonlocal count
-        count += 1
-        if count == (2 * trial if drawn else trial):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments)
-
-    setattr(where, name, die)
-    run(params, paths)
 
 
 @pytest.mark.parametrize("method", ["margin", "adaptive_margin"])
