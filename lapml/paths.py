@@ -82,8 +82,13 @@ class Paths:
         """The best margins of a tuned method."""
         return self.base / "tuned" / str(dataset) / f"{method}.json"
 
+    def study(self, dataset: str, name: str) -> Path:
+        """The SQLite file of a study, unless ``tune.storage`` names a database; not a declared output, so that no orchestrator
+        deletes it."""
+        return self.base / "studies" / str(dataset) / f"{name}.db"
+
     def journal(self, dataset: str, study: str) -> Path:
-        """The Optuna journal of a study; not a declared output, so that no orchestrator deletes it."""
+        """Where older versions kept the trials of a study."""
         return self.base / "journals" / str(dataset) / f"{study}.journal"
 
     def run(self, dataset: str, method: str, seed: int | str) -> Path:

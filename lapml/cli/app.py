@@ -38,6 +38,7 @@ from lapml.cli.model import app as model_app
 from lapml.cli.published import publish, restore
 from lapml.cli.settings import config_app, suite_app
 from lapml.cli.watch import watch
+from lapml.errors import LapmlError
 
 app = typer.Typer(
     cls=Group,
@@ -177,15 +178,20 @@ def evaluate(
 def tune(
     dataset: Dataset,
     method: Annotated[str, typer.Option(help="margin or adaptive_margin; default: both, in this order.")] = "",
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine that share each search.")] = 1,
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Tune the margins on the validation split. An interrupted search continues.
+    """Tune the margins on the validation split. An interrupted search continues; more tune.trials go on with it.
 
-    Example: lapml tune birds
+    Example: lapml tune birds --workers 2
     """
     settings, paths = load(params, overrides)
     find_dataset(settings, dataset)
+    if workers > 1 and (gpus := settings.of(dataset).train.gpus) > 1:
+        raise LapmlError(
+            f"--workers: found {workers}, expected 1 with train.gpus {gpus}: a trial takes them all; leave one of them at 1"
+        )
     _launch_processes(settings, dataset)
     from lapml.common import ranks
     from lapml.config.schema import ADAPTIVE, MARGIN
@@ -200,7 +206,7 @@ def tune(
         say_device(settings.of(dataset).train)
     with ranks.joined(pick_device(settings.of(dataset).train)[0].type):
         for name in [method] if method else settings.studies():
-            result = search(settings, paths, dataset, name, _log)
+            result = search(settings, paths, dataset, name, _log, workers - 1)
             found = (
                 f"{result['values']}, validation top-1 {result['score']:.2f} %" if result["trials"] else "is not tuned"
             )

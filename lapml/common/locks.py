@@ -1,4 +1,4 @@
-"""Locks: one process at a time per run folder or study. The system frees them when their holder dies."""
+"""Locks: one process at a time per run folder. The system frees them when their holder dies."""
 
 import json
 import os

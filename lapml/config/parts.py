@@ -224,11 +224,15 @@ class AdaptiveSpace(Space):
     quantile: Range
 
 
+Url = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+]*://")]  # of a database, such as postgresql://USER@HOST/DATABASE
+
+
 class Tune(Section):
-    trials: Count  # for each tuned method
+    trials: Count  # for each tuned method; more of them go on with its study
     seeds: Annotated[list[Seed], Field(min_length=1)]  # a trial's score is the mean over them
     epochs: Count
     prune: Annotated[bool, LATER] = False  # trials that stay below the median of those before
+    storage: Annotated[Url | None, LATER] = None  # of the database that workers share; None: an SQLite file in results/
     margin: MarginSpace
     adaptive_margin: AdaptiveSpace
 

@@ -167,7 +167,8 @@ def study_identity(
     data_sha256: str,
     localised_sha256: str | None = None,
 ) -> dict[str, Any]:
-    """Everything that a tuning study's scores depend on; the study's name is its :func:`digest`.
+    """Everything that a tuning study's scores depend on; the study's name is its :func:`digest`. The number of trials is not
+    among it, so that a study with more of them goes on.
 
     Args:
         frozen: margins of an earlier study, see :func:`frozen_margins`.
@@ -183,7 +184,6 @@ def study_identity(
         "run": {key: value for key, value in record.items() if key not in ("format", "suite", "seed")},
         "frozen": frozen,
         "space": space.recorded(),
-        "trials": params.tune.trials,
         **({"prune": True} if params.tune.prune else {}),
         "seeds": params.tune.seeds,
         "data_sha256": data_sha256,
@@ -192,11 +192,13 @@ def study_identity(
     }
 
 
-def study_names(study: dict[str, Any], train: Train) -> tuple[str, str, str]:
-    """The name of a study, and its names in format 2, and in format 1, which included device and threads."""
-    before = renamed.study_of_before(study)
+def study_names(study: dict[str, Any], trials: int, train: Train) -> tuple[str, ...]:
+    """The name of a study, and those that it had in tuned files of before: with its number of trials; so too in format 2, and in
+    format 1, which included device and threads."""
+    counted = {**study, "trials": trials}
+    before = renamed.study_of_before(counted)
     where = {**before["run"]["train"], **{name: getattr(train, name) for name in WHERE}}
-    return digest(study), digest(before), digest({**before, "run": {**before["run"], "train": where}})
+    return digest(study), digest(counted), digest(before), digest({**before, "run": {**before["run"], "train": where}})
 
 
 def weights_file(source: str) -> dict[str, str]:

@@ -173,11 +173,17 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     frozen = config.frozen_margins(params.methods[method], earlier)
     made_of = (record.get(name) for name in ("data_sha256", "localised_sha256"))
     study = config.study_identity(params, dataset, method, frozen, *made_of)
-    names = config.study_names(study, params.of(dataset, method).train)
+    trials = len(record.get("trials", []))
+    names = config.study_names(study, trials, params.of(dataset, method).train)
     if record.get("study") not in names:
         raise LapmlError(
             f"{path}: study: found {record.get('study')}, expected {names[0]}: the settings of its runs, its search range or "
             "the margins it started from have changed"
+        )
+    if trials != params.tune.trials:
+        raise LapmlError(
+            f"{path}: found {trials} trials, expected {params.tune.trials} (tune.trials); run `lapml tune {dataset}`, which keeps "
+            "those that are made"
         )
     return record
 

@@ -1,27 +1,25 @@
 """Tuning the margins with Optuna, nested: (m, weight) on `margin`; then, these frozen, (δ, τ_s) on `adaptive_margin`.
 
-Only the validation split is read. Each tuned method gets the same fixed number of trials. The journal lies beside the
-declared output; its study is named by everything that its scores depend on, so that a changed setting never meets a
-finished study. Trials run one after another, each sampled from (seed, its number), so that an interrupted study that is
-taken up again ends in the same margins.
+Only the validation split is read. Each tuned method gets the same fixed number of trials. A study is named by everything that its
+scores depend on, so that a changed setting never meets a finished study. Each trial is sampled from (seed, its number), so that an
+interrupted study that one worker takes up again ends in the same margins. Several workers may share a study (study.py).
 
 Where a range is one of quantiles, a run without the margin losses comes first: it gives the distances that occur, and a score
 to compare the trials with.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from lapml.common import ranks
-from lapml.common.locks import alone
 from lapml.common.provenance import commit, versions
-from lapml.config import Params, Range, Run, digest, frozen_margins, resolve, study_identity, tuned_values, unseeded
-from lapml.config.method import Margin
-from lapml.config.parts import Space, Tune
+from lapml.config import Params, Run, digest, frozen_margins, resolve, study_identity, tuned_values, unseeded
+from lapml.config.parts import Space
 from lapml.config.schema import ADAPTIVE, MARGIN
 from lapml.data.fetch.sources import refuse_other
 from lapml.data.pack import Packed
@@ -30,8 +28,9 @@ from lapml.files import write_json
 from lapml.localise.evidence import opened
 from lapml.models.device import without_gpu
 from lapml.paths import Paths
-from lapml.runs import evaluate, journal
-from lapml.runs.occurring import Distances, measured
+from lapml.runs import evaluate, margins, workers
+from lapml.runs import study as shared
+from lapml.runs.occurring import measured
 from lapml.training.loop import Fitted, fit
 
 if TYPE_CHECKING:
@@ -39,14 +38,18 @@ if TYPE_CHECKING:
 
 MARGINS = ("m", "weight", "delta", "quantile")
 WITHOUT = "without"  # attribute of a study: score and distances of the run without margin losses
+IDLE = "idle"  # what the first of several ranks tells the others while it waits for other workers
 CHECKS = 4  # parts of a run, after each but the last of which it may be pruned
 
 
-def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[[str], None] = print) -> dict[str, Any]:
+def tune(
+    params: Params, paths: Paths, dataset: str, method: str, log: Callable[[str], None] = print, helpers: int = 0
+) -> dict[str, Any]:
     """Find the margins of one method and write its tuned file.
 
     Args:
         method: ``margin``, or ``adaptive_margin``, which takes m and weight from the tuned file of ``margin``.
+        helpers: further processes on this machine that share the study.
 
     Returns:
         the tuned file's content; ``values`` holds the best margins, those of ``margin`` included. Of a method that is not
@@ -54,6 +57,47 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     """
     if method not in params.studies():
         return _nothing(paths, dataset, method)
+    made = dict(zip(("commit", "dirty"), commit(), strict=True))
+    search = _search(params, paths, dataset, method)
+    with shared.reported(search.params.tune.storage, paths.study(dataset, search.name)):
+        study = _opened(search, paths, log) if ranks.rank() == 0 else None  # one of several ranks
+        if study:
+            shared.wait_for_dead(study, log)
+        without = _without(search, study, log)
+        with workers.beside(helpers, _help, (params, paths, dataset, method), log):
+            _work(search, study, without, log)
+        return _result(search, paths, study, without, made)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the trials of a study share."""
+
+    params: Params  # of the data set
+    dataset: str
+    method: str
+    frozen: dict[str, float]  # margins that an earlier study found
+    packed: Packed
+    maps: "Localised | None"
+    identity: dict[str, Any]  # of the study
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return digest(self.identity)
+
+    @property
+    def space(self) -> Space:
+        """The ranges."""
+        return getattr(self.params.tune, self.method)
+
+    @property
+    def searched(self) -> list[str]:
+        """The margins that are drawn."""
+        return self.params.methods[self.method].open_names()
+
+
+def _search(params: Params, paths: Paths, dataset: str, method: str) -> Search:
     params = params.of(dataset)
     follows = method == ADAPTIVE and params.starts_from_margin()
     earlier = tuned_values(params, paths, dataset, MARGIN) if follows else None
@@ -61,45 +105,58 @@ def tune(params: Params, paths: Paths, dataset: str, method: str, log: Callable[
     refuse_other(dataset, params.data[dataset], paths)
     packed = Packed.open(paths.pack(dataset), params.data[dataset])
     maps = opened(unseeded(params, dataset, method, development=True), paths, packed)
-    maps_sha256 = maps.meta["sha256"] if maps else None
-    what = study_identity(params, dataset, method, frozen, packed.meta["sha256"], maps_sha256)
-    name = digest(what)
-    with alone(paths.journal(dataset, name), log):
-        return _study(params, paths, dataset, method, frozen, packed, maps, name, log)
+    made_of = packed.meta["sha256"], maps.meta["sha256"] if maps else None
+    identity = study_identity(params, dataset, method, frozen, *made_of)
+    return Search(params, dataset, method, frozen, packed, maps, identity)
 
 
-def _study(
-    params: Params,
-    paths: Paths,
-    dataset: str,
-    method: str,
-    frozen: dict[str, float],
-    packed: Packed,
-    maps: "Localised | None",
-    name: str,
-    log: Callable[[str], None],
-) -> dict[str, Any]:
-    """:func:`tune`, alone at the study of this name; ``params`` are those of the data set."""
-    made = dict(zip(("commit", "dirty"), commit(), strict=True))
-    searched = params.methods[method].open_names()
-    study = journal.opened(paths, dataset, name) if ranks.rank() == 0 else None  # one of several ranks
-    space, margin = getattr(params.tune, method), params.methods[method].margin
-    without = _without(params, packed, dataset, method, maps, study, log) if _by_quantiles(space, searched) else None
+def _opened(search: Search, paths: Paths, log: Callable[[str], None]) -> optuna.Study:
+    tune, dataset, method = search.params.tune, search.dataset, search.method
+    about = {"dataset": dataset, "method": method, "commit": commit()[0], shared.BEGUN: tune.trials}
+    study = shared.opened(tune.storage, paths.study(dataset, search.name), search.name, about)
+    journal = paths.journal(dataset, digest({**search.identity, "trials": tune.trials}))  # its name in older versions
+    if count := shared.taken_over(study, journal):
+        log(f"{dataset}/{method}: took {count} finished trial(s) over from {journal}, of an older version of lapml")
+    return study
+
+
+def _help(params: Params, paths: Paths, dataset: str, method: str) -> None:
+    """The work of a further process of ``lapml tune --workers``."""
+    search = _search(params, paths, dataset, method)
+    with shared.reported(search.params.tune.storage, paths.study(dataset, search.name)):
+        study = _opened(search, paths, workers.say)
+        _work(search, study, _without(search, study, workers.say), workers.say)
+
+
+def _work(
+    search: Search, study: optuna.Study | None, without: dict[str, Any] | None, log: Callable[[str], None]
+) -> None:
+    """Make trials until none is left to make. The first of several ranks, which has the study, tells the others what to train."""
+
+    def make(trial: Trial, before: int) -> float:
+        drawn = {key: margins.suggested(trial, key, each) for key, each in search.space if key in search.searched}
+        ranks.agreed((before, drawn))
+        return _tried(search, before, drawn, without, trial, log)
+
+    def idle() -> None:
+        ranks.agreed(IDLE)
+
     if study:
-        journal.drop_unfinished(study)
-    while True:
-        trial, proposed = _ask(study, params.tune, space, searched) if study else (None, None)
-        if not (proposed := ranks.agreed(proposed)):
-            break
-        done, drawn = proposed
-        values = _valued(drawn, space, margin, frozen, without) if without else drawn
-        if trial and without:
-            trial.set_user_attr(journal.VALUES, values)
-        where = f"{dataset}/{method} trial {done + 1}/{params.tune.trials}"
-        log(f"{where}: {_show(values)}")
-        outcome = _tried(params, dataset, method, {**frozen, **values}, packed, maps, study, trial)
-        log(f"{where}: {outcome}")
-    finished = ranks.agreed(journal.finished(study) if study else None)
+        shared.work(study, search.params.tune, make, log, idle)
+        ranks.agreed(None)
+        return
+    while proposed := ranks.agreed(None):
+        if proposed != IDLE:
+            with suppress(optuna.TrialPruned, DivergedError):
+                _tried(search, *proposed, without, None, log)
+
+
+def _result(
+    search: Search, paths: Paths, study: optuna.Study | None, without: dict[str, Any] | None, made: dict[str, Any]
+) -> dict[str, Any]:
+    """The tuned file's content, written by the first of several ranks."""
+    params, dataset, method = search.params, search.dataset, search.method
+    finished = ranks.agreed(shared.finished(study, params.tune.trials) if study else None)
     scored = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     if not scored:
         raise LapmlError(
@@ -109,19 +166,19 @@ def _study(
     result = {
         "dataset": dataset,
         "method": method,
-        "values": {**frozen, **_values(best)},
+        "values": {**search.frozen, **margins.values_of(best)},
         "score": best.value,
         "metric": "top-1 on the validation split, percent, mean over seeds",
         "trials": [
-            {"number": number, "values": _values(trial), "score": trial.value, "state": trial.state.name}
+            {"number": number, "values": margins.values_of(trial), "score": trial.value, "state": trial.state.name}
             for number, trial in enumerate(finished)
         ],
-        **({"without": without["score"], "distances": _quantiles(without)} if without else {}),
+        **({"without": without["score"], "distances": margins.quantiles(without)} if without else {}),
         "seeds": params.tune.seeds,
         "epochs": params.tune.epochs,
-        "study": name,
-        "data_sha256": packed.meta["sha256"],
-        **({"localised_sha256": maps.meta["sha256"]} if maps else {}),
+        "study": search.name,
+        "data_sha256": search.packed.meta["sha256"],
+        **({"localised_sha256": search.maps.meta["sha256"]} if search.maps else {}),
         **({"without_gpu": why} if (why := without_gpu(params.train)) else {}),
         **made,
         "versions": versions(),
@@ -131,30 +188,27 @@ def _study(
     return result
 
 
-def _ask(
-    study: optuna.Study, tune: Tune, space: Space, searched: list[str]
-) -> tuple[Trial | None, tuple[int, dict[str, float]] | None]:
-    """The next trial of a study, how many were finished before it, and what it draws; none where all are done."""
-    if (done := len(journal.finished(study))) >= tune.trials:
-        return None, None
-    seed = int(np.random.default_rng([tune.seeds[0], done]).integers(2**32))
-    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=max(2, tune.trials // 3))
-    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(1, tune.trials // 2))
-    trial = study.ask()
-    return trial, (done, {key: _suggest(trial, key, each) for key, each in space if key in searched})
-
-
 def _tried(
-    params: Params,
-    dataset: str,
-    method: str,
-    values: dict[str, float],
-    packed: Packed,
-    maps: "Localised | None",
-    study: optuna.Study | None,
+    search: Search,
+    before: int,
+    drawn: dict[str, float],
+    without: dict[str, Any] | None,
     trial: Trial | None,
-) -> str:
-    """Train and score one trial, tell the study (on the first of several ranks), and say in words what came out."""
+    log: Callable[[str], None],
+) -> float:
+    """Train and score one trial (the study's, on the first of several ranks), and say in words what came out.
+
+    Raises:
+        optuna.TrialPruned: it was ended early.
+        DivergedError: the loss was not finite.
+    """
+    params, dataset, method = search.params, search.dataset, search.method
+    margin = params.methods[method].margin
+    values = margins.valued(drawn, search.space, margin, search.frozen, without) if without else drawn
+    if trial and without:
+        trial.set_user_attr(shared.VALUES, values)
+    where = f"{dataset}/{method} trial {before + 1}/{params.tune.trials}"
+    log(f"{where}: {margins.shown(values)}")
     scores: list[float] = []
 
     def check(epoch: int, score: float) -> None:
@@ -168,21 +222,19 @@ def _tried(
 
     try:
         for seed in params.tune.seeds:
-            config = _development(params, dataset, method, seed, values)
-            scores.append(_score(config, packed, maps, check if params.tune.prune else None)[0])
+            config = _development(params, dataset, method, seed, {**search.frozen, **values})
+            scores.append(_score(config, search.packed, search.maps, check if params.tune.prune else None)[0])
     except optuna.TrialPruned:
-        if study:
-            study.tell(trial, state=TrialState.PRUNED)
-        return "pruned"
+        log(f"{where}: pruned")
+        raise
     except DivergedError as error:
-        if study:
-            trial.set_user_attr(journal.DIVERGED, str(error))
-            study.tell(trial, state=TrialState.FAIL)
-        return f"failed: {error}"
+        if trial:
+            trial.set_user_attr(shared.DIVERGED, str(error))
+        log(f"{where}: failed: {error}")
+        raise
     score = sum(scores) / len(scores)
-    if study:
-        study.tell(trial, score)
-    return f"validation top-1 {score:.2f} %"
+    log(f"{where}: validation top-1 {score:.2f} %")
+    return score
 
 
 def _nothing(paths: Paths, dataset: str, method: str) -> dict[str, Any]:
@@ -221,59 +273,24 @@ def _score(
     return score(fitted), fitted
 
 
-def _by_quantiles(space: Space, searched: list[str]) -> bool:
-    return any(each.quantile for key, each in space if key in searched)
-
-
-def _without(
-    params: Params,
-    packed: Packed,
-    dataset: str,
-    method: str,
-    maps: "Localised | None",
-    study: optuna.Study | None,
-    log: Callable[[str], None],
-) -> dict[str, Any]:
-    """Score and distances of the method's run without margin losses; found once, they are kept in the study."""
+def _without(search: Search, study: optuna.Study | None, log: Callable[[str], None]) -> dict[str, Any] | None:
+    """Score and distances of the method's run without margin losses, where ranges are of quantiles; found once, they are kept in
+    the study."""
+    if not any(each.quantile for key, each in search.space if key in search.searched):
+        return None
     if known := ranks.agreed(study.user_attrs.get(WITHOUT) if study else None):
         return known
+    params, dataset, method = search.params, search.dataset, search.method
     log(f"{dataset}/{method}: a run without margin losses first, for the distances that occur")
     config = _development(params, dataset, method, params.tune.seeds[0], dict.fromkeys(MARGINS, 0.0))
     plain = config.settings.model_copy(update={"margin": None, "adaptive": None})
     config = config.model_copy(update={"settings": plain})
-    score, fitted = _score(config, packed, maps)
-    found = ranks.agreed({"score": score, **measured(config, packed, fitted, maps).record()})
+    score, fitted = _score(config, search.packed, search.maps)
+    found = {"score": score, **measured(config, search.packed, fitted, search.maps).record()}
+    found = ranks.agreed(
+        (study.user_attrs.get(WITHOUT) if study else None) or found
+    )  # another worker's, if it was first
     if study:
         study.set_user_attr(WITHOUT, found)
-    log(f"{dataset}/{method} without margin losses: validation top-1 {score:.2f} %")
+    log(f"{dataset}/{method} without margin losses: validation top-1 {found['score']:.2f} %")
     return found
-
-
-def _valued(
-    drawn: dict[str, float], space: Space, margin: Margin, frozen: dict[str, float], without: dict[str, Any]
-) -> dict[str, float]:
-    """The margins that were drawn, with distances in the place of their quantiles."""
-    values, distances = dict(drawn), Distances.read(without)
-    if "m" in drawn and space.m.quantile:
-        values["m"] = distances.margin(drawn["m"], margin.scale)
-    if "delta" in drawn and space.delta.quantile:
-        m = {"m": margin.m, **frozen, **values}["m"]
-        values["delta"] = distances.delta(drawn["delta"], m, margin.scale)
-    return values
-
-
-def _values(trial: FrozenTrial) -> dict[str, float]:
-    return trial.user_attrs.get(journal.VALUES, trial.params)
-
-
-def _quantiles(without: dict[str, Any]) -> dict[str, float]:
-    """Of the distances that occur, for the tuned file."""
-    return {f"{share:.0%}": round(float(np.quantile(without["d"], share)), 4) for share in (0.1, 0.25, 0.5, 0.75, 0.9)}
-
-
-def _suggest(trial: Trial, name: str, each: Range) -> float:
-    return trial.suggest_float(name, each.low, each.high, log=each.log)
-
-
-def _show(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} = {value:.4g}" for name, value in values.items())

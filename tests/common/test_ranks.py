@@ -822,7 +822,7 @@ def test_margins_are_tuned_by_two_processes(project, tmp_path):
     status, out, err = lapml(project, "tune", "birds", "--method", "margin", *options, *TWO)
     assert status == 0, err
     assert err == [] and len(out) == 3 * 2 + 1 == len(set(out))
-    other = shutil.copytree(project, tmp_path / "other", ignore=shutil.ignore_patterns("tuned", "journals"))
+    other = shutil.copytree(project, tmp_path / "other", ignore=shutil.ignore_patterns("tuned", "studies"))
     assert lapml(other, "tune", "birds", "--method", "margin", *options)[0] == 0
     two, one = (
         json.loads(Paths("demo", each).tuned("birds", "margin").read_text())["trials"] for each in (project, other)

@@ -379,7 +379,7 @@ def test_overrides_of_a_data_set():
     assert "overrides" not in run.record()["data"]
     assert config.resolve(params, "birds", "margin", 0, VALUES).train.epochs == params.train.epochs
     studies = [config.study_identity(params, name, "margin", {}, "d") for name in ("birds", "bees")]
-    assert [study["trials"] for study in studies] == [params.tune.trials, 2]
+    assert "trials" not in studies[0]  # more of them go on with the study
     assert studies[1]["run"]["model"]["truncate"] == 16
 
 

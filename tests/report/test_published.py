@@ -7,8 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lapml import config
+from lapml.errors import LapmlError
+from lapml.paths import Paths
+from lapml.runs.collect import tuned_record
+
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results/published"
+TUNED = sorted(PUBLISHED.glob("*/tuned/*/*.json"))
 SUITES = sorted(path.parent for path in PUBLISHED.glob("*/accuracy.md"))
 RUNS = sorted(path.parent for path in PUBLISHED.glob("*/runs/*/*/*/metrics.json"))
 
@@ -75,6 +81,18 @@ def test_docs_quote_the_distances(table):
     for folder, checksum in record["models_sha256"].items():  # models whose runs are published
         run = ROOT / folder.replace("results/", "results/published/", 1)
         assert json.loads((run / "provenance.json").read_text())["files"]["model.safetensors"] == checksum
+
+
+@pytest.mark.parametrize("file", TUNED, ids=lambda path: "/".join(path.parts[-4:]))
+def test_margins_tuned_before_are_read_by_today_s_settings(file):
+    """When they were made, their number of trials was part of their study's name; now it is looked at by itself."""
+    suite, _, dataset, name = file.parts[-4:]
+    settings, paths = ROOT / f"suites/{suite}.yaml", Paths(suite, ROOT).as_published()
+    record = tuned_record(config.load(settings), paths, dataset, file.stem)
+    assert record["study"] == json.loads(file.read_text())["study"]
+    trials = len(record["trials"])
+    with pytest.raises(LapmlError, match=f"{name}: found {trials} trials, expected {trials + 1}"):
+        tuned_record(config.load(settings, [f"tune.trials={trials + 1}"]), paths, dataset, file.stem)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: "/".join(path.parts[-5:]))

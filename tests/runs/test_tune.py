@@ -2,25 +2,38 @@
 
 import json
 import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import optuna
 import pytest
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from safetensors.torch import save_file
 
-from lapml.common import locks
 from lapml.config import digest, study_identity
 from lapml.data.pack import Packed
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, Stopped
 from lapml.paths import Paths
-from lapml.runs import journal
+from lapml.runs import study as shared
 from lapml.runs import tune as module
+from lapml.runs import workers
 from lapml.runs.occurring import Distances
 from lapml.runs.tune import tune
 
+ROOT = Path(__file__).parents[2]
 TRIALS = 6
 FORK = multiprocessing.get_context("fork")
 
@@ -131,16 +144,121 @@ def test_an_interrupted_study_ends_in_the_same_margins(params, paths, tmp_path, 
     assert trials_of(result) == trials_of(whole) and result["values"] == whole["values"]
 
 
-def test_trials_of_killed_processes_are_dropped(params, paths, tmp_path, asked):
+def kept(paths, *overrides, params):
+    """The study of `margin` as it lies on the disk."""
+    name = digest(study_identity(params(*overrides), "birds", "margin", {}, "0" * 64))
+    return shared.opened(None, paths.study("birds", name), name, {})
+
+
+def test_a_trial_of_a_killed_process_is_made_again(params, paths, tmp_path, asked, monkeypatch):
     whole = run(params(), Paths("demo", tmp_path / "whole"))
-    name = digest(study_identity(params(), "birds", "margin", {}, "0" * 64))
-    study = journal.opened(paths, "birds", name)
-    for _ in range(3):
-        study.ask()  # never told: RUNNING for ever
+    quick_to_bury(monkeypatch)
+
+    def search_and_die() -> None:
+        def die(*arguments):
+            nonlocal count
+            count += 1
+            if count == 6:  # in the third trial
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments)
+
+        original, count = module._score, 0
+        module._score = die
+        run(params(), paths)
+
+    killed = FORK.Process(target=search_and_die)
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert kept(paths, params=params).trials[-1].state == TrialState.RUNNING
     result = run(params(), paths)
-    states = [trial.state for trial in journal.opened(paths, "birds", name).get_trials()]
-    assert states.count(TrialState.RUNNING) == 0 and states.count(TrialState.COMPLETE) == TRIALS
+    states = [trial.state for trial in kept(paths, params=params).trials]
+    assert states == [TrialState.COMPLETE] * 2 + [TrialState.FAIL] + [TrialState.COMPLETE] * 4
+    assert trials_of(result) == trials_of(whole) and result["values"] == whole["values"]
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_trial_that_was_killed_before_it_drew_a_value(params, paths, tmp_path, asked, monkeypatch):
+    """It gave no sign of life that could stop."""
+    whole = run(params(), Paths("demo", tmp_path / "whole"))
+    quick_to_bury(monkeypatch)
+    name = digest(study_identity(params(), "birds", "margin", {}, "0" * 64))
+    shared.opened(None, paths.study("birds", name), name, {shared.BEGUN: TRIALS}).ask()
+    lines: list[str] = []
+    result = run(params(), paths, log=lines.append)
+    assert lines[0].startswith("1 trial(s) of this study are in work elsewhere, or were left by a killed process")
+    assert kept(paths, params=params).trials[0].state == TrialState.FAIL
     assert trials_of(result) == trials_of(whole)
+
+
+def quick_to_bury(monkeypatch) -> None:
+    for name, seconds in (("HEARTBEAT", 1), ("GRACE", 2), ("POLL", 0.1)):
+        monkeypatch.setattr(shared, name, seconds)
+
+
+@pytest.mark.parametrize("method", ["margin", "adaptive_margin"])
+def test_the_published_margins_of_the_demo_are_found_again(small_params, paths, asked, monkeypatch, method):
+    """Given the scores of then, one worker draws the values of then, to the bit."""
+    published = ROOT / "results/published/demo/tuned/birds"
+    record = json.loads((published / f"{method}.json").read_text())
+    if record["versions"]["optuna"] != optuna.__version__:
+        pytest.skip(f"they were drawn by Optuna {record['versions']['optuna']}, and this is {optuna.__version__}")
+    scores = iter(trial["score"] for trial in record["trials"])
+    monkeypatch.setattr(module, "_score", lambda *_: (next(scores), None))
+    paths.tuned("birds", "margin").parent.mkdir(parents=True)
+    if method == "adaptive_margin":
+        values = json.loads((published / "margin.json").read_text())["values"]
+        paths.tuned("birds", "margin").write_text(json.dumps({"values": values}))
+    result = run(small_params(), paths, method)
+    assert trials_of(result) == trials_of(record) and result["values"] == record["values"]
+
+
+def test_more_trials_go_on_with_a_study(params, paths, tmp_path, asked, monkeypatch):
+    first = run(params(), paths)
+    asked.clear()
+    more = run(params("tune.trials=10"), paths)
+    assert len(asked) == 2 * 4 and more["study"] == first["study"]
+    assert trials_of(more)[:TRIALS] == trials_of(first) and len(set(map(str, trials_of(more)))) == 10
+    # So it ends where an interrupted one ends that begins with as many; and with fewer trials again, where it was.
+    other = Paths("demo", tmp_path / "other")
+    run(params(), other)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_score", interrupted(4))
+        with pytest.raises(Interrupt):
+            run(params("tune.trials=10"), other)
+    assert trials_of(run(params("tune.trials=10"), other)) == trials_of(more)
+    asked.clear()
+    assert trials_of(run(params(), paths)) == trials_of(first) and not asked
+
+
+def test_a_study_of_an_older_version_is_taken_over(params, paths, tmp_path, asked):
+    """Its finished trials count; what a killed process left in its journal does not."""
+    whole = run(params(), Paths("demo", tmp_path / "whole"))
+    identity = study_identity(params(), "birds", "margin", {}, "0" * 64)
+    journal = paths.journal("birds", digest({**identity, "trials": TRIALS}))
+    journal.parent.mkdir(parents=True)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    old = optuna.create_study(storage=storage, study_name=journal.stem, direction="maximize")
+    made = kept(Paths("demo", tmp_path / "whole"), params=params).trials
+    old.add_trial(made[0])
+    old.tell(old.ask(), state=TrialState.FAIL)  # dropped
+    old.add_trials(made[1:4])
+    old.ask()
+    journal.write_bytes(journal.read_bytes()[:-9])  # a crash cut the last line
+    before, lines = journal.read_bytes(), []
+    asked.clear()
+    result = run(params(), paths, log=lines.append)
+    assert f"took 4 finished trial(s) over from {journal}" in lines[0] and len(asked) == 2 * (TRIALS - 4)
+    assert trials_of(result) == trials_of(whole) and journal.read_bytes() == before
+
+
+def test_a_damaged_study_of_an_older_version(params, paths, asked):
+    identity = study_identity(params(), "birds", "margin", {}, "0" * 64)
+    journal = paths.journal("birds", digest({**identity, "trials": TRIALS}))
+    journal.parent.mkdir(parents=True)
+    journal.write_text('{"no": "journal"}\nnot even JSON\n')
+    with pytest.raises(LapmlError, match="of an older version and cannot be read .*delete it"):
+        run(params(), paths)
 
 
 def test_the_adaptive_row_keeps_what_the_margin_row_found(params, paths, asked):
@@ -235,13 +353,14 @@ def test_only_val_is_read(params, packed, monkeypatch):
         assert config.settings.margin.m == 0.5 and config.settings.margin.weight == 0.1
 
 
-def test_a_damaged_journal(params, paths, asked):
+def test_a_damaged_study(params, paths, asked):
     name = digest(study_identity(params(), "birds", "margin", {}, "0" * 64))
-    journal = paths.journal("birds", name)
-    journal.parent.mkdir(parents=True)
-    journal.write_text('{"no": "journal"}\nnot even JSON\n')
-    with pytest.raises(LapmlError, match="cannot be read as an Optuna journal.*delete it"):
+    file = paths.study("birds", name)
+    file.parent.mkdir(parents=True)
+    file.write_text("no database, and more than the 100 bytes that a header of one has\n" * 9)
+    with pytest.raises(LapmlError, match=r"\.db: cannot be read as an Optuna study .*delete it"):
         run(params(), paths)
+    assert file.read_text().startswith("no database")
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"scores": 1}'])
@@ -253,11 +372,12 @@ def test_a_damaged_tuned_file(params, paths, asked, content):
         run(params(), paths, "adaptive_margin")
 
 
-def test_the_journal_is_beside_the_outputs(params, paths, asked):
+def test_the_study_is_beside_the_outputs_and_says_what_it_is(params, paths, asked):
     result = run(params(), paths)
-    journal = paths.journal("birds", result["study"])
-    assert journal.is_file() and paths.tuned("birds", "margin").parent not in journal.parents
-    assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+    file = paths.study("birds", result["study"])
+    assert file.is_file() and paths.tuned("birds", "margin").parent not in file.parents
+    found = kept(paths, params=params).user_attrs
+    assert found["dataset"] == "birds" and found["method"] == "margin" and found["commit"] == result["commit"]
 
 
 # --- by quantiles of the distances that occur, and pruned ---
@@ -289,8 +409,7 @@ def test_margins_by_quantiles(params, paths, asked, distances, scale):
     assert plain.fit == ["train"] and plain.seed == 100
     assert len(asked) == 1 + 2 * TRIALS and result["without"] == 90.0
     reached = D / (2 * RHO) if scale == "share" else D
-    name = digest(study_identity(chosen, "birds", "margin", {}, "0" * 64))
-    drawn = [trial.params["m"] for trial in journal.opened(paths, "birds", name).get_trials()]
+    drawn = [trial.params["m"] for trial in kept(paths, params=lambda: chosen).trials]
     for trial, quantile in zip(result["trials"], drawn, strict=True):
         assert 0.1 <= quantile <= 0.9
         assert trial["values"]["m"] == pytest.approx(min(np.quantile(reached, quantile), 2**0.5), abs=1e-3)
@@ -342,34 +461,150 @@ def test_pruned_trials_count(params, paths, tmp_path, asked, monkeypatch):
 # --- several processes ---
 
 
-def test_several_processes_at_one_study_take_turns(params, paths, asked, monkeypatch):
-    """The first makes the trials, the others wait and find them made: none is made twice, and none dies."""
-    monkeypatch.setattr(locks, "WAIT", 0.2)
+def test_several_commands_at_one_study_share_its_trials(params, paths, asked):
+    """On one machine, without a word of one another: no trial is made twice, and all end in the same margins."""
     results = FORK.Queue()
 
     def search() -> None:
         lines: list[str] = []
         result = tune(params(), paths, "birds", "margin", lines.append)
-        results.put((result["values"], len(result["trials"]), sum("trial" in line for line in lines)))
+        results.put((result["values"], len(result["trials"]), sum("top-1" in line for line in lines)))
 
     processes = [FORK.Process(target=search) for _ in range(3)]
     for process in processes:
         process.start()
-    found = [results.get(timeout=120) for _ in processes]
+    found = [results.get(timeout=300) for _ in processes]
     for process in processes:
         process.join()
         assert process.exitcode == 0
     values, trials, made = zip(*found, strict=True)
-    assert all(each == values[0] for each in values) and set(trials) == {TRIALS} and sorted(made) == [0, 0, 2 * TRIALS]
-    (file,) = (paths.base / "journals").rglob("*.journal")
-    assert len(journal.opened(paths, "birds", file.stem).get_trials()) == TRIALS
+    assert all(each == values[0] for each in values) and set(trials) == {TRIALS} and sum(made) == TRIALS
 
 
-def test_a_study_that_has_more_trials_than_were_asked_for_ends(params, paths, asked):
-    """As two processes at once could leave it, when there was no lock."""
-    first = tune(params(), paths, "birds", "margin", lambda line: None)
-    study = journal.opened(paths, "birds", first["study"])
-    study.add_trial(study.trials[0])
-    made = len(asked)
-    again = tune(params(), paths, "birds", "margin", lambda line: None)
-    assert again["values"] == first["values"] and len(asked) == made
+def test_workers_share_a_study_and_one_that_is_killed_loses_no_trial(params, paths, asked, monkeypatch):
+    quick_to_bury(monkeypatch)
+    monkeypatch.setattr(workers, "CONTEXT", FORK)
+    parent, original = os.getpid(), module._score
+    begun = FORK.Event()
+
+    def score(*arguments):
+        if os.getpid() == parent:
+            assert begun.wait(120)  # the other has a trial
+            return original(*arguments)
+        begun.set()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(module, "_score", score)
+    lines: list[str] = []
+    result = tune(params(), paths, "birds", "margin", lines.append, helpers=1)
+    assert len(result["trials"]) == TRIALS and {each["state"] for each in result["trials"]} == {"COMPLETE"}
+    assert lines[-1] == "worker 2 ended early, with status -9"
+    again = [trial for trial in kept(paths, params=params).trials if trial.system_attrs.get("retry_history")]
+    assert [trial.state for trial in again] == [TrialState.COMPLETE]
+
+
+def test_workers_are_stopped_with_the_command(params, paths, asked, monkeypatch):
+    monkeypatch.setattr(workers, "CONTEXT", FORK)
+    parent, begun = os.getpid(), FORK.Event()
+
+    def score(*_):
+        if os.getpid() == parent:
+            assert begun.wait(120)
+            raise Interrupt
+        begun.set()
+        time.sleep(600)
+
+    monkeypatch.setattr(module, "_score", score)
+    lines: list[str] = []
+    with pytest.raises(Interrupt):
+        tune(params(), paths, "birds", "margin", lines.append, helpers=1)
+    assert lines[-1] == f"worker 2 ended early, with status {Stopped.status}"
+    states = [trial.state for trial in kept(paths, params=params).trials]
+    assert states == [TrialState.FAIL, TrialState.FAIL, TrialState.WAITING, TrialState.WAITING]  # both are made again
+
+
+def test_settings_go_to_another_process(params, paths):
+    assert pickle.loads(pickle.dumps((params(), paths)))[0] == params()
+
+
+# --- a database ---
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (
+            "postgresql://somebody:secret@127.0.0.1:1/none",
+            "somebody:.*@127.0.0.1:1/none: .*(cannot be used now|pip install)",
+        ),
+        ("nosuch://somewhere", "tune.storage: .*nosuch.*; expected null, sqlite:///FILE or postgresql://"),
+    ],
+)
+def test_a_database_that_cannot_be_used(params, paths, asked, monkeypatch, url, said):
+    monkeypatch.setattr(shared, "POLL", 0.01)
+    with pytest.raises(LapmlError, match=said) as error:
+        run(params(f"tune.storage={url}"), paths)
+    assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_url_that_is_none(params):
+    with pytest.raises(LapmlError, match="tune.storage: found 'here'"):
+        params("tune.storage=here")
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory) -> Iterator[str]:
+    """The URL of a server of one's own, on loopback, run by another user than root."""
+    pytest.importorskip("psycopg", reason="the extra `postgresql` is not installed")
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs:
+        pytest.skip("no /usr/lib/postgresql/*/bin: the package postgresql is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="lapml-postgresql-"))  # tmp_path is root's
+    user = {"user": "nobody"} if os.geteuid() == 0 else {}
+    if user:
+        shutil.chown(folder, "nobody")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def call(name: str, *options: str) -> None:
+        done = subprocess.run(
+            [programs[-1] / name, "-D", folder / "data", *options], cwd=folder, capture_output=True, text=True, **user
+        )
+        assert done.returncode == 0, done.stderr
+
+    call("initdb", "-U", "lapml", "-A", "trust", "--no-sync")
+    where = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
+    try:
+        call("pg_ctl", "-w", "-t", "300", "-l", str(folder / "log"), "-o", where, "start")
+        yield f"postgresql://lapml@127.0.0.1:{port}/postgres"
+    finally:
+        call("pg_ctl", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+def test_machines_share_a_study_in_a_database(postgresql, params, tmp_path, asked):
+    """Each with results of its own: the trials are made once, and all end in the margins of one alone with that database."""
+    stored = params(f"tune.storage={postgresql}")
+    results = FORK.Queue()
+
+    def search(name: str) -> None:
+        lines: list[str] = []
+        result = tune(stored, Paths("demo", tmp_path / name), "birds", "margin", lines.append)
+        results.put((trials_of(result), sum("top-1" in line for line in lines)))
+
+    processes = [FORK.Process(target=search, args=(name,)) for name in "ab"]
+    for process in processes:
+        process.start()
+    (one, made), (other, also) = [results.get(timeout=300) for _ in processes]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert one == other and len(one) == TRIALS and made + also == TRIALS
+    assert not list(tmp_path.rglob("*.db"))
+    asked.clear()
+    assert trials_of(run(stored, Paths("demo", tmp_path / "c"))) == one and not asked
+
+    alone = run(params(f"tune.storage={postgresql}", "tune.epochs=19"), Paths("demo", tmp_path / "d"))
+    here = run(params("tune.epochs=19"), Paths("demo", tmp_path / "e"))
+    assert trials_of(alone) == trials_of(here)  # whatever the storage

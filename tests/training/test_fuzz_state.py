@@ -1,4 +1,4 @@
-"""Damaged records, studies and saved states: gone on with, or one clear error; the journal stays what it was where it is one.
+"""Damaged records, studies and saved states: gone on with, or one clear error.
 
 ``python -m pytest -m slow -s tests/test_fuzz_state.py`` prints the outcomes by format.
 """
@@ -6,6 +6,8 @@
 import copy
 import io
 import json
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +55,7 @@ def test_records():
 
 @pytest.fixture
 def study(small_params, packed, tmp_path, monkeypatch):
-    """(its journal, what goes on with it): stopped in its fourth trial, of six, some of which are pruned."""
+    """(its file, what goes on with it): stopped in its fourth trial, of six, some of which are pruned."""
     params = small_params("tune.trials=6", "tune.seeds=[100]", "tune.prune=true")
     paths, calls = Paths("demo", tmp_path), []
 
@@ -73,63 +75,40 @@ def study(small_params, packed, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         go_on()
-    return next(tmp_path.rglob("*.journal")), go_on
-
-
-def journal_bytes(rng: np.random.Generator, content: bytes) -> bytes:
-    if rng.random() < 0.3:
-        return mutations.noise(rng, content)
-    lines = content.splitlines()
-    for _ in range(rng.integers(1, 4)):
-        at, how = int(rng.integers(len(lines))), rng.integers(6)
-        if how == 0 and len(lines) > 1:
-            del lines[at]
-        elif how == 1:
-            lines.insert(at, lines[int(rng.integers(len(lines)))])
-        elif how == 2:
-            rng.shuffle(lines)
-        elif lines[at].startswith(b"{"):
-            lines[at] = json.dumps(mutations.structure(rng, json.loads(lines[at]))).encode()
-    return b"\n".join(lines) + b"\n"
+    return next(tmp_path.rglob("*.db")), go_on
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_journals(study):
-    journal, go_on = study
-    whole, outcomes = journal.read_bytes(), []
+def test_studies(study):
+    file, go_on = study
+    whole, outcomes = file.read_bytes(), []
     for seed in range(TIMES):
-        damaged = journal_bytes(np.random.default_rng([2, seed]), whole)
-        journal.write_bytes(damaged)
-        outcomes.append(mutations.outcome(go_on, journal))
-        if outcomes[-1] == "clear error":
-            assert journal.read_bytes() == damaged  # for whoever can mend it
-    told("journals", outcomes)
+        file.write_bytes(mutations.noise(np.random.default_rng([2, seed]), whole))
+        outcomes.append(mutations.outcome(go_on, file))
+    told("studies", outcomes)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("op", "key", "value"),
+    ("table", "column", "value"),
     [
-        (5, "param_value_internal", ["x"]),
-        (5, "param_value_internal", None),
-        (7, "intermediate_value", "drawn"),
-        (7, "intermediate_value", [1, 2]),
-        (6, "values", ["x"]),
-        (6, "values", [float("inf")]),
-        (6, "values", None),
+        ("trial_params", "param_value", "x"),
+        ("trial_params", "param_value", None),
+        ("trial_intermediate_values", "intermediate_value", "drawn"),
+        ("trial_values", "value", "x"),
+        ("trial_values", "value_type", "INF_POS"),
     ],
 )
-def test_a_number_that_is_none_is_found_when_a_study_is_opened(study, op, key, value):
-    journal, go_on = study
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    chosen = next(line for line in lines if line["op_code"] == op and key in line)
-    chosen[key] = value
-    damaged = "".join(f"{json.dumps(line)}\n" for line in lines)
-    journal.write_text(damaged)
-    with pytest.raises(LapmlError, match="cannot be read as an Optuna journal .*; delete it to start this study over"):
+def test_a_number_that_is_none_is_found_when_a_study_is_opened(study, table, column, value):
+    file, go_on = study
+    with closing(sqlite3.connect(file)) as database:
+        database.execute(f"UPDATE {table} SET {column} = ?", (value,))
+        database.commit()
+    with pytest.raises(LapmlError, match="cannot be read as an Optuna study .*; delete it to start this study over"):
         go_on()
-    assert journal.read_text() == damaged
+    with closing(sqlite3.connect(file)) as database:
+        assert {found for (found,) in database.execute(f"SELECT {column} FROM {table}")} == {value}
 
 
 # --- saved states ---

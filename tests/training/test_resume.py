@@ -46,7 +46,7 @@ STEPS = 5  # an epoch, 4 epochs
 OWN = {  # command → what it makes
     FETCH: (Path("data"), PATHS.source("birds")),
     PREPARE: (PATHS.pack("birds"), PATHS.pack("birds").parent / ".packing"),
-    TUNE: (PATHS.base / "tuned", PATHS.base / "journals"),
+    TUNE: (PATHS.base / "tuned", PATHS.base / "studies"),
     TRAIN: (PATHS.run("birds", "adaptive_margin", 0),),
     REPORT: (PATHS.report,),
 }
@@ -75,8 +75,10 @@ def serve() -> None:
     import lapml.data.synthetic.layouts
     import lapml.report.build
     import lapml.report.pictures  # noqa: F401
+    from lapml.runs import study
 
     state.SAVE_EVERY = 0.0
+    study.HEARTBEAT, study.GRACE, study.POLL = 1, 2, 0.1  # a killed trial is soon found out
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request, started = json.loads(line), time.monotonic()
@@ -288,7 +290,7 @@ class Shop:
             name.as_posix(): comparable(path)
             for name, path in files.items()
             if name.name not in ("provenance.json", READS, "last.pt", LIVE)
-            and name.suffix != ".journal"
+            and name.suffix != ".db"
             and not any(part.startswith(".") for part in name.parts)
         }
 
@@ -298,7 +300,7 @@ class Shop:
         found = [path for path in found if path.suffix != ".lock" and ".kept" not in path.parts]
         return [path.as_posix() for path in found
                 if path.name in ("last.pt", LIVE) or ".tmp" in path.suffixes or path.name.startswith(".")
-                or ".journal." in path.name]  # fmt: skip
+                or ".db-" in path.name]  # fmt: skip
 
 
 def comparable(path: Path) -> Any:
@@ -522,29 +524,6 @@ def test_kill_while_a_report_is_published(whole, tmp_path):
         assert shop.hidden() == []
 
 
-def test_kill_while_the_journal_is_locked(whole, tmp_path):
-    """What a killed process locked is free again at once."""
-    shop = whole.without(TUNE, tmp_path / "shop")
-    killed = shop(*TUNE, before="before_call(os, 'fsync', die, 12)")
-    assert killed.status == -signal.SIGKILL
-    result = shop(*TUNE)
-    assert result.status == 0, result
-    assert shop.outputs(TUNE) == whole.outputs(TUNE) and shop.hidden() == []
-
-
-@pytest.mark.parametrize("cut", [1, 30])
-def test_the_last_line_of_the_journal_is_half_written(whole, tmp_path, cut):
-    """As a disk that is full, or a system that crashes, leaves it: the trials before it count."""
-    shop = whole.without(TUNE, tmp_path / "shop")
-    stopped = shop(*TUNE, before="before_call(tuning, '_score', die, 3)")
-    assert stopped.status == -signal.SIGKILL and stopped.out.count("validation") == 2
-    (journal,) = (shop.root / PATHS.base / "journals").rglob("*.journal")
-    journal.write_bytes(journal.read_bytes()[:-cut])
-    result = finished(shop, whole, TUNE)
-    assert "margin trial 1/3" not in result.out.replace("adaptive_margin", "adaptive")
-    finished(shop, whole, TUNE)  # and the journal can be read again
-
-
 # --- SIGTERM and Ctrl-C ---
 
 
@@ -685,17 +664,17 @@ def test_a_disk_that_is_full_while_a_report_is_made(whole, tmp_path):
 
 
 def test_a_disk_that_is_full_while_tuning(whole, tmp_path):
-    """Nobody is told to delete the journal, and the trials that it holds count when there is room again."""
+    """Nobody is told to delete the study, and the trials that it holds count when there is room again."""
     shop = whole.without(TUNE, tmp_path / "shop")
-    result = shop(*TUNE, before="little_room(1700)")
-    one_line(result, 1, "File too large")
+    result = shop(*TUNE, before="before_call(tuning, '_score', lambda: little_room(1000), 2)")
+    one_line(result, 1, "cannot be used now")
     assert "delete" not in result.err and "trial 1/3: validation" in result.out
     again = finished(shop, whole, TUNE)
     assert "margin trial 1/3" not in again.out.replace("adaptive_margin", "adaptive")
 
 
 @pytest.mark.parametrize("command, folder", [
-    (TRAIN, FOLDER), (REPORT, PATHS.report), (TUNE, PATHS.base / "journals/birds"),
+    (TRAIN, FOLDER), (REPORT, PATHS.report), (TUNE, PATHS.base / "studies/birds"),
     (PREPARE, PATHS.pack("birds").parent), (FETCH, Path(".")),
 ])  # fmt: skip
 def test_a_folder_that_may_not_be_written(whole, tmp_path, command, folder):

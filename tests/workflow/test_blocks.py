@@ -27,6 +27,7 @@ LEFT_OUT = {  # beginning of a command: why it is not run
     "dvc fetch ": "the same",
     "dvc repro --pull": "the same",
     "pre-commit ": "is no dependency",
+    "optuna-dashboard ": "is no dependency, and serves until it is stopped",
     ". .venv/": "this environment is active already",
     "python -m pytest": "would be this test",
     "make ": "is run dry",
