@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,13 @@ HEARTBEAT, GRACE = 10, 60  # seconds between a trial's signs of life; without on
 POLL = 1.0  # seconds between two looks at what other workers do
 PATIENCE = 60  # seconds that another process may lock an SQLite file
 CREATED = 3  # tries to make the tables of a database: two processes may make them at once
+
+
+class _Storage(RDBStorage):
+    def record_heartbeat(self, trial_id: int) -> None:
+        """A sign of life that cannot be given now is given the next time; Optuna's thread for it would end with a traceback."""
+        with suppress(DatabaseError, StorageInternalError):
+            super().record_heartbeat(trial_id)
 
 
 class _SurplusError(Exception):
@@ -78,7 +85,7 @@ def _connected(url: str | None, file: Path, name: str, tries: int = CREATED) -> 
 def _created(url: str | None, file: Path, name: str) -> optuna.Study:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        storage = RDBStorage(
+        storage = _Storage(
             f"sqlite:///{file}" if url is None else _driven(url),
             {"pool_pre_ping": True} if url else {"connect_args": {"timeout": PATIENCE}},
             heartbeat_interval=HEARTBEAT,
@@ -263,6 +270,9 @@ def _make_one(study: optuna.Study, tune: Tune, make: Callable[[Trial, int], floa
     try:
         study.optimize(objective, n_trials=1, catch=(DivergedError, _SurplusError))
     except BaseException as error:
+        if isinstance(error, AssertionError) and isinstance(error.__context__, StorageInternalError):
+            # Optuna says "Should not reach" where how a trial ended cannot be written.
+            raise error.__context__ from error.__context__.__cause__
         for number in asked:
             again = any(
                 number in each.system_attrs.get("retry_history", []) for each in study.get_trials(deepcopy=False)
