@@ -196,7 +196,7 @@ def test_saved_states(stopped):
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda state: state.pop("model"),
+        lambda state: state.pop("models"),
         lambda state: state["optimizer"]["param_groups"].pop(),
         lambda state: state["optimizer"]["state"].update({0: {"momentum_buffer": "x"}}),
         lambda state: state["optimizer"]["param_groups"][0].update(lr=[1]),

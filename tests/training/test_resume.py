@@ -744,7 +744,7 @@ def after_steps(monkeypatch, number: int, action: Callable[[Any, Any], Any]) -> 
 
 
 def all_finite(path: Path) -> bool:
-    return all(value.isfinite().all() for value in torch.load(path, weights_only=True)["model"].values())
+    return all(value.isfinite().all() for value in torch.load(path, weights_only=True)["models"][0].values())
 
 
 @pytest.mark.parametrize(
