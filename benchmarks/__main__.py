@@ -52,7 +52,6 @@ _timed(
     12,
     "Time a step with torch's own options (channels_last, compilation, …) against a plain one.",
 )
-_timed("memory", "memory", 5, 10, "Time a step with freed memory kept, and given back to the system, on a CPU.")
 _timed("growth", "growth", 5, 8, "Time and memory as the data grow.")
 
 

@@ -1,7 +1,6 @@
 """The device and precision of a run."""
 
-import ctypes
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -9,7 +8,6 @@ from lapml.common import gpus, ranks
 from lapml.config import Train
 from lapml.errors import LapmlError
 
-TRIM_THRESHOLD, MMAP_MOST = -1, -4  # of glibc's mallopt
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.float32}  # of weights and images
 
 
@@ -31,15 +29,6 @@ def pick_device(train: Train) -> tuple[torch.device, str]:
         )  # torch's default, by which fp32 convolutions have 10 bits
         torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device(name), precision
-
-
-def keep_memory() -> None:
-    """Let glibc keep the memory of freed tensors for the next step's. It would else give large ones back to the system, and take
-    them again page by page (docs/performance.md). Other systems' C libraries are left as they are."""
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(TRIM_THRESHOLD, 2**31 - 1)
-        library.mallopt(MMAP_MOST, 0)
 
 
 def without_gpu(train: Train) -> str | None:

@@ -22,7 +22,7 @@ from lapml.data.index import rows_of  # noqa: E402
 from lapml.data.pack import Packed  # noqa: E402
 from lapml.errors import LapmlError  # noqa: E402
 from lapml.files import write_text  # noqa: E402
-from lapml.models.device import DTYPES, keep_memory, pick_device  # noqa: E402
+from lapml.models.device import DTYPES, pick_device  # noqa: E402
 from lapml.models.model import Classifier, build  # noqa: E402
 from lapml.training import state  # noqa: E402
 from lapml.training.optim import schedule, set_rate  # noqa: E402
@@ -169,8 +169,6 @@ def _ready(config: Run, maps: "Localised | None") -> tuple[torch.device, str]:
         raise LapmlError(ranks.other_count(ranks.size(), train.gpus))
     device, precision = pick_device(train)
     torch.set_num_threads(train.threads)
-    if device.type == "cpu":
-        keep_memory()
     if train.batch % (ranks.size() * train.accumulate):
         shared = f"the {ranks.size()} processes that share it"
         times = f" times the {train.accumulate} parts of train.accumulate" if train.accumulate > 1 else ""

@@ -11,7 +11,7 @@ import timm
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import growth, loaders, memory, options, rows, trace
+from benchmarks import growth, loaders, options, rows, trace
 from benchmarks.__main__ import app
 from benchmarks.backbones import backbones
 from benchmarks.record import interleaved, ratio
@@ -212,13 +212,3 @@ def test_backbones_are_timed_beside_their_own_baseline_and_those_that_cannot_be_
     assert found["methods"]["baseline"]["flops_per_image"] == found["methods"]["cutmix"]["flops_per_image"] > 1e6
     line = next(line for line in text.splitlines() if line.startswith("| test_vit |"))
     assert line.split("|")[2].strip() == f"{found['parameters'] / 1e6:.1f}" and "±" in line.split("|")[5]
-
-
-def test_memory_is_timed_both_ways(shop, tmp_path):
-    params, paths = shop
-    text = memory.memory(params, paths, "birds", 2, 1, tmp_path)
-    record = json.loads((tmp_path / "demo/memory.json").read_text())
-    assert list(record["seconds_per_step"]) == ["given back to the system", "kept"] and "| kept |" in text
-    assert all(len(times) == 2 and min(times) > 0 for times in record["seconds_per_step"].values())
-    line = next(line for line in text.splitlines() if line.startswith("| given back"))
-    assert "1.000 ± 0.000" in line
