@@ -1,5 +1,6 @@
 """What each method costs by backbone: step time over that of the same backbone's baseline."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def backbones(
     for name in models:
         changes = {"name": name, "weights": "none", "truncate": None, "output_stride": None, "freeze": 0}
         model = here.params.model.model_copy(update=changes)
-        bench = Bench(here.params.model_copy(update={"model": model}), paths, dataset)
+        bench = copy.copy(here)  # the data are opened once, and lie on a GPU once
+        bench.params = here.params.model_copy(update={"model": model})
         try:
             ready |= {(name, method): contender(bench, method) for method in here.params.all_methods()}
         except LapmlError as error:

@@ -31,11 +31,7 @@ from lapml.training.loop import Fitted, as_csv, fit, made_of
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
-RAW = (
-    "top1",
-    "loss",
-    "recall1",
-)  # what metrics.json holds of the last step's weights too, where their average is evaluated
+RAW = ("top1", "loss", "recall1")  # in metrics.json of the last step's weights too, where their average is evaluated
 PLACEHOLDER = {"m": 0.8, "weight": 0.1, "delta": 0.4, "quantile": 0.5}  # in place of tuned margins, if none are needed
 
 
