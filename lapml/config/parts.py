@@ -180,6 +180,7 @@ class Localise(Section):
     model: Annotated[str, Field(min_length=1)]  # a timm model
     weights: Annotated[str, Field(min_length=1)]  # pypi | timm | none | a .safetensors file
     side: Annotated[int, Field(ge=32, le=2048)]  # pixels that images are squashed to, at most
+    enlarge: Annotated[float, Field(ge=1, le=4), LATER] = 1.0  # how far smaller images are enlarged towards it
     parts: Annotated[int, Field(ge=1, le=64)]
     seed: Seed
 

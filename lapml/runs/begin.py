@@ -195,7 +195,7 @@ def _localising(params: Params, sizes: np.ndarray, device: torch.device) -> floa
     settings = params.localise
     assert settings is not None
     extractor = load_extractor(settings.model, settings.weights, device)
-    side = side_of(sizes, settings.side, extractor.stride)
+    side = side_of(sizes, settings.side, extractor.stride, settings.enlarge)
     pixels = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), np.uint8)
     torch.set_num_threads(params.train.threads)
     extractor(pixels)
