@@ -25,8 +25,8 @@ def offline(plan: Namespace) -> int:
         LapmlError: bad pieces, a step that failed, a suite that cannot run here.
         Stopped: asked to stop before the first run.
     """
-    if not (ROOT / "lapml" / "kit").is_dir():
-        raise LapmlError(f"{ROOT.resolve()}: holds no lapml/; run kit/run.sh from the root of a checkout")
+    if missing := [name for name in ("kit", "lapml") if not (ROOT / name).is_dir()]:
+        raise LapmlError(f"{ROOT.resolve()}: holds no {' and no '.join(missing)}; run kit/run.sh from the root of a checkout")
     with Asked(plan.stop) as asked, alone(plan.work / "lock") as lock:
         work = Work(plan.work, lock, asked)
         missing = take_in(plan.pieces, work)
