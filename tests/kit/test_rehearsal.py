@@ -27,7 +27,7 @@ from lapml.data.synthetic.layouts import draw
 from lapml.paths import Paths
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("lapml", "kit/run.sh", "params.yaml", "requirements", "suites", "tests", ".gitignore")
+FILES = ("lapml", "kit", "params.yaml", "requirements", "suites", "tests", ".gitignore")
 # Put before everything else that Python imports: what is hidden is not found, what a kit brings only where it installs.
 BARE = """
 import sys
@@ -114,7 +114,7 @@ def checkout(tmp_path):
 @pytest.fixture
 def images(tmp_path):
     """Birds in two tars beside a script that unpacks them."""
-    drawn = config.load(ROOT / "suites/tiny.yaml").data["birds"].drawn
+    drawn = config.load(ROOT / "suites/tiny.yaml").data["birds"].synthetic
     draw(tmp_path / "drawn", drawn, "cub200")
     folder = tmp_path / "to travel"
     folder.mkdir()
