@@ -13,7 +13,7 @@ from lapml.config import Params
 from lapml.config.renamed import upgraded_tuned
 from lapml.config.schema import ADAPTIVE
 from lapml.errors import LapmlError
-from lapml.files import locked, write_text
+from lapml.files import locked, write_json, write_text
 from lapml.paths import READS, RUN_FILES, Paths
 from lapml.report import carried, diagnosis
 from lapml.report.published import GALLERY, LOCK, PUBLISHED_DIAGNOSIS_FILES, copy_file, copy_folder, copy_run, recover
@@ -106,7 +106,9 @@ def publish_from(params: Params, paths: Paths, tar: Path) -> str:
             name, rows = "/".join(map(str, run)), published.setdefault(run[0], [])
             if isinstance(found, LapmlError):
                 faults += [f"{name}: {line}" for line in str(found).splitlines()]
-            elif there.run(*run).exists():
+                continue
+            _name_commit(given.run(*run) / "provenance.json", record.get("about") or {})
+            if there.run(*run).exists():
                 if not _same_run(given.run(*run), there.run(*run)):
                     faults.append(f"{name}: another run of that name is published, and stays")
             else:
@@ -122,6 +124,19 @@ def publish_from(params: Params, paths: Paths, tar: Path) -> str:
         made = f"; they were made with --set {' --set '.join(record['overrides'])}" if record.get("overrides") else ""
         raise LapmlError(f"{text}; {tar}: holds what is not taken{made}:\n  " + "\n  ".join(faults))
     return text
+
+
+def _name_commit(file: Path, kit: dict[str, Any]) -> None:
+    """Where a run's checkout differed from its commit, but its code has the checksum of the kit's, which was committed: record that
+    commit, and what the checkout said under ``checkout``.
+
+    Args:
+        kit: commit, dirty and code_sha256 of what the kit was made of.
+    """
+    origin = read_json(file)
+    if origin.get("dirty") and kit.get("dirty") is False and origin.get("code_sha256") == kit.get("code_sha256"):
+        checkout = {name: origin[name] for name in ("commit", "dirty")}
+        write_json(file, {**origin, "commit": kit["commit"], "dirty": False, "checkout": checkout})
 
 
 def restore(params: Params, paths: Paths) -> str:
