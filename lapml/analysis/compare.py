@@ -23,6 +23,7 @@ def compare(
     top: int = 1,
     confidence: float = 0.95,
     replicates: int = 10_000,
+    without: str = "",
 ) -> dict[str, Any]:
     """Compare every method with one of them.
 
@@ -36,9 +37,10 @@ def compare(
             name included, else the first.
         top: K of top-K accuracy, 1 to 5.
         confidence, replicates: see :mod:`lapml.analysis.stats`.
+        without: classes whose images are left out, as numbers of the set; "": none.
 
     Returns:
-        dataset, split, images, top, confidence, replicates, reference; ``rows``, one dict per method, the reference first: method,
+        dataset, split, without, images, top, confidence, replicates, reference; ``rows``, one dict per method, the reference first: method,
         seeds, accuracy, half, and over the reference paired_seeds, difference, low, high, p, p_holm, significant,
         seeds_needed, seeds_needed_low, seeds_needed_high (see :class:`lapml.analysis.stats.Seeds`); ``mcnemar`` of two single
         runs: only_row, only_reference, p, else None; ``notes``, sentences. Missing numbers are NaN.
@@ -47,7 +49,7 @@ def compare(
         LapmlError: no run, a damaged one, a seed of a method twice, other data or images than the first run's, fewer
             than two methods, no such baseline, no seed in common with it, or a setting out of range.
     """
-    methods = gather.rows(folders, baseline, top)
+    methods = gather.rows(folders, baseline, top, without)
     reference, base = next(iter(methods.items()))
     pairs = {
         label: gather.paired(label, runs, reference, base) for label, runs in methods.items() if label != reference
@@ -70,7 +72,7 @@ def compare(
         mcnemar = dict(zip(("only_row", "only_reference", "p"), stats.mcnemar(ours[0], theirs[0]), strict=True))
     run = next(iter(base.values()))
     return {
-        "dataset": run.config["dataset"], "split": run.config["evaluate"], "images": len(run.right), "top": top,
+        "dataset": run.config["dataset"], "split": run.config["evaluate"], "without": without, "images": len(run.right), "top": top,
         "confidence": confidence, "replicates": replicates, "reference": reference, "rows": table, "mcnemar": mcnemar,
         "notes": _seed_notes(table) + gather.caveats(methods),
     }  # fmt: skip
@@ -90,8 +92,9 @@ def markdown(result: dict[str, Any]) -> str:
             difference = f"**{difference}**" if row["significant"] else difference
             cells = [difference, chance(row["p"]), chance(row["p_holm"]), _needed(row)]
         lines.append([escaped(row["method"]), str(len(row["seeds"])), interval(row["accuracy"], row["half"]), *cells])
+    without = f" without classes {result['without']}" if result["without"] else ""
     text = (
-        f"{result['dataset']}, {result['images']:,} {split} images; accuracies in percent. ±: Student-t interval over seeds. "
+        f"{result['dataset']}{without}, {result['images']:,} {split} images; accuracies in percent. ±: Student-t interval over seeds. "
         f"Points, [interval] and p: hierarchical paired bootstrap over seeds and {split} images, "
         f"{result['replicates']:,} replicates; Holm: p corrected over the table’s differences ({len(others)}); bold where "
         f"that is below {1 - result['confidence']:.2g}."

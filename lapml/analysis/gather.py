@@ -1,6 +1,7 @@
 """Find run folders, and group them by method for comparison."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import numpy as np
 
 from lapml.analysis.tables import BASELINE
 from lapml.config import settings_of
+from lapml.data.readers.annotations import choose
 from lapml.errors import LapmlError
 from lapml.paths import RUN_FILES
 from lapml.runs.collect import UNREAD
@@ -76,26 +78,57 @@ def read(folder: Path, top: int) -> Run:
     return Run(folder, config, origin, (table["image"].tolist(), label.tolist()), right, answers[:, 0])
 
 
-def rows(folders: Sequence[Path], baseline: str | None = None, top: int = 1) -> dict[str, Row]:
+def rows(folders: Sequence[Path], baseline: str | None = None, top: int = 1, without: str = "") -> dict[str, Row]:
     """The methods of the runs in and below some folders, by label; the reference comes first.
 
     Args:
         baseline: label of the reference; default: ``baseline`` if the first folder has several methods, one of that
             name included, else the first.
+        without: classes whose images are left out, as numbers of the set; "": none.
 
     Raises:
         LapmlError: no run, a damaged one, a seed of a method twice, other data or images than the first run's, fewer
-            than two methods, or no such baseline.
+            than two methods, no such baseline, or no such class.
     """
     found = [find(folder) for folder in folders]
     runs = [read(folder, top) for several in found for folder in several]
     refuse_other_images(runs)
+    if without:
+        first = runs[0]
+        count = len(first.origin.get("class_names") or []) or max(first.truth[1]) + 1
+        runs = [left(run, kept(first.truth[1], first.config["data"]["classes"], count, without)) for run in runs]
     grouped = group(runs)
     first = [label for label, by_seed in grouped.items() if any(run.folder in found[0] for run in by_seed.values())]
     reference = baseline or (BASELINE if BASELINE in first else first[0])
     if reference not in grouped:
         raise LapmlError(f"--baseline: found {reference!r}, expected one of {listed(map(repr, grouped))}")
     return {reference: grouped.pop(reference), **grouped}
+
+
+def kept(labels: Sequence[int], classes: str, count: int, without: str) -> np.ndarray:
+    """(N,) bool: the images of other classes than those.
+
+    Args:
+        labels: 0-based, of the set's chosen classes in ascending order.
+        classes: which were chosen, ``data.NAME.classes``.
+        count: how many there are.
+        without: class numbers of the set, as ``"158-182"``.
+
+    Raises:
+        LapmlError: malformed, not of the set, or nothing would be left.
+    """
+    highest = count if classes == "all" else max(map(int, re.findall(r"\d+", classes)))
+    numbers = choose(classes, dict.fromkeys(range(1, highest + 1), ""), Path("the set"))
+    mask = ~np.isin(np.array(numbers)[labels], choose(without, dict.fromkeys(numbers, ""), Path("the runs")))
+    if not mask.any():
+        raise LapmlError(f"classes without {without}: found no image, expected some; leave fewer classes out")
+    return mask
+
+
+def left(run: Run, mask: np.ndarray) -> Run:
+    """A run as if it had been read on some of its images alone."""
+    images, labels = (list(np.asarray(each)[mask]) for each in run.truth)
+    return run._replace(truth=(images, labels), right=run.right[mask], first=run.first[mask])
 
 
 def refuse_other_images(runs: list[Run]) -> None:

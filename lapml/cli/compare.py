@@ -20,6 +20,9 @@ def compare(
     top: Annotated[int, typer.Option(min=1, max=5, help="Top-K accuracy: K.")] = 1,
     confidence: Annotated[float, typer.Option(help="Confidence level of intervals and tests.")] = 0.95,
     replicates: Annotated[int, typer.Option(min=1, help="Replicates of the bootstrap.")] = 10_000,
+    without: Annotated[
+        str, typer.Option(help="Classes whose images are left out, by their numbers in the set: 158-182.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a Markdown table.")] = False,
 ) -> None:
     """Compare methods of finished runs. Accuracy over seeds, differences with tests, and the number of seeds needed.
@@ -28,7 +31,7 @@ def compare(
     """
     from lapml.analysis import compare as comparison
 
-    result = comparison.compare(runs, baseline or None, top, confidence, replicates)
+    result = comparison.compare(runs, baseline or None, top, confidence, replicates, without)
     typer.echo(comparison.as_json(result) if as_json else comparison.markdown(result))
 
 

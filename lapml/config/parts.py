@@ -261,6 +261,7 @@ def _differing(contrast: list[str]) -> list[str]:
     return contrast
 
 
+Classes = Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")]  # numbers of the set
 Contrast = Annotated[
     list[Name], Field(min_length=2, max_length=2), AfterValidator(_differing)
 ]  # a method, and the one that it is compared with
@@ -271,6 +272,7 @@ class Report(Section):
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
     images: bool  # show pictures of the data
     steps: dict[Name, Name]  # method: the one that it is compared with, where that is not the one above
+    developed_on: Annotated[dict[Name, Classes], LATER] = {}  # data set: classes that the headline leaves out
     primary: Annotated[list[Contrast], LATER] = []  # named before test images are read
     beside: list[Published]
 

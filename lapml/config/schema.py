@@ -69,6 +69,8 @@ class Params(Section):
             _known("report.steps", name, self.methods)
         for name in itertools.chain(*self.report.primary):
             _known("report.primary", name, self.all_methods())
+        for dataset in self.report.developed_on:
+            _known("report.developed_on", dataset, self.datasets)
         for number in self.report.beside:
             _known("report.beside", number.dataset, self.data)
         for dataset in self.data:

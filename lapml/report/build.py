@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lapml import config
-from lapml.analysis import calibration, contrasts, mistakes, selective, tables
+from lapml.analysis import calibration, contrasts, headline, mistakes, selective, tables
 from lapml.analysis.diagnosis import tables as diagnosis_tables
 from lapml.config import Params, overlays
 from lapml.files import scratch
@@ -48,7 +48,9 @@ def report(
     runs = tables.collect(params, paths)
     epochs = tables.histories(params, paths)
     right = tables.predictions(params, paths)
-    table, primary = tables.accuracy(runs, right, params), contrasts.contrasts(right, params)
+    others = headline.others(right, params, paths)
+    heads = headline.headline(others, params)
+    table, primary = tables.accuracy(runs, right, params), contrasts.contrasts(right | others, params)
     tuned = {
         (dataset, method): tables.tuned_record(params, paths, dataset, method)
         for dataset in params.datasets
@@ -64,9 +66,9 @@ def report(
     risks = {name: selective.read(params, paths, name) for name in params.datasets}
     html = page.build(
         params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, confusions, heading, primary,
-        {name: shown for name, (_, shown) in classes.items()}, risks,
+        {name: shown for name, (_, shown) in classes.items()}, risks, heads,
     )  # fmt: skip
-    parts = (contrasts.markdown(primary, params), calibration.markdown(table), selective.markdown(risks))
+    parts = (headline.markdown(heads, params), contrasts.markdown(primary, params), calibration.markdown(table), selective.markdown(risks))
     more = "\n".join(text for text in parts if text)
     paths.report.mkdir(parents=True, exist_ok=True)
     with scratch(paths.report / ".partial") as partial:

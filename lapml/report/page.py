@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lapml.analysis import calibration, contrasts, selective, tables
+from lapml.analysis import calibration, contrasts, headline, selective, tables
 from lapml.common.text import class_name
 from lapml.config import Params
 from lapml.report import account, figures, studies
@@ -37,6 +37,7 @@ def build(
     primary: pd.DataFrame | None = None,
     classes: dict[str, tuple[pd.DataFrame, pd.DataFrame]] | None = None,
     risks: dict[str, dict[str, np.ndarray]] | None = None,
+    heads: pd.DataFrame | None = None,
 ) -> str:
     """The report as HTML.
 
@@ -54,6 +55,7 @@ def build(
         primary: of ``contrasts.contrasts``.
         classes: {dataset: (of ``mistakes.extremes``, of ``mistakes.by_class``)}.
         risks: {dataset: of ``selective.read``}.
+        heads: of ``headline.headline``.
     """
     text, facts = account.introduction(heading)
     return render(
@@ -72,6 +74,7 @@ def build(
             | {
                 "diagnosis": (diagnoses or {}).get(name),
                 "confused": _confused((confusions or {}).get(name), params),
+                "headline": _headline(name, heads, params),
                 "contrasts": _contrasts(name, primary),
                 "calibration": calibration.rows(table, name),
                 "classes": _classes((classes or {}).get(name)),
@@ -80,6 +83,7 @@ def build(
             for name in params.datasets
         ],
         note=tables.note(table, params),
+        headline_heads=headline.headings(params),
         contrast_heads=contrasts.headings(params),
         contrast_note=contrasts.note(params),
         calibration_heads=list(calibration.HEADINGS.values()),
@@ -192,6 +196,16 @@ def _dataset(
         },
         "tuned": studies.shown({key[1]: record for key, record in tuned.items() if key[0] == name}, params.of(name)),
         "pictures": pictures and _pictures(name, pictures),
+    }
+
+
+def _headline(dataset: str, heads: pd.DataFrame | None, params: Params) -> dict[str, Any] | None:
+    rows = heads[heads["dataset"] == dataset] if heads is not None and len(heads) else ()
+    if not len(rows):
+        return None
+    return {
+        "rows": [headline.cells(row) for row in rows.to_dict("records")],
+        "note": headline.note(dataset, rows, params),
     }
 
 
