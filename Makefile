@@ -146,7 +146,7 @@ PY  ?= 312
 OUT ?= kit/out
 MIB ?= 60
 kit: $(VENV)/.main  ## pack SUITE=suites/….yaml and IMAGES=DIR for PY=312 into kit/out, for kit/run.sh elsewhere
-	@test -n "$(SUITE)" || { echo "error: make kit: SUITE: found nothing, expected a file such as suites/cub200-first.yaml" >&2; exit 1; }
+	@test -n "$(SUITE)" || { echo "error: make kit: SUITE: found nothing, expected a file such as suites/cub200.yaml" >&2; exit 1; }
 	@$(BIN)/python -m kit make $(SUITE) $(if $(IMAGES),--images "$(IMAGES)") --py $(PY) --out "$(OUT)" --mib $(MIB)
 
 gpu-test: $(VENV)/.test  ## run the tests that need a GPU

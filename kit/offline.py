@@ -26,7 +26,9 @@ def offline(plan: Namespace) -> int:
         Stopped: asked to stop before the first run.
     """
     if missing := [name for name in ("kit", "lapml") if not (ROOT / name).is_dir()]:
-        raise LapmlError(f"{ROOT.resolve()}: holds no {' and no '.join(missing)}; run kit/run.sh from the root of a checkout")
+        raise LapmlError(
+            f"{ROOT.resolve()}: holds no {' and no '.join(missing)}; run kit/run.sh from the root of a checkout"
+        )
     with Asked(plan.stop) as asked, alone(plan.work / "lock") as lock:
         work = Work(plan.work, lock, asked)
         missing = take_in(plan.pieces, work)

@@ -40,8 +40,8 @@ def compare(
         without: classes whose images are left out, as numbers of the set; "": none.
 
     Returns:
-        dataset, split, without, images, top, confidence, replicates, reference; ``rows``, one dict per method, the reference first: method,
-        seeds, accuracy, half, and over the reference paired_seeds, difference, low, high, p, p_holm, significant,
+        dataset, split, without, images, top, confidence, replicates, reference; ``rows``, one dict per method, the reference
+        first: method, seeds, accuracy, half, and over the reference paired_seeds, difference, low, high, p, p_holm, significant,
         seeds_needed, seeds_needed_low, seeds_needed_high (see :class:`lapml.analysis.stats.Seeds`); ``mcnemar`` of two single
         runs: only_row, only_reference, p, else None; ``notes``, sentences. Missing numbers are NaN.
 
@@ -94,8 +94,8 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append([escaped(row["method"]), str(len(row["seeds"])), interval(row["accuracy"], row["half"]), *cells])
     without = f" without classes {result['without']}" if result["without"] else ""
     text = (
-        f"{result['dataset']}{without}, {result['images']:,} {split} images; accuracies in percent. ±: Student-t interval over seeds. "
-        f"Points, [interval] and p: hierarchical paired bootstrap over seeds and {split} images, "
+        f"{result['dataset']}{without}, {result['images']:,} {split} images; accuracies in percent. ±: Student-t interval over "
+        f"seeds. Points, [interval] and p: hierarchical paired bootstrap over seeds and {split} images, "
         f"{result['replicates']:,} replicates; Holm: p corrected over the table’s differences ({len(others)}); bold where "
         f"that is below {1 - result['confidence']:.2g}."
     )

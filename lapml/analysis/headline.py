@@ -44,9 +44,7 @@ def headline(right: Right, params: Params) -> pd.DataFrame:
     for dataset in params.report.developed_on:
         methods = [method for method in params.all_methods() if (dataset, method) in right]
         base = right.get((dataset, BASELINE))
-        pairs = [
-            None if base is None or method == BASELINE else (right[dataset, method], base) for method in methods
-        ]
+        pairs = [None if base is None or method == BASELINE else (right[dataset, method], base) for method in methods]
         compared = stats.compare_rows(pairs, params.report.bootstrap, params.report.confidence, BOOTSTRAP_SEED)
         for method, ((gain, low, high, _), p_holm, significant, _) in zip(methods, compared, strict=True):
             answers = right[dataset, method]

@@ -68,7 +68,9 @@ class Work:
     ):
         self.index, self.rows, self.read, self.folder, self.settings = index, rows, read, folder, settings
         self.extractor, self.threads, self.device = extractor, threads, extractor.device
-        self.side = side_of(index[["width", "height"]].to_numpy()[rows], settings.side, extractor.stride, settings.enlarge)
+        self.side = side_of(
+            index[["width", "height"]].to_numpy()[rows], settings.side, extractor.stride, settings.enlarge
+        )
         extractor.resize(self.side)
         self.grid = self.side // extractor.stride
         self.place = folder.with_name(f".{folder.name}.partial")

@@ -68,7 +68,12 @@ def report(
         params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, confusions, heading, primary,
         {name: shown for name, (_, shown) in classes.items()}, risks, heads,
     )  # fmt: skip
-    parts = (headline.markdown(heads, params), contrasts.markdown(primary, params), calibration.markdown(table), selective.markdown(risks))
+    parts = (
+        headline.markdown(heads, params),
+        contrasts.markdown(primary, params),
+        calibration.markdown(table),
+        selective.markdown(risks),
+    )
     more = "\n".join(text for text in parts if text)
     paths.report.mkdir(parents=True, exist_ok=True)
     with scratch(paths.report / ".partial") as partial:

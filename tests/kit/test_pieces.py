@@ -86,7 +86,7 @@ def required(requirement, name):
 
 
 def suite_file(folder, *overrides):
-    params = config.load(ROOT / "suites/cub200-first.yaml", overrides)
+    params = config.load(ROOT / "suites/cub200.yaml", overrides)
     (folder / "suite.yaml").write_text(params.model_dump_json())
     return Path("suite.yaml")
 

@@ -99,7 +99,7 @@ def test_margins_tuned_before_are_read_by_today_s_settings(file):
 def test_every_run_says_what_made_it(run):
     metrics, provenance = (json.loads((run / name).read_text()) for name in ("metrics.json", "provenance.json"))
     assert re.fullmatch(r"[0-9a-f]{40}", provenance["commit"]) and provenance["dirty"] is False
-    assert provenance["command"].startswith("lapml train ") and provenance["device"]
+    assert re.match("(python -m )?lapml train ", provenance["command"]) and provenance["device"]
     assert provenance["data_sha256"] and provenance["weights"]["sha256"]
     reads = run / "test_reads.jsonl"
     seen = len(reads.read_text().splitlines()) if reads.exists() else 0

@@ -1,0 +1,107 @@
+"""Accuracy on the classes that nothing was developed on: in the report as by `lapml compare --without`."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lapml import config
+from lapml.analysis import contrasts, gather, tables
+from lapml.analysis.compare import compare, markdown
+from lapml.analysis.headline import headline, others
+from lapml.analysis.headline import markdown as shown
+from lapml.errors import LapmlError
+from lapml.paths import Paths
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = ROOT / "results/published/demo/runs/birds"
+PATHS = Paths("demo", ROOT).as_published()
+
+
+def settings(*overrides: str):
+    return config.load(
+        ROOT / "params.yaml", ["report.developed_on={birds: '1-3,12-18'}", "report.bootstrap=500", *overrides]
+    )
+
+
+def accuracies(method: str) -> list[float]:
+    """Of the seeds, on the images of classes 4 to 11, from the files alone."""
+    found = [pd.read_parquet(RUNS / method / str(seed) / "predictions.parquet") for seed in (0, 1, 2)]
+    found = [table[table["label"].between(3, 10)] for table in found]
+    return [100 * float((table["top1"] == table["label"]).mean()) for table in found]
+
+
+def test_compared_without_some_classes():
+    result = compare([RUNS], replicates=500, without="1-3,12-18")
+    for row in result["rows"]:
+        assert row["accuracy"] == pytest.approx(np.mean(accuracies(row["method"])))
+        assert row["method"] == "baseline" or row["difference"] == pytest.approx(
+            np.mean(accuracies(row["method"])) - np.mean(accuracies("baseline"))
+        )
+    assert result["images"] == 8 * 24 and "birds without classes 1-3,12-18, 192 test images" in markdown(result)
+    assert "without" not in markdown(compare([RUNS], replicates=100))
+
+
+def test_the_report_s_headline_is_the_same():
+    params = settings()
+    right = tables.predictions(params, PATHS)
+    left = others(right, params, PATHS)
+    assert left.keys() == right.keys() and {answers.shape for answers in left.values()} == {(3, 192)}
+    table, compared = headline(left, params), compare([RUNS], replicates=500, without="1-3,12-18")
+    expected = {row["method"]: row for row in compared["rows"]}
+    assert set(table["method"]) == set(expected)
+    for row in table.to_dict("records"):
+        same = expected[row["method"]]
+        assert [row[name] for name in ("top1", "half", "gain", "low", "high", "p_holm")] == pytest.approx(
+            [same[name] for name in ("accuracy", "half", "difference", "low", "high", "p_holm")], nan_ok=True
+        )
+    text = shown(table, params)
+    assert text.count("\n| ") == 2 + len(table) - 1 + 1 and "the 192 test images of all classes but 1-3,12-18" in text
+
+
+def test_primary_contrasts_are_of_the_headline_s_images():
+    params = settings("report.primary=[[loc_cutmix, cutmix]]")
+    right = tables.predictions(params, PATHS)
+    [row] = contrasts.contrasts(right | others(right, params, PATHS), params).to_dict("records")
+    assert row["difference"] == pytest.approx(np.mean(accuracies("loc_cutmix")) - np.mean(accuracies("cutmix")))
+
+
+def test_without_such_classes_there_is_no_headline():
+    params = settings("report.developed_on={}")
+    right = tables.predictions(params, PATHS)
+    assert others(right, params, PATHS) == {} and shown(headline({}, params), params) == ""
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=2, max_size=12, unique=True).map(sorted),
+    st.data(),
+)
+def test_numbers_are_those_of_the_set(chosen, data):
+    """Whichever classes a suite has, a class keeps its number."""
+    away = data.draw(st.lists(st.sampled_from(chosen), min_size=1, max_size=len(chosen) - 1, unique=True))
+    labels = data.draw(st.lists(st.integers(0, len(chosen) - 1), min_size=1, max_size=30)) + list(range(len(chosen)))
+    mask = gather.kept(labels, ",".join(map(str, chosen)), len(chosen), ",".join(map(str, away)))
+    assert mask.tolist() == [chosen[label] not in away for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        ("19", "found class 19 in '19', expected class ids of the runs .1..18, 18 classes"),
+        ("3-1", "found '3-1' in '3-1', expected 'all' or class ids"),
+        ("1-18", "classes without 1-18: found no image, expected some"),
+    ],
+)
+def test_classes_that_are_not_there_are_refused(without, message):
+    with pytest.raises(LapmlError, match=message):
+        compare([RUNS], replicates=100, without=without)
+
+
+def test_the_data_set_is_one_of_the_suite():
+    with pytest.raises(LapmlError, match="report.developed_on: .*cub200"):
+        settings("report.developed_on={cub200: '1'}")
+    with pytest.raises(LapmlError, match="report.developed_on.birds"):
+        settings("report.developed_on={birds: some}")
