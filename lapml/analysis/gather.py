@@ -94,9 +94,9 @@ def rows(folders: Sequence[Path], baseline: str | None = None, top: int = 1, wit
     runs = [read(folder, top) for several in found for folder in several]
     refuse_other_images(runs)
     if without:
-        first = runs[0]
-        count = len(first.origin.get("class_names") or []) or max(first.truth[1]) + 1
-        runs = [left(run, kept(first.truth[1], first.config["data"]["classes"], count, without)) for run in runs]
+        labels = runs[0].truth[1]
+        count = len(runs[0].origin.get("class_names") or []) or max(labels) + 1
+        runs = [left(run, kept(labels, runs[0].config["data"]["classes"], count, without)) for run in runs]
     grouped = group(runs)
     first = [label for label, by_seed in grouped.items() if any(run.folder in found[0] for run in by_seed.values())]
     reference = baseline or (BASELINE if BASELINE in first else first[0])

@@ -27,7 +27,7 @@ def others(right: Right, params: Params, paths: Paths) -> Right:
     found: Right = {}
     for dataset, without in params.report.developed_on.items():
         table = parquet(paths.run(dataset, params.all_methods()[0], params.seeds[0]) / "predictions.parquet")
-        count = len(class_names(params, paths, dataset))
+        count = len(class_names(params, paths, dataset) or []) or table["label"].max() + 1
         mask = kept(table["label"].to_list(), params.data[dataset].classes, count, without)
         found |= {key: answers[:, mask] for key, answers in right.items() if key[0] == dataset}
     return found

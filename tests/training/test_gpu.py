@@ -18,7 +18,7 @@ from lapml.errors import LapmlError
 from lapml.mixing import snapmix
 from lapml.models import device as optim
 from lapml.models.model import build
-from lapml.runs import evaluate
+from lapml.runs import evaluate, reevaluate
 from lapml.runs import execute as runs
 from lapml.runs.folder import open_run
 from lapml.training import state
@@ -123,7 +123,7 @@ def test_snapmix_mixes_what_it_mixes_on_a_cpu():
     once, twice = (snapmix._resized(images.cuda(), source.cuda(), to.cuda()) for _ in range(2))
     assert torch.equal(once, twice)
     seen = snapmix.inside(to, side)[:, None].expand_as(expected)
-    torch.testing.assert_close(once.cpu()[seen], expected[seen], rtol=0, atol=2e-5)
+    torch.testing.assert_close(once.cpu()[seen], expected[seen], rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("row, stride", [("baseline", 8), ("loc_cutmix", 8), ("snapmix", 8), ("baseline", 16)])
@@ -190,7 +190,7 @@ def test_a_run_reads_again_what_it_wrote_and_says_what_made_it(small_run, packed
     assert origin["device"] == torch.cuda.get_device_name() and (origin["precision"], origin["tf32"]) == ("bf16", True)
     assert all(origin["versions"][name] for name in ("driver", "cuda", "cudnn", "torchvision"))
     assert origin["versions"] == provenance.versions() and origin["peak_memory_bytes"] > 0
-    again = evaluate.metrics(runs._predict(folder, record, "test", packed, 3))
+    again = evaluate.metrics(reevaluate._predict(folder, record, "test", packed, 3))
     assert again == {name: metrics[name] for name in again}
 
 
