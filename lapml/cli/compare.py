@@ -57,7 +57,7 @@ def confusions(
 ) -> None:
     """Count mistakes between sister classes, and others. Names of sister classes share their last word, or a file groups them.
 
-    Example: lapml confusions results/published/sparrows/runs/cub200/baseline results/published/sparrows/runs/cub200/cutmix
+    Example: lapml confusions results/published/cub200/runs/cub200/baseline results/published/cub200/runs/cub200/cutmix
     """
     from lapml.analysis import confusions as mistakes
 
