@@ -187,6 +187,7 @@ def make_ready(work: Work, suite: Path, overrides: list[str]) -> None:
     from lapml.config import load
     from lapml.data.fetch.sources import refuse_other
     from lapml.data.pack import Packed
+    from lapml.localise.evidence import found
     from lapml.paths import Paths
 
     params = load(suite, overrides)
@@ -208,6 +209,10 @@ def make_ready(work: Work, suite: Path, overrides: list[str]) -> None:
             env = {} if synthetic else {f"LAPML_{name.upper().replace('-', '_')}": str(lay_out(work))}
             for step in ("fetch", "prepare"):
                 call(step, name, "data", step, env=env)
-        if params.localising():  # what is there already takes no time
-            call("localise", name, "localise", env={})
+        if params.localising():
+            try:
+                found(params, paths, name, Packed.open(paths.pack(name), params.data[name]))
+                print(f"localise {name}: done before", flush=True)
+            except LapmlError:
+                call("localise", name, "localise", env={})
         work.save()

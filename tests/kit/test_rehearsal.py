@@ -100,7 +100,7 @@ def checkout(tmp_path):
         else:
             shutil.copy2(source, folder / name)
     settings = config.load(ROOT / "suites/tiny.yaml").model_dump(mode="json")
-    settings |= {"suite": "rehearsal", "ablation": ["baseline", "cutmix"], "tuned_methods": []}
+    settings |= {"suite": "rehearsal", "ablation": ["baseline", "loc_cutmix"], "tuned_methods": []}
     settings["data"]["birds"] |= {"source": "official", "synthetic": None}
     settings["train"] |= {"epochs": 2, "warmup_epochs": 0.0}
     settings["diagnose"]["method"] = "baseline"
@@ -182,15 +182,16 @@ def test_a_suite_goes_there_and_its_runs_come_back(tmp_path, checkout, images, m
 
     status, said = there.run("--limit", "0.001")  # is over before the first run
     assert status == 75 and "0 of 2 runs are finished" in said, said
-    for step in ("take in piece 1", "install", "unpack", "fetch birds", "prepare birds"):
+    for step in ("take in piece 1", "install", "unpack", "fetch birds", "prepare birds", "localise birds"):
         assert f"\n{step}" in "\n" + said, step
     assert there.brought() == []
 
     status, said = there.interrupt(how=lambda kit, run: os.kill(run, signal.SIGKILL))
     assert status == 1 and "birds/baseline/0: killed by signal 9" in said and "1 of 2 runs are finished" in said, said
-    assert "unpack" not in said and "install: done before" in said and "prepare birds: done before" in said
-    assert there.brought() == ["logs/rehearsal-birds-baseline-0.log", "runs/birds/cutmix/0/provenance.json"]
-    first = there.made("cutmix")
+    assert "unpack" not in said and "install: done before" in said
+    assert "prepare birds: done before" in said and "localise birds: done before" in said
+    assert there.brought() == ["logs/rehearsal-birds-baseline-0.log", "runs/birds/loc_cutmix/0/provenance.json"]
+    first = there.made("loc_cutmix")
 
     baseline = there.folder / "results/rehearsal/runs/birds/baseline"
 
@@ -206,17 +207,17 @@ def test_a_suite_goes_there_and_its_runs_come_back(tmp_path, checkout, images, m
     shutil.rmtree(baseline)
     baseline.write_text("in the way")
     status, said = there.run("--jobs", "2")
-    assert status == 1 and "birds/baseline/0: failed with status 1" in said and "cutmix/0: begun" not in said, said
+    assert status == 1 and "birds/baseline/0: failed with status 1" in said and "loc_cutmix/0: begun" not in said, said
     baseline.unlink()
 
     options = ("--rates", "0.01", "--rate-epochs", "1", "--probe", "1", "--probe-seconds", "60")
     status, said = there.run(*options)
     assert status == 0 and "2 of 2 runs are finished" in said, said
     assert "learning rate 0.01: " in said and "1 side by side: " in said and "1 side by side: 0 images" not in said
-    assert there.made("cutmix") == first
+    assert there.made("loc_cutmix") == first
     status, said = there.run(*options)
     assert status == 0 and "begun" not in said and "side by side" not in said, said
-    assert there.brought() == [f"runs/birds/{method}/0/provenance.json" for method in ("baseline", "cutmix")]
+    assert there.brought() == [f"runs/birds/{method}/0/provenance.json" for method in ("baseline", "loc_cutmix")]
 
     published(there, checkout)
 
@@ -229,7 +230,7 @@ def published(there: Machine, checkout: Path) -> None:
         [*command, "--params", "suites/rehearsal.yaml"], cwd=checkout, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0 and "2 runs added, 2 of 2 are there" in done.stdout, done.stdout + done.stderr
-    run = Paths("rehearsal", checkout).as_published().run("birds", "cutmix", 0)
-    assert (run / "provenance.json").read_bytes() == there.made("cutmix")
+    run = Paths("rehearsal", checkout).as_published().run("birds", "loc_cutmix", 0)
+    assert (run / "provenance.json").read_bytes() == there.made("loc_cutmix")
     # The kit names the commit of the package that made it: here this one, and not that of the copy that it carries.
     assert json.loads((run / "provenance.json").read_text())["commit"] == provenance.commit()[0]
