@@ -38,6 +38,13 @@ class Synthetic(Section):
     nuisance: Share  # strength of what misleads: background, pose, light, occlusion
 
 
+class Augment(Section):
+    """Random operations on light and colour, as RandAugment has them; see lapml/data/augment.py."""
+
+    ops: Annotated[int, Field(ge=1, le=9)]  # of an image, one after another
+    magnitude: Annotated[float, Field(ge=0, le=30)]
+
+
 class View(Section):
     """How a batch is cut from the stored squares."""
 
@@ -48,6 +55,7 @@ class View(Section):
     flip: bool
     jitter: Share
     erase: Annotated[Share, LATER] = 0.0  # probability that an image loses a rectangle
+    augment: Annotated[Augment | None, LATER] = None
 
     @model_validator(mode="after")
     def _scale(self) -> Self:

@@ -1,4 +1,4 @@
-"""Batches: an indexed read of the packed array, then crop, flip, jitter and normalise on the device.
+"""Batches: an indexed read of the packed array, then crop, flip, jitter (or stronger) and normalise on the device.
 
 Its random numbers are those of draws.py.
 """
@@ -128,7 +128,8 @@ class Batches:
         def each() -> Iterator[Batch]:
             for rows, step, stored in self._read(plan):
                 drawn = {name: self._send(table[rows]) for name, table in tables.items()}
-                images = self._view(stored, drawn["windows"], drawn.get("jitter"))
+                operations = tables["augment"][rows] if self.view.augment else None
+                images = self._view(stored, drawn["windows"], drawn.get("jitter"), operations)
                 if self.view.erase:
                     images = views.erase(images, drawn["erase"], self.view.erase)
                 extra: dict[str, Any] = {}
@@ -174,10 +175,16 @@ class Batches:
             return _ahead((rows, step, stored.pin_memory()) for rows, step, stored in read)
         return read
 
-    def _view(self, stored: Tensor, windows: Tensor, jitter: Tensor | None = None) -> Tensor:
+    def _view(
+        self, stored: Tensor, windows: Tensor, jitter: Tensor | None = None, operations: np.ndarray | None = None
+    ) -> Tensor:
         images = views.cut(stored.to(self.device, non_blocking=True), windows, self.view.side)
         if jitter is not None:
             images = views.jitter(images, jitter, self.view.jitter)
+        if operations is not None:
+            from lapml.data.augment import augment  # torchvision's functions are slow to import
+
+            images = augment(images, operations, self.view.augment)
         return images.sub_(self.mean).div_(self.std).to(self.dtype)
 
     def _send(self, array: np.ndarray) -> Tensor:

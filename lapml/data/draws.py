@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     SAME_CLASS = 8
     DROP_PATH = 9
     ERASE = 10
+    AUGMENT = 11
 
 
 def stream(seed: int, epoch: int, purpose: Purpose) -> np.random.Generator:
@@ -55,6 +56,8 @@ def tables(
         made["jitter"] = stream(seed, epoch, Purpose.JITTER).random((count, 3))
     if view.erase:
         made["erase"] = stream(seed, epoch, Purpose.ERASE).random((count, 5))
+    if view.augment:
+        made["augment"] = stream(seed, epoch, Purpose.AUGMENT).random((count, view.augment.ops, 2))
     mixed = margins = np.zeros(steps, bool)
     if settings.mix and settings.mix.at_work(epoch, epochs):
         mixed = stream(seed, epoch, Purpose.MIXED).random(steps) < settings.mix.prob

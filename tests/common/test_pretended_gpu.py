@@ -36,6 +36,7 @@ CASES = [
     ("margin", ["model.embedding_dim=16", "train.batch_norm=frozen"]),
     *((row, ["model.freeze=1", "train.label_smoothing=0.1"]) for row in ("baseline", "loc_cutmix", "adaptive_margin")),
     ("attentive_cutmix", [*PRETRAINED, "model.freeze=2"]),
+    ("cutmix", ["data.birds.view.augment={{ops: 9, magnitude: 9}}"]),  # each operation occurs
 ]
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"}
 DEVICE = torch.device("cuda")

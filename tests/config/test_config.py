@@ -176,6 +176,7 @@ BAD = [
     ("data.birds.view.side", 8), ("data.birds.view.aspect", "squash"), ("data.birds.view.crop", None),
     ("data.birds.view.scale", [0.5]), ("data.birds.view.scale", [0.6, 0.5]), ("data.birds.view.scale", [0, 0.5]),
     ("data.birds.view.scale", [0.5, 1.5]), ("data.birds.view.flip", "yes"), ("data.birds.view.flip", 1),
+    ("data.birds.view.augment", {"ops": 0}), ("data.birds.view.augment", {"magnitude": 31}), ("data.birds.view.augment", 9),
     ("data.birds.view.jitter", -0.1), ("data.birds.view.jitter", INF), ("model.name", ""), ("model.truncate", 12),
     ("model.output_stride", "16"), ("model.embedding_dim", 1), ("train.epochs", 0), ("train.epochs", 2.5),
     ("train.epochs", "16"), ("train.batch", 1), ("train.lr", 0), ("train.lr", -1.0), ("train.lr", "0.01"),

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from lapml.config import View
+from lapml.config.parts import Augment
 from lapml.data import views
+from lapml.data.augment import augment
 from lapml.data.batches import Batches, _ahead
 from lapml.data.draws import Purpose, donors_of, same_class, stream
 from lapml.data.index import rows_of
@@ -145,6 +147,32 @@ def test_erasing_leaves_all_else_as_it_is(make, row):
         assert (erased[image][0][plain[image][0] != erased[image][0]] == 0).all()
     one, two = (next(iter(make(("test",), erase=share).evaluation(12))) for share in (0.0, 1.0))
     assert torch.equal(one.images, two.images)
+
+
+def test_operations_leave_all_else_as_it_is(make, row):
+    """Crops, donors and λ are those without them; evaluation is not touched."""
+    two = Augment(ops=2, magnitude=9)
+    plain, one, other = (by_row(make(augment=each).training(5, 2, 6, row(prob=0.5))) for each in (None, two, two))
+    assert plain.keys() == one.keys() and all(plain[image][1:] == one[image][1:] for image in plain)
+    assert all(torch.equal(one[image][0], other[image][0]) for image in one)
+    changed = [not torch.allclose(plain[image][0], one[image][0], atol=1e-4) for image in plain]
+    assert len(changed) / 2 < sum(changed)
+    first, second = (next(iter(make(("test",), augment=each).evaluation(12))) for each in (None, two))
+    assert torch.equal(first.images, second.images)
+
+
+def test_operations_depend_on_seed_epoch_and_row_only(make, packed, row, view):
+    """They are those of the documented stream, in a batch of any size, applied to the view before it is normalised."""
+    settings = Augment(ops=3, magnitude=12)
+    uniform = np.random.default_rng([7, 3, int(Purpose.AUGMENT)]).random((len(packed.index), 3, 2))
+    plain = by_row(make().training(7, 3, 6, row("baseline")))
+    mean, std = (torch.tensor(each)[:, None, None] * 255 for each in (MEAN, STD))
+    for size in (6, 8):
+        for image, (pixels, *_) in by_row(make(augment=settings).training(7, 3, size, row("baseline"))).items():
+            before = (plain[image][0] * std + mean)[None]
+            expected = (augment(before, uniform[[image]], settings)[0] - mean) / std
+            # a pixel at the edge of a level of posterize or equalize may fall on either side
+            assert ((pixels - expected).abs() > 1e-3).float().mean() < 0.03
 
 
 def test_draws_are_the_documented_streams(make, packed, row, view):

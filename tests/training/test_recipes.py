@@ -128,6 +128,7 @@ def test_an_optimizer_is_timms_own(small_params, name):
         ("loc_cutmix", ["train.optimizer=lion", "train.lr=0.0001", "model.drop_path=0.3", *VIT]),
         ("snapmix", ["model.drop_path=0.2", "train.accumulate=2", *VIT]),
         ("loc_cutmix", ["train.ema=0.9", "model.freeze=1"]),
+        ("cutmix", ["data.birds.view.augment={ops: 2, magnitude: 9}", "data.birds.view.jitter=0.2"]),
     ],
 )
 def test_a_run_that_was_stopped_ends_in_the_same_numbers(small_run, packed, tmp_path, monkeypatch, method, recipe):
