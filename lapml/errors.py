@@ -23,7 +23,8 @@ class LapmlError(Exception):
 
 
 class DivergedError(LapmlError):
-    """A loss that is not finite: the settings are the cause. Tuning counts it as a failed trial."""
+    """A loss that is not finite, or stays far above that of guessing: the settings are the cause. Tuning counts it as a failed
+    trial."""
 
 
 class Stopped(LapmlError):

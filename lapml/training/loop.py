@@ -84,7 +84,7 @@ def fit(
         LapmlError: another number of processes than ``train.gpus``, unsuitable settings (see :func:`lapml.models.model.build`), no
             maps where the method mixes by them, a batch larger than the data, or than the GPU's memory, no GPU where one is
             asked for, or a saved state of something else.
-        DivergedError: a loss that is not finite.
+        DivergedError: a loss that is not finite, or that stays far above that of guessing.
         Stopped: after SIGTERM or SIGINT.
     """
     train, settings, (device, precision) = config.train, config.settings, _ready(config, maps)
@@ -100,7 +100,7 @@ def fit(
     earlier = sum(row["seconds"] for row in history) + now.seconds
     fitted = lambda: Fitted(learner.models(), history, weights, device, precision, saved.resumed, earlier)  # noqa: E731
     with (
-        Watch(config, steps, saved, lag=0 if device.type == "cpu" else 1) as watch,
+        Watch(config, steps, len(packed.class_names), saved, lag=0 if device.type == "cpu" else 1) as watch,
         memory(f"train.batch: {train.batch} images of {config.data.view.side} px", _less(train)),
         Progress(quiet, log, train, steps, len(history) * steps + now.step) as progress,
     ):
@@ -112,10 +112,10 @@ def fit(
                 _begin_step(config, learner, steps, epoch, now.step)
                 stats, forwards, backwards = take_step(learner, batch)
                 learner.update_average(epoch * steps + now.step + 1)
-                watch.add(now.step, stats["loss"])
+                watch.add(now.step, stats)
                 now.add(stats, forwards * ranks.size(), backwards * ranks.size(), batch.mixed)
                 now.seconds = time.perf_counter() - started
-                if watch.asked_to_stop():  # a loss that is not finite raises
+                if watch.asked_to_stop():  # a run that diverged raises
                     watch.refuse_bad_weights(learner.model, now.step)
                     saved.save(history, now)
                     raise watch.stopped(now.step)

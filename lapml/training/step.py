@@ -1,6 +1,7 @@
 """A model as it trains, and one step of it: mix, forward, loss, backward, update."""
 
 import copy
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -185,6 +186,7 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
                 )
                 donor_labels = batch.labels[mixed.donors]
                 credit = credit * (1 - mixed.rho) + (guess == donor_labels) * mixed.rho
+            stats["of_guessing"] = stats["ce"] / (math.log(output.logits.shape[1]) * _weight(mixed, clean_logits))
             if settings.loss is not None:
                 extra = methods.custom_loss(settings, methods.Seen(output, labels, donor_labels, mixed, embedded))
                 loss, stats = loss + settings.loss.weight * extra, stats | {"loss_custom": extra.detach()}
@@ -198,6 +200,13 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
     _update(learner, loss)
     forwards += again if learner.accumulate > 1 else 0
     return {**stats, "loss": loss.detach(), "accuracy": 100 * credit.mean()}, forwards, backwards
+
+
+def _weight(mixed: Mixed | None, clean_logits: Tensor | None) -> Tensor | float:
+    """The weight of all labels of an image in the cross-entropy, on the mean: the same answer to all costs as often log K."""
+    if mixed is None:
+        return 1.0
+    return (mixed.kept + mixed.pasted).mean() + (clean_logits is not None)
 
 
 def _update(learner: Learner, loss: Tensor) -> None:

@@ -131,12 +131,12 @@ def made(small_run, annotated, request):
 def trained(run, it, batches: Batches, waits: Waits) -> None:
     """Two steps, the first of which takes margins: on the device throughout, and nobody waits."""
     waits.found.clear()  # setting up may wait
-    means, watch = Means(), Watch(run, 1, None, lag=0)
+    means, watch = Means(), Watch(run, 1, 3, None, lag=0)
     for step, batch in enumerate(batches.training(0, 0, len(batches.rows) // 2, run.settings, then=it.ahead)):
         assert batch.mixed == (run.settings.mixer is not None) and (batch.margins or step or not run.settings.margin)
         stats, *_ = take_step(it, batch)
         means.add(stats)
-        watch.add(step, stats["loss"])
+        watch.add(step, stats)
         assert all(value.is_cuda and not value.ndim for value in stats.values())
         assert all((parameter.grad is not None) == parameter.requires_grad for parameter in it.model.parameters())
         assert all(parameter.is_cuda for parameter in it.model.parameters())

@@ -73,13 +73,13 @@ def test_a_step_does_not_wait_for_the_device(small_run, annotated, row, override
     batches = Batches(annotated, rows, run.data.view, weights["mean"], weights["std"], device)
     for batch in batches.training(0, 0, 6, run.settings):  # the first epoch allocates and picks kernels
         take_step(it, batch)
-    means, watch = Means(), Watch(run, 1, None, lag=0)
+    means, watch = Means(), Watch(run, 1, 3, None, lag=0)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step, batch in enumerate(batches.training(0, 1, 6, run.settings)):
             stats, *_ = take_step(it, batch)
             means.add(stats)
-            watch.add(step, stats["loss"])
+            watch.add(step, stats)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert not watch.asked_to_stop()
