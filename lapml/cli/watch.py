@@ -18,6 +18,12 @@ def watch(
         Path | None,
         typer.Option(metavar="FOLDER", help="Also write TensorBoard's event files there, a folder for each run."),
     ] = None,
+    dvc: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Also write metrics and plots there, for `dvc exp show` and `dvc plots show`."
+        ),
+    ] = None,
 ) -> None:
     """Show how all runs of a suite stand: epochs, loss, accuracy and time left of those under way, top-1 of finished ones.
     Ctrl-C ends the command, not the runs.
@@ -33,13 +39,22 @@ def watch(
 
     settings, paths = load(params, overrides)
     console = Console()
-    if tensorboard is None:
-        seen = lambda: standings(settings, paths)  # noqa: E731
-    else:
+    writers: list = []
+    if tensorboard is not None:
         from lapml.runs.events import Events
 
-        events = Events(settings, paths, tensorboard)
-        seen = lambda: events.added(standings(settings, paths))  # noqa: E731
+        writers.append(Events(settings, paths, tensorboard))
+    if dvc is not None:
+        from lapml.runs.plots import Plots
+
+        writers.append(Plots(paths, dvc))
+
+    def seen() -> list:
+        rows = standings(settings, paths)
+        for writer in writers:
+            writer.added(rows)
+        return rows
+
     if once:
         console.print(_table(settings.suite, seen()))
         return

@@ -10,8 +10,8 @@ import pandas as pd
 
 from lapml.config import Params
 from lapml.errors import LapmlError
-from lapml.paths import LIVE, Paths
-from lapml.runs.watching import DONE, Standing
+from lapml.paths import Paths
+from lapml.runs.watching import DONE, Standing, history_of
 
 LEFT_OUT = ("epoch", "images_forward", "images_backward", "mixed_batches")  # columns of history.csv that are no curves
 
@@ -35,22 +35,16 @@ class Events:
         self.written: dict[Path, int] = {}  # epochs of each run; a finished one counts one more
         self.open: dict[Path, Any] = {}  # writers of the runs that are under way
 
-    def added(self, standings: list[Standing]) -> list[Standing]:
-        """Write what is new since the last call; returns what it is given.
+    def added(self, standings: list[Standing]) -> None:
+        """Write what is new since the last call.
 
         Args:
             standings: of :func:`~lapml.runs.watching.standings`.
         """
         for each in standings:
-            run = self.paths.run(each.dataset, each.method, each.seed)
-            done = each.state == DONE
-            file = run / ("history.csv" if done else LIVE)
-            try:
-                history, ended = pd.read_csv(file), file.stat().st_mtime
-            except (OSError, ValueError):  # nothing yet, or it is being replaced
-                continue
-            self._add(Path(each.dataset, each.method, str(each.seed)), history, ended, each.top1 if done else None)
-        return standings
+            if found := history_of(self.paths, each):
+                top1 = each.top1 if each.state == DONE else None
+                self._add(Path(each.dataset, each.method, str(each.seed)), *found, top1)
 
     def _add(self, run: Path, history: pd.DataFrame, ended: float, top1: float | None) -> None:
         rows = history.to_dict("records")

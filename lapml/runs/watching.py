@@ -85,6 +85,16 @@ def _whole(folder: Path) -> tuple[dict[str, Any], dict[str, Any], float] | None:
         return None
 
 
+def history_of(paths: Paths, run: Standing) -> tuple[pd.DataFrame, float] | None:
+    """The epochs of a run, finished or not, and when the last of them was written; None if there are none."""
+    file = paths.run(run.dataset, run.method, run.seed) / ("history.csv" if run.state == DONE else LIVE)
+    rows = _rows(file)
+    try:
+        return None if rows is None else (rows, file.stat().st_mtime)
+    except OSError:  # it is being replaced
+        return None
+
+
 def _rows(file: Path) -> pd.DataFrame | None:
     """The epochs so far; None if there are none."""
     try:
