@@ -28,6 +28,7 @@ MIXERS = {  # name in params.yaml: the file that holds its Settings and its mix
     "resizemix": "lapml.mixing.resizemix",
     "saliencymix": "lapml.mixing.saliencymix",
     "fmix": "lapml.mixing.fmix",
+    "transmix": "lapml.mixing.transmix",
     "localized": "lapml.mixing.localized",
     "oracle": "lapml.mixing.oracle",
     "parts": "lapml.mixing.parts",

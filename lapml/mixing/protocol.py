@@ -138,6 +138,7 @@ class Mixer(Section):
     finds_similar: ClassVar[bool] = False  # its Mixed has the parts' similarity: the adaptive margin can be taken
     uniform: ClassVar[int] = 2  # numbers that it draws for each image; mixers that draw as many are given the same ones
     second: ClassVar[bool] = False  # it takes the draws of a second box too
+    attends: ClassVar[bool] = False  # its label is by what the model's class token attends to in the mixed image
 
     if TYPE_CHECKING:
         name: str  # a field of every mixer that params.yaml can name; a custom mixer's own model has none

@@ -1,6 +1,7 @@
 """The settings of a method → how it mixes a batch, and its loss."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -13,8 +14,9 @@ from lapml.common import custom
 from lapml.config import Method
 from lapml.data.batches import Batch
 from lapml.errors import LapmlError
-from lapml.mixing import FIELDS, Draws, Evidence, Mixed, snapmix
+from lapml.mixing import FIELDS, Draws, Evidence, Mixed, snapmix, transmix
 from lapml.mixing.maps import class_maps
+from lapml.models.attention import class_attention
 from lapml.models.model import Classifier, Output, frozen_statistics
 from lapml.training import losses
 
@@ -88,13 +90,19 @@ def reference(
 
 def _clean_features(model: Classifier, images: Tensor) -> Tensor:
     """(N, C, h, w) by the model as it is now, whose running statistics it leaves alone."""
+    with _spared(model, images):
+        return model(images).features
+
+
+@contextmanager
+def _spared(model: Classifier, images: Tensor) -> Iterator[None]:
+    """A pass within neither moves running statistics nor leaves the step weights that were cast without gradient."""
     kind = images.device.type
     uncached = torch.autocast(
         kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
     )
-    # uncached: the step must not take over weights cast without gradient
     with torch.no_grad(), frozen_statistics(model), uncached:
-        return model(images).features
+        yield
 
 
 def _stored_evidence(needs: Collection[str], batch: Batch, stored: Mapping[str, Stored]) -> dict[str, Any]:
@@ -117,15 +125,26 @@ def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed
     """
     if not batch.mixed or settings.joint or not set(needs := settings.needs()) <= {"truth", *stored}:
         return None
+    if settings.mixer is not None and settings.mixer.attends:
+        return None
     return mix(settings, batch, Evidence(**_stored_evidence(needs, batch, stored)))
 
 
-def mix(settings: Method, batch: Batch, evidence: Evidence) -> Mixed:
-    """Generate a batch by the method's mixer and label rule."""
+def mix(settings: Method, batch: Batch, evidence: Evidence, model: Classifier | None = None) -> Mixed:
+    """Generate a batch by the method's mixer and label rule.
+
+    Args:
+        model: as it is now, for mixers that label by what it attends to.
+    """
     assert batch.donors is not None and batch.lam is not None and batch.uniform is not None
     assert settings.mixer is not None
     draws = Draws(batch.images, batch.labels, batch.donors, batch.lam, batch.uniform, batch.second)
-    return mixing.mix(draws, evidence, settings.mixer.labelled(settings.label))
+    mixed = mixing.mix(draws, evidence, settings.mixer.labelled(settings.label))
+    if not settings.mixer.attends:
+        return mixed
+    assert model is not None
+    with _spared(model, mixed.images):
+        return transmix.attended(mixed, class_attention(model, mixed.images))
 
 
 def loss(

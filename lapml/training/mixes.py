@@ -17,6 +17,7 @@ from lapml.data.pack import Packed
 from lapml.data.truth import Annotations, Scene, box_pixels
 from lapml.localise.evidence import stored
 from lapml.mixing import Evidence, Mixed, localized
+from lapml.models.attention import refuse_without_class_token
 from lapml.models.device import DTYPES
 from lapml.models.model import Classifier, build
 from lapml.training import methods
@@ -116,6 +117,9 @@ class Mixes:
         view, mean, std = config.data.view, weights["mean"], weights["std"]
         self.batches = Batches(packed, chosen, view, mean, std, self.device, DTYPES[precision])
         self.size = min(config.train.batch, len(chosen))
+        for method in mixing.values():
+            if method.mixer is not None and method.mixer.attends:
+                refuse_without_class_token(model, config.model.name, method.mixer.name)
         needs = {need for method in mixing.values() for need in method.needs()}
         self.stored = {} if maps is None else stored(maps, needs, len(packed.index), self.device)
         self.frozen = None
@@ -145,7 +149,7 @@ class Mixes:
                     if needs not in evidence:
                         asked = methods.reference(self.model, method, batch, self.model, self.frozen, self.stored)
                         evidence[needs] = asked[0].evidence
-                    made[name] = Made(methods.mix(method, batch, evidence[needs]), evidence[needs])
+                    made[name] = Made(methods.mix(method, batch, evidence[needs], self.model), evidence[needs])
                 yield clean, self._scene(clean), made, maps.maps
                 images -= self.size
                 if images <= 0:

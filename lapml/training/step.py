@@ -23,6 +23,7 @@ from lapml.data.batches import Batch
 from lapml.errors import LapmlError
 from lapml.localise.evidence import stored
 from lapml.mixing.boxes import Mixed
+from lapml.models.attention import refuse_without_class_token
 from lapml.models.device import DTYPES, autocast
 from lapml.models.model import Classifier, Output, training_mode
 from lapml.training import losses, methods
@@ -104,6 +105,8 @@ def make_learner(
     model.to(device, DTYPES[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
     training_mode(model, train.batch_norm)
     needs = settings.needs()
+    if settings.mixer is not None and settings.mixer.attends:
+        refuse_without_class_token(model, config.model.name, settings.mixer.name)
     bank = frozen = None
     if "recent" in needs:
         bank = Bank(images, model.head.in_features, config.data.view.side // model.stride, device)
@@ -166,7 +169,8 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
             again += back
             clean, clean_logits = seen.embedding, seen.logits
             with record_function("mix"):
-                mixed = methods.mix(settings, batch, seen.evidence)
+                mixed = methods.mix(settings, batch, seen.evidence, learner.model)
+            forwards += batch.count * (settings.mixer is not None and settings.mixer.attends)
         asked = batch.mixed and settings.loss is not None and settings.loss.reference
         detached = asked or batch.margins and margin is not None and margin.reference == "detached"
         references = batch.images[: batch.count] if detached else None

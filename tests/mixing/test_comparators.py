@@ -55,6 +55,7 @@ KEYS = {
     "resizemix": {"scale": [0.1, 0.8]},
     "saliencymix": {"alpha": 1.0},
     "fmix": {"alpha": 1.0, "decay": 3.0},
+    "transmix": {"alpha": 1.0},
     "oracle": {"alpha": 1.0, "area": [0.05, 0.5]},
     "parts": {"alpha": 1.0, "area": [0.1, 0.8], "threshold": 0.5},
     "random": {"alpha": 1.0, "area": [0.05, 0.5], "maps": "objects"},
@@ -389,7 +390,7 @@ def test_an_odd_or_single_image_batch(name, count):
     mixed = made(name, it)
     assert mixed.images.shape == it.images.shape and mixed.images.isfinite().all()
     assert ((mixed.rho >= 0) & (mixed.rho <= 1)).all()
-    if count == 1 and name in ("mixup", "cutmix", "attentive_cutmix", "saliencymix", "fmix", "parts"):
+    if count == 1 and name in ("mixup", "cutmix", "attentive_cutmix", "saliencymix", "fmix", "transmix", "parts"):
         torch.testing.assert_close(mixed.images, it.images)
 
 

@@ -261,6 +261,7 @@ def test_every_mixer_takes_what_draws_gives_and_its_settings_alone(name):
         "mixup": {"alpha": 0.4}, "cutout": {"side": 0.5}, "cutmix": {"alpha": 1.0, "maps": None},
         "snapmix": {"alpha": 5.0, "same_class": "single"}, "attentive_cutmix": {"cells": 0.25}, "localized": LOCALIZED,
         "resizemix": {"scale": [0.1, 0.8]}, "saliencymix": {"alpha": 1.0}, "fmix": {"alpha": 1.0, "decay": 3.0},
+        "transmix": {"alpha": 1.0},
         "oracle": {"alpha": 1.0, "area": [0.05, 0.5]}, "parts": {"alpha": 1.0, "area": [0.1, 0.8], "threshold": 0.5},
         "random": {"alpha": 1.0, "area": [0.05, 0.5], "maps": None},
     }[name]  # fmt: skip
