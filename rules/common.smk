@@ -98,6 +98,36 @@ def gpus(wildcards):
     return 0 if train.device == "cpu" else train.gpus
 
 
+def nodes(wildcards):
+    """Machines of a cluster that a training job's processes are spread over."""
+    return train_params(wildcards.dataset).nodes
+
+
+def over_nodes(value):
+    """A resource that only a job of several nodes asks for, by the settings of its training."""
+
+    def resource(wildcards):
+        train = train_params(wildcards.dataset)
+        return value(train) if train.nodes > 1 else None
+
+    return resource
+
+
+def gpus_here(wildcards):
+    """GPUs of a training job on one machine. One on several asks for the same number on each (gres), which a sum does not say."""
+    return gpus(wildcards) if nodes(wildcards) == 1 else 0
+
+
+# What a job of several nodes asks for besides, in the words of Snakemake's plugin for SLURM: one task on each, which the job's command
+# starts by srun itself (lapml/common/ranks.py), as programs of MPI do.
+OVER_NODES = dict(
+    tasks=over_nodes(lambda train: train.nodes),
+    tasks_per_gpu=over_nodes(lambda train: 0),
+    mpi=over_nodes(lambda train: "srun"),
+    gres=over_nodes(lambda train: None if train.device == "cpu" else f"gpu:{train.gpus // train.nodes}"),
+)
+
+
 # A limit on GPUs is for machines that have some. Without any, where jobs run here and not on a cluster, `auto` means the CPU, and
 # its jobs do not wait for one another.
 if shutil.which("nvidia-smi") is None and workflow.resource_settings.nodes is None:
@@ -105,9 +135,9 @@ if shutil.which("nvidia-smi") is None and workflow.resource_settings.nodes is No
 
 
 def train_threads(wildcards):
-    """Cores of a training job: torch's threads, in each of its processes."""
+    """Cores of a training job, on each of its nodes: torch's threads, in each of its processes."""
     train = train_params(wildcards.dataset)
-    return train.threads * train.gpus
+    return train.threads * train.gpus // train.nodes
 
 
 def method_pattern(methods):

@@ -13,7 +13,9 @@ rule train:
         settings=lambda w: settings_of(w.dataset)[f"runs/{w.method}"],
     threads: train_threads
     resources:
-        gpu=gpus,
+        gpu=gpus_here,
+        nodes=nodes,
+        **OVER_NODES,
     shell:
         "lapml train {wildcards.dataset} {wildcards.method} {wildcards.seed} --params {params.file} > {log} 2>&1 && tail -n 2 {log}"
 

@@ -13,7 +13,9 @@ rule tune_margin:
     threads: train_threads
     priority: 10  # the longest chain of the suite starts first
     resources:
-        gpu=gpus,
+        gpu=gpus_here,
+        nodes=nodes,
+        **OVER_NODES,
     shell:
         "lapml tune {wildcards.dataset} --method margin --params {params.file} > {log} 2>&1"
 
@@ -33,6 +35,8 @@ rule tune_adaptive:
     threads: train_threads
     priority: 10
     resources:
-        gpu=gpus,
+        gpu=gpus_here,
+        nodes=nodes,
+        **OVER_NODES,
     shell:
         "lapml tune {wildcards.dataset} --method adaptive_margin --params {params.file} > {log} 2>&1"

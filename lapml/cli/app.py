@@ -104,6 +104,7 @@ def train(
     import tempfile
 
     settings, paths = load(params, overrides)
+    find_dataset(settings, dataset)
     _launch_processes(settings, dataset)
     from lapml.common import ranks
     from lapml.data.fetch.sources import refuse_other
@@ -234,13 +235,15 @@ def report(
 
 
 def _launch_processes(settings, dataset: str) -> None:
-    """With ``train.gpus`` above 1, run this command as that many processes, and end with their status."""
+    """With ``train.gpus`` above 1, run this command as that many processes, on ``train.nodes``, and end with their status."""
     from lapml.common import ranks
 
-    gpus = settings.of(dataset).train.gpus if dataset in settings.data else 1
-    ranks.refuse_other_count(gpus)
-    if gpus > 1 and not ranks.launched():
-        raise typer.Exit(ranks.launch(gpus))
+    train = settings.of(dataset).train
+    ranks.refuse_other_count(train.gpus)
+    if train.gpus > 1 and not ranks.launched():
+        if train.nodes > 1:
+            ranks.spread(train.nodes)
+        raise typer.Exit(ranks.launch(train.gpus, train.nodes))
 
 
 def _log(line: str) -> None:

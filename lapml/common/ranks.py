@@ -8,6 +8,7 @@ import inspect
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 import uuid
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import DistError
 from torch.nn.parallel import DistributedDataParallel
 
 from lapml.common import gpus
@@ -31,6 +33,9 @@ STRANGERS = {  # variables in which other launchers give their number of process
     "MV2_COMM_WORLD_SIZE": "mpirun",
     "SLURM_STEP_NUM_TASKS": "srun",  # SLURM_NTASKS is also set where a batch script is the only process
 }
+MEETING = "LAPML_MEETING"  # variable of the processes that `spread` starts: HOST:PORT, where they find one another
+PATIENCE = 600  # seconds in which they do
+LINGER = 60  # seconds after the first of them has ended, in which the others end by themselves
 asked = False  # whether this process has been asked to stop (training/watch.py)
 
 
@@ -60,6 +65,8 @@ def refuse_other_count(expected: int) -> None:
         if (count := int(os.environ["WORLD_SIZE"])) != expected:
             raise LapmlError(other_count(count, expected))
         return
+    if MEETING in os.environ:
+        return
     for name, launcher in STRANGERS.items():
         count = os.environ.get(name, "")
         if count.isdigit() and int(count) > 1:
@@ -78,14 +85,44 @@ def other_count(found: int, expected: int) -> str:
     )
 
 
-def launch(processes: int) -> int:
-    """Run this command as several processes on this machine, by torchrun's launcher.
+def spread(nodes: int) -> None:
+    """Run this command once on each machine of a SLURM job, by srun, in place of this process; nothing where srun has done so.
+
+    Raises:
+        LapmlError: this is no SLURM job, or there is no srun.
+    """
+    if MEETING in os.environ:
+        return
+    job = os.environ.get("SLURM_JOB_ID", "") if "SLURMD_NODENAME" in os.environ else ""  # salloc's shell is on no node
+    if not job.isdigit():
+        raise LapmlError(
+            f"train.nodes: found {nodes}, expected 1 outside of SLURM's jobs: submit a job of {nodes} nodes (docs/cluster.md), "
+            "start torchrun on each machine (docs/usage.md), or give --set train.nodes=1"
+        )
+    port = 15000 + int(job) % 10000  # another one for each job, below those that the system gives to anyone
+    os.environ[MEETING] = f"{socket.gethostname()}:{port}"
+    options = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--cpu-bind=none", "--export=ALL"]
+    own = [f"--wait={LINGER}", "--kill-on-bad-exit=0", sys.executable, "-m", "lapml", *sys.argv[1:]]
+    try:
+        os.execvp("srun", ["srun", *options, *own])
+    except OSError as error:
+        raise LapmlError(
+            f"train.nodes: found {nodes}, and no srun that starts them ({error.strerror}); put SLURM's into PATH"
+        ) from None
+
+
+def launch(processes: int, nodes: int = 1) -> int:
+    """Run this command as several processes, by torchrun's launcher: all on this machine, or on this one of those that
+    :func:`spread` has started it on.
+
+    Args:
+        processes: on all machines together.
 
     Returns:
         their exit status: that of the first that failed.
 
     Raises:
-        LapmlError: a process was killed.
+        LapmlError: a process was killed, or the machines do not find one another.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -93,14 +130,18 @@ def launch(processes: int) -> int:
 
     logging.disable(logging.CRITICAL)  # the launcher would print warnings and tracebacks of its own
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=processes // nodes,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
+    if nodes > 1:
+        config.run_id = config.rdzv_endpoint = os.environ[MEETING]
+        config.rdzv_backend = "static"  # SLURM has numbered them
+        config.rdzv_configs |= {"rank": int(os.environ["SLURM_NODEID"]), "timeout": PATIENCE}
     try:
         elastic_launch(config, sys.executable)("-m", "lapml", *sys.argv[1:])
     except SignalException:  # passed on to the processes, which have saved their state
@@ -114,6 +155,11 @@ def launch(processes: int) -> int:
                 "saved state" + (" (SIGKILL may also mean that memory is full)" if name == "SIGKILL" else "")
             ) from None
         return failure.exitcode
+    except DistError as error:
+        raise LapmlError(
+            f"train.nodes: the {nodes} nodes did not find one another at {config.rdzv_endpoint} "
+            f"({str(error).splitlines()[0][:200]}); see whether that name and port can be reached from each of them"
+        ) from None
     return 0
 
 

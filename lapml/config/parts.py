@@ -145,6 +145,7 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16", "fp64"]
     threads: Annotated[int, Field(ge=1, le=256)]
     gpus: Annotated[int, Field(ge=1, le=1024)]  # processes that share a run's batches, one a GPU
+    nodes: Annotated[Count, LATER] = 1  # machines that these processes are on, as many on each
     batch_norm: Literal["local", "sync", "frozen"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1), LATER] = 0.0
     optimizer: Annotated[Literal["sgd", "adamw", "lamb", "lion"], LATER] = "sgd"
@@ -157,6 +158,10 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        if self.gpus % self.nodes:
+            raise ValueError(
+                f"nodes: found {self.nodes}, expected one that divides gpus ({self.gpus}), which counts the processes of all nodes"
+            )
         if self.batch % self.accumulate or self.batch // self.accumulate < 2:
             raise ValueError(
                 f"accumulate: found {self.accumulate}, expected parts of 2 images or more of batch ({self.batch})"

@@ -15,7 +15,7 @@ from lapml.config import renamed
 from lapml.config.method import Method
 from lapml.config.parts import UNANNOTATED, Train
 from lapml.config.reading import explained
-from lapml.config.schema import FORMAT, WHERE, Params, Run
+from lapml.config.schema import FORMAT, Params, Run
 from lapml.config.suites import find_dataset
 from lapml.errors import LapmlError, expected
 from lapml.files import sha256
@@ -197,7 +197,7 @@ def study_names(study: dict[str, Any], trials: int, train: Train) -> tuple[str, 
     format 1, which included device and threads."""
     counted = {**study, "trials": trials}
     before = renamed.study_of_before(counted)
-    where = {**before["run"]["train"], **{name: getattr(train, name) for name in WHERE}}
+    where = {**before["run"]["train"], "device": train.device, "threads": train.threads}
     return digest(study), digest(counted), digest(before), digest({**before, "run": {**before["run"], "train": where}})
 
 

@@ -17,7 +17,7 @@ from lapml.config.parts import UNANNOTATED, Data, Defaults, Diagnose, Localise, 
 from lapml.errors import expected
 
 FORMAT = 3  # of a run's record (config.json); those without a number are of format 1
-WHERE = ("device", "threads")  # of ``train``: where and how a run is computed, which is not what it is
+WHERE = ("device", "threads", "nodes")  # of ``train``: where and how a run is computed, which is not what it is
 JOB = (*WHERE, "gpus")  # of ``train``: what a job runs on
 MARGIN, ADAPTIVE = "margin", "adaptive_margin"  # the methods whose margins are tuned, in this order
 TAKEN = ("published", "bench")  # folders below results/ and results/published/ that are no suite's
@@ -257,12 +257,12 @@ class Run(Section):
 
     def record(self) -> dict[str, Any]:
         """As JSON, without what does not say what the run is: where the files lie (what they hold is recorded by checksum in
-        provenance.json), and the device and threads that it is computed by. :func:`lapml.config.settings_of` reads it."""
+        provenance.json), and the device, threads and nodes that it is computed by. :func:`lapml.config.settings_of` reads it."""
         record = {"format": FORMAT, **self.recorded()}
         del record["data"]["source"], record["data"]["overrides"]  # overrides are in place already
         del record["settings"]["overrides"]
         for name in WHERE:
-            del record["train"][name]
+            record["train"].pop(name, None)
         return record
 
 

@@ -1,6 +1,7 @@
 """One run: train, evaluate, and write the run folder atomically."""
 
 import json
+import os
 import resource
 import shutil
 import time
@@ -206,6 +207,7 @@ def _provenance(
         "tf32": tf32(fitted.device),
         "threads": config.train.threads,
         "processes": ranks.size(),
+        "nodes": int(os.environ.get("GROUP_WORLD_SIZE", 1)),  # torchrun's word
         "seed": config.seed,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

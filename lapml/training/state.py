@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,17 +176,20 @@ class Checkpoint:
         if self.path is None:
             return
         each = ranks.collected({"epoch": now.state(), "buffers": [buffer.cpu() for buffer in self._buffers()]})
-        if ranks.rank() == 0:
-            record = {
-                "key": digest(self.made),
-                "made": json.loads(json.dumps(self.made)),
-                "models": [model.state_dict() for model in self.models],
-                "optimizer": self.optimizer.state_dict(),
-            }
-            record |= {"ranks": each, "bank": self.bank.cells if self.bank else None, "history": history}
-            saved.save(self.path, {**record, "resumed": self.resumed})
+        # none goes on before it is written: the first that ends may have its launcher end the others
+        ranks.on_first(partial(self._write, self.path, each, history))
         self.saved = time.monotonic()
         self._is_good(history, now)
+
+    def _write(self, path: Path, each: list[dict[str, Any]], history: list[dict[str, Any]]) -> None:
+        record = {
+            "key": digest(self.made),
+            "made": json.loads(json.dumps(self.made)),
+            "models": [model.state_dict() for model in self.models],
+            "optimizer": self.optimizer.state_dict(),
+        }
+        record |= {"ranks": each, "bank": self.bank.cells if self.bank else None, "history": history}
+        saved.save(path, {**record, "resumed": self.resumed})
 
     def _buffers(self) -> list[Tensor]:
         return [buffer for model in self.models for buffer in model.buffers()]

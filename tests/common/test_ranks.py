@@ -662,8 +662,8 @@ def test_gpus_2_is_what_torchrun_does(project, tmp_path):
     status, out, err = lapml(project, *TRAIN, *TWO)
     assert status == 0, err
     assert err == []
-    assert [re.match(r"epoch \d/3  loss|test top-1 ", line) is not None for line in out] == [True] * 4
-    assert [line.split("/")[0] for line in out[:3]] == [f"epoch {n}" for n in (1, 2, 3)]
+    assert [line.split("/")[0] for line in out[2:5]] == [f"epoch {n}" for n in (1, 2, 3)]  # below what the run is
+    assert out[5].startswith("test top-1 ") and len(out) == 7
     assert {path.name for path in run_folder(project).iterdir()} == {*RUN_FILES, "test_reads.jsonl", ".kept"}
     assert len((run_folder(project) / "test_reads.jsonl").read_text().splitlines()) == 1
     assert record(project, "provenance.json")["processes"] == 2
@@ -695,11 +695,11 @@ def test_a_stopped_command_goes_on_to_the_same_result(project, tmp_path):
         r"error: birds/adaptive_margin/0: stopped (in|after) epoch .*run the same command", err[0]
     )
     assert len(first + out) == len(set(first + out)) < 12
-    assert [path.name for path in run_folder(project).iterdir()] == ["last.pt"]
+    assert {path.name for path in run_folder(project).iterdir()} == {"last.pt", "live.csv"}
 
     status, out, err = lapml(project, *options)
     assert status == 0, err
-    assert err == [] and len(out) == len(set(out)) and out[0].startswith("resumed after epoch ")
+    assert err == [] and len(out) == len(set(out)) and out[2].startswith("resumed after epoch ")
     assert record(project, "provenance.json")["resumed"] == 1
 
     other = shutil.copytree(project, tmp_path / "other", ignore=shutil.ignore_patterns("runs"))
@@ -725,6 +725,104 @@ def test_a_dead_rank_ends_the_command_with_one_clear_error(project, rank):
     assert not any(Path(f"/proc/{each}").exists() for each in alive.values())
 
 
+# --- several nodes, pretended on this machine ---
+
+NODES = (*TWO, "--set", "train.nodes=2")
+SRUN = """#!{python}
+import os, signal, subprocess, sys
+command = sys.argv[next(place for place, each in enumerate(sys.argv) if place and not each.startswith("-")):]
+own = [{{**os.environ, "SLURM_NODEID": node, "SLURM_STEP_NUM_TASKS": "2"}} for node in "01"]
+tasks = [subprocess.Popen(command, env=each) for each in own]
+open("tasks", "w").write(" ".join(str(task.pid) for task in tasks))
+signal.signal(signal.SIGTERM, lambda number, _: [task.send_signal(number) for task in tasks])
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+@pytest.fixture
+def in_a_job(project) -> dict[str, str]:
+    """Variables of a job of SLURM's, whose srun starts two tasks on this machine; their numbers lie in the file ``tasks``."""
+    (project / "bin").mkdir()
+    (project / "bin/srun").write_text(SRUN.format(python=sys.executable))
+    (project / "bin/srun").chmod(0o755)
+    with socket.create_server(("", 0)) as server:
+        job = server.getsockname()[1]
+    path = f"{project / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": path, "SLURM_JOB_ID": str(job), "SLURMD_NODENAME": "pretended"}
+
+
+def same_run(one: Path, other: Path) -> bool:
+    """Whether two runs have the same numbers, to the bit."""
+    files = ("config.json", "model.safetensors", "predictions.parquet")
+    assert measured(one) == measured(other)
+    histories = [pd.read_csv(run_folder(each) / "history.csv").drop(columns="seconds") for each in (one, other)]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+    return all((run_folder(one) / name).read_bytes() == (run_folder(other) / name).read_bytes() for name in files)
+
+
+@pytest.mark.slow
+def test_two_nodes_are_one_of_two_processes(project, in_a_job, tmp_path):
+    """By srun, and by the usage page's line for torchrun: each line of output once, each file once, the same numbers."""
+    by_hand, alone = (
+        shutil.copytree(project, tmp_path / name, ignore=shutil.ignore_patterns("runs")) for name in ("hand", "alone")
+    )
+    line = re.search(r"^torchrun .* -m lapml train …$", (ROOT / "docs/usage.md").read_text(), re.M)[0]
+    given = {"nnodes": 2, "nproc-per-node": 1, "rdzv-endpoint": f"localhost:{in_a_job['SLURM_JOB_ID']}"}
+    for option, value in given.items():
+        line = line.replace(f"--{option}=…", f"--{option}={value}")
+    command = ("torch.distributed.run", *line.split()[1:-2], *TRAIN, *TWO)
+
+    status, out, err = ended(started(project, "lapml", *TRAIN, *NODES, **in_a_job))
+    assert status == 0 and err == [], err
+    assert [each.split("/")[0] for each in out[2:5]] == [f"epoch {n}" for n in (1, 2, 3)] and len(out) == 7
+    assert {path.name for path in run_folder(project).iterdir()} == {*RUN_FILES, "test_reads.jsonl", ".kept"}
+    assert len((run_folder(project) / "test_reads.jsonl").read_text().splitlines()) == 1
+
+    nodes = [ended(each) for each in [started(by_hand, *command), started(by_hand, *command)]]
+    assert [status for status, *_ in nodes] == [0, 0], nodes
+    assert sorted(len(own) for _, own, _ in nodes) == [0, len(out)]
+    assert lapml(alone, *TRAIN, *TWO)[0] == 0
+    assert same_run(project, alone) and same_run(by_hand, alone)
+    origins = [record(each, "provenance.json") for each in (project, by_hand, alone)]
+    assert [(each["nodes"], each["processes"]) for each in origins] == [(2, 2), (2, 2), (1, 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["all", 0, 1])
+def test_two_nodes_that_are_stopped_go_on_to_the_same_result(project, in_a_job, tmp_path, asked):
+    """Whether SIGTERM comes to all of them or to one: one saved state, and all end with the status that says so."""
+    options = (*TRAIN, *TWO, "--set", "train.epochs=12")
+    spread = (*options, "--set", "train.nodes=2")
+    process = started(project, "lapml", *spread, **in_a_job)
+    wait_for_epoch(process, 2)
+    alive = list(map(int, (project / "tasks").read_text().split()))
+    os.kill(process.pid if asked == "all" else alive[asked], signal.SIGTERM)
+    status, _, err = ended(process)
+    assert status == Stopped.status, err
+    assert all(re.match("error: birds/adaptive_margin/0: stopped (in|after) epoch ", line) for line in err)
+    assert {path.name for path in run_folder(project).iterdir()} == {"last.pt", "live.csv"}
+
+    whole = shutil.copytree(project, tmp_path / "whole", ignore=shutil.ignore_patterns("runs"))
+    again = spread if asked == "all" else options  # one node goes on from the state of two
+    status, out, err = ended(started(project, "lapml", *again, **in_a_job))
+    assert status == 0 and err == [] and out[2].startswith("resumed after epoch "), err
+    assert lapml(whole, *options)[0] == 0
+    assert same_run(project, whole)
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_ends_the_others(project, in_a_job):
+    process = started(project, "lapml", *TRAIN, *NODES, *LONG, **in_a_job)
+    wait_for_epoch(process, 2)
+    first, second = map(int, (project / "tasks").read_text().split())
+    (lost,) = rank_processes(second).values()
+    os.kill(lost, signal.SIGKILL)
+    status, _, err = ended(process)
+    assert status == 1 and len(err) == 2, err
+    assert "error: process 1 of 2 was killed (SIGKILL); run the same command again" in "\n".join(err)
+    assert "error: process 0 of 2 failed, or lost one that did: " in "\n".join(err)
+
+
 def torchrun(count: int, **more: str) -> dict[str, str]:
     """What torchrun tells the first of so many processes."""
     numbers = {"RANK": "0", "WORLD_SIZE": str(count), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(count)}
@@ -736,7 +834,7 @@ def started_by(small_params, tmp_path, monkeypatch):
     """started_by(variables, *words): what a command of small settings ends in, where a launcher has set these variables alone."""
     (tmp_path / "params.yaml").write_text(small_params().model_dump_json())
     monkeypatch.chdir(tmp_path)
-    for name in (*torchrun(1), *ranks.STRANGERS):
+    for name in (*torchrun(1), *ranks.STRANGERS, ranks.MEETING):
         monkeypatch.delenv(name, raising=False)
 
     def made(variables, *words):
@@ -784,6 +882,45 @@ def test_processes_that_the_settings_do_not_know_of(started_by, command, variabl
 def test_the_only_process_of_another_launcher_goes_on_and_speaks(started_by, variables):
     result = started_by(variables, "train", "birds", "baseline", "0")
     assert result.exit_code == 1 and "lapml data prepare birds" in result.output
+
+
+@pytest.mark.parametrize("variables", [{}, {"SLURM_JOB_ID": "7"}])  # salloc sets this one where it runs, on no node
+def test_several_nodes_outside_of_a_job(started_by, monkeypatch, variables):
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    result = started_by(variables, "train", "birds", "baseline", "0", *NODES)
+    assert result.exit_code == 1 and "error: train.nodes: found 2, expected 1 outside of SLURM's jobs" in result.output
+
+
+@pytest.mark.parametrize("command", [("train", "birds", "baseline", "0"), ("tune", "birds", "--method", "margin")])
+def test_several_nodes_in_a_job(started_by, monkeypatch, command):
+    """The command becomes srun's, once on each node; a machine without srun is told so."""
+    job = {"SLURM_JOB_ID": "1234567", "SLURMD_NODENAME": "a"}
+    monkeypatch.setenv(ranks.MEETING, "")
+    monkeypatch.delenv(ranks.MEETING)
+    monkeypatch.setattr(sys, "argv", ["lapml", *command, *NODES])
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")
+        result = started_by(job, *command, *NODES)
+        assert result.exit_code == 1 and "no srun that starts them (No such file or directory)" in result.output
+    asked = []
+    monkeypatch.delenv(ranks.MEETING)
+    monkeypatch.setattr(os, "execvp", lambda name, words: asked.append((name, words)) or sys.exit(0))
+    assert started_by(job, *command, *NODES).exit_code == 0
+    ((name, words),) = asked
+    assert name == words[0] == "srun" and {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1"} < set(words)
+    assert words[words.index(sys.executable) :] == [sys.executable, "-m", "lapml", *command, *NODES]
+    assert os.environ[ranks.MEETING] == f"{socket.gethostname()}:19567"
+
+
+def test_nodes_that_do_not_find_one_another(tmp_path):
+    """One error of a line: where they should have met, and what to do."""
+    with socket.create_server(("localhost", 0)) as server:
+        meeting = f"localhost:{server.getsockname()[1]}"
+    code = "from lapml.common import ranks; ranks.PATIENCE = 1; ranks.launch(4, 2)"
+    environment = {**os.environ, ranks.MEETING: meeting, "SLURM_NODEID": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, text=True, capture_output=True)
+    last = done.stderr.splitlines()[-1]
+    assert f"LapmlError: train.nodes: the 2 nodes did not find one another at {meeting} (" in last
 
 
 @pytest.mark.slow

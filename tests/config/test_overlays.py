@@ -324,6 +324,17 @@ def test_a_change_concerns_exactly_what_resolves_to_something_else(override, sta
     assert differing(override) == stages_of_it
 
 
+def test_nodes_are_no_part_of_what_a_run_is():
+    """Four processes on one node, on two or on four: the same stages, and the same studies, those of old formats too."""
+    one, two, four = (config.load(ROOT / "params.yaml", ["train.gpus=4", f"train.nodes={n}"]) for n in (1, 2, 4))
+    names = set()
+    for params in (one, two, four):
+        assert stages.settings(params, "birds") == stages.settings(one, "birds")
+        study = config.study_identity(params, "birds", "margin", {}, "data", None)
+        names.add(config.study_names(study, 20, params.train))
+    assert len(names) == 1
+
+
 def test_with_no_tuned_method_nothing_is_tuned():
     made = resolved("tuned_methods=[]")
     assert made["studies/margin"] is None and made["studies/adaptive_margin"] is None

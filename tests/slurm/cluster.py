@@ -1,7 +1,7 @@
 """A SLURM of one machine for tests: munged, slurmctld and slurmd on the loopback, all that they write in one folder.
 
-Its node has four CPUs, 64 GB and two GPUs, all pretended. Jobs of the partition `low` (the default) are preempted by those of
-`high`: SIGTERM, ten seconds of grace, requeued.
+Its node, or each of several, has four CPUs, 64 GB and two GPUs, all pretended. Jobs of the partition `low` (the default) are
+preempted by those of `high`: SIGTERM, ten seconds of grace, requeued.
 
     python tests/slurm/cluster.py COMMAND…    # a command on such a SLURM, for example bash
 """
@@ -23,19 +23,18 @@ PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])  # where Debi
 CONFIG = """\
 ClusterName=lapml
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
+SlurmctldPort={port}
 SlurmUser={user}
 SlurmdUser={user}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 MailProg=/bin/true
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -49,10 +48,10 @@ KillWait=30
 ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
-PartitionName=low Nodes={host} Default=YES PriorityTier=1 GraceTime=10
-PartitionName=high Nodes={host} PriorityTier=10 PreemptMode=OFF
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=10
+PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
 """
+NODE = "NodeName={} NodeHostname={} NodeAddr=127.0.0.1 Port={} CPUs=4 RealMemory=64000 Gres=gpu:2 State=UNKNOWN\n"
 
 
 def missing() -> list[str]:
@@ -82,13 +81,14 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) ->
         time.sleep(0.2)
 
 
-def configure(folder: Path) -> dict[str, str]:
+def configure(folder: Path, nodes: list[str]) -> dict[str, str]:
     """Write the configuration and the key; the environment in which SLURM's commands find it."""
-    for name in ("state", "spool"):
-        (folder / name).mkdir()
+    (folder / "state").mkdir()
     host = socket.gethostname().partition(".")[0]
     user = subprocess.run(["id", "-un"], check=True, text=True, capture_output=True).stdout.strip()
-    (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, host=host, user=user, ports=free_ports(2)))
+    port, *ports = free_ports(1 + len(nodes))
+    lines = [NODE.format(name, host, own) for name, own in zip(nodes, ports, strict=True)]
+    (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, host=host, user=user, port=port) + "".join(lines))
     for gpu in range(2):
         (folder / f"gpu{gpu}").touch()
     (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-1]\n")
@@ -115,27 +115,28 @@ def end_jobs(environment: dict[str, str]) -> None:
 
 
 @contextmanager
-def cluster() -> Iterator[dict[str, str]]:
-    """Start the daemons; the environment for SLURM's commands. They end with it, and their folder is deleted."""
+def cluster(count: int = 1) -> Iterator[dict[str, str]]:
+    """Start the daemons, for so many nodes; the environment for SLURM's commands. They end with it, and their folder is deleted."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # in /tmp: a socket's path must be short
     folder.chmod(0o755)
-    environment, daemons = configure(folder), []
+    nodes, daemons = [f"node{number}" for number in range(count)], []
+    environment = configure(folder, nodes)
     munge = [f"--{name}-file={folder}/munge.{end}" for name, end in (("key", "key"), ("pid", "pid"), ("seed", "seed"))]
     commands = (
         ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", "--log-file=/dev/stderr", *munge],
         ["slurmctld", "-D"],
-        ["slurmd", "-D"],
+        *(["slurmd", "-D", "-N", name] for name in nodes),
     )
     try:
         for command in commands:
-            with (folder / f"{command[0]}.out").open("w") as out:
+            with (folder / f"{command[0]}{len(daemons)}.out").open("w") as out:
                 daemons.append(subprocess.Popen(command, env=environment, stdout=out, stderr=out))
             if command[0] == "munged":
                 wait_for((folder / "munge.socket").exists, "munged")
-        ready = ["sinfo", "--noheader", "--format=%t", "--partition=low"]
+        ready = ["sinfo", "--noheader", "--format=%t %D", "--partition=low"]
         wait_for(
-            lambda: subprocess.run(ready, env=environment, text=True, capture_output=True).stdout == "idle\n",
-            "an idle node",
+            lambda: subprocess.run(ready, env=environment, text=True, capture_output=True).stdout == f"idle {count}\n",
+            "idle nodes",
         )
         yield environment
     except RuntimeError as error:

@@ -45,8 +45,15 @@ def commands() -> list[str]:
     return [re.sub(r"\s+# .*$", "", line) for block in blocks for line in block.splitlines() if line]
 
 
+def environment_of(cluster: dict[str, str]) -> dict[str, str]:
+    """The environment of a cluster's commands, with this Python's programs and this checkout."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{cluster['PATH']}"
+    return {**cluster, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
 def copied(target: Path) -> Path:
     """The project's workflow files, and a suite of one run that lasts, over the data of the tiny one."""
+    target.mkdir(exist_ok=True)
     for part in PARTS:
         source = ROOT / part
         (shutil.copytree if source.is_dir() else shutil.copy2)(source, target / part)
@@ -58,8 +65,7 @@ def copied(target: Path) -> Path:
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[dict[str, str]]:
     with cluster.cluster() as environment:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        yield {**environment, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        yield environment_of(environment)
 
 
 @pytest.fixture(scope="module")

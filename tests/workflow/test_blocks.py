@@ -21,7 +21,7 @@ ablation: [baseline, cutmix, loc_cutmix]
 tuned_methods: [margin]
 """
 LEFT_OUT = {  # beginning of a command: why it is not run
-    "torchrun ": "wants several machines",
+    "torchrun ": "wants several machines; tests/common/test_ranks.py pretends two",
     "dvc push": "wants a remote; tests/workflow/test_machines.py has one",
     "dvc remote ": "the same",
     "dvc fetch ": "the same",

@@ -233,11 +233,23 @@ def test_a_run_on_several_gpus_asks_snakemake_for_as_many_and_for_its_threads(tm
     for device, count in (("auto", 2), ("cuda", 2), ("cpu", 0)):
         edit(folder, f"device: {before} ", f"device: {device} ")
         said = run(folder, "snakemake", "-n", "--cores", "4", "--resources", "gpu=4")
-        training = re.findall(r"threads: 2\n    resources: tmpdir=\S+, gpu=(\d)", said)
+        training = re.findall(r"threads: 2\n    resources: tmpdir=\S+, gpu=(\d), nodes=1$", said, re.M)
         assert training == [str(count)] * 4, device  # two studies and two runs
         alone = re.findall(r"^rule (localise|diagnose):$.*?gpu=(\d)", said, re.M | re.S)
         assert alone == [("localise", str(min(1, count))), ("diagnose", str(min(1, count)))], device
         before = device
+
+
+def test_a_run_on_several_nodes_asks_for_what_each_of_them_needs(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, "tiny")
+    edit(folder, "gpus: 1 ", "gpus: 6 ")
+    edit(folder, "nodes: 1 ", "nodes: 2 ")
+    for before, device, gres in (("auto", "cuda", ", gres=gpu:3"), ("cuda", "cpu", "")):
+        edit(folder, f"device: {before} ", f"device: {device} ")
+        said = run(folder, "snakemake", "-n", "--cores", "4")
+        asked = re.findall(r"threads: 3\n    resources: tmpdir=\S+, (.*)", said)
+        two_studies_and_two_runs = [f"gpu=0, nodes=2, tasks=2, tasks_per_gpu=0, mpi=srun{gres}"] * 4
+        assert asked == two_studies_and_two_runs, device
 
 
 def test_the_machine_that_submits_does_not_say_what_a_job_asks_for(tmp_path: Path, monkeypatch) -> None:
