@@ -38,7 +38,7 @@ from lapml.cli.model import app as model_app
 from lapml.cli.published import publish, restore
 from lapml.cli.settings import config_app, suite_app
 from lapml.cli.watch import watch
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, expected
 
 app = typer.Typer(
     cls=Group,
@@ -178,12 +178,15 @@ def evaluate(
 @plain
 def tune(
     dataset: Dataset,
-    method: Annotated[str, typer.Option(help="margin or adaptive_margin; default: both, in this order.")] = "",
+    method: Annotated[
+        str,
+        typer.Option(help="margin, adaptive_margin or one of tune.methods; default: all tuned ones, in this order."),
+    ] = "",
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine that share each search.")] = 1,
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
-    """Tune the margins on the validation split. An interrupted search continues; more tune.trials go on with it.
+    """Tune margins and other settings on the validation split. An interrupted search continues; more tune.trials go on with it.
 
     Example: lapml tune birds --workers 2
     """
@@ -195,12 +198,16 @@ def tune(
         )
     _launch_processes(settings, dataset)
     from lapml.common import ranks
-    from lapml.config.schema import ADAPTIVE, MARGIN
+    from lapml.config.tuning import ADAPTIVE, MARGIN
     from lapml.models.device import pick_device
     from lapml.runs.tune import tune as search
 
-    if method and method not in (MARGIN, ADAPTIVE):
-        raise typer.BadParameter(f"found {method!r}, expected {MARGIN} or {ADAPTIVE}", param_hint="--method")
+    tunable = dict.fromkeys([MARGIN, ADAPTIVE, *settings.of(dataset).tune.methods])
+    if method and method not in tunable:
+        raise typer.BadParameter(
+            f"found {method!r}, {expected(method, tunable)}; what else is tuned, stands in tune.methods",
+            param_hint="--method",
+        )
     if not (method or settings.studies()):
         _log("tuned_methods is empty: there is nothing to tune")
     if settings.studies():

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lapml.errors import LapmlError
 from lapml.paths import RUN_FILES
 
+Value = bool | int | float | str | None  # of a setting that is tuned
 MISSING = object()  # in place of an absent value
 
 
@@ -64,7 +65,7 @@ class Config(Record):
 
 class Trial(Record):
     number: int
-    values: dict[str, float]
+    values: dict[str, Value]
     score: float | None
     state: Literal["COMPLETE", "PRUNED", "FAIL"] = "COMPLETE"
 
@@ -78,7 +79,7 @@ class Trial(Record):
 class Tuned(Record):
     """A tuned file."""
 
-    values: dict[str, float]
+    values: dict[str, Value]
     score: float | None = None
     trials: list[Trial] = []
     seeds: list[int] = []
@@ -90,7 +91,7 @@ class Tuned(Record):
     @model_validator(mode="after")
     def _alike(self) -> Self:
         if any(trial.values.keys() != self.trials[0].values.keys() for trial in self.trials):
-            raise ValueError("trials: found values of different margins, expected the same margins in all")
+            raise ValueError("trials: found values of different keys, expected the same keys in all")
         return self
 
 

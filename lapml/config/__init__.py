@@ -5,7 +5,7 @@ Nothing here reads data or imports torch.
 """
 
 from lapml.config.method import Method
-from lapml.config.parts import Data, Localise, Model, Range, Synthetic, Train, View
+from lapml.config.parts import Data, Localise, Model, Synthetic, Train, View
 from lapml.config.reading import expanded, load
 from lapml.config.resolved import (
     digest,
@@ -14,14 +14,16 @@ from lapml.config.resolved import (
     settings_of,
     study_identity,
     study_names,
+    trial_run,
     tuned_values,
     unseeded,
     weights_file,
 )
 from lapml.config.schema import Params, Run
+from lapml.config.tuning import Choices, Range
 
 __all__ = [
-    "Data", "Synthetic", "Localise", "Method", "Model", "Params", "Range", "Run", "Train", "View",
-    "digest", "expanded", "frozen_margins", "load", "resolve", "settings_of", "study_identity", "study_names", "tuned_values",
-    "unseeded", "weights_file",
+    "Choices", "Data", "Synthetic", "Localise", "Method", "Model", "Params", "Range", "Run", "Train", "View",
+    "digest", "expanded", "frozen_margins", "load", "resolve", "settings_of", "study_identity", "study_names", "trial_run",
+    "tuned_values", "unseeded", "weights_file",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """A params file is complete, or an overlay: `base:` names the file that it changes, and it holds only what differs.
 
 Sections merge key by key; any other value, lists included, replaces the old one. ``null`` deletes a named entry (of data,
-methods, defaults.mixers, report.steps) and sets any other key to null. A mixer or loss of another ``name`` replaces
+methods, defaults.mixers, report.steps, tune.methods) and sets any other key to null. A mixer or loss of another ``name`` replaces
 the whole section, since its keys depend on its name.
 """
 
@@ -18,7 +18,13 @@ from ruamel.yaml.error import YAMLError
 from lapml.errors import LapmlError
 
 BASE = "base"  # key of an overlay: the file that it changes, relative to its own folder
-NAMED = (("data",), ("methods",), ("defaults", "mixers"), ("report", "steps"))  # sections whose keys are names
+NAMED = (
+    ("data",),
+    ("methods",),
+    ("defaults", "mixers"),
+    ("report", "steps"),
+    ("tune", "methods"),
+)  # sections whose keys are names
 KINDS = ("mixer", "loss")  # sections whose other keys depend on their name
 MOST_VALUES = 100_000  # of a file: nested anchors could fill the memory
 WIDTH = 100  # characters that a section or list may take on one line

@@ -1,13 +1,11 @@
-"""The sections of params.yaml, but for its methods (methods are in method.py) and the whole (schema.py)."""
+"""The sections of params.yaml, but for its methods (method.py), what is tuned (tuning.py) and the whole (schema.py)."""
 
 import itertools
-import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from lapml.common.sections import (
-    FARTHEST,
     LATER,
     Count,
     Name,
@@ -196,59 +194,6 @@ class Localise(Section):
     enlarge: Annotated[float, Field(ge=1, le=4), LATER] = 1.0  # how far smaller images are enlarged towards it
     parts: Annotated[int, Field(ge=1, le=64)]
     seed: Seed
-
-
-class Range(Section):
-    low: float
-    high: float
-    log: bool = False
-    quantile: Annotated[bool, LATER] = False  # of the distances that occur without margin losses: for m and delta
-
-    @model_validator(mode="after")
-    def _range(self) -> Self:
-        if self.quantile and (self.log or self.low < 0 or self.high > 1):
-            raise ValueError(f"found {self.low}..{self.high}, expected within 0..1, and no log, with quantile: true")
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"found {self.low}..{self.high}, expected low < high, and low > 0 if log")
-        return self
-
-
-class Space(Section):
-    """What is searched; every value of a range must be one that the method's own setting allows."""
-
-    @model_validator(mode="after")
-    def _allowed(self) -> Self:
-        bounds = {"m": (0, FARTHEST), "weight": (0, math.inf), "delta": (0, FARTHEST), "quantile": (0, 1)}
-        for name, each in self:
-            low, high = bounds[name]
-            if each.quantile and name not in ("m", "delta"):
-                raise ValueError(f"{name}.quantile: found true, expected false: it is no distance")
-            if each.low < low or each.high > high or (name == "quantile" and each.high == high):
-                raise ValueError(f"{name}: found {each.low}..{each.high}, expected within {low}..{high:.4g}")
-        return self
-
-
-class MarginSpace(Space):
-    m: Range
-    weight: Range
-
-
-class AdaptiveSpace(Space):
-    delta: Range
-    quantile: Range
-
-
-Url = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+]*://")]  # of a database, such as postgresql://USER@HOST/DATABASE
-
-
-class Tune(Section):
-    trials: Count  # for each tuned method; more of them go on with its study
-    seeds: Annotated[list[Seed], Field(min_length=1)]  # a trial's score is the mean over them
-    epochs: Count
-    prune: Annotated[bool, LATER] = False  # trials that stay below the median of those before
-    storage: Annotated[Url | None, LATER] = None  # of the database that workers share; None: an SQLite file in results/
-    margin: MarginSpace
-    adaptive_margin: AdaptiveSpace
 
 
 class Published(Section):

@@ -15,9 +15,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lapml.config import overlays
+from lapml.config.changing import merged
 from lapml.config.method import READING
 from lapml.config.renamed import new_name
-from lapml.config.schema import Params, merged
+from lapml.config.schema import Params
 from lapml.errors import LapmlError
 
 

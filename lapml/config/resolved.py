@@ -10,12 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lapml.common.recorded import Tuned, checked
+from lapml.common.recorded import Tuned, Value, checked
 from lapml.config import renamed
 from lapml.config.method import Method
 from lapml.config.parts import UNANNOTATED, Train
 from lapml.config.reading import explained
 from lapml.config.schema import FORMAT, Params, Run
+from lapml.config.spaces import with_values
 from lapml.config.suites import find_dataset
 from lapml.errors import LapmlError, expected
 from lapml.files import sha256
@@ -32,21 +33,30 @@ def resolve(
     dataset: str,
     method: str,
     seed: int,
-    tuned: dict[str, float] | None = None,
+    tuned: dict[str, Value] | None = None,
     development: bool = False,
 ) -> Run:
     """The settings of one run.
 
     Args:
-        tuned: values for the keys that say 'tuned' (``m, weight, delta, quantile``), from the tuned file.
+        tuned: values from the tuned file: of the keys that say 'tuned' (``m, weight, delta, quantile``), and of the paths in
+            ``tune.methods`` (``train.lr``).
         development: train on ``train`` and read ``val``, as in a suite with ``eval_split: val``; otherwise train on
             ``train + val`` and read ``test``.
 
     Raises:
         LapmlError: unknown data set or method, or a tuned value is missing or out of range.
     """
+    find_dataset(params, dataset)
+    values, space = tuned or {}, params.of(dataset).tune.methods.get(method, {})
+    if placed := {path: value for path, value in values.items() if path in space}:
+        try:
+            params = with_values(params, method, placed)
+            params.of(dataset, method)
+        except ValueError as error:
+            raise LapmlError(f"{dataset}/{method}/{seed}: {error}") from None
     run = unseeded(params, dataset, method, development)
-    settings, values = run.settings.model_dump(), tuned or {}
+    settings = run.settings.model_dump()
     for key in run.settings.unresolved():
         part, name = key.split(".")
         if name not in values:
@@ -65,6 +75,15 @@ def resolve(
         return run
     except ValidationError as error:
         raise LapmlError(explained(f"{dataset}/{method}/{seed}", record, error)) from None
+
+
+def trial_run(params: Params, dataset: str, method: str, seed: int, values: dict[str, Value]) -> Run:
+    """A run of a study: on the validation split, of ``tune.epochs`` unless the epochs are tuned."""
+    run = resolve(params, dataset, method, seed, values, development=True)
+    tune = params.of(dataset).tune
+    if "train.epochs" in tune.methods.get(method, {}):
+        return run
+    return run.model_copy(update={"train": run.train.shortened(tune.epochs)})
 
 
 def unseeded(params: Params, dataset: str, method: str, development: bool = False) -> Run:
@@ -130,17 +149,20 @@ def settings_of(where: str | Path, record: dict[str, Any]) -> Run:
         ) from None
 
 
-def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, float] | None:
-    """The values in a method's tuned file, or None for a method without tuned keys.
+def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, Value] | None:
+    """The values in a method's tuned file, or None for a method without tuned keys. The keys of ``tune.methods`` are tuned in
+    ``tuned_methods`` alone.
 
     Raises:
-        LapmlError: it is missing, damaged, or was tuned on other data than are packed now, or with other maps.
+        LapmlError: it is missing, damaged, lacks a key, or was tuned on other data than are packed now, or with other maps.
     """
-    if method not in params.methods or not params.methods[method].unresolved():
+    find_dataset(params, dataset)
+    space = params.of(dataset).tune.methods.get(method, {}) if method in params.tuned_methods else {}
+    if method not in params.methods or not (space or params.methods[method].unresolved()):
         return None
     path = paths.tuned(dataset, method)
     if not path.exists():
-        raise LapmlError(f"{path}: no tuned margins yet; run `lapml tune {dataset}` first")
+        raise LapmlError(f"{path}: no tuned values yet; run `lapml tune {dataset}` first")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -153,10 +175,13 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
             continue  # reported where it is opened
         if record.get(key) not in (None, now):
             raise LapmlError(
-                f"{path}: {key}: found {record[key][:12]}, expected {now[:12]} ({folder}): the margins were tuned on other data "
+                f"{path}: {key}: found {record[key][:12]}, expected {now[:12]} ({folder}): the values were tuned on other data "
                 f"or maps; run `lapml tune {dataset}` again"
             )
-    return renamed.upgraded_tuned(record)["values"]
+    values = renamed.upgraded_tuned(record)["values"]
+    if missing := [key for key in space if key not in values]:
+        raise LapmlError(f"{path}: has no value of {missing[0]}; run `lapml tune {dataset}` again")
+    return values
 
 
 def study_identity(
@@ -176,14 +201,13 @@ def study_identity(
         localised_sha256: of the maps that its runs mix by, if any.
     """
     params = params.of(dataset, method)
-    space = getattr(params.tune, method)
-    placeholder = {**frozen, **{name: each.low for name, each in space}}
-    run = resolve(params, dataset, method, params.tune.seeds[0], placeholder, development=True)
-    record = run.model_copy(update={"train": run.train.shortened(params.tune.epochs)}).record()
+    space = params.tune.ranges(method)
+    placeholder = {**frozen, **{name: each.tried()[0] for name, each in space.items()}}
+    record = trial_run(params, dataset, method, params.tune.seeds[0], placeholder).record()
     return {
         "run": {key: value for key, value in record.items() if key not in ("format", "suite", "seed")},
         "frozen": frozen,
-        "space": space.recorded(),
+        "space": {name: each.recorded() for name, each in space.items()},
         **({"prune": True} if params.tune.prune else {}),
         "seeds": params.tune.seeds,
         "data_sha256": data_sha256,

@@ -1,25 +1,26 @@
-"""A whole suite, params.yaml, and one run of it, as pydantic models. Their sections are in parts.py, methods in method.py.
+"""A whole suite, params.yaml, and one run of it, as pydantic models. Their sections are in parts.py and tuning.py, methods in
+method.py.
 
 Every key is written out in params.yaml. The only defaults are an absent part of a method (None), a linear search range, and
 sections that a data set overrides nothing of.
 """
 
 import itertools
-from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lapml import mixing
 from lapml.common.sections import LATER, Name, Section, Seed
+from lapml.config import spaces
+from lapml.config.changing import refuse_unknown, validated, with_changes
 from lapml.config.method import Method
-from lapml.config.parts import UNANNOTATED, Data, Defaults, Diagnose, Localise, Model, Report, Train, Tune
-from lapml.errors import expected
+from lapml.config.parts import UNANNOTATED, Data, Defaults, Diagnose, Localise, Model, Report, Train
+from lapml.config.tuning import ADAPTIVE, MARGIN, Choices, Range, Tune
 
 FORMAT = 3  # of a run's record (config.json); those without a number are of format 1
 WHERE = ("device", "threads", "nodes")  # of ``train``: where and how a run is computed, which is not what it is
 JOB = (*WHERE, "gpus")  # of ``train``: what a job runs on
-MARGIN, ADAPTIVE = "margin", "adaptive_margin"  # the methods whose margins are tuned, in this order
 TAKEN = ("published", "bench")  # folders below results/ and results/published/ that are no suite's
 
 
@@ -29,7 +30,7 @@ class Params(Section):
     suite: Name
     datasets: Annotated[list[Name], Field(min_length=1)]
     ablation: list[Name]
-    tuned_methods: list[Literal["margin", "adaptive_margin"]]
+    tuned_methods: list[Name]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     eval_split: Literal["test", "val"]  # the split that runs are read on; val: they train on train alone
     defaults: Defaults | None = None
@@ -56,7 +57,7 @@ class Params(Section):
                 f"suite: found {self.suite!r}, expected another name: results/ keeps other things under this one"
             )
         for name in self.datasets:
-            _known("datasets", name, self.data)
+            refuse_unknown("datasets", name, self.data)
         self._shared()
         self._listed()
         if self.localise is None and (asking := self.localising()):
@@ -64,15 +65,15 @@ class Params(Section):
             raise ValueError(
                 f"localise: missing; {asking[0]} mixes by {needs}: add the section, as in suites/base.yaml"
             )
-        _known("diagnose.method", self.diagnose.method, self.all_methods())
+        refuse_unknown("diagnose.method", self.diagnose.method, self.all_methods())
         for name in itertools.chain(*self.report.steps.items()):
-            _known("report.steps", name, self.methods)
+            refuse_unknown("report.steps", name, self.methods)
         for name in itertools.chain(*self.report.primary):
-            _known("report.primary", name, self.all_methods())
+            refuse_unknown("report.primary", name, self.all_methods())
         for dataset in self.report.developed_on:
-            _known("report.developed_on", dataset, self.datasets)
+            refuse_unknown("report.developed_on", dataset, self.datasets)
         for number in self.report.beside:
-            _known("report.beside", number.dataset, self.data)
+            refuse_unknown("report.beside", number.dataset, self.data)
         for dataset in self.data:
             params = self.of(dataset)
             for method in self.methods:
@@ -80,15 +81,16 @@ class Params(Section):
             if dataset in self.datasets:
                 self._annotated(dataset)
                 self._runnable(dataset, params, "" if params is self else f" for {dataset}")
+                spaces.refuse(params, dataset)
         return self
 
     def _shared(self) -> None:
         """The keys of mixers that no method uses are checked too."""
         used = {method.mixer.name for method in self.methods.values() if method.mixer}
         for name, keys in self.defaults.mixers.items() if self.defaults else ():
-            _known("defaults.mixers", name, mixing.MIXERS, "a custom mixer has its keys below methods: ")
+            refuse_unknown("defaults.mixers", name, mixing.MIXERS, "a custom mixer has its keys below methods: ")
             if name not in used:
-                _validated(mixing.settings_of, {"name": name, **keys}, f"defaults.mixers.{name}")
+                validated(mixing.settings_of, {"name": name, **keys}, f"defaults.mixers.{name}")
 
     def _listed(self) -> None:
         """The methods of the tables are there, each once, and tuned where they are listed as such."""
@@ -96,7 +98,9 @@ class Params(Section):
             raise ValueError("ablation: found no method in ablation and tuned_methods, expected at least one")
         for key, names in (("ablation", self.ablation), ("tuned_methods", self.tuned_methods)):
             for name in names:
-                _known(key, name, self.methods)
+                refuse_unknown(key, name, self.methods)
+        for name in self.tune.methods:
+            refuse_unknown("tune.methods", name, self.methods)
         for name in self.ablation:
             if open_keys := self.methods[name].unresolved():
                 raise ValueError(
@@ -105,10 +109,10 @@ class Params(Section):
                 )
         if both := set(self.ablation) & set(self.tuned_methods):
             raise ValueError(f"tuned_methods: found {min(both)!r} in ablation too, expected each method in one of them")
-        if self.tuned_methods:
-            for name in ("margin", "adaptive_margin"):
-                _known("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
-            self._tunable()
+        if {MARGIN, ADAPTIVE}.intersection(self.tuned_methods):
+            for name in (MARGIN, ADAPTIVE):
+                refuse_unknown("methods", name, self.methods, "tuning goes from margin to adaptive_margin: ")
+        self._tunable()
 
     def of(self, dataset: str, method: str | None = None) -> Self:
         """The params with the overrides of one data set in place, and those of one method.
@@ -122,7 +126,7 @@ class Params(Section):
                 key = f"data.{dataset}.overrides.{part}"
                 if (whole := getattr(self, part)) is None:
                     raise ValueError(f"{key}: found a change of {part}, expected that section too; add it")
-                changed[part] = _changed(whole, section, key)
+                changed[part] = with_changes(whole, section, key)
         own = self.model_copy(update=changed) if changed else self
         overrides = self.methods[method].overrides if method else None
         if overrides is None:
@@ -132,13 +136,13 @@ class Params(Section):
             if name in overrides.train:
                 raise ValueError(f"{key}.train.{name}: unknown key; what a job runs on is the same for all methods")
         changed = {
-            part: _changed(getattr(own, part), getattr(overrides, part), f"{key}.{part}")
+            part: with_changes(getattr(own, part), getattr(overrides, part), f"{key}.{part}")
             for part in ("model", "train")
             if getattr(overrides, part)
         }
         if overrides.view:
-            view = _changed(own.data[dataset].view, overrides.view, f"{key}.view")
-            data = _changed(own.data[dataset], {"view": view.model_dump()}, f"{key}.view: {dataset}")
+            view = with_changes(own.data[dataset].view, overrides.view, f"{key}.view")
+            data = with_changes(own.data[dataset], {"view": view.model_dump()}, f"{key}.view: {dataset}")
             changed["data"] = {**own.data, dataset: data}
         return own.model_copy(update=changed)
 
@@ -170,13 +174,13 @@ class Params(Section):
                 )
         if self.tuned_methods:
             rows = [self.methods[name] for name in self.tuned_methods]
-            mixes = [row.mix for row in rows if row.mix]  # all: each has a margin, which needs a mixer
-            warmup = max(params.train.warmup_epochs, *(mix.warmup_epochs for mix in mixes))
+            mixes = [row.mix for row in rows if row.mix]
+            warmup = max([params.train.warmup_epochs, *(mix.warmup_epochs for mix in mixes)])
             if params.tune.epochs <= warmup:
                 raise ValueError(
                     f"tune.epochs: found {params.tune.epochs}{where}, expected more than the warm-up of its runs ({warmup})"
                 )
-            clean = max(mix.warmup_epochs + mix.cooldown_epochs for mix in mixes)
+            clean = max([0, *(mix.warmup_epochs + mix.cooldown_epochs for mix in mixes)])
             if params.tune.epochs <= clean:
                 raise ValueError(
                     f"tune.epochs: found {params.tune.epochs}{where}, expected more than the epochs that its runs do not mix "
@@ -184,23 +188,35 @@ class Params(Section):
                 )
 
     def _tunable(self) -> None:
-        """Tuned methods have something to tune."""
+        """Tuned methods have something to tune, and no key that says 'tuned' without a range."""
+        own = {MARGIN: ("margin.m", "margin.weight"), ADAPTIVE: ("adaptive.delta", "adaptive.quantile")}
         for name in self.tuned_methods:
-            own = {"margin": ("margin.m", "margin.weight"), "adaptive_margin": ("adaptive.delta", "adaptive.quantile")}[
-                name
-            ]
-            if not set(own) & set(self.methods[name].unresolved()):
+            space, unresolved = self.tune.methods.get(name, {}), self.methods[name].unresolved()
+            if name in own and not (space or set(own[name]) & set(unresolved)):
                 raise ValueError(
-                    f"tuned_methods: {name} has no key that says 'tuned' among {' and '.join(own)}; list it under ablation"
+                    f"tuned_methods: {name} has no key that says 'tuned' among {' and '.join(own[name])}; list it under ablation"
+                )
+            if name not in own and not space:
+                raise ValueError(
+                    f"tuned_methods: found {name!r}, which has nothing to tune; say what in tune.methods.{name}, or list it under "
+                    "ablation"
+                )
+            if name not in own and (left := [key for key in unresolved if key not in space]):
+                raise ValueError(
+                    f"methods.{name}.{left[0]}: found 'tuned' without a range; give a number, or a range in "
+                    f"tune.methods.{name}: {{{left[0]}: {{low: …, high: …}}}}"
                 )
 
     def studies(self) -> list[str]:
-        """The methods whose margins are searched: the tuned ones, after ``margin`` where adaptive_margin starts from it."""
-        needed = {
-            *self.tuned_methods,
-            *([MARGIN] if ADAPTIVE in self.tuned_methods and self.starts_from_margin() else []),
-        }
-        return [method for method in (MARGIN, ADAPTIVE) if method in needed]
+        """The methods that are tuned, and ``margin`` before them where adaptive_margin starts from it."""
+        first = [MARGIN] if ADAPTIVE in self.tuned_methods and self.starts_from_margin() else []
+        margins = [name for name in (MARGIN, ADAPTIVE) if name in [*first, *self.tuned_methods]]
+        return list(dict.fromkeys([*margins, *self.tuned_methods]))
+
+    def searched(self, method: str) -> dict[str, Range | Choices]:
+        """What is drawn for a method's trials: its margins that say 'tuned', and the settings of ``tune.methods``."""
+        drawn = {*self.methods[method].open_names(), *self.tune.methods.get(method, {})}
+        return {name: each for name, each in self.tune.ranges(method).items() if name in drawn}
 
     def starts_from_margin(self) -> bool:
         """Whether adaptive_margin takes over what ``margin`` was tuned to."""
@@ -209,9 +225,8 @@ class Params(Section):
 
     def localising(self) -> list[str]:
         """The methods of the tables and studies that mix by what the stage `localise` finds."""
-        return [
-            name for name in dict.fromkeys([*self.all_methods(), *self.studies()]) if self.methods[name].localised()
-        ]
+        names = dict.fromkeys([*self.all_methods(), *self.studies(), *self.tune.methods])
+        return [name for name in names if self.methods[name].localised()]
 
     def localised_splits(self) -> list[str]:
         """Those whose images are localised: what the tables' runs are fit on. Studies and development runs, which are fit on
@@ -264,37 +279,3 @@ class Run(Section):
         for name in WHERE:
             record["train"].pop(name, None)
         return record
-
-
-def _changed(own: Section, changes: dict[str, Any], where: str) -> Section:
-    """A section with ``changes`` in place; ValueError, with the key, where they are not allowed."""
-    return _validated(type(own).model_validate, merged(own.model_dump(), changes), where)
-
-
-def _validated(read: Callable[[Any], Section], keys: dict[str, Any], where: str) -> Section:
-    """A section of these keys; ValueError, with the key, where they are not allowed."""
-    try:
-        return read(keys)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join([where, *map(str, first["loc"])])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = "unknown key; remove it or correct its spelling"
-        elif first["type"] != "value_error":  # ours already say what was found
-            message = f"found {first['input']!r}, expected: {message}"
-        raise ValueError(f"{key}: {message}") from None
-
-
-def merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``whole`` with ``changes`` in place, section by section."""
-    both = {
-        key: merged(whole[key], value) if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
-        for key, value in changes.items()
-    }
-    return {**whole, **both}
-
-
-def _known(key: str, name: str, known: Collection[str], why: str = "") -> None:
-    if name not in known:
-        raise ValueError(f"{key}: found {name!r}, {why}{expected(name, sorted(known))}")

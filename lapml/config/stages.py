@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lapml.config import Params, Run, unseeded, weights_file
-from lapml.config.schema import ADAPTIVE, MARGIN
+from lapml.config.tuning import ADAPTIVE, MARGIN
 from lapml.files import scratch, write_json
 from lapml.paths import Paths
 
 
 def settings(params: Params, dataset: str) -> dict[str, Any]:
     """{name: settings}: ``fetch``, ``prepare``, ``localise`` (None if no method mixes by its maps), ``runs/METHOD`` of every
-    method of the tables, ``studies/METHOD`` of those with tuned margins (None if they are not tuned), and ``diagnosis``.
+    method of the tables, ``studies/METHOD`` of those that can be tuned (None if they are not), and ``diagnosis``.
     All are JSON."""
     resolved = params.of(dataset)
     runs = {method: _run(unseeded(params, dataset, method)) for method in params.all_methods()}
@@ -39,8 +39,9 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
     if made["localise"]:
         made["diagnosis"]["localise"] = made["localise"]
     made |= {f"runs/{method}": record for method, record in runs.items()}
-    for method in (each for each in (MARGIN, ADAPTIVE) if each in params.methods):
-        if method not in params.studies():
+    margins = [method for method in (MARGIN, ADAPTIVE) if method in params.methods]
+    for method in dict.fromkeys([*margins, *resolved.tune.methods]):
+        if method not in (*params.studies(), *resolved.tune.methods):
             made[f"studies/{method}"] = None  # DVC's stage exists anyway
             continue
         # without the margins of an earlier study, a dependency of their own
@@ -49,7 +50,7 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
         made[f"studies/{method}"] = {
             "run": _run(trial),
             "tune": resolved.tune.recorded(include={"trials", "seeds", "epochs", "prune"}),
-            "space": getattr(resolved.tune, method).recorded(),
+            "space": {name: each.recorded() for name, each in resolved.tune.ranges(method).items()},
         }
     return made
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from lapml.config import Params
-from lapml.config.schema import ADAPTIVE, MARGIN
+from lapml.config.tuning import ADAPTIVE, MARGIN
 from lapml.errors import LapmlError
 from lapml.files import write_json
 from lapml.paths import Paths
@@ -55,7 +55,7 @@ def _write_uses(params: Params, paths: Paths, dataset: str) -> None:
     """
     folder, asking = paths.localised(dataset), params.localising()
     made = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["sha256"] if asking else None
-    for method in dict.fromkeys([*params.all_methods(), MARGIN, ADAPTIVE]):
+    for method in dict.fromkeys([*params.all_methods(), *params.tune.methods, MARGIN, ADAPTIVE]):
         used = made if method in asking else None
         write_json(folder / "runs" / f"{method}.json", {"localised_sha256": used})
     write_json(folder / "diagnosis.json", {"localised_sha256": made})

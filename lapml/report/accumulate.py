@@ -10,7 +10,7 @@ from lapml.common.recorded import read_json
 from lapml.common.saved import state_aside
 from lapml.config import Params
 from lapml.config.renamed import upgraded_tuned
-from lapml.config.schema import ADAPTIVE
+from lapml.config.tuning import ADAPTIVE, MARGIN
 from lapml.errors import LapmlError
 from lapml.files import locked, write_text
 from lapml.paths import READS, RUN_FILES, Paths
@@ -176,7 +176,7 @@ def refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[d
 
 def _started_from(params: Params, method: str) -> list[str]:
     """The methods whose tuned files a tuned method depends on, its own among them."""
-    return [name for name in params.studies() if name == method or method == ADAPTIVE]
+    return [name for name in params.studies() if name == method or (name, method) == (MARGIN, ADAPTIVE)]
 
 
 def _same_tuned(params: Params, paths: Paths, there: Paths, dataset: str, method: str) -> bool:

@@ -1,4 +1,4 @@
-"""Tables and figures (by Optuna) of the studies of margins, from their tuned files."""
+"""Tables and figures (by Optuna) of the studies, from their tuned files."""
 
 import warnings
 from collections.abc import Callable
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 from matplotlib.axes import Axes
 
-from lapml.config import Params
-from lapml.config.parts import Space
+from lapml.config import Choices, Params, Range
 from lapml.report.figures import STYLE, svg
 from lapml.report.html import data_uri
 
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
 FEW = 4  # fewer scored trials give no importances
 CAPTIONS = {
     "history": "every trial's score, and the best so far",
-    "importances": "how much of the scores' variance each margin explains, by a random forest on the trials (fANOVA)",
-    "parallel": "every trial as a line across its margins; darker is better",
+    "importances": "how much of the scores' variance each setting explains, by a random forest on the trials (fANOVA)",
+    "parallel": "every trial as a line across its settings; darker is better",
 }
 
 
 def shown(records: dict[str, dict[str, Any]], params: Params) -> dict[str, Any] | None:
-    """The best margins and all trials, as two tables, and the figures of each study as data URIs; None without a study.
+    """The best values and all trials, as two tables, and the figures of each study as data URIs; None without a study.
 
     Args:
         records: {method: tuned file}.
@@ -37,8 +36,9 @@ def shown(records: dict[str, dict[str, Any]], params: Params) -> dict[str, Any] 
     for method, record in records.items():
         best = [_figure(record["values"].get(key)) for key in names]
         seeds = ", ".join(str(seed) for seed in record["seeds"])
-        rows.append([method, *best, _figure(record.get("score")), record["epochs"], seeds])
-        pictures = figures(record, getattr(params.tune, method))
+        epochs = "tuned" if "train.epochs" in record["values"] else record["epochs"]
+        rows.append([method, *best, _figure(record.get("score")), epochs, seeds])
+        pictures = figures(record, params.tune.ranges(method))
         charts += [
             (data_uri(pictures[name], "svg+xml"), f"{method}: {CAPTIONS[name]}")
             for name in CAPTIONS
@@ -61,8 +61,8 @@ def shown(records: dict[str, dict[str, Any]], params: Params) -> dict[str, Any] 
     }
 
 
-def figures(record: dict[str, Any], space: Space) -> dict[str, bytes]:
-    """The history of a study's scores, what they depend on, and every trial as a line across its margins; SVG by name.
+def figures(record: dict[str, Any], space: dict[str, Range | Choices]) -> dict[str, bytes]:
+    """The history of a study's scores, what they depend on, and every trial as a line across its settings; SVG by name.
 
     Args:
         record: a tuned file.
@@ -88,20 +88,23 @@ def figures(record: dict[str, Any], space: Space) -> dict[str, bytes]:
     return made
 
 
-def _study(record: dict[str, Any], space: Space) -> "optuna.Study":
-    """The study in memory, with its margins in their own units."""
+def _study(record: dict[str, Any], space: dict[str, Range | Choices]) -> "optuna.Study":
+    """The study in memory, with margins in their own units."""
     import optuna
-    from optuna.distributions import FloatDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
     from optuna.trial import TrialState, create_trial
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
-    names = [name for name in type(space).model_fields if name in record["trials"][0]["values"]]
-    found = {name: [trial["values"][name] for trial in record["trials"]] for name in names}
-    ranges = {
-        name: FloatDistribution(min(values), max(values), log=getattr(space, name).log and min(values) > 0)
-        for name, values in found.items()
-    }
+    names = [name for name in space if name in record["trials"][0]["values"]]
+    ranges = {}
+    for name in names:
+        each, values = space[name], [trial["values"][name] for trial in record["trials"]]
+        ranges[name] = (
+            CategoricalDistribution(each.choices)
+            if isinstance(each, Choices)
+            else FloatDistribution(min(values), max(values), log=each.log and min(values) > 0)
+        )
     for trial in record["trials"]:
         study.add_trial(
             create_trial(
@@ -133,4 +136,4 @@ def _draw(draw: Callable[[], Axes]) -> bytes:
 
 
 def _figure(value: Any) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

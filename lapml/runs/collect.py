@@ -17,7 +17,7 @@ from lapml import config
 from lapml.common.recorded import Provenance, Tuned, checked, read_json
 from lapml.config import Params
 from lapml.config.renamed import upgraded_tuned
-from lapml.config.schema import ADAPTIVE, MARGIN
+from lapml.config.tuning import ADAPTIVE, MARGIN
 from lapml.data.fetch.sources import refuse_other
 from lapml.errors import LapmlError
 from lapml.files import sha256

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.storages.journal import JournalFileBackend
@@ -19,12 +20,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
-from lapml.config.parts import Tune
+from lapml.config.tuning import Tune
 from lapml.errors import DivergedError, LapmlError, words
 from lapml.files import locked
 
 DIVERGED = "diverged"  # attribute of a trial, with the message
-VALUES = "values"  # attribute of a trial: its margins, if the search is by quantiles
+VALUES = "values"  # attribute of a trial: its values, if margins are searched by quantiles
 BEGUN = "trials_at_start"  # attribute of a study: tune.trials when it began, which sampler and pruner go by
 HEARTBEAT, GRACE = 10, 60  # seconds between a trial's signs of life; without one, until it is made again
 POLL = 1.0  # seconds between two looks at what other workers do
@@ -146,11 +147,14 @@ def _damaged(url: str | None, file: Path, error: BaseException) -> LapmlError:
 def _refuse_odd(study: optuna.Study) -> None:
     """Raise a ValueError for a trial whose numbers are not finite numbers, which Optuna does not check."""
     for trial in study.get_trials(deepcopy=False):
-        margins = trial.user_attrs.get(VALUES, {})
-        for where in (trial.params, trial.intermediate_values, margins, dict(enumerate(trial.values or []))):
+        chosen = [name for name, each in trial.distributions.items() if isinstance(each, CategoricalDistribution)]
+        values = trial.user_attrs.get(VALUES, {})
+        for where in (trial.params, trial.intermediate_values, values, dict(enumerate(trial.values or []))):
             if not isinstance(where, dict):
                 raise ValueError(f"trial {trial.number}: found {where!r}, expected numbers by name")
             for name, value in where.items():
+                if name in chosen:  # text, true or false
+                    continue
                 if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                     raise ValueError(f"trial {trial.number}: {name}: found {value!r}, expected a finite number")
         if trial.state == TrialState.COMPLETE and not trial.values:

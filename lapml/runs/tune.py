@@ -1,8 +1,9 @@
-"""Tuning the margins with Optuna, nested: (m, weight) on `margin`; then, these frozen, (δ, τ_s) on `adaptive_margin`.
+"""Tuning with Optuna: any settings of a method (``tune.methods``), and the margins, nested: (m, weight) on `margin`; then, these
+frozen, (δ, τ_s) on `adaptive_margin`.
 
 Only the validation split is read. Each tuned method gets the same fixed number of trials. A study is named by everything that its
 scores depend on, so that a changed setting never meets a finished study. Each trial is sampled from (seed, its number), so that an
-interrupted study that one worker takes up again ends in the same margins. Several workers may share a study (study.py).
+interrupted study that one worker takes up again ends in the same values. Several workers may share a study (study.py).
 
 Where a range is one of quantiles, a run without the margin losses comes first: it gives the distances that occur, and a score
 to compare the trials with.
@@ -18,9 +19,9 @@ from optuna.trial import Trial, TrialState
 
 from lapml.common import ranks
 from lapml.common.provenance import commit, versions
-from lapml.config import Params, Run, digest, frozen_margins, resolve, study_identity, tuned_values, unseeded
-from lapml.config.parts import Space
-from lapml.config.schema import ADAPTIVE, MARGIN
+from lapml.common.recorded import Value
+from lapml.config import Params, Run, digest, frozen_margins, study_identity, trial_run, tuned_values, unseeded
+from lapml.config.tuning import ADAPTIVE, MARGIN, Choices, Range
 from lapml.data.fetch.sources import refuse_other
 from lapml.data.pack import Packed
 from lapml.errors import DivergedError, LapmlError
@@ -45,17 +46,18 @@ CHECKS = 4  # parts of a run, after each but the last of which it may be pruned
 def tune(
     params: Params, paths: Paths, dataset: str, method: str, log: Callable[[str], None] = print, helpers: int = 0
 ) -> dict[str, Any]:
-    """Find the margins of one method and write its tuned file.
+    """Find the values of one method and write its tuned file.
 
     Args:
-        method: ``margin``, or ``adaptive_margin``, which takes m and weight from the tuned file of ``margin``.
+        method: ``margin``; ``adaptive_margin``, which takes m and weight from the tuned file of ``margin``; or one of
+            ``tune.methods``.
         helpers: further processes on this machine that share the study.
 
     Returns:
-        the tuned file's content; ``values`` holds the best margins, those of ``margin`` included. Of a method that is not
+        the tuned file's content; ``values`` holds the best ones, those of ``margin`` included. Of a method that is not
         tuned they are none: DVC has the stage all the same.
     """
-    if method not in params.studies():
+    if method not in (*params.studies(), *params.of(dataset).tune.methods):
         return _nothing(paths, dataset, method)
     made = dict(zip(("commit", "dirty"), commit(), strict=True))
     search = _search(params, paths, dataset, method)
@@ -87,14 +89,9 @@ class Search:
         return digest(self.identity)
 
     @property
-    def space(self) -> Space:
-        """The ranges."""
-        return getattr(self.params.tune, self.method)
-
-    @property
-    def searched(self) -> list[str]:
-        """The margins that are drawn."""
-        return self.params.methods[self.method].open_names()
+    def space(self) -> dict[str, Range | Choices]:
+        """What is drawn, and from which values."""
+        return self.params.searched(self.method)
 
 
 def _search(params: Params, paths: Paths, dataset: str, method: str) -> Search:
@@ -134,7 +131,7 @@ def _work(
     """Make trials until none is left to make. The first of several ranks, which has the study, tells the others what to train."""
 
     def make(trial: Trial, before: int) -> float:
-        drawn = {key: margins.suggested(trial, key, each) for key, each in search.space if key in search.searched}
+        drawn = margins.draw(trial, search.params, search.dataset, search.method)
         ranks.agreed((before, drawn))
         return _tried(search, before, drawn, without, trial, log)
 
@@ -160,7 +157,7 @@ def _result(
     scored = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     if not scored:
         raise LapmlError(
-            f"{dataset}/{method}: the loss diverged in all {len(finished)} trials; lower train.lr or tune.{method}"
+            f"{dataset}/{method}: the loss diverged in all {len(finished)} trials; lower train.lr or what tune says of {method}"
         )
     best = max(scored, key=lambda trial: trial.value)  # the first of equals
     result = {
@@ -191,7 +188,7 @@ def _result(
 def _tried(
     search: Search,
     before: int,
-    drawn: dict[str, float],
+    drawn: dict[str, Value],
     without: dict[str, Any] | None,
     trial: Trial | None,
     log: Callable[[str], None],
@@ -215,14 +212,14 @@ def _tried(
         """Whether a run goes on; all ranks hear it."""
         prune = False
         if trial:
-            trial.report(score, len(scores) * params.tune.epochs + epoch)
+            trial.report(score, len(scores) * config.train.epochs + epoch)
             prune = trial.should_prune()
         if ranks.agreed(prune):
             raise optuna.TrialPruned
 
     try:
         for seed in params.tune.seeds:
-            config = _development(params, dataset, method, seed, {**search.frozen, **values})
+            config = trial_run(params, dataset, method, seed, {**search.frozen, **values})
             scores.append(_score(config, search.packed, search.maps, check if params.tune.prune else None)[0])
     except optuna.TrialPruned:
         log(f"{where}: pruned")
@@ -242,11 +239,6 @@ def _nothing(paths: Paths, dataset: str, method: str) -> dict[str, Any]:
     if ranks.rank() == 0:
         write_json(paths.tuned(dataset, method), result)
     return result
-
-
-def _development(params: Params, dataset: str, method: str, seed: int, values: dict[str, float]) -> Run:
-    config = resolve(params, dataset, method, seed, values, development=True)
-    return config.model_copy(update={"train": config.train.shortened(params.tune.epochs)})
 
 
 def _score(
@@ -276,13 +268,13 @@ def _score(
 def _without(search: Search, study: optuna.Study | None, log: Callable[[str], None]) -> dict[str, Any] | None:
     """Score and distances of the method's run without margin losses, where ranges are of quantiles; found once, they are kept in
     the study."""
-    if not any(each.quantile for key, each in search.space if key in search.searched):
+    if not any(each.quantile for each in search.space.values()):
         return None
     if known := ranks.agreed(study.user_attrs.get(WITHOUT) if study else None):
         return known
     params, dataset, method = search.params, search.dataset, search.method
     log(f"{dataset}/{method}: a run without margin losses first, for the distances that occur")
-    config = _development(params, dataset, method, params.tune.seeds[0], dict.fromkeys(MARGINS, 0.0))
+    config = trial_run(params, dataset, method, params.tune.seeds[0], dict.fromkeys(MARGINS, 0.0))
     plain = config.settings.model_copy(update={"margin": None, "adaptive": None})
     config = config.model_copy(update={"settings": plain})
     score, fitted = _score(config, search.packed, search.maps)

@@ -38,10 +38,10 @@ def record_of(scores, states=None):
 )
 def test_figures(params, scores, states, expected):
     before = dict(matplotlib.rcParams)
-    made = studies.figures(record_of(scores, states), params.tune.margin)
+    made = studies.figures(record_of(scores, states), params.tune.ranges("margin"))
     assert set(made) == expected and all(image.startswith(b"<?xml") for image in made.values())
     assert dict(matplotlib.rcParams) == before  # Optuna sets a style of its own
-    assert studies.figures(record_of(scores, states), params.tune.margin) == made
+    assert studies.figures(record_of(scores, states), params.tune.ranges("margin")) == made
 
 
 def test_all_trials_and_the_run_without_margins(params):

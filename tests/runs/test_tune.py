@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from safetensors.torch import save_file
 
-from lapml.config import digest, study_identity
+from lapml.config import digest, study_identity, trial_run
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError, Stopped
 from lapml.paths import Paths
@@ -262,7 +262,7 @@ def test_a_damaged_study_of_an_older_version(params, paths, asked):
 
 
 def test_the_adaptive_row_keeps_what_the_margin_row_found(params, paths, asked):
-    with pytest.raises(LapmlError, match="no tuned margins yet; run `lapml tune birds`"):
+    with pytest.raises(LapmlError, match="no tuned values yet; run `lapml tune birds`"):
         run(params(), paths, "adaptive_margin")
     margin = run(params(), paths)
     asked.clear()
@@ -344,7 +344,7 @@ def test_only_val_is_read(params, packed, monkeypatch):
     monkeypatch.setattr(module, "fit", fit)
     monkeypatch.setattr(module.evaluate, "predict", predict)
     monkeypatch.setattr(module.evaluate, "metrics", lambda seen: {"top1": 12.5})
-    config = module._development(params("tune.epochs=2"), "birds", "margin", 100, {"m": 0.5, "weight": 0.1})
+    config = trial_run(params("tune.epochs=2"), "birds", "margin", 100, {"m": 0.5, "weight": 0.1})
     assert module._score(config, packed, None)[0] == 12.5
     assert [name for name, _ in seen] == ["fit", "predict"]
     for _, config in seen:

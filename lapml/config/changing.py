@@ -1,0 +1,44 @@
+"""Sections with changes in place, and what is said of changes that are not allowed."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from pydantic import ValidationError
+
+from lapml.common.sections import Section
+from lapml.errors import expected
+
+
+def with_changes(own: Section, changes: dict[str, Any], where: str) -> Section:
+    """A section with ``changes`` in place; ValueError, with the key, where they are not allowed."""
+    return validated(type(own).model_validate, merged(own.model_dump(), changes), where)
+
+
+def validated(read: Callable[[Any], Section], keys: dict[str, Any], where: str) -> Section:
+    """A section of these keys; ValueError, with the key, where they are not allowed."""
+    try:
+        return read(keys)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([where, *map(str, first["loc"])])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "unknown key; remove it or correct its spelling"
+        elif first["type"] != "value_error":  # ours already say what was found
+            message = f"found {first['input']!r}, expected: {message}"
+        raise ValueError(f"{key}: {message}") from None
+
+
+def merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``whole`` with ``changes`` in place, section by section."""
+    both = {
+        key: merged(whole[key], value) if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
+        for key, value in changes.items()
+    }
+    return {**whole, **both}
+
+
+def refuse_unknown(key: str, name: str, known: Collection[str], why: str = "") -> None:
+    """ValueError for a name that is none of these."""
+    if name not in known:
+        raise ValueError(f"{key}: found {name!r}, {why}{expected(name, sorted(known))}")

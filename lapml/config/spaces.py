@@ -1,0 +1,128 @@
+"""Settings that are tuned by their paths: ``train.lr``, ``mix.prob``, ``mixer.alpha``, … of any method."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lapml.common.recorded import Value
+from lapml.config.changing import merged, validated
+from lapml.config.method import READING, Method
+from lapml.config.tuning import Choices
+from lapml.errors import expected
+
+if TYPE_CHECKING:
+    from lapml.config.schema import Params
+
+RECIPE = ("model", "train", "view")  # sections that a method's overrides change
+FILLED = ("sha256", "evidence")  # keys of custom mixers and losses that lapml fills in
+FIXED = (  # what a job runs on, what a method is, and files
+    "train.device",
+    "train.threads",
+    "train.gpus",
+    "mixer.name",
+    "loss.name",
+    "model.weights",
+)
+
+
+def with_values(params: "Params", method: str, values: dict[str, Value], reading: bool = False) -> "Params":
+    """The params with these values in a method: ``train.lr`` in its overrides, ``mix.prob`` in its own section.
+
+    Args:
+        reading: the values are a user's: the keys of custom mixers and losses are looked up.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+    changes: dict[str, Any] = {}
+    for path, value in values.items():
+        keys = path.split(".")
+        nested: Any = value
+        for key in reversed(["overrides", *keys] if keys[0] in RECIPE else keys):
+            nested = {key: nested}
+        changes = merged(changes, nested)
+    own = params.methods[method].model_dump()
+    if reading:
+        for part in ("mixer", "loss"):
+            own[part] = own[part] and {key: each for key, each in own[part].items() if key not in FILLED}
+
+    def read(keys: dict[str, Any]) -> Method:
+        return Method.model_validate(keys, context=READING if reading else None)
+
+    settings = validated(read, merged(own, changes), f"methods.{method}")
+    return params.model_copy(update={"methods": {**params.methods, method: settings}})
+
+
+def refuse(params: "Params", dataset: str) -> None:
+    """Check the ranges of ``tune.methods`` with the settings of a data set.
+
+    Args:
+        params: of the data set.
+
+    Raises:
+        ValueError: a path is no setting of its method, or a method does not allow a value.
+    """
+    for method, space in params.tune.methods.items():
+        known = list(_paths(params, dataset, method))
+        for path, each in space.items():
+            where = f"tune.methods.{method}.{path}"
+            if path not in known:
+                raise ValueError(f"{where}: no setting of this method that can be tuned; {expected(path, known)}")
+            if path in params.methods[method].unresolved() and path.partition(".")[2] in params.searched(method):
+                raise ValueError(
+                    f"{where}: is tuned by tune.{method} already; give a number in methods.{method}.{path}"
+                )
+            if each.quantile:
+                raise ValueError(
+                    f"{where}.quantile: found true, expected false: of tune.margin and tune.adaptive_margin only"
+                )
+            for value in each.tried():
+                try:
+                    _refuse(params, dataset, method, path, value)
+                except ValueError as error:
+                    raise ValueError(f"{where}: {str(error).partition(': ')[2]}") from None
+
+
+def is_whole(params: "Params", dataset: str, method: str, path: str) -> bool:
+    """Whether a setting in ``tune.methods`` takes whole numbers alone."""
+    each = params.tune.methods[method][path]
+    if isinstance(each, Choices) or not (each.low.is_integer() and each.high.is_integer()):
+        return False
+    try:
+        with_values(params, method, {path: each.low + 0.5}, reading=True).of(dataset, method)
+    except ValueError:
+        return True
+    return False
+
+
+def _paths(params: "Params", dataset: str, method: str) -> Iterator[str]:
+    """The settings of a method that have a value which is no section or list."""
+    own = params.of(dataset, method)
+    sections = {"model": own.model, "train": own.train, "view": own.data[dataset].view}
+    whole = {name: section.model_dump() for name, section in sections.items()}
+    settings = own.methods[method].model_dump(exclude={"overrides"})
+    whole |= {name: section for name, section in settings.items() if section is not None}
+
+    def below(section: dict[str, Any], above: str) -> Iterator[str]:
+        for key, value in section.items():
+            if isinstance(value, dict):
+                yield from below(value, f"{above}{key}.")
+            elif not isinstance(value, list) and f"{above}{key}" not in FIXED and key not in FILLED:
+                yield f"{above}{key}"
+
+    return below(whole, "")
+
+
+def _refuse(params: "Params", dataset: str, method: str, path: str, value: Value) -> None:
+    """ValueError for a value that a method does not allow, or whose trials would not train or mix as it asks."""
+    changed = with_values(params, method, {path: value}, reading=True)
+    own, before, after = changed.of(dataset, method), params.methods[method], changed.methods[method]
+    if (before.localised(), before.annotated()) != (after.localised(), after.annotated()):
+        raise ValueError(f"{path}: found {value!r}, expected one that mixes by the same maps as the method's own")
+    epochs = own.train.epochs
+    if "train.epochs" not in params.tune.methods[method]:
+        epochs = min(epochs, params.tune.epochs)
+    mix = after.mix
+    if own.train.warmup_epochs >= epochs or (mix and mix.warmup_epochs + mix.cooldown_epochs >= epochs):
+        raise ValueError(
+            f"{path}: found {value!r}, expected warm-ups and cool-downs that leave some of the {epochs} epochs of its runs"
+        )
