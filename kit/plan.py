@@ -19,8 +19,8 @@ def refuse_unfit(params: Params) -> None:
     if params.tuned_methods:
         methods = ", ".join(params.tuned_methods)
         raise LapmlError(
-            f"tuned_methods: found {methods}, expected none: margins are tuned by Optuna, which a kit does not bring. Tune where "
-            "it is (`lapml tune`), write the numbers in place of 'tuned', and list these methods under ablation"
+            f"tuned_methods: found {methods}, expected none: they are tuned by Optuna, which a kit does not bring. Tune where "
+            "it is (`lapml tune`), write the numbers that it finds, and list these methods under ablation"
         )
 
 

@@ -15,7 +15,9 @@ rule tune:
     threads: train_threads
     priority: 10  # what is trained with them waits
     resources:
-        gpu=gpus,
+        gpu=gpus_here,
+        nodes=nodes,
+        **OVER_NODES,
     shell:
         "lapml tune {wildcards.dataset} --method {wildcards.method} --params {params.file} > {log} 2>&1"
 

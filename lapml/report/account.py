@@ -114,35 +114,32 @@ def plan(params: Params, runs: pd.DataFrame) -> str:
     return f"{size}, {' or '.join(trained)}; {listed(images)}."
 
 
-def tuned_alone(params: Params) -> str:
-    """A sentence on which settings were tuned for which methods."""
-    tuned = [
-        f"{', '.join(params.tune.methods[name])} of {name}"
-        for name in params.tuned_methods
-        if name in params.tune.methods
-    ]
-    if not tuned:
-        return (
-            "The optimiser’s settings are the same for every method and were not tuned for each; only margins are tuned, on "
-            "validation data."
-        )
-    return f"Tuned on validation data, for these methods alone: {listed(tuned)}. Methods that are not tuned have had less search."
-
-
 def caveats(params: Params, runs: pd.DataFrame) -> list[str]:
     """Sentences on what the numbers do not say."""
     differing = [name for name in params.all_methods() if params.methods[name].overrides]
+    spaces = {name: params.tune.methods[name] for name in params.tuned_methods if name in params.tune.methods}
+    tuned = [f"{', '.join(space)} of {name}" for name, space in spaces.items()]
     lines = [
         "An interval over few seeds is wide, and its width is uncertain. The bootstrap is cautious on a small test split; "
         "on thousands of test images with few seeds that differ by more than a point it is too bold (simulated: 15 % false "
         "alarms at 3 seeds where 5 % are meant). Read a p just below the level as a hint.",
         "Methods that mix see other images and labels than the baseline in the same number of epochs; their extra cost "
         "is in the cost column, and accuracy at equal cost is shown only if the suite has methods for it.",
-        tuned_alone(params)
-        if not differing
-        else f"Methods that also differ in their recipe (their overrides in the settings below): {listed(differing)}. The "
-        "others share theirs.",
     ]
+    if tuned:
+        lines.append(
+            f"Tuned on validation data, for its method alone: {listed(tuned)}. Methods that are not tuned had less search."
+        )
+    elif not differing:
+        lines.append(
+            "The optimiser’s settings are the same for every method and were not tuned for each; only margins are tuned, on "
+            "validation data."
+        )
+    if differing:
+        lines.append(
+            f"Methods that also differ in their recipe (their overrides in the settings below): {listed(differing)}. The "
+            "others share theirs."
+        )
     if rebuilds_paper(params):
         lines.insert(
             0,

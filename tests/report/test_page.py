@@ -199,7 +199,7 @@ def test_pages_of_few_rows(make):
     html = build(suite)
     text = " ".join(check(html).text)
     assert "nothing to compare" in text and not re.search(r"\bnan\b", text.lower())
-    assert "Tuned margins" not in text and "Only 1 seed:" in text
+    assert "Tuned settings" not in text and "Only 1 seed:" in text
 
 
 @pytest.mark.parametrize("seeds", ["[0]", "[0, 1]"])
