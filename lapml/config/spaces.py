@@ -79,7 +79,8 @@ def refuse(params: "Params", dataset: str) -> None:
                 try:
                     _refuse(params, dataset, method, path, value)
                 except ValueError as error:
-                    raise ValueError(f"{where}: {str(error).partition(': ')[2]}") from None
+                    said = str(error).partition(": ")[2].removeprefix(f"{path.rpartition('.')[2]}: ")
+                    raise ValueError(f"{where}: {said}") from None
 
 
 def is_whole(params: "Params", dataset: str, method: str, path: str) -> bool:

@@ -78,13 +78,15 @@ def figures(record: dict[str, Any], space: dict[str, Range | Choices]) -> dict[s
     from optuna.visualization import matplotlib as draw
 
     study = _study(record, space)
+    paths = [name for name in study.trials[0].params if "." in name]  # longer names than those of margins
+    width = max(6.5, 1.2 + 1.2 * len(study.trials[0].params)) if paths else 5.0
     made = {
-        "history": _draw(lambda: draw.plot_optimization_history(study, target_name="validation top-1 %")),
-        "parallel": _draw(lambda: draw.plot_parallel_coordinate(study, target_name="validation top-1 %")),
+        "history": _draw(lambda: draw.plot_optimization_history(study, target_name="validation top-1 %"), width),
+        "parallel": _draw(lambda: draw.plot_parallel_coordinate(study, target_name="validation top-1 %"), width),
     }
     if len(scores) >= FEW and len(set(scores)) > 1:
         evaluator = FanovaImportanceEvaluator(seed=0)
-        made["importances"] = _draw(lambda: draw.plot_param_importances(study, evaluator=evaluator))
+        made["importances"] = _draw(lambda: draw.plot_param_importances(study, evaluator=evaluator), width)
     return made
 
 
@@ -117,14 +119,14 @@ def _study(record: dict[str, Any], space: dict[str, Range | Choices]) -> "optuna
     return study
 
 
-def _draw(draw: Callable[[], Axes]) -> bytes:
-    """Draw by Optuna with pyplot, and restore the style and close the figure afterwards."""
+def _draw(draw: Callable[[], Axes], width: float) -> bytes:
+    """Draw by Optuna with pyplot, so many inches wide, and restore the style and close the figure afterwards."""
     import matplotlib.pyplot as plt
 
     with matplotlib.rc_context({**STYLE, "text.parse_math": True, "backend": "agg"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that its figures are experimental; that a range holds one value
         figure = draw().figure
-        figure.set_size_inches(5.0, 3.3)
+        figure.set_size_inches(width, 3.3)
         figure.set_layout_engine("tight")
         for axes in figure.axes:
             for collection in axes.collections:

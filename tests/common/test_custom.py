@@ -11,6 +11,7 @@ import torch
 
 from lapml import config
 from lapml.common import custom
+from lapml.config.spaces import is_whole
 from lapml.errors import LapmlError
 from lapml.mixing import Evidence
 from lapml.training import loop as train
@@ -230,6 +231,33 @@ def test_a_loss_that_is_no_number(project, packed, small):
         LapmlError, match=r"my_methods.consistency: found a tensor of shape \(6,\) on cpu, expected a 0-d tensor"
     ):
         train.fit(small(row="consistent"), packed, log=quietly)
+
+
+def test_the_examples_keys_are_tuned(project, small_params):
+    space = (
+        "bands: {mixer.number: {low: 2, high: 8}, mix.prob: {low: 0, high: 1}}, "
+        "consistent: {loss.weight: {low: 0, high: 1}, loss.power: {low: 1, high: 2}}"
+    )
+    load = lambda space: small_params(f"tune.methods={{{space}}}", path=project / "params.yaml")  # noqa: E731
+    params = load(space)
+    whole = {
+        path: is_whole(params, "birds", method, path)
+        for method in ("bands", "consistent")
+        for path in params.searched(method)
+    }
+    assert whole == {"mixer.number": True, "mix.prob": False, "loss.weight": False, "loss.power": False}
+    run = config.resolve(params, "birds", "bands", 0, {"mixer.number": 3, "mix.prob": 0.75})
+    assert run.settings.mixer.theirs().number == 3 and run.settings.mix.prob == 0.75
+    assert run.settings.mixer.sha256 == custom.sha256(project / "my_methods.py")
+    run = config.resolve(params, "birds", "consistent", 0, {"loss.weight": 0.5, "loss.power": 1.5})
+    assert (run.settings.loss.weight, run.settings.loss.model_extra["power"]) == (0.5, 1.5)
+    for path, values, said in (
+        ("mixer.number", "{low: 2.5, high: 4}", "mixer.number: found 2.5, expected"),
+        ("mixer.numbers", "{low: 2, high: 4}", "mixer.numbers: no setting of this method.*did you mean mixer.number"),
+        ("mixer.sha256", "{choices: [a, b]}", "mixer.sha256: no setting of this method"),
+    ):
+        with pytest.raises(LapmlError, match=f"tune.methods.bands.{said}"):
+            load(f"bands: {{{path}: {values}}}")
 
 
 def test_a_changed_file_is_another_row(project, packed, small):

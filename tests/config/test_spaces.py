@@ -4,7 +4,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lapml import config
@@ -104,6 +104,7 @@ def test_what_is_wrong_is_one_line_with_its_key(space, said):
     assert str(caught.value).startswith("params.yaml: tune.methods") and len(str(caught.value).splitlines()) == 1
 
 
+@settings(max_examples=30)
 @given(low=st.floats(-1, 2), width=st.floats(0.01, 2))
 def test_a_range_is_read_exactly_if_its_setting_allows_both_ends(low, width):
     allowed = low >= 0 and low + width <= 1

@@ -1,5 +1,7 @@
 """What a report shows of studies."""
 
+import json
+
 import matplotlib
 import numpy as np
 import pytest
@@ -42,6 +44,29 @@ def test_figures(params, scores, states, expected):
     assert set(made) == expected and all(image.startswith(b"<?xml") for image in made.values())
     assert dict(matplotlib.rcParams) == before  # Optuna sets a style of its own
     assert studies.figures(record_of(scores, states), params.tune.ranges("margin")) == made
+
+
+def test_figures_of_any_number_of_settings():
+    rng = np.random.default_rng(0)
+    ranges = {
+        f"train.{name}": {"low": 0.001, "high": 1.0} for name in ("lr", "momentum", "weight_decay", "label_smoothing")
+    }
+    ranges["train.momentum"]["high"] = ranges["train.label_smoothing"]["high"] = 0.9
+    choices = {"train.optimizer": ["sgd", "adamw"], "train.clip_grad": [None, 1.0], "train.decay_norms": [True, False]}
+    space = {**ranges, **{path: {"choices": each} for path, each in choices.items()}}
+    params = config.load(PARAMS, [f"tune.methods={{cutmix: {json.dumps(space)}}}"])
+    record = record_of([50.0, 52.0, 51.0, 55.0, 49.0])
+    for number, trial in enumerate(record["trials"]):
+        trial["values"] = {path: float(rng.uniform(0.001, 0.9)) for path in ranges}
+        trial["values"] |= {path: each[number % 2] for path, each in choices.items()}
+    record["values"] = record["trials"][3]["values"]
+    made = studies.figures(record, params.tune.ranges("cutmix"))
+    assert set(made) == {"history", "parallel", "importances"}
+    for name in ("parallel", "importances"):
+        assert all(path[:16].encode() in made[name] for path in space), name  # Optuna cuts long ones
+    found = studies.shown({"cutmix": record}, params)
+    assert found["heads"][1:-3] == list(space) and len(found["charts"]) == 3
+    assert found["rows"][0][5:8] == ["adamw", "1", "False"]
 
 
 def test_all_trials_and_the_run_without_margins(params):

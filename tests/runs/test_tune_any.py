@@ -92,6 +92,38 @@ def test_more_trials_go_on(params, paths, tmp_path, asked):
     assert search(params(), Paths("demo", tmp_path / "other"), "baseline")["trials"] == first["trials"]
 
 
+@pytest.mark.parametrize("call", [1, 3])
+def test_an_interrupted_study_ends_in_the_same_values(params, paths, tmp_path, asked, monkeypatch, call):
+    whole = search(params(), Paths("demo", tmp_path / "whole"), "cutmix")
+    before = len(asked)
+    with monkeypatch.context() as patch:
+        original = module._score
+
+        def score(*arguments):
+            if len(asked) - before == call - 1:
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        patch.setattr(module, "_score", score)
+        with pytest.raises(KeyboardInterrupt):
+            search(params(), paths, "cutmix")
+    again = search(params(), paths, "cutmix")
+    assert len(asked) - before == TRIALS and again["trials"] == whole["trials"]
+
+
+def test_trials_of_any_method_are_pruned(params, paths, monkeypatch):
+    def score(run, packed, maps, check):
+        for epoch in range(1, run.train.epochs + 1):
+            check(epoch, 100 * run.train.lr)
+        return 100 * run.train.lr, None
+
+    monkeypatch.setattr(module, "_score", score)
+    found = search(params("tune.trials=12", "tune.prune=true"), paths, "baseline")
+    states = [trial["state"] for trial in found["trials"]]
+    assert len(states) == 12 and "PRUNED" in states
+    assert found["values"]["train.lr"] == max(trial["values"]["train.lr"] for trial in found["trials"])
+
+
 def test_whole_numbers_and_choices(params, paths, asked):
     space = (
         "baseline: {train.epochs: {low: 3, high: 9}, train.optimizer: {choices: [sgd, adamw]}, "
@@ -138,7 +170,7 @@ def test_other_ranges_are_another_study(params, paths, asked):
 
 def test_margins_are_tuned_together_with_other_settings(params, paths, asked):
     space = f"margin: {{{LR}}}, adaptive_margin: {{mix.prob: {{low: 0.2, high: 1}}}}"
-    both = params("tuned_methods=[margin, adaptive_margin]", space=space)
+    both = params("ablation=[baseline]", "tuned_methods=[margin, adaptive_margin]", space=space)
     margin = search(both, paths, "margin")
     assert margin["values"].keys() == {"m", "weight", "train.lr"}
     adaptive = search(both, paths, "adaptive_margin")

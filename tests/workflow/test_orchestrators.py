@@ -30,6 +30,15 @@ defaults: {mixers: {localized: {maps: recent}}}
 methods:
   by_parts: {mixer: {name: parts, alpha: 1.0, area: [0.1, 0.9], threshold: 0.5}, label: semantic}
 """
+SEARCHED = """base: tiny.yaml
+suite: searched
+ablation: [loc_cutmix]
+tuned_methods: [baseline, cutmix]
+tune:
+  methods:
+    baseline: {train.lr: {low: 0.003, high: 0.1, log: true}}
+    cutmix: {train.lr: {low: 0.003, high: 0.1, log: true}, mix.prob: {low: 0.2, high: 1.0}}
+"""
 REPORT = ("accuracy.csv", "accuracy.md", "accuracy.tex", "runs.csv", "curves.csv", "summary.json", "report.html")
 
 
@@ -123,6 +132,26 @@ def test_only_methods_that_mix_by_maps_wait_for_them(tmp_path: Path) -> None:
         if given and maps in given[1].split(", "):
             waiting.add(re.search(r"^Shell command: lapml (.*?) --params", block, re.M)[1])
     assert waiting == {"train birds by_parts 0", "diagnose birds"}
+
+
+def test_any_method_is_tuned_before_it_trains(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, None)
+    (folder / "suites/searched.yaml").write_text(SEARCHED)
+    (folder / "params.yaml").write_text(overlays.composed(folder / "suites/searched.yaml"))
+    dvc_init(folder)
+    jobs, stages = snakemake_jobs(folder), dvc_stages(folder)
+    assert jobs <= stages
+    asked = {}  # {command: inputs}
+    for block in run(folder, "snakemake", "-n", "-p", "--cores", "2").split("\n\n"):
+        given = re.search(r"^    input: (.*)$", block, re.M)
+        if command := re.search(r"^Shell command: lapml (.*?) --params", block, re.M):
+            asked[command[1]] = given[1].split(", ") if given else []
+    for method in ("baseline", "cutmix"):
+        tuned = f"results/searched/tuned/birds/{method}.json"
+        tune = (f"lapml tune birds --method {method} --params params.yaml", frozenset([tuned]))
+        assert tune in jobs and tuned in asked[f"train birds {method} 0"]
+    assert not any("/tuned/" in file for file in asked["train birds loc_cutmix 0"])
+    assert "tune birds --method margin" not in asked
 
 
 def test_where_nothing_mixes_by_maps_none_are_made(tmp_path: Path) -> None:
