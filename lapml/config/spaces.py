@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lapml.common.recorded import Value
-from lapml.config.changing import merged, validated
+from lapml.config.changing import merged, refuse_unknown, validated
 from lapml.config.method import READING, Method
 from lapml.config.tuning import Choices
 from lapml.errors import expected
@@ -62,6 +62,7 @@ def refuse(params: "Params", dataset: str) -> None:
         ValueError: a path is no setting of its method, or a method does not allow a value.
     """
     for method, space in params.tune.methods.items():
+        refuse_unknown("tune.methods", method, params.methods)
         known = list(_paths(params, dataset, method))
         for path, each in space.items():
             where = f"tune.methods.{method}.{path}"

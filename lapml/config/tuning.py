@@ -29,6 +29,10 @@ class Range(Section):
         """Its ends; whole numbers as such, for settings that take no others."""
         return [int(end) if end.is_integer() else end for end in (self.low, self.high)]
 
+    def fits(self, value: Value) -> bool:
+        """Whether a record may have this value: a number, of distance where quantiles were drawn."""
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
 
 class Choices(Section):
     quantile: ClassVar[bool] = False  # as of a range
@@ -38,6 +42,10 @@ class Choices(Section):
     def tried(self) -> list[Value]:
         """All of them."""
         return self.choices
+
+    def fits(self, value: Value) -> bool:
+        """Whether it is one of them."""
+        return value in self.choices
 
 
 def _kind(given: Any) -> str:

@@ -185,6 +185,11 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
             f"{path}: found {trials} trials, expected {params.tune.trials} (tune.trials); run `lapml tune {dataset}`, which keeps "
             "those that are made"
         )
+    for name, each in params.searched(method).items():
+        for values in (made["values"] for made in [record, *record.get("trials", [])]):
+            if not each.fits(values.get(name)):
+                said = f"{path}: values: {name}: found {values.get(name)!r}, expected a value of its range"
+                raise LapmlError(f"{said}; {_retune_advice(dataset)}")
     return record
 
 

@@ -170,6 +170,8 @@ def test_a_data_set_may_have_ranges_of_its_own():
     assert params.tune.methods["baseline"]["train.lr"].high == 0.1
     with pytest.raises(LapmlError, match=re.escape("tune.methods.baseline.train.lr: found -1, expected")):
         load(SPACE, own.replace("0.01", "-1").replace("0.2", "0.2, log: false"))
+    with pytest.raises(LapmlError, match=re.escape("tune.methods: found 'baselin', expected one of")):
+        load(SPACE, own.replace("baseline", "baselin"))
 
 
 def test_without_spaces_settings_and_studies_are_recorded_as_before():

@@ -10,6 +10,7 @@ from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.paths import Paths
 from lapml.runs import tune as module
+from lapml.runs.collect import tuned_record
 from lapml.runs.execute import execute, resolve_smoke, resolved
 from lapml.runs.tune import tune
 
@@ -196,3 +197,13 @@ def test_final_runs_wait_for_their_values(params, paths, asked):
     wider = SPACE.replace(LR, f"{LR}, train.momentum: {{low: 0.5, high: 0.9}}")
     with pytest.raises(LapmlError, match="has no value of train.momentum; run `lapml tune birds` again"):
         resolved(params(space=wider), paths, "birds", "baseline", 0)
+
+
+@pytest.mark.parametrize("value", ["fast", None, True])
+def test_a_tuned_file_with_a_value_of_another_kind_is_refused(params, paths, asked, value):
+    found = search(params(), paths, "baseline")
+    assert tuned_record(params(), paths, "birds", "baseline") == found
+    found["trials"][1]["values"]["train.lr"] = value
+    paths.tuned("birds", "baseline").write_text(json.dumps(found))
+    with pytest.raises(LapmlError, match=f"baseline.json: values: train.lr: found {value!r}, expected"):
+        tuned_record(params(), paths, "birds", "baseline")
