@@ -18,6 +18,7 @@ from lapml.runs.folder import open_run, runs_below
 from lapml.runs.records import mismatch, parquet
 from lapml.runs.scores import class_count
 
+MAPS = "The runs mix by maps with different checksums, as of several machines: of the same settings, rounded differently."
 ORIGIN = ("device", "processes", "precision", "commit")  # of provenance.json: what may explain a difference
 
 
@@ -219,6 +220,8 @@ def caveats(methods: dict[str, Row]) -> list[str]:
             notes.append(f"The runs differ in {key}: {'; '.join(values)}.")
     if len({(origin.get("weights") or {}).get("sha256") for origin in origins}) > 1:
         notes.append("The runs start from different pretrained weights.")
+    if len({origin.get("localised_sha256") for origin in origins} - {None}) > 1:
+        notes.append(MAPS)
     if any(origin.get("dirty") for origin in origins):
         notes.append("Some runs come from uncommitted code: their commit does not show all the code that ran.")
     return notes

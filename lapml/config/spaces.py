@@ -18,6 +18,7 @@ FIXED = (  # what a job runs on, what a method is, and files
     "train.device",
     "train.threads",
     "train.gpus",
+    "train.nodes",
     "mixer.name",
     "loss.name",
     "model.weights",

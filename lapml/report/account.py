@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lapml.analysis import tables
+from lapml.analysis.gather import MAPS
 from lapml.config import Params
 
 FACT = re.compile(r"# {2,}(\w+): +(.*)")  # of a suite's heading: "#   device:   2 CPU cores"
@@ -165,6 +166,8 @@ def caveats(params: Params, runs: pd.DataFrame) -> list[str]:
     if runs["commit"].nunique(dropna=False) > 1:
         lines.append("The runs come from more than one commit, see the list of runs; the code may differ "
                      "between them.")  # fmt: skip
+    if runs["localised_sha256"].nunique() > 1:
+        lines.append(MAPS)
     if (runs["test_reads"] > 1).any():
         lines.append("Some runs read the test split more than once, see the list of runs.")
     return lines

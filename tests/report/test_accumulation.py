@@ -6,10 +6,11 @@ import shutil
 import pytest
 
 from lapml.analysis import tables
+from lapml.analysis.gather import MAPS
 from lapml.common.locks import alone
 from lapml.errors import LapmlError
 from lapml.paths import DIAGNOSIS_FILES, READS, RUN_FILES, Paths
-from lapml.report import accumulate, build, diagnosis
+from lapml.report import account, accumulate, build, diagnosis
 from lapml.runs.folder import NOT_KEPT
 
 LIKE = ("config.json", "history.csv", "metrics.json", "predictions.parquet", "provenance.json")
@@ -305,3 +306,15 @@ def test_margins_are_published_and_taken_over_before_any_run_of_theirs(suite):
     shutil.rmtree(paths.base / "tuned")
     assert "0 runs taken over" in accumulate.restore(params, paths)
     assert files(paths.base / "tuned") == tuned == files(paths.published / "tuned")
+
+
+def test_maps_that_another_machine_rounded_differently_are_told_of(suite, edit):
+    """They are of the same settings, which every run records."""
+    params, paths = suite
+    for seed, checksum in zip(params.seeds, ("e" * 64, "f" * 64), strict=True):
+        edit(paths.run("birds", "loc_cutmix", seed) / "provenance.json", localised_sha256=checksum)
+    accumulate.publish_finished(params, paths)
+    assert MAPS in account.caveats(params, tables.collect(params, paths))
+    for seed in params.seeds:
+        edit(paths.run("birds", "loc_cutmix", seed) / "provenance.json", localised_sha256="e" * 64)
+    assert MAPS not in account.caveats(params, tables.collect(params, paths))
