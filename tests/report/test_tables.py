@@ -92,7 +92,7 @@ def test_a_missing_run_and_a_missing_tuned_file_are_both_told(suite):
     [
         ({"data_sha256": "0" * 64}, "data_sha256: found 000"),
         ({"epochs": 99}, "epochs: found 99, expected 4"),
-        ({"values": {"m": 0.8}}, "methods.margin.margin.weight is 'tuned'"),
+        ({"values": {"m": 0.8}}, "values: weight: found None, expected a value of its range"),
         ({"values": {"m": 9.0, "weight": 0.1}}, "found 9.0"),
         ({"values": None}, "values: found None"),
         ({"method": "adaptive_margin"}, "expected those of ('birds', 'margin')"),
