@@ -7,6 +7,7 @@ the whole section, since its keys depend on its name.
 
 import json
 from difflib import get_close_matches
+from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def read(path: Path, above: Path | None = None) -> dict[str, Any]:
         LapmlError: it is missing, or not plain YAML.
     """
     try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        raw = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         close = get_close_matches(path.name, [file.name for file in path.parent.glob("*.y*ml")], 1)
         meant = f"; did you mean {path.with_name(close[0])}?" if close else ""
@@ -162,6 +163,11 @@ def read(path: Path, above: Path | None = None) -> dict[str, Any]:
     if odd is not None:
         raise LapmlError(f"{path}: key {odd!r}: found {type(odd).__name__}, expected text; put it in quotes")
     return copied
+
+
+@lru_cache(maxsize=8)  # suites share their base; what is kept is never handed out
+def _parsed(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _values(raw: Any, known: dict[int, int]) -> int:

@@ -44,14 +44,16 @@ from lapml.training import losses
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
+EPOCHS, STEPS = 3, 4  # of an epoch
 EXACT = [
     "train.precision=fp64",
     "train.batch_norm=frozen",
     "train.batch=8",
-    "train.epochs=5",
+    f"train.epochs={EPOCHS}",
     "train.lr=0.1",
     "train.head_lr_mult=10.0",
-]  # 20 steps
+    "data.birds.view.side=32",
+]
 FRESH = "methods.{}.mixer.maps=fresh"
 EVERY = "methods.{}.margin.every={}"
 CASES = {
@@ -249,9 +251,9 @@ def jobs(runs: dict, params, packed: Packed, folder: Path) -> dict:
         "draws": lambda: draws(adaptive, packed),
         "losses": lambda: [losses_of(pairs(seed)) for seed in range(24)],
         "other number": lambda: [
-            failed(train.fit, changed(baseline, gpus=count), packed, log=quietly) for count in (1, 2, 3)
+            failed(train.fit, changed(baseline, gpus=count, epochs=1), packed, log=quietly) for count in (1, 2, 3)
         ],
-        "refused batch": lambda: failed(train.fit, changed(baseline, batch=9), packed, log=quietly),
+        "refused batch": lambda: failed(train.fit, changed(baseline, batch=9, epochs=1), packed, log=quietly),
         "refused sync": lambda: failed(train.fit, changed(baseline, batch_norm="sync"), packed, log=quietly),
         "local": lambda: fitted(local, packed, path / "local.pt"),
         "stopped in mid-epoch": lambda: resumed(adaptive, "middle", 10),
@@ -350,7 +352,7 @@ def without(history: list[dict], *columns: str) -> list[dict]:
 def test_two_processes_end_in_the_weights_of_one(done, small_run, case):
     one, two = done[case]
     row, overrides = CASES[case]
-    start, _ = build(small_run(row, *EXACT, *overrides).model, 3, 48, 0)
+    start, _ = build(small_run(row, *EXACT, *overrides).model, 3, 32, 0)
     start = {name: value.double() for name, value in start.state_dict().items()}
     assert one["weights"].keys() == two[0]["weights"].keys()
     assert {value.dtype for value in one["weights"].values()} == {torch.float64, torch.int64}
@@ -368,7 +370,7 @@ def test_two_processes_end_in_the_weights_of_one(done, small_run, case):
 def test_two_processes_record_what_one_records(done, case):
     """Losses, accuracy and means over pairs; on every rank the same."""
     one, two = done[case]
-    assert len(one["history"]) == 5
+    assert len(one["history"]) == EPOCHS
     for expected, found in zip(without(one["history"]), without(two[0]["history"]), strict=True):
         assert expected.keys() == found.keys()
         for name in expected.keys() - set(COUNTS):
@@ -382,7 +384,8 @@ def test_the_cases_use_what_they_are_about(done):
     for case, (row, _) in CASES.items():
         history = done[case][0]["history"]
         mixed = [each["mixed_batches"] for each in history]
-        assert sum(mixed) == {"baseline": 0}.get(row, 20) or ("some" in case and 5 < sum(mixed) < 15), case
+        whole = EPOCHS * STEPS
+        assert sum(mixed) == {"baseline": 0}.get(row, whole) or ("some" in case and 2 < sum(mixed) < whole - 2), case
         if row in ROWS[3:]:
             assert any(each["loss_margin"] for each in history), case
         if row == "adaptive_margin":

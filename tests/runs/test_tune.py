@@ -7,6 +7,7 @@ import pickle
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -22,6 +23,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from safetensors.torch import save_file
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from lapml.config import digest, study_identity, trial_run
 from lapml.data.pack import Packed
@@ -42,19 +45,31 @@ class Interrupt(Exception):
     pass
 
 
+@pytest.fixture(autouse=True, scope="module")
+def without_waiting_for_the_disk() -> Iterator[None]:
+    """Processes are killed here, machines are not: what SQLite has written need not reach the disk at once."""
+
+    def connected(connection, _) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", connected)
+    yield
+    event.remove(Engine, "connect", connected)
+
+
 @pytest.fixture
 def paths(tmp_path) -> Paths:
     return Paths("demo", tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def params(small_params):
     return lambda *overrides: small_params(f"tune.trials={TRIALS}", "tune.seeds=[100, 101]", *overrides)
 
 
-@pytest.fixture
-def asked(monkeypatch, packed) -> list[tuple]:
-    """Replaces training by a smooth function of the margins; records (method, seed, values) of every call."""
+def replace_training(patch, packed) -> list[tuple]:
+    """By a smooth function of the margins; (method, seed, values) of every call."""
     calls = []
 
     def score(config, packed, maps, check=None):
@@ -67,9 +82,31 @@ def asked(monkeypatch, packed) -> list[tuple]:
                 check(epoch, score)
         return score, None
 
-    monkeypatch.setattr(module, "_score", score)
-    monkeypatch.setattr(Packed, "open", classmethod(lambda *_: packed))
+    patch.setattr(module, "_score", score)
+    patch.setattr(Packed, "open", classmethod(lambda *_: packed))
     return calls
+
+
+@pytest.fixture
+def asked(monkeypatch, packed) -> list[tuple]:
+    """What :func:`replace_training` records."""
+    return replace_training(monkeypatch, packed)
+
+
+@pytest.fixture(scope="module")
+def whole(params, packed, tmp_path_factory) -> SimpleNamespace:
+    """A study of `margin`, undisturbed, and where it lies; not to be touched."""
+    paths = Paths("demo", tmp_path_factory.mktemp("whole"))
+    with pytest.MonkeyPatch.context() as patch:
+        asked = replace_training(patch, packed)
+        return SimpleNamespace(result=run(params(), paths), paths=paths, asked=asked)
+
+
+@pytest.fixture
+def first(whole, paths) -> dict:
+    """The same in the folder of this test, for it to go on from."""
+    shutil.copytree(whole.paths.root, paths.root, dirs_exist_ok=True)
+    return whole.result
 
 
 def searched(config) -> dict[str, float]:
@@ -100,8 +137,8 @@ def trials_of(result) -> list[tuple]:
     return [(trial["values"], trial["score"]) for trial in result["trials"]]
 
 
-def test_a_study(params, paths, asked):
-    result = run(params(), paths)
+def test_a_study(whole):
+    result, asked = whole.result, whole.asked
     assert len(result["trials"]) == TRIALS and {trial["state"] for trial in result["trials"]} == {"COMPLETE"}
     assert [seed for _, seed, _ in asked] == [100, 101] * TRIALS
     for trial in result["trials"]:
@@ -113,25 +150,22 @@ def test_a_study(params, paths, asked):
         90.25 - 20 * ((first["values"]["m"] - 0.9) ** 2 + (first["values"]["weight"] - 0.1) ** 2)
     )  # the mean over both seeds
     assert len({trial["values"]["m"] for trial in result["trials"]}) == TRIALS
-    assert json.loads(paths.tuned("birds", "margin").read_text()) == result
+    assert json.loads(whole.paths.tuned("birds", "margin").read_text()) == result
 
 
-def test_a_finished_study_asks_for_nothing_more(params, paths, asked):
-    first = run(params(), paths)
+def test_a_finished_study_asks_for_nothing_more(params, paths, first, asked):
     paths.tuned("birds", "margin").unlink()  # an orchestrator deletes outputs before it runs a stage
-    asked.clear()
     assert run(params(), paths) == first and not asked
 
 
-def test_studies_are_reproducible(params, tmp_path, asked):
-    one, other = (run(params(), Paths("demo", tmp_path / name)) for name in "ab")
-    assert trials_of(one) == trials_of(other) and one["values"] == other["values"]
+def test_studies_are_reproducible(params, paths, whole, asked):
+    again = run(params(), paths)
+    assert len(asked) == 2 * TRIALS
+    assert trials_of(again) == trials_of(whole.result) and again["values"] == whole.result["values"]
 
 
 @pytest.mark.parametrize("call", [1, 2, 5, 8, 2 * TRIALS])
-def test_an_interrupted_study_ends_in_the_same_margins(params, paths, tmp_path, asked, monkeypatch, call):
-    whole = run(params(), Paths("demo", tmp_path / "whole"))
-    asked.clear()
+def test_an_interrupted_study_ends_in_the_same_margins(params, paths, whole, asked, monkeypatch, call):
     with monkeypatch.context() as patch:
         patch.setattr(module, "_score", interrupted(call))
         with pytest.raises(Interrupt):
@@ -141,7 +175,7 @@ def test_an_interrupted_study_ends_in_the_same_margins(params, paths, tmp_path, 
     before = len(asked)
     result = run(params(), paths)
     assert len(asked) - before == 2 * (TRIALS - finished)  # finished trials are not repeated
-    assert trials_of(result) == trials_of(whole) and result["values"] == whole["values"]
+    assert trials_of(result) == trials_of(whole.result) and result["values"] == whole.result["values"]
 
 
 def kept(paths, *overrides, params):
@@ -150,8 +184,7 @@ def kept(paths, *overrides, params):
     return shared.opened(None, paths.study("birds", name), name, {})
 
 
-def test_a_trial_of_a_killed_process_is_made_again(params, paths, tmp_path, asked, monkeypatch):
-    whole = run(params(), Paths("demo", tmp_path / "whole"))
+def test_a_trial_of_a_killed_process_is_made_again(params, paths, whole, asked, monkeypatch):
     quick_to_bury(monkeypatch)
 
     def search_and_die() -> None:
@@ -174,13 +207,12 @@ def test_a_trial_of_a_killed_process_is_made_again(params, paths, tmp_path, aske
     result = run(params(), paths)
     states = [trial.state for trial in kept(paths, params=params).trials]
     assert states == [TrialState.COMPLETE] * 2 + [TrialState.FAIL] + [TrialState.COMPLETE] * 4
-    assert trials_of(result) == trials_of(whole) and result["values"] == whole["values"]
+    assert trials_of(result) == trials_of(whole.result) and result["values"] == whole.result["values"]
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
-def test_a_trial_that_was_killed_before_it_drew_a_value(params, paths, tmp_path, asked, monkeypatch):
+def test_a_trial_that_was_killed_before_it_drew_a_value(params, paths, whole, asked, monkeypatch):
     """It gave no sign of life that could stop."""
-    whole = run(params(), Paths("demo", tmp_path / "whole"))
     quick_to_bury(monkeypatch)
     name = digest(study_identity(params(), "birds", "margin", {}, "0" * 64))
     shared.opened(None, paths.study("birds", name), name, {shared.BEGUN: TRIALS}).ask()
@@ -188,7 +220,7 @@ def test_a_trial_that_was_killed_before_it_drew_a_value(params, paths, tmp_path,
     result = run(params(), paths, log=lines.append)
     assert lines[0].startswith("1 trial(s) of this study are in work elsewhere, or were left by a killed process")
     assert kept(paths, params=params).trials[0].state == TrialState.FAIL
-    assert trials_of(result) == trials_of(whole)
+    assert trials_of(result) == trials_of(whole.result)
 
 
 def quick_to_bury(monkeypatch) -> None:
@@ -213,15 +245,12 @@ def test_the_published_margins_of_the_demo_are_found_again(small_params, paths, 
     assert trials_of(result) == trials_of(record) and result["values"] == record["values"]
 
 
-def test_more_trials_go_on_with_a_study(params, paths, tmp_path, asked, monkeypatch):
-    first = run(params(), paths)
-    asked.clear()
+def test_more_trials_go_on_with_a_study(params, paths, tmp_path, whole, first, asked, monkeypatch):
     more = run(params("tune.trials=10"), paths)
     assert len(asked) == 2 * 4 and more["study"] == first["study"]
     assert trials_of(more)[:TRIALS] == trials_of(first) and len(set(map(str, trials_of(more)))) == 10
     # So it ends where an interrupted one ends that begins with as many; and with fewer trials again, where it was.
-    other = Paths("demo", tmp_path / "other")
-    run(params(), other)
+    other = Paths("demo", shutil.copytree(whole.paths.root, tmp_path / "other"))
     with monkeypatch.context() as patch:
         patch.setattr(module, "_score", interrupted(4))
         with pytest.raises(Interrupt):
@@ -231,25 +260,23 @@ def test_more_trials_go_on_with_a_study(params, paths, tmp_path, asked, monkeypa
     assert trials_of(run(params(), paths)) == trials_of(first) and not asked
 
 
-def test_a_study_of_an_older_version_is_taken_over(params, paths, tmp_path, asked):
+def test_a_study_of_an_older_version_is_taken_over(params, paths, whole, asked):
     """Its finished trials count; what a killed process left in its journal does not."""
-    whole = run(params(), Paths("demo", tmp_path / "whole"))
     identity = study_identity(params(), "birds", "margin", {}, "0" * 64)
     journal = paths.journal("birds", digest({**identity, "trials": TRIALS}))
     journal.parent.mkdir(parents=True)
     storage = JournalStorage(JournalFileBackend(str(journal)))
     old = optuna.create_study(storage=storage, study_name=journal.stem, direction="maximize")
-    made = kept(Paths("demo", tmp_path / "whole"), params=params).trials
+    made = kept(whole.paths, params=params).trials
     old.add_trial(made[0])
     old.tell(old.ask(), state=TrialState.FAIL)  # dropped
     old.add_trials(made[1:4])
     old.ask()
     journal.write_bytes(journal.read_bytes()[:-9])  # a crash cut the last line
     before, lines = journal.read_bytes(), []
-    asked.clear()
     result = run(params(), paths, log=lines.append)
     assert f"took 4 finished trial(s) over from {journal}" in lines[0] and len(asked) == 2 * (TRIALS - 4)
-    assert trials_of(result) == trials_of(whole) and journal.read_bytes() == before
+    assert trials_of(result) == trials_of(whole.result) and journal.read_bytes() == before
 
 
 def test_a_damaged_study_of_an_older_version(params, paths, asked):
@@ -261,13 +288,11 @@ def test_a_damaged_study_of_an_older_version(params, paths, asked):
         run(params(), paths)
 
 
-def test_the_adaptive_row_keeps_what_the_margin_row_found(params, paths, asked):
+def test_the_adaptive_row_keeps_what_the_margin_row_found(params, paths, tmp_path, first, asked):
     with pytest.raises(LapmlError, match="no tuned values yet; run `lapml tune birds`"):
-        run(params(), paths, "adaptive_margin")
-    margin = run(params(), paths)
-    asked.clear()
+        run(params(), Paths("demo", tmp_path / "empty"), "adaptive_margin")
     result = run(params(), paths, "adaptive_margin")
-    frozen = margin["values"]
+    frozen = first["values"]
     assert frozen.keys() == {"m", "weight"}
     assert all(values.items() >= frozen.items() and len(values) == 4 for _, _, values in asked)
     assert result["values"].items() >= frozen.items() and result["values"].keys() == {
@@ -293,11 +318,9 @@ def test_the_adaptive_row_keeps_what_the_margin_row_found(params, paths, asked):
         "model.truncate=4",
     ],
 )
-def test_a_changed_setting_starts_another_study(params, paths, asked, change):
-    first = run(params(), paths)
-    asked.clear()
-    second = run(params(change), paths)
-    assert second["study"] != first["study"] and len(asked) == 2 * TRIALS
+def test_a_changed_setting_starts_another_study(params, paths, first, asked, change):
+    second = run(params(change, "tune.trials=2"), paths)  # the number of trials is no part of what a study is
+    assert second["study"] != first["study"] and len(asked) == 2 * 2
     asked.clear()
     assert run(params(), paths) == first and not asked  # the first one is still there
 
@@ -372,8 +395,8 @@ def test_a_damaged_tuned_file(params, paths, asked, content):
         run(params(), paths, "adaptive_margin")
 
 
-def test_the_study_is_beside_the_outputs_and_says_what_it_is(params, paths, asked):
-    result = run(params(), paths)
+def test_the_study_is_beside_the_outputs_and_says_what_it_is(params, paths, first):
+    result = first
     file = paths.study("birds", result["study"])
     assert file.is_file() and paths.tuned("birds", "margin").parent not in file.parents
     found = kept(paths, params=params).user_attrs
@@ -440,7 +463,8 @@ def test_the_run_without_margins_is_not_repeated(params, paths, asked, distances
 
 
 def test_pruned_trials_count(params, paths, tmp_path, asked, monkeypatch):
-    whole = run(params("tune.trials=12", "tune.prune=true"), Paths("demo", tmp_path / "whole"))
+    pruned = "tune.trials=12", "tune.epochs=4", "tune.prune=true"
+    whole = run(params(*pruned), Paths("demo", tmp_path / "whole"))
     states = [trial["state"] for trial in whole["trials"]]
     assert len(states) == 12 and states[:4] == ["COMPLETE"] * 4 and "PRUNED" in states
     worst_kept = min(trial["score"] for trial in whole["trials"] if trial["state"] == "COMPLETE")
@@ -448,13 +472,13 @@ def test_pruned_trials_count(params, paths, tmp_path, asked, monkeypatch):
         whole["score"] == max(trial["score"] for trial in whole["trials"] if trial["state"] == "COMPLETE") >= worst_kept
     )
     assert all(trial["score"] is None or trial["score"] <= whole["score"] for trial in whole["trials"])
-    plain = run(params("tune.trials=12"), Paths("demo", tmp_path / "plain"))
+    plain = run(params("tune.trials=1", "tune.epochs=4"), Paths("demo", tmp_path / "plain"))
     assert plain["study"] != whole["study"]
     with monkeypatch.context() as patch:
         patch.setattr(module, "_score", interrupted(15))
         with pytest.raises(Interrupt):
-            run(params("tune.trials=12", "tune.prune=true"), paths)
-    again = run(params("tune.trials=12", "tune.prune=true"), paths)
+            run(params(*pruned), paths)
+    again = run(params(*pruned), paths)
     assert trials_of(again) == trials_of(whole) and [each["state"] for each in again["trials"]] == states
 
 

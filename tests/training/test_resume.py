@@ -4,6 +4,7 @@ Commands run in children of one process that has everything imported already (:f
 their work and not in Python's start.
 """
 
+import importlib
 import io
 import json
 import math
@@ -72,11 +73,20 @@ class Result(NamedTuple):
 
 def serve() -> None:
     """Read requests from standard input, a line each; run each in a child, and answer with a line."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    import lapml.cli
     import lapml.data.synthetic.layouts
     import lapml.report.build
-    import lapml.report.pictures  # noqa: F401
+    import lapml.report.pictures
+    import lapml.runs.left  # noqa: F401
     from lapml.runs import study
 
+    for late in ("alembic.command", "pyarrow.dataset", "sklearn.decomposition"):  # what commands import on their way
+        importlib.import_module(late)
+    # A killed process loses nothing that it has written, so SQLite need not wait for the disk.
+    event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
     state.SAVE_EVERY = 0.0
     study.HEARTBEAT, study.GRACE, study.POLL = 1, 2, 0.1  # a killed trial is soon found out
     answers = os.fdopen(os.dup(1), "w")
@@ -183,6 +193,14 @@ def send(*numbers: int) -> Callable[..., None]:
     return sent
 
 
+def wait(*_: Any) -> None:
+    """Say who waits, and go on when that file is gone."""
+    Path("waits.tmp").write_text(str(os.getpid()))
+    os.rename("waits.tmp", "waits")
+    while Path("waits").exists():
+        time.sleep(0.01)
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -243,21 +261,31 @@ class Shop:
     root: Path
     server: subprocess.Popen
 
-    def __call__(
+    def __call__(self, *argv: str, **options: Any) -> Result:
+        self.begin(*argv, **options)
+        return self.end()
+
+    @property
+    def log(self) -> Path:
+        return self.root.parent / f"{self.root.name}-log"
+
+    def begin(
         self,
         *argv: str,
         before: str = "",
         kill_after: float | None = None,
         kill_at: int | None = None,
         limit: float = 120,
-    ) -> Result:
-        log = self.root.parent / f"{self.root.name}-log"
-        shutil.rmtree(log, ignore_errors=True)
-        log.mkdir()
-        child = {"argv": argv, "root": str(self.root), "log": str(log), "before": before, "kill_at": kill_at}
+    ) -> None:
+        shutil.rmtree(self.log, ignore_errors=True)
+        self.log.mkdir()
+        child = {"argv": argv, "root": str(self.root), "log": str(self.log), "before": before, "kill_at": kill_at}
         print(
             json.dumps({"child": child, "kill_after": kill_after, "limit": limit}), file=self.server.stdin, flush=True
         )
+
+    def end(self) -> Result:
+        log = self.log
         status, seconds = json.loads(self.server.stdout.readline())
         operations = json.loads((log / "operations").read_text()) if (log / "operations").exists() else []
         # A process that is killed at once may not have opened them yet.
@@ -528,33 +556,22 @@ def test_kill_while_a_report_is_published(whole, tmp_path):
 
 
 def test_a_signal_to_a_process(whole, tmp_path):
-    """A real one: the step is finished and saved, and the same command goes on in the middle of the epoch."""
+    """From another one: the step is finished and saved, and the same command goes on in the middle of the epoch."""
     shop = whole.without(TRAIN, tmp_path / "shop")
-    with subprocess.Popen(
-        [sys.executable, "-c", WAITING, str(Path(__file__).parent), *TRAIN],
-        cwd=shop.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        while (line := process.stdout.readline()) != "in step 7\n":
-            assert line, process.stderr.read()
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate("\n", timeout=50)
-    one_line(Result(process.returncode, out, err, 0, []), 75, "epoch 2 after step 2 of 5", "the same command again")
+    waits, limit = shop.root / "waits", time.monotonic() + 50
+    shop.begin(*TRAIN, before="at_step(7, wait)")
+    try:
+        while not waits.exists():
+            assert time.monotonic() < limit, "it has not come to its step 7"
+            time.sleep(0.01)
+        os.kill(int(waits.read_text()), signal.SIGTERM)
+    finally:
+        waits.unlink(missing_ok=True)
+        result = shop.end()
+    one_line(result, 75, "epoch 2 after step 2 of 5", "the same command again")
     assert (shop.root / LAST).is_file() and not taken(shop)
     result = finished(shop, whole, TRAIN)
     assert result.told.startswith("resumed after epoch 1 of 4, step 2\n")
-
-
-WAITING = """
-import sys
-sys.path.insert(0, sys.argv.pop(1))
-from test_resume import at_step
-from lapml.cli import app
-def wait(*_):
-    print("in step 7", flush=True)
-    sys.stdin.readline()
-at_step(7, wait)
-app()
-"""
 
 
 @pytest.mark.parametrize(

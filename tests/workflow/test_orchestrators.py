@@ -4,15 +4,18 @@ The commands run in a copy of the project's workflow files, so that nothing of t
 """
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from snakemake.cli import main
 
 from lapml import config
 from lapml.config import overlays
@@ -61,9 +64,32 @@ def run(folder: Path, *command: str, ok: bool = True) -> str:
     return done.stdout
 
 
+def planned(folder: Path, *options: str, ok: bool = True) -> str:
+    """What `snakemake -n` says in a folder. It runs in a fork of this process, which has Snakemake imported."""
+    with tempfile.TemporaryFile() as output:
+        arguments = (folder, ["-n", *options], output.fileno())
+        process = multiprocessing.get_context("fork").Process(target=_snakemake, args=arguments)
+        process.start()
+        process.join()
+        output.seek(0)
+        said = output.read().decode()
+    assert not ok or process.exitcode == 0, said[-6000:]
+    return said
+
+
+def _snakemake(folder: Path, arguments: list[str], output: int) -> None:
+    for number in (1, 2):
+        os.dup2(output, number)
+    sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # in place of those of pytest
+    sys.argv = ["snakemake", *arguments]
+    os.chdir(folder)
+    main(arguments)
+
+
 def dvc_init(folder: Path) -> None:
-    run(folder, "dvc", "init", "--no-scm", "-q")
-    run(folder, "dvc", "config", "core.analytics", "false")
+    """What `dvc init --no-scm` and `dvc config core.analytics false` write."""
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = True\n    analytics = false\n")
 
 
 def edit(folder: Path, old: str, new: str) -> None:
@@ -74,7 +100,7 @@ def edit(folder: Path, old: str, new: str) -> None:
 
 def snakemake_jobs(folder: Path, *options: str) -> set[tuple[str, frozenset[str]]]:
     """(command, outputs) of every job that a dry run would start."""
-    text = run(folder, "snakemake", "-n", "-p", "--cores", "2", *options)
+    text = planned(folder, "-p", "--cores", "2", *options)
     jobs = set()
     for block in text.split("\n\n"):
         outputs = re.search(r"^    output: (.*)$", block, re.M)
@@ -127,7 +153,7 @@ def test_only_methods_that_mix_by_maps_wait_for_them(tmp_path: Path) -> None:
     assert jobs <= stages
     assert ("lapml localise birds --params params.yaml", frozenset([maps])) in jobs
     waiting = set()
-    for block in run(folder, "snakemake", "-n", "-p", "--cores", "2").split("\n\n"):
+    for block in planned(folder, "-p", "--cores", "2").split("\n\n"):
         given = re.search(r"^    input: (.*)$", block, re.M)
         if given and maps in given[1].split(", "):
             waiting.add(re.search(r"^Shell command: lapml (.*?) --params", block, re.M)[1])
@@ -233,7 +259,7 @@ def test_a_configfile_replaces_params_yaml(tmp_path: Path) -> None:
 )
 def test_what_snakemake_would_do_by_itself_is_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     folder = copy_project(tmp_path, None)
-    assert said in run(folder, "snakemake", "-n", *options, ok=False)
+    assert said in planned(folder, *options, ok=False)
 
 
 def test_an_overlay_of_ones_own_is_a_configfile(tmp_path: Path) -> None:
@@ -251,7 +277,7 @@ def test_lint(tmp_path: Path) -> None:
 def test_params_that_are_wrong_stop_snakemake_with_the_reason(tmp_path: Path) -> None:
     folder = copy_project(tmp_path, "tiny")
     edit(folder, "lr: 0.01 ", "lr: -1 ")
-    text = run(folder, "snakemake", "-n", ok=False)
+    text = planned(folder, ok=False)
     assert "params.yaml: train.lr: found -1" in text
 
 
@@ -261,7 +287,7 @@ def test_a_run_on_several_gpus_asks_snakemake_for_as_many_and_for_its_threads(tm
     before = "auto"
     for device, count in (("auto", 2), ("cuda", 2), ("cpu", 0)):
         edit(folder, f"device: {before} ", f"device: {device} ")
-        said = run(folder, "snakemake", "-n", "--cores", "4", "--resources", "gpu=4")
+        said = planned(folder, "--cores", "4", "--resources", "gpu=4")
         training = re.findall(r"threads: 2\n    resources: tmpdir=\S+, gpu=(\d), nodes=1$", said, re.M)
         assert training == [str(count)] * 4, device  # two studies and two runs
         alone = re.findall(r"^rule (localise|diagnose):$.*?gpu=(\d)", said, re.M | re.S)
@@ -291,7 +317,7 @@ def test_the_machine_that_submits_does_not_say_what_a_job_asks_for(tmp_path: Pat
             (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\n")
             (tmp_path / "bin/nvidia-smi").chmod(0o755)
             monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-        asked.append(re.findall(r"resources: .*gpu=\d", run(folder, "snakemake", "-n", "--cores", "2")))
+        asked.append(re.findall(r"resources: .*gpu=\d", planned(folder, "--cores", "2")))
         said = run(folder, "snakemake", "--cores", "2", "--until", "fetch", "--forcerun", "fetch")
         limits.append(int(re.search(r'^Provided resources: gpu=Resource\("gpu", (\d+)\)', said, re.M)[1]))
     assert len(asked[0]) == 6 and all(each.endswith("gpu=1") for each in asked[0]) and asked[0] == asked[1]
