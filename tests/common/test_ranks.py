@@ -5,6 +5,7 @@ compared with; the slow tests go through the command line.
 """
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -52,7 +53,6 @@ EXACT = [
     f"train.epochs={EPOCHS}",
     "train.lr=0.1",
     "train.head_lr_mult=10.0",
-    "data.birds.view.side=32",
 ]
 FRESH = "methods.{}.mixer.maps=fresh"
 EVERY = "methods.{}.margin.every={}"
@@ -319,7 +319,9 @@ def done(small_run, small_params, packed, tmp_path_factory):
     params = small_params("tune.trials=5", "tune.seeds=[100]")
     two, one = folder / "two", folder / "one"
     two.mkdir()
-    pair = torch.multiprocessing.spawn(work, (runs, params, packed, two, free_port()), nprocs=2, join=False)
+    multiprocessing.set_forkserver_preload(["lapml.runs.tune"])  # imported once for both
+    arguments = (runs, params, packed, two, free_port())
+    pair = torch.multiprocessing.start_processes(work, arguments, 2, join=False, start_method="forkserver")
     try:
         names = list(jobs(runs, params, packed, two))
         own = jobs(runs, params, packed, one)
@@ -352,7 +354,7 @@ def without(history: list[dict], *columns: str) -> list[dict]:
 def test_two_processes_end_in_the_weights_of_one(done, small_run, case):
     one, two = done[case]
     row, overrides = CASES[case]
-    start, _ = build(small_run(row, *EXACT, *overrides).model, 3, 32, 0)
+    start, _ = build(small_run(row, *EXACT, *overrides).model, 3, 48, 0)
     start = {name: value.double() for name, value in start.state_dict().items()}
     assert one["weights"].keys() == two[0]["weights"].keys()
     assert {value.dtype for value in one["weights"].values()} == {torch.float64, torch.int64}

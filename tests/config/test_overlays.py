@@ -45,6 +45,15 @@ def mistake(path: Path, *overrides: str) -> str:
     return str(caught.value)
 
 
+def test_what_is_read_is_ones_own(overlay):
+    """The same text is parsed once: what one reader does to its settings, the next does not see; a new text it does."""
+    path = overlay("train: {lr: 0.5}")
+    overlays.read(path)["train"]["lr"] = 9
+    assert overlays.read(path)["train"] == {"lr": 0.5}
+    overlay("train: {lr: 0.6}")
+    assert overlays.read(path)["train"] == {"lr": 0.6}
+
+
 # --- the merger ---
 
 

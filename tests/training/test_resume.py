@@ -81,17 +81,21 @@ def serve() -> None:
     import lapml.report.build
     import lapml.report.pictures
     import lapml.runs.left  # noqa: F401
+    from lapml.config import overlays
+    from lapml.report import figures
     from lapml.runs import study
 
     for late in ("alembic.command", "pyarrow.dataset", "sklearn.decomposition"):  # what commands import on their way
         importlib.import_module(late)
     # A killed process loses nothing that it has written, so SQLite need not wait for the disk.
     event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+    figures._chart = lambda draw, height=0.0: b'<svg xmlns="http://www.w3.org/2000/svg"/>'  # tests/report look at them
     state.SAVE_EVERY = 0.0
     study.HEARTBEAT, study.GRACE, study.POLL = 1, 2, 0.1  # a killed trial is soon found out
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request, started = json.loads(line), time.monotonic()
+        overlays.read(Path(request["child"]["root"], "params.yaml"))  # parsed once, for all children
         if not (child := os.fork()):
             _child(**request["child"])
         if request["kill_after"] is not None:
