@@ -67,7 +67,7 @@ CASES = {
     "margin, projected, every 3": ("margin", [EVERY.format("margin", 3), "model.embedding_dim=16"]),
     "loc_cutmix, frozen stage": ("loc_cutmix", ["model.freeze=1", "train.label_smoothing=0.1"]),
     "adaptive_margin, in parts": ("adaptive_margin", ["train.accumulate=2"]),
-    "cutmix, adamw, clipped": ("cutmix", ["train.optimizer=adamw", "train.clip_grad=0.5", "train.lr=0.001"]),
+    "cutmix, adamw, clipped": ("cutmix", ["train.optimizer=adamw", "train.clip_grad=0.5", "train.lr=0.002"]),
     "cutmix, averaged": ("cutmix", ["train.ema=0.9"]),
     "margin, every 3": ("margin", [EVERY.format("margin", 3)]),
     **{row: (row, []) for row in ("mixup", "snapmix", "cutmix_semantic")},
