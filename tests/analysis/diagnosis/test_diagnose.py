@@ -330,7 +330,7 @@ def test_all_mixers_see_the_same_views_and_donors_of_training_images(params, mad
     """Each batch, as it reaches each mixer."""
     given, real = [], mixes.methods.mix
     monkeypatch.setattr(
-        mixes.methods, "mix", lambda method, batch, known: given.append(batch) or real(method, batch, known)
+        mixes.methods, "mix", lambda method, batch, *known: given.append(batch) or real(method, batch, *known)
     )
     source, views_seen = opened(params, made), set()
     splits = source.batches.packed.index["split"].to_numpy()
