@@ -321,8 +321,8 @@ import numpy as np, pandas as pd, torch
 from lapml.config import Method, View
 from lapml.data import batches as module
 torch.set_num_threads(1)
-count, side = 200_000, 256
-open(sys.argv[1], "wb").truncate(count * side * side * 3)  # 39 GB that take no room on the disk
+count, side = 60_000, 256
+open(sys.argv[1], "wb").truncate(count * side * side * 3)  # 12 GB that take no room on the disk
 images = np.memmap(sys.argv[1], np.uint8, "r", shape=(count, side, side, 3))
 index = pd.DataFrame({"width": 300, "height": 260, "label": 0}, index=range(count))
 view = View(side=64, aspect="keep", crop="resized", scale=[0.35, 1.0], flip=True, jitter=0.0)
@@ -341,7 +341,7 @@ print((most - before) / 1024)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_huge_array_takes_little_memory(tmp_path):
-    """800 images of 39 GB pass through; a copy of the array, or of all that was read (157 MB), would show."""
+    """800 images of 12 GB pass through; a copy of the array, or of all that was read (157 MB), would show."""
     file = tmp_path / "images.u8"
     try:
         done = subprocess.run([sys.executable, "-c", LARGE, str(file)], capture_output=True, text=True)
