@@ -127,5 +127,21 @@ def slurm(
     typer.echo(slurm(suite, output))
 
 
+@app.command()
+@plain
+def plans(
+    runs: Annotated[list[int], typer.Argument(min=1, help="Numbers of runs.")] = [100, 1000, 5000],  # noqa: B006
+    repeats: Repeats = 3,
+    output: Annotated[Path | None, typer.Option(help="Folder for JSON and table; default: print only.")] = None,
+) -> None:
+    """Time Snakemake's plan of a suite by the number of its runs.
+
+    Example: python -m benchmarks plans 100 1000
+    """
+    from benchmarks.plans import plans as measured
+
+    typer.echo(measured(runs, repeats, output))
+
+
 if __name__ == "__main__":
     app()
