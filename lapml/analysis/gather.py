@@ -18,7 +18,9 @@ from lapml.runs.folder import open_run, runs_below
 from lapml.runs.records import mismatch, parquet
 from lapml.runs.scores import class_count
 
-MAPS = "The runs mix by maps with different checksums, as of several machines: of the same settings, rounded differently."
+MAPS = (
+    "The runs mix by maps with different checksums, as of several machines: of the same settings, rounded differently."
+)
 ORIGIN = ("device", "processes", "precision", "commit")  # of provenance.json: what may explain a difference
 
 

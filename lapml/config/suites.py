@@ -25,8 +25,12 @@ def find_dataset(params: Params, name: str) -> Data:
     if name in params.data:
         return params.data[name]
     there = _having(name)
-    others = f"; suites that have it: {', '.join(there)} (give --params {FOLDER}/NAME.yaml)" if there else ""
-    raise LapmlError(f"unknown data set {name!r}: {expected(name, params.data)}{others}")
+    others = (
+        f"suites that have it: {', '.join(there)} (give --params {FOLDER}/NAME.yaml)"
+        if there
+        else "if a file of your own has it, give --params FILE"
+    )
+    raise LapmlError(f"unknown data set {name!r}: {expected(name, params.data)}; {others}")
 
 
 def _having(dataset: str) -> list[str]:

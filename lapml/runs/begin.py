@@ -51,7 +51,7 @@ WHOLE = Recipe("the whole model, first stages frozen, as of suites/warblers.yaml
                {"epochs": 30, "batch": 16, "lr": 0.015, "head_lr_mult": 1.0}, 2_000, 150)  # fmt: skip
 CUT = Recipe("cut at stride 16, as of suites/sparrows.yaml: it cannot see fine marks", 96, 128, "{truncate: 16}",
              {"epochs": 20, "batch": 32, "head_lr_mult": 5.0, "weight_decay": 0.001}, 2_000, 80)  # fmt: skip
-SMALL = Recipe("cut at stride 8, as of suites/base.yaml: for small images", 64, 96, "{truncate: 8}",
+SMALL = Recipe("cut at stride 8, as of suites/base.yaml: for small images or little time", 64, 96, "{truncate: 8}",
                {"epochs": 20, "batch": 32}, 2_000, 0)  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def _chosen(
     at = next((at for at, (_, whole) in enumerate(taken) if whole <= 3600 * hours), len(taken) - 1)
     params, (run, whole) = suites[at], taken[at]
     where = f"{device_name(device)}" if device.type == "cuda" else f"{at_once} CPU cores"
-    written(recipes[at], f"{where}, about {duration(whole)}")
+    written(recipes[at], f"{where}, about {duration(whole)} as written; fewer seeds or epochs take less in proportion")
     runs = len(params.all_methods()) * len(params.seeds)
     return "\n".join(
         [
@@ -162,6 +162,7 @@ def _chosen(
             f"of {fit // params.train.batch} steps of {params.train.batch}",
             f"{runs} runs ({', '.join(params.all_methods())}; {len(params.seeds)} seeds), the longest about {duration(run)}; the "
             f"whole suite about {duration(whole)} on {where} if nothing else runs there",
+            *([_larger(recipes[0], taken[0][1])] if at else []),
             *(
                 [f"that is more than the {hours:g} h of --hours, and nothing smaller is sensible"]
                 if whole > 3600 * hours
@@ -171,6 +172,10 @@ def _chosen(
             f"  snakemake --cores {at_once if device.type == 'cpu' else 'all'} --configfile {_path(output, Path.cwd())}",
         ]
     )
+
+
+def _larger(recipe: Recipe, seconds: float) -> str:
+    return f"{recipe.what}: would take about {duration(seconds)} (--hours), and less with fewer seeds or epochs in the file"
 
 
 def _timed(params: Params, name: str) -> list[Run]:

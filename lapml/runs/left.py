@@ -34,4 +34,5 @@ def left(params: Params, paths: Paths) -> str:
     ]
     under_way = sum(run.state == RUNNING for run in runs)
     at_once = min(under_way + 1, len(waiting))  # this process, which is done, makes room for the next
-    return f"{done}; the other {len(waiting)} take about {duration(sum(each) / at_once)}, {at_once} at a time"
+    rest = f"{len(waiting)} take" if len(waiting) > 1 else "one takes"
+    return f"{done}; the other {rest} about {duration(sum(each) / at_once)}, {at_once} at a time"
