@@ -1,7 +1,6 @@
 """How long Snakemake plans a suite: `snakemake -n` by the number of runs, nothing made yet and nothing but the report missing."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.record import circumstances, revision, written
-from benchmarks.scheduler import PARTS, ROOT
+from benchmarks.scheduler import ROOT, project
 from lapml.common.provenance import device_name
 from lapml.config import load
 from lapml.errors import LapmlError
@@ -37,9 +36,7 @@ def plans(runs: list[int], repeats: int, output: Path | None) -> str:
     for count in sorted(runs):
         seeds = -(-count // methods)
         with tempfile.TemporaryDirectory() as folder:
-            for part in PARTS:
-                source = ROOT / part
-                (shutil.copytree if source.is_dir() else shutil.copy2)(source, Path(folder) / part)
+            project(Path(folder))
             params = Path(folder) / "params.yaml"
             text = params.read_text(encoding="utf-8")
             if text.count(SEEDS) != 1:

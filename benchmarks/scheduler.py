@@ -51,12 +51,17 @@ def slurm(suite: str, output: Path | None) -> str:
     return written(record, "\n".join([about, "", *lines]), output, "slurm")
 
 
+def project(folder: Path) -> None:
+    """Copy what Snakemake needs of the project."""
+    for part in PARTS:
+        source = ROOT / part
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, folder / part)
+
+
 def _timed(suite: str, options: str) -> tuple[float, dict[str, list[float]]]:
     """Seconds of a suite, and of the jobs of each rule."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # on the file system that the cluster's machines share
-        for part in PARTS:
-            source = ROOT / part
-            (shutil.copytree if source.is_dir() else shutil.copy2)(source, Path(folder) / part)
+        project(Path(folder))
         command = [sys.executable, "-m", "snakemake", *options.split(), "--configfile", suite]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         started = time.perf_counter()

@@ -6,6 +6,7 @@ import pandas as pd
 
 from lapml.analysis.tables import CALIBRATION, number
 from lapml.common.text import markdown as escaped
+from lapml.common.text import markdown_table
 
 HEADINGS = {
     "method": "method",
@@ -48,7 +49,11 @@ def markdown(table: pd.DataFrame) -> str:
     lines: list[str] = []
     for dataset in dict.fromkeys(table["dataset"]):
         if found := rows(table, dataset):
-            lines += [f"### {escaped(str(dataset))}: probabilities", "", "| " + " | ".join(HEADINGS.values()) + " |"]
-            lines += ["| --- |" + " ---: |" * len(CALIBRATION)]
-            lines += ["| " + " | ".join((escaped(name), *cells)) + " |" for name, *cells in found] + [""]
+            cells = [[escaped(name), *numbers] for name, *numbers in found]
+            lines += [
+                f"### {escaped(str(dataset))}: probabilities",
+                "",
+                *markdown_table([*HEADINGS.values()], cells),
+                "",
+            ]
     return "\n".join([*lines, NOTE, ""]) if lines else ""

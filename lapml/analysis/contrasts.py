@@ -9,6 +9,7 @@ import pandas as pd
 from lapml.analysis import stats
 from lapml.analysis.tables import BOOTSTRAP_SEED, chance, points
 from lapml.common.text import markdown as escaped
+from lapml.common.text import markdown_table
 from lapml.config import Params
 
 
@@ -58,9 +59,6 @@ def markdown(table: pd.DataFrame, params: Params) -> str:
     lines = []
     for dataset, rows in table.groupby("dataset", sort=False) if len(table) else ():
         lines += [f"### {escaped(str(dataset))}: primary contrasts", ""]
-        lines += ["| " + " | ".join(headings(params)) + " |", "| --- | ---: | ---: | ---: |"]
-        for row in rows.to_dict("records"):
-            name, *numbers = cells(row)
-            lines.append("| " + " | ".join((escaped(name), *numbers)) + " |")
-        lines.append("")
+        found = [[escaped(name), *numbers] for name, *numbers in map(cells, rows.to_dict("records"))]
+        lines += [*markdown_table(headings(params), found), ""]
     return "\n".join([*lines, note(params), ""]) if lines else ""

@@ -97,30 +97,32 @@ def rows(folders: Sequence[Path], baseline: str | None = None, top: int = 1, wit
     runs = [read(folder, top) for several in found for folder in several]
     refuse_other_images(runs)
     if without:
-        labels = runs[0].truth[1]
-        count = len(runs[0].origin.get("class_names") or []) or max(labels) + 1
-        runs = [left(run, kept(labels, runs[0].config["data"]["classes"], count, without)) for run in runs]
+        first = runs[0]
+        mask = kept(first.truth[1], first.config["data"]["classes"], first.origin.get("class_names"), without)
+        runs = [left(run, mask) for run in runs]
     grouped = group(runs)
-    first = [label for label, by_seed in grouped.items() if any(run.folder in found[0] for run in by_seed.values())]
-    reference = baseline or (BASELINE if BASELINE in first else first[0])
+    ours = [label for label, by_seed in grouped.items() if any(run.folder in found[0] for run in by_seed.values())]
+    reference = baseline or (BASELINE if BASELINE in ours else ours[0])
     if reference not in grouped:
         raise LapmlError(f"--baseline: found {reference!r}, expected one of {listed(map(repr, grouped))}")
     return {reference: grouped.pop(reference), **grouped}
 
 
-def kept(labels: Sequence[int], classes: str, count: int, without: str) -> np.ndarray:
+def kept(labels: Sequence[int], classes: str, names: Sequence[str] | None, without: str) -> np.ndarray:
     """(N,) bool: the images of other classes than those.
 
     Args:
         labels: 0-based, of the set's chosen classes in ascending order.
         classes: which were chosen, ``data.NAME.classes``.
-        count: how many there are.
+        names: of all of them; None for runs that did not record them.
         without: class numbers of the set, as ``"158-182"``.
 
     Raises:
         LapmlError: malformed, not of the set, or nothing would be left.
     """
-    highest = count if classes == "all" else max(map(int, re.findall(r"\d+", classes)))
+    highest = (
+        (len(names) if names else max(labels) + 1) if classes == "all" else max(map(int, re.findall(r"\d+", classes)))
+    )
     numbers = choose(classes, dict.fromkeys(range(1, highest + 1), ""), Path("the set"))
     mask = ~np.isin(np.array(numbers)[labels], choose(without, dict.fromkeys(numbers, ""), Path("the runs")))
     if not mask.any():

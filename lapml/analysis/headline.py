@@ -11,6 +11,7 @@ from lapml.analysis.gather import kept
 from lapml.analysis.mistakes import class_names
 from lapml.analysis.tables import BASELINE, BOOTSTRAP_SEED, chance, interval, points
 from lapml.common.text import markdown as escaped
+from lapml.common.text import markdown_table
 from lapml.config import Params
 from lapml.paths import Paths
 from lapml.runs.records import parquet
@@ -27,8 +28,8 @@ def others(right: Right, params: Params, paths: Paths) -> Right:
     found: Right = {}
     for dataset, without in params.report.developed_on.items():
         table = parquet(paths.run(dataset, params.all_methods()[0], params.seeds[0]) / "predictions.parquet")
-        count = len(class_names(params, paths, dataset) or []) or table["label"].max() + 1
-        mask = kept(table["label"].to_list(), params.data[dataset].classes, count, without)
+        names = class_names(params, paths, dataset)
+        mask = kept(table["label"].to_list(), params.data[dataset].classes, names, without)
         found |= {key: answers[:, mask] for key, answers in right.items() if key[0] == dataset}
     return found
 
@@ -81,11 +82,10 @@ def markdown(table: pd.DataFrame, params: Params) -> str:
     """The tables of all data sets, with their notes; nothing where ``report.developed_on`` names none."""
     lines = []
     for dataset, rows in table.groupby("dataset", sort=False) if len(table) else ():
-        lines += [f"### {escaped(str(dataset))}: classes that nothing was developed on", ""]
-        lines += ["| " + " | ".join(headings(params)) + " |", "| --- | ---: | ---: | ---: |"]
+        found = []
         for row in rows.to_dict("records"):
             method, accuracy, gain, p = cells(row)
-            gain = f"**{gain}**" if row["significant"] else gain
-            lines.append("| " + " | ".join((escaped(method), accuracy, gain, p)) + " |")
-        lines += ["", note(str(dataset), rows, params), ""]
+            found.append([escaped(method), accuracy, f"**{gain}**" if row["significant"] else gain, p])
+        lines += [f"### {escaped(str(dataset))}: classes that nothing was developed on", ""]
+        lines += [*markdown_table(headings(params), found), "", note(str(dataset), rows, params), ""]
     return "\n".join(lines)

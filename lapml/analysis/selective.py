@@ -8,6 +8,7 @@ import pandas as pd
 
 from lapml.analysis.tables import number
 from lapml.common.text import markdown as escaped
+from lapml.common.text import markdown_table
 from lapml.config import Params
 from lapml.paths import Paths
 
@@ -61,7 +62,6 @@ def markdown(curves: dict[str, dict[str, np.ndarray]]) -> str:
     lines: list[str] = []
     for dataset, of_dataset in curves.items():
         if of_dataset:
-            lines += [f"### {escaped(dataset)}: risk against coverage", "", "| " + " | ".join(HEADINGS) + " |"]
-            lines += ["| --- |" + " ---: |" * (len(HEADINGS) - 1)]
-            lines += ["| " + " | ".join((escaped(name), *cells)) + " |" for name, *cells in rows(of_dataset)] + [""]
+            cells = [[escaped(name), *numbers] for name, *numbers in rows(of_dataset)]
+            lines += [f"### {escaped(dataset)}: risk against coverage", "", *markdown_table(HEADINGS, cells), ""]
     return "\n".join([*lines, NOTE, ""]) if lines else ""

@@ -6,6 +6,7 @@ no spreadsheet takes one for a formula.
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 JOINERS = "\u200c\u200d"  # invisible, but scripts and emoji need them
 MARKDOWN = re.compile(r"[\\`*|<&~$\[]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is one
@@ -47,6 +48,11 @@ def duration(seconds: float) -> str:
 def markdown(text: str) -> str:
     """In a table's cell, or within a line."""
     return MARKDOWN.sub(lambda found: f"\\{found[0]}", line(text))
+
+
+def markdown_table(heads: list[str], rows: Iterable[list[str]]) -> list[str]:
+    """The lines of a table of cells that are Markdown already: the first column is of names, the others of numbers."""
+    return ["| " + " | ".join(cells) + " |" for cells in (heads, ["---", *["---:"] * (len(heads) - 1)], *rows)]
 
 
 def tex(text: str) -> str:

@@ -13,6 +13,7 @@ from lapml.report import carried
 from lapml.report.accumulate import refuse_unfit
 from lapml.report.published import LOCK, copy_run, recover
 from lapml.runs.collect import UNREAD, examined, one_origin
+from lapml.runs.kept import same_run
 
 
 def publish_from(params: Params, paths: Paths, tar: Path) -> str:
@@ -49,7 +50,7 @@ def publish_from(params: Params, paths: Paths, tar: Path) -> str:
                 continue
             _name_commit(given.run(*run) / "provenance.json", record.get("about") or {})
             if there.run(*run).exists():
-                if not _same_run(given.run(*run), there.run(*run)):
+                if not same_run(given.run(*run), there.run(*run)):
                     faults.append(f"{name}: another run of that name is published, and stays")
             else:
                 row = {**dict(zip(("dataset", "method", "seed"), run, strict=True)), **found}
@@ -77,8 +78,3 @@ def _name_commit(file: Path, kit: dict[str, Any]) -> None:
     if origin.get("dirty") and kit.get("dirty") is False and origin.get("code_sha256") == kit.get("code_sha256"):
         checkout = {name: origin[name] for name in ("commit", "dirty")}
         write_json(file, {**origin, "commit": kit["commit"], "dirty": False, "checkout": checkout})
-
-
-def _same_run(one: Path, other: Path) -> bool:
-    """Whether two run folders hold the same run: provenance.json has the checksums of its other files."""
-    return (one / "provenance.json").read_bytes() == (other / "provenance.json").read_bytes()

@@ -102,7 +102,7 @@ def set_aside(folder: Path, reads: str = "") -> list[Path]:
         the new folders; none if there was nothing.
     """
     kept, places = folder / KEPT, []
-    if _read_whole(folder) and not _same_run(folder, kept):  # of an older version, or taken over
+    if _read_whole(folder) and not same_run(folder, kept):  # of an older version, or taken over
         if kept.exists():
             places.append(_move_run_aside(kept, folder))
         with scratch(folder / ".keeping") as copies:
@@ -173,7 +173,7 @@ def _same_file(one: Path, other: Path) -> bool:
 def _move_run_aside(kept: Path, folder: Path) -> Path:
     """Move a whole run beside its folder, unless a killed process already did."""
     for place in olds(folder):
-        if _same_run(kept, place):
+        if same_run(kept, place):
             shutil.rmtree(kept)
             return place
     target = next_old(folder)
@@ -181,7 +181,8 @@ def _move_run_aside(kept: Path, folder: Path) -> Path:
     return target
 
 
-def _same_run(one: Path, other: Path) -> bool:
+def same_run(one: Path, other: Path) -> bool:
+    """Whether two run folders hold the same run: provenance.json has the checksums of its other files."""
     files = [each / "provenance.json" for each in (one, other)]
     return all(file.is_file() for file in files) and files[0].read_bytes() == files[1].read_bytes()
 
