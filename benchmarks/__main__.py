@@ -129,6 +129,23 @@ def slurm(
 
 @app.command()
 @plain
+def workers(
+    counts: Annotated[list[int], typer.Argument(min=1, help="Numbers of workers.")] = [1, 2, 4],  # noqa: B006
+    trials: Annotated[int, typer.Option(min=1, help="Trials of the study.")] = 8,
+    output: Annotated[Path | None, typer.Option(help="Folder for JSON and table; default: print only.")] = None,
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """Time a suite's first study by the number of workers that share it.
+
+    Example: python -m benchmarks workers 1 2 4 --trials 8
+    """
+    from benchmarks.workers import workers
+
+    typer.echo(workers(*_settings(params, [], ""), counts, trials, params, output))
+
+
+@app.command()
+@plain
 def plans(
     runs: Annotated[list[int], typer.Argument(min=1, help="Numbers of runs.")] = [100, 1000, 5000],  # noqa: B006
     repeats: Repeats = 3,
