@@ -96,11 +96,17 @@ def model_of(function: Callable, file: Path | str = "") -> type[Mixer]:
             "settings: MySettings): its keys in params.yaml are the fields of that class, a lapml.mixing.Mixer"
         )
     try:
-        model = get_type_hints(function).get(placed[2], Mixer)
+        model = get_type_hints(function).get(placed[2])
         if inspect.isclass(model) and issubclass(model, Mixer):
             model.model_rebuild()  # names that pydantic could not look up yet
     except Exception as error:  # a name that is there for type checkers only, or misspelt
         raise ValueError(f"{where}: its annotations cannot be read ({error})") from None
+    if model is None:
+        raise ValueError(
+            f"{where}: found no annotation of its argument {placed[2]}, expected a class that is a lapml.mixing.Mixer, whose "
+            "fields are the keys in params.yaml: write `class MySettings(Mixer): number: int = 4` (or `pass`) and "
+            f"`def {function.__name__}({', '.join(placed)}: MySettings)`"
+        )
     if not (inspect.isclass(model) and issubclass(model, Mixer)):
         raise ValueError(f"{where}: found {placed[2]}: {model}, expected a class that is a lapml.mixing.Mixer")
     own_maps = "; class maps are asked for by a field `maps: Maps`"

@@ -150,6 +150,11 @@ def test_a_file_that_cannot_be_imported_shows_its_own_error(project):
             "found number: <class 'int'>, expected a class that is a lapml.mixing.Mixer",
         ),
         (
+            ("settings: Bands", "chosen"),
+            r"my_methods.py: bands: found no annotation of its argument chosen, expected a class that is a lapml.mixing.Mixer, .*"
+            r"write `class MySettings\(Mixer\): .* and `def bands\(batch, evidence, chosen: MySettings\)`",
+        ),
+        (
             ("evidence: Evidence, settings: Bands", "seen"),
             r"found the arguments batch, seen, expected \(batch, evidence, set",
         ),
