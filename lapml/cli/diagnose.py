@@ -29,7 +29,9 @@ def picture(
     dataset: Dataset,
     methods: Annotated[list[str], typer.Argument(help="Methods that mix; none: all of the suite.")] = [],  # noqa: B006
     output: Annotated[Path, typer.Option(help="The picture: .png, .webp, .svg, .pdf, …")] = Path("mixed.png"),
-    pair: Annotated[int, typer.Option(min=1, help="Which pair of the diagnosis' gallery.")] = 1,
+    pair: Annotated[
+        int | None, typer.Option(min=1, help="Which pair of the diagnosis' gallery; default: its first of two classes.")
+    ] = None,
     params: ParamsFile = DEFAULT,
     overrides: Set = [],  # noqa: B006
 ) -> None:
@@ -42,7 +44,9 @@ def picture(
     refuse_pictures(settings, "a pair of mixed images")
     from lapml.report.mixed import draw
 
-    draw(settings, paths, dataset, methods, pair, output)
+    number = draw(settings, paths, dataset, methods, pair, output)
+    if pair is None:
+        typer.echo(f"note: pair {number}, the first of two classes; --pair takes another", err=True)
     typer.echo(f"{output}")
 
 

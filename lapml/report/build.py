@@ -100,9 +100,12 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
     if found is None:
         return None
     heads = diagnosis_tables.columns(found)
-    rows = [
-        [row["method"], *(diagnosis_tables.cell(row, name) for name in heads)] for row in found.table.to_dict("records")
-    ]
+    judged, rows = set(heads) > {"area"}, []
+    if judged:  # else nothing is known of the images but how much of them is pasted
+        rows = [
+            [row["method"], *(diagnosis_tables.cell(row, name) for name in heads)]
+            for row in found.table.to_dict("records")
+        ]
     drawn: dict[str, str | None] = {"quality": None, "labels": None}  # anew, in the colours of the other figures
     if rows:
         drawn["quality"] = data_uri(diagnosis_figures.quality(found, params.all_methods()), "svg+xml")
@@ -118,6 +121,7 @@ def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | N
         "localisers": diagnosis_tables.of_localisers(found),
         "verdicts": diagnosis_tables.verdicts(found.ratios),
         "note": diagnosis_tables.note(found, params),
+        "mixes": not found.table.empty,
         "figures": drawn,
         "links": {
             there[name]: text

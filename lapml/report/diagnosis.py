@@ -126,7 +126,7 @@ def _gallery(params: Params, paths: Paths, dataset: str, known: Known) -> str:
         )
     packed, methods = known[0], mixers(params, dataset, known)
     mixes, weights, _ = opened(params, paths, dataset, params.seeds[0], methods, known)
-    shown = pairs(mixes, weights, packed.class_names, params.diagnose.pairs)
+    shown = list(pairs(mixes, weights, packed.class_names, params.diagnose.pairs))
     subtitle = (
         f"Training images of {dataset} mixed by each method of suite {params.suite}; class maps by {params.diagnose.method}, seed "
         f"{params.seeds[0]}."

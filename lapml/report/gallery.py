@@ -62,11 +62,13 @@ def page(title: str, subtitle: str, pairs: list[Pair], synthetic: bool) -> str:
     """
     if not pairs:
         raise ValueError("pairs: found none, expected at least one")
+    judged = any(pair.box_reference or pair.box_donor for pair in pairs)  # the data set has true boxes
     return render(
         "gallery.html.j2",
         title=title,
         subtitle=subtitle,
         synthetic=synthetic,
+        judged=judged,
         pairs=[_pair(pair) for pair in pairs],
     )
 
@@ -91,9 +93,12 @@ def _pair(pair: Pair) -> dict[str, Any]:
 def _mix(mix: Mix) -> dict[str, Any]:
     end = max(1.0, mix.kept, mix.pasted)  # of the bars' scale
     total = mix.kept + mix.pasted
-    facts = [("s", _digits(mix.similarity)), ("area", f"{100 * mix.area:.0f} %"), ("true share", _digits(mix.truth))]
-    if abs(total - 1) > SLACK:
-        facts.append(("weights sum to", _digits(total)))
+    facts = {
+        "s": None if mix.similarity is None else _digits(mix.similarity),
+        "area": f"{100 * mix.area:.0f} %",
+        "true share": None if mix.truth is None else _digits(mix.truth),
+        "weights sum to": _digits(total) if abs(total - 1) > SLACK else None,
+    }
     return {
         "method": mix.method,
         "caption": mix.caption,
@@ -103,7 +108,7 @@ def _mix(mix: Mix) -> dict[str, Any]:
         "donor_map": glow(mix.donor_map),
         "to": outline(mix.box_to, mix.cells, mix.image.shape),
         "source": outline(mix.box_from, mix.cells, mix.image.shape),
-        "facts": facts,
+        "facts": [(name, fact) for name, fact in facts.items() if fact is not None],
         "kept": {"text": _digits(mix.kept), "width": 100 * mix.kept / end},
         "pasted": {"text": _digits(mix.pasted), "width": 100 * mix.pasted / end},
         "one": 100 / end,

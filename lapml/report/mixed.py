@@ -1,5 +1,6 @@
 """One figure for README, a talk or a paper: the same reference and donor mixed by several methods, with maps and labels."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -22,14 +23,16 @@ from lapml.report.tiles import Box
 
 REFERENCE, DONOR = "#56B4E9", "#E69F00"
 PER_INCH = 120
+MOST = 100  # pairs among which one of two classes is looked for
 
 
-def draw(params: Params, paths: Paths, dataset: str, methods: list[str], pair: int, output: Path) -> None:
-    """Draw one pair of the gallery of `lapml diagnose`, a row of pictures for each method.
+def draw(params: Params, paths: Paths, dataset: str, methods: list[str], pair: int | None, output: Path) -> int:
+    """Draw one pair of the gallery of `lapml diagnose`, a row of pictures for each method; returns its number.
 
     Args:
         methods: of the suite, that mix; none: all of them.
-        pair: its number in the gallery, from 1.
+        pair: its number in the gallery, from 1 (more than the gallery shows are drawn in the same way); None: the first pair of two
+            classes.
         output: its suffix says the format, one that matplotlib writes: .png, .webp, .pdf, …
 
     Raises:
@@ -44,9 +47,18 @@ def draw(params: Params, paths: Paths, dataset: str, methods: list[str], pair: i
         raise LapmlError(f"methods: found {', '.join(unknown)}, expected methods that mix: {', '.join(mixing)}")
     chosen = {name: mixing[name] for name in methods or mixing}
     mixes, weights, _ = opened(params, paths, dataset, params.seeds[0], chosen, known)
-    figure = picture(pairs(mixes, weights, known.packed.class_names, pair)[-1])
+    number, chosen_pair = _pair(pairs(mixes, weights, known.packed.class_names, pair or MOST), pair)
     with atomic(output) as temporary:
-        figure.savefig(temporary, format=output.suffix[1:], dpi=PER_INCH)
+        picture(chosen_pair).savefig(temporary, format=output.suffix[1:], dpi=PER_INCH)
+    return number
+
+
+def _pair(drawn: Iterable[Pair], asked: int | None) -> tuple[int, Pair]:
+    """A pair and its number: the one asked for, else the first of two classes (where there is none, the last)."""
+    for number, pair in enumerate(drawn, start=1):
+        if number == asked or asked is None and pair.reference_class != pair.donor_class:
+            break
+    return number, pair
 
 
 @matplotlib.rc_context({**AS_TYPED, "figure.facecolor": "white"})

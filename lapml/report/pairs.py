@@ -1,5 +1,7 @@
 """The gallery's pairs: the same references and donors, mixed by every mixer of a suite."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
@@ -15,27 +17,24 @@ OUTLINED = 32  # largest side, in cells, of a mask that the gallery outlines
 FLAGS = {"meaningless": "meaningless", "obscured": "obscured", "ghost": "ghost label"}
 
 
-def pairs(mixes: Mixes, weights: dict, class_names: list[str], count: int) -> list[Pair]:
+def pairs(mixes: Mixes, weights: dict, class_names: list[str], count: int) -> Iterator[Pair]:
     """The first ``count`` pairs that are drawn for a model."""
-    found: list[Pair] = []
     for batch, scene, made, maps in mixes.generate(count):
         clean = pixels(batch.images.float().cpu(), weights)
         parts = {
             name: _mixes(name, mixes.methods[name], each, maps.shape[-1], scene, weights) for name, each in made.items()
         }
         boxes = None if scene is None else [_visible(box) for box in scene.truth.boxes.tolist()]
-        for i in range(min(batch.count, count - len(found))):
+        for i in range(min(batch.count, count)):
             j = int(batch.donors[i])
-            found.append(
-                Pair(
-                    clean[i],
-                    clean[j],
-                    *(class_names[int(batch.labels[k])] for k in (i, j)),
-                    *((boxes[i], boxes[j]) if boxes else (None, None)),
-                    [parts[name][i] for name in mixes.methods],
-                )
+            yield Pair(
+                clean[i],
+                clean[j],
+                *(class_names[int(batch.labels[k])] for k in (i, j)),
+                *((boxes[i], boxes[j]) if boxes else (None, None)),
+                [parts[name][i] for name in mixes.methods],
             )
-    return found
+        count -= batch.count
 
 
 def _mixes(name: str, method: Method, made: Made, grid: int, scene: Scene | None, weights: dict) -> list[Mix]:

@@ -94,7 +94,7 @@ def test_a_new_mixer_is_a_file_and_a_line(stripes, small_params, annotated):
     _, _, made, maps = next(mixes.generate(6))
     assert torch.equal(made["stripes"].evidence.maps, maps)
     assert (made["stripes"].mixed.box_donor[:, 2] - made["stripes"].mixed.box_donor[:, 0]).tolist() == [12] * 6
-    shown = pairs(mixes, fitted.weights, annotated.class_names, 2)
+    shown = list(pairs(mixes, fitted.weights, annotated.class_names, 2))
     assert shown[0].mixes[1].caption == "an upright stripe of the donor, labelled by what is seen"
     assert shown[0].mixes[1].donor_map is not None
     assert "an upright stripe of the donor, labelled by what is seen" in page("t", "s", shown, synthetic=True)

@@ -61,7 +61,7 @@ def html(original, galleries) -> str:
         "heads": ["method", *(f"a metric of mixed images {k} %" for k in range(8))],
         "rows": [[f"a_mixer_with_a_long_name_{k}", *["12.3 [10.1, 14.5]"] * 8] for k in range(3)],
         "maps": [["pointing game %", "1.0", "2.0"]], "localiser_heads": ["localiser", "a %"], "localisers": [["maps", "3.0"]],
-        "verdicts": ["meaningless: holds."], "note": LONG * 3, "figures": {"quality": chart, "labels": chart},
+        "verdicts": ["meaningless: holds."], "note": LONG * 3, "mixes": True, "figures": {"quality": chart, "labels": chart},
         "links": {"../diagnosis/birds/diagnosis.csv": "csv"}, "gallery": "../diagnosis/birds/gallery.html",
     }  # fmt: skip
     return page.build(

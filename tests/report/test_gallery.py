@@ -177,12 +177,26 @@ def test_pictures_are_embedded_once_and_true(html, pairs):
 
 
 def test_numbers(html):
-    assert html.count("<dt>s</dt><dd>0.81</dd>") == 9 and html.count("<dt>s</dt><dd>–</dd>") == 3
+    assert html.count("<dt>s</dt><dd>0.81</dd>") == 9 == html.count("<dt>s</dt>")
     assert html.count("<dt>area</dt><dd>10 %</dd>") == 12
+    assert html.count("<dt>true share</dt>") == 9
     assert html.count("<dt>true share</dt><dd>0.25</dd>") == 9 == html.count('<i class="truth" style="left: 25.0%">')
     assert html.count("<dt>weights sum to</dt><dd>2.84</dd>") == 3
     assert html.count('style="width: 70.0%"') == 9 == html.count('style="width: 30.0%"')
     assert html.count('<i class="one" style="width: 70.42%">') == 2 * 3 and html.count("width: 100.0%") == 2 * 3
+
+
+def test_nothing_is_said_of_what_no_box_can_tell(pairs):
+    """Of a data set without boxes."""
+    unknown = [
+        replace(
+            each, box_reference=None, box_donor=None, mixes=[replace(mix, truth=None, flags=[]) for mix in each.mixes]
+        )
+        for each in pairs
+    ]
+    html = gallery.page("A gallery", "of pairs", unknown, synthetic=False)
+    for word in ("true share", "Upright tick", "meaningless", "obscured", "ghost label", 'class="object-box'):
+        assert word not in html, word
 
 
 def test_outline_runs_between_pasted_cells_and_others():

@@ -1,5 +1,6 @@
 """The figure of one pair: each method's boxes and label stand in it as they were made."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from lapml.config import load
 from lapml.errors import LapmlError
 from lapml.paths import Paths
 from lapml.report.gallery import Mix, Pair
-from lapml.report.mixed import draw, picture
+from lapml.report.mixed import _pair, draw, picture
 
 SIDE = 24
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -57,6 +58,16 @@ def test_each_format_is_written(pair, tmp_path):
     for suffix in ("png", "webp"):
         picture(pair).savefig(tmp_path / f"mixed.{suffix}")
         assert min(Image.open(tmp_path / f"mixed.{suffix}").size) > 300
+
+
+@pytest.mark.parametrize(
+    ("donors", "asked", "number"),
+    [("ba", None, 1), ("aaba", None, 3), ("aaba", 2, 2), ("aa", None, 2)],
+)
+def test_without_a_number_it_is_the_first_pair_of_two_classes(pair, donors, asked, number):
+    drawn = [replace(pair, reference_class="a", donor_class=donor) for donor in donors]
+    found, chosen = _pair(iter(drawn), asked)
+    assert found == number and chosen is drawn[number - 1]
 
 
 def test_no_picture_where_none_may_be_shown(tmp_path):
