@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, RAW, Dataset, ParamsFile, Set, find_dataset, load, plain
+from lapml.cli.common import DEFAULT, RAW, Dataset, ParamsFile, Set, find_dataset, load, plain, say_device
 from lapml.errors import LapmlError
 
 config_app = typer.Typer(help="Show and check settings.", **RAW)
-suite_app = typer.Typer(help="List suites, or put one into params.yaml.", **RAW)
+suite_app = typer.Typer(help="List suites, say how long one takes, or put one into params.yaml.", **RAW)
 
 
 @config_app.command("show")
@@ -76,6 +76,20 @@ def suite_use(name: Annotated[str, typer.Argument(help="A file of suites/, witho
     from lapml.config.suites import use
 
     typer.echo(use(name))
+
+
+@suite_app.command("time")
+@plain
+def suite_time(params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
+    """Time steps of the suite's models here, and print how long its runs take: of each method, and all together.
+
+    Example: lapml suite time --params mine.yaml --set train.epochs=20
+    """
+    settings, paths = load(params, overrides)
+    from lapml.runs.estimate import estimated
+
+    say_device(settings.train)
+    typer.echo(estimated(settings, paths))
 
 
 @suite_app.command("report")

@@ -3,29 +3,24 @@
 import json
 import os
 import re
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
-from lapml.common.provenance import device_name
 from lapml.common.sections import LONGEST_NAME, NAME
 from lapml.common.text import duration
-from lapml.config import Params, Run, load, resolve
+from lapml.config import Params, load
 from lapml.config.schema import TAKEN
 from lapml.config.suites import BASE, FOLDER, names
-from lapml.data.decode import cores, square
+from lapml.data.decode import square
 from lapml.data.fetch.laying import root_in
 from lapml.data.readers import reader
 from lapml.errors import LapmlError
 from lapml.files import atomic
-from lapml.localise.extract import load as load_extractor
-from lapml.localise.extract import side_of
 from lapml.models.device import pick_device
-from lapml.runs import estimate
+from lapml.runs import estimate, timing
 
 FILE = FOLDER / f"{BASE}.yaml"  # that the suite changes
 METHODS = ("baseline", "cutmix", "snapmix", "loc_cutmix")
@@ -80,12 +75,11 @@ def init(folder: Path, name: str, output: Path | None, labels: str | None, hours
     how = reader("folder")
     root = root_in(folder, how, "point `lapml init`")
     frame = how.read(root, "all", labels)
-    sizes = _sizes(root, frame)
     data = {"reader": "folder", "source": _path(folder, Path.cwd()), **({"labels": labels} if labels else {})}
     if (frame["official"] == "val").any():
         data["val_fraction"] = "official"
     with atomic(output) as draft:
-        chosen = _chosen(draft, output, name, data, frame, root, sizes, hours, base)
+        chosen = _chosen(draft, output, name, data, frame, root, hours, base)
     return chosen
 
 
@@ -108,15 +102,6 @@ def _path(path: Path, where: Path) -> str:
     return os.path.relpath(path, where) if near else str(path)
 
 
-def _sizes(root: Path, frame: pd.DataFrame) -> np.ndarray:
-    """(n, 2) widths and heights of a sample of the images, in pixels."""
-    return np.array([square(root / file, 16)[1][:2] for file in _sample(frame)])
-
-
-def _sample(frame: pd.DataFrame) -> list[str]:
-    return frame["image"].iloc[:: max(1, len(frame) // SAMPLE)].tolist()[:SAMPLE]
-
-
 def _chosen(
     draft: Path,
     output: Path,
@@ -124,16 +109,16 @@ def _chosen(
     data: dict[str, Any],
     frame: pd.DataFrame,
     root: Path,
-    sizes: np.ndarray,
     hours: float,
     base: Params,
 ) -> str:
     """Write the draft of the largest recipe that fits; returns the summary."""
     test = int((frame["official"] == "test").sum())
     fit, classes = len(frame) - test, frame["label"].nunique()
+    files = [root / file for file in estimate.sample(frame["image"].tolist())]
+    sizes = np.array([square(file, 16)[1][:2] for file in files])  # (n, 2) widths and heights in pixels
     shorter = int(np.median(sizes.min(1)))
     device, _ = pick_device(base.train)
-    at_once = min(cores(), len(METHODS) * len(base.seeds)) if device.type == "cpu" else 1
     recipes = [
         each for each in ((GPU,) if device.type == "cuda" else ()) + (WHOLE, CUT, SMALL) if each.least <= shorter
     ]
@@ -143,18 +128,19 @@ def _chosen(
         return load(draft)
 
     suites = [written(recipe, "") for recipe in recipes]
-    found = estimate.speeds([_timed(params, name) for params in suites], classes, at_once)
-    decoding, localising = (
-        _decoding(root, frame, max(each.stored for each in recipes)),
-        _localising(base, sizes, device),
-    )
-    images = estimate.Images(fit, test, decoding, localising + decoding)
-    taken = [estimate.suite(params, speed, images, at_once) for params, speed in zip(suites, found, strict=True)]
-    at = next((at for at, (_, whole) in enumerate(taken) if whole <= 3600 * hours), len(taken) - 1)
-    params, (run, whole) = suites[at], taken[at]
-    where = f"{device_name(device)}" if device.type == "cuda" else f"{at_once} CPU cores"
+    _, at_once = estimate.places(suites[0])
+    speed = timing.speeds([kind for params in suites for kind in estimate.kinds(params, name)], classes, at_once)
+    decoding = estimate.decoding(files, max(each.stored for each in recipes))
+    assert base.localise is not None
+    localising = estimate.localising(base.localise, sizes, base.train.threads, device)
+    images = estimate.Images({"train": fit, "test": test}, decoding, localising + decoding)
+    taken = [estimate.suite(params, speed, {name: images}, at_once).seconds for params in suites]
+    at = next((at for at, whole in enumerate(taken) if whole <= 3600 * hours), len(taken) - 1)
+    params, whole = suites[at], taken[at]
+    run = max(job.seconds for job in estimate.suite(params, speed, {name: images}, at_once).jobs if job.name in METHODS)
+    where = estimate.where(device, at_once)
     written(recipes[at], f"{where}, about {duration(whole)} as written; fewer seeds or epochs take less in proportion")
-    runs = len(params.all_methods()) * len(params.seeds)
+    runs, shown = len(params.all_methods()) * len(params.seeds), _path(output, Path.cwd())
     return "\n".join(
         [
             f"{data['source']}: {fit} training and {test} test images of {classes} classes, about {shorter} px on the shorter side",
@@ -162,52 +148,21 @@ def _chosen(
             f"of {fit // params.train.batch} steps of {params.train.batch}",
             f"{runs} runs ({', '.join(params.all_methods())}; {len(params.seeds)} seeds), the longest about {duration(run)}; the "
             f"whole suite about {duration(whole)} on {where} if nothing else runs there",
-            *([_larger(recipes[0], taken[0][1])] if at else []),
+            *([_larger(recipes[0], taken[0])] if at else []),
             *(
                 [f"that is more than the {hours:g} h of --hours, and nothing smaller is sensible"]
                 if whole > 3600 * hours
                 else []
             ),
+            f"how long it takes after an edit of the file: lapml suite time --params {shown}",
             "next:",
-            f"  snakemake --cores {at_once if device.type == 'cpu' else 'all'} --configfile {_path(output, Path.cwd())}",
+            f"  snakemake --cores {at_once if device.type == 'cpu' else 'all'} --configfile {shown}",
         ]
     )
 
 
 def _larger(recipe: Recipe, seconds: float) -> str:
     return f"{recipe.what}: would take about {duration(seconds)} (--hours), and less with fewer seeds or epochs in the file"
-
-
-def _timed(params: Params, name: str) -> list[Run]:
-    """A run of the baseline, and one of SnapMix that mixes every batch."""
-    run = resolve(params, name, "snapmix", 0)
-    return [
-        resolve(params, name, "baseline", 0),
-        run.model_copy(update={"settings": run.settings.always_mixing()}),
-    ]
-
-
-def _decoding(root: Path, frame: pd.DataFrame, side: int) -> float:
-    """Seconds to decode an image to a square, on one core."""
-    files, started = [root / file for file in _sample(frame)], time.process_time()
-    for file in files:
-        square(file, side)
-    return (time.process_time() - started) / len(files)
-
-
-def _localising(params: Params, sizes: np.ndarray, device: torch.device) -> float:
-    """Seconds to take an image's features for its maps."""
-    settings = params.localise
-    assert settings is not None
-    extractor = load_extractor(settings.model, settings.weights, device)
-    side = side_of(sizes, settings.side, extractor.stride, settings.enlarge)
-    pixels = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), np.uint8)
-    torch.set_num_threads(params.train.threads)
-    extractor(pixels)
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    started = clock()
-    extractor(pixels).cpu()
-    return (clock() - started) / len(pixels)
 
 
 def _text(output: Path, name: str, data: dict[str, Any], recipe: Recipe, fit: int, note: str, base: Params) -> str:
@@ -224,6 +179,7 @@ def _text(output: Path, name: str, data: dict[str, Any], recipe: Recipe, fit: in
 # {name}: a suite for one's own images, written by `lapml init`. It holds what differs from the file that `base` names, where every
 # setting is explained.
 #   run:      snakemake --cores all --configfile {_path(output, Path.cwd())}
+#   time:     lapml suite time --params {_path(output, Path.cwd())}    # how long it takes here, after an edit too
 #   device:   {note or "any"}
 base: {json.dumps(_path(FILE, output.parent), ensure_ascii=False)}
 suite: {name}     # results go to results/{name}/

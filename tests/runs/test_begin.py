@@ -1,24 +1,20 @@
 """lapml init: the suite that it writes is valid wherever it lies, fits the folder, and is never written over a file."""
 
 import itertools
-import os
+import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
 from lapml import config
 from lapml.cli import app
 from lapml.errors import LapmlError
-from lapml.runs import begin, estimate
-from lapml.runs.estimate import Images, Speed
+from lapml.runs import begin, estimate, timing
+from lapml.runs.timing import Speed, Step
 
 ROOT = Path(__file__).parents[2]
-SPEED = Speed(begin=5.0, step=0.1, snapmix=0.15)
 
 
 @pytest.fixture
@@ -29,9 +25,18 @@ def project(tmp_path, monkeypatch):
         (tmp_path / "suites" / suite.name).write_bytes(suite.read_bytes())
     monkeypatch.chdir(tmp_path)
     images(tmp_path / "photos", (200, 160))
-    monkeypatch.setattr(estimate, "speeds", lambda kinds, classes, at_once: [SPEED] * len(kinds))
-    monkeypatch.setattr(begin, "_localising", lambda *_: 0.1)
+    steps_take(monkeypatch, lambda run: 0.1)
+    monkeypatch.setattr(estimate, "localising", lambda *_: 0.1)
     return tmp_path
+
+
+def steps_take(monkeypatch, seconds):
+    """Let steps of a run take ``seconds(run)``."""
+
+    def speeds(runs, classes, at_once):
+        return Speed(1.0, {timing.key(run): Step(seconds(run), 0.001) for run in runs})
+
+    monkeypatch.setattr(timing, "speeds", speeds)
 
 
 def images(folder, size, train=20, test=3, val=0):
@@ -59,6 +64,21 @@ def test_the_file_is_a_valid_suite_wherever_it_lies(project, output):
     assert command[:2] == ["snakemake", "--cores"]
     assert Path(command[command.index("--configfile") + 1]).resolve() == Path(output).resolve()
     assert not [each for each in Path(output).parent.iterdir() if each.name.startswith(".")]
+
+
+def test_how_long_it_takes_is_asked_again_after_an_edit(project):
+    """By a command that the file and the output name, which agrees with init before the edit."""
+    said = init("photos").output
+    command = "lapml suite time --params photos.yaml"
+    assert command in said and command in Path("photos.yaml").read_text()
+    whole = re.search(r"the whole suite about (.*) on ", said)[1]
+    asked = CliRunner().invoke(app, command.split()[1:])
+    assert asked.exit_code == 0 and f"in all about {whole}, from the images" in asked.output, asked.output
+    half = CliRunner().invoke(app, [*command.split()[1:], "--set", "seeds=[0]", "--set", "train.epochs=10"]).output
+    first, second = ([line.split() for line in text.splitlines()] for text in (asked.output, half))
+    lines = {line[0]: line for line in first if line}, {line[0]: line for line in second if line}
+    assert lines[0]["baseline"][3] == "3" and lines[1]["baseline"][3] == "1"
+    assert not list(project.glob("results/*/data")), "nothing was fetched"
 
 
 def test_images_outside_the_project_are_named_in_full(project, tmp_path_factory):
@@ -110,72 +130,8 @@ def test_a_batch_leaves_several_steps_of_an_epoch(project):
 
 @pytest.mark.parametrize(("hours", "side"), [(10, 192), (0.2, 96), (0.001, 64)])
 def test_the_largest_model_that_fits_the_time(project, monkeypatch, hours, side):
-    by_side = {192: 1.0, 96: 0.1, 64: 0.05}
-    monkeypatch.setattr(
-        estimate,
-        "speeds",
-        lambda kinds, *_: [Speed(1.0, by_side[run.data.view.side], by_side[run.data.view.side]) for run, _ in kinds],
-    )
+    by_side = {192: 1.0, 96: 0.1, 64: 0.05}  # seconds of a step
+    steps_take(monkeypatch, lambda run: by_side[run.data.view.side])
     found = init("photos", "--hours", hours)
     assert config.load("photos.yaml").data["photos"].view.side == side
     assert ("more than the" in found.output) == (hours == 0.001)
-
-
-# --- how long it takes ---
-
-
-@pytest.fixture(scope="module")
-def params():
-    before = os.getcwd()
-    os.chdir(ROOT)
-    made = config.load("suites/base.yaml", ["ablation=[baseline, cutmix, snapmix, loc_cutmix]", "tuned_methods=[]"])
-    os.chdir(before)
-    return made
-
-
-def test_one_core_takes_the_sum_of_all(params):
-    """Recomputed: 20 epochs, of which 18 mix with probability 0.5; 320 images in batches of 32; 3 seeds."""
-    found = Images(fit=320, test=90, packing=0.01, localising=0.2)
-    glance = 0.1 / 3 / 32
-    steps, mixed = 20 * 10, 0.5 * 18 / 20
-    costs = [0.1, 0.1, 0.1 + mixed * 0.05, 0.1 + mixed * 0.1 * (estimate.LOCALISED - 1)]
-    runs = [steps * cost + glance * 90 for cost in costs]
-    stages = 2 * 5 + 0.01 * 410 + 5 + estimate.FACTORISING * 5 + 0.2 * 320 + 5 + estimate.DRAWING * 5
-    stages += estimate.SEEN * glance * params.diagnose.images * 3 + estimate.REPORTING * 5
-    longest, whole = estimate.suite(params, SPEED, found, 1)
-    assert longest == pytest.approx(5 + max(runs))
-    assert whole == pytest.approx(stages + 3 * sum(5 + run for run in runs))
-
-
-@given(st.integers(1, 40), st.floats(0.001, 10), st.integers(32, 10_000))
-def test_more_cores_take_less_but_no_less_than_their_share(params, cores, step, fit):
-    found = Images(fit, 100, 0.01, 0.2)
-    speed = Speed(1.0, step, 1.5 * step)
-    longest, whole = estimate.suite(params, speed, found, cores)
-    alone = estimate.suite(params, speed, found, 1)[1]
-    assert max(longest, alone / cores) <= whole * (1 + 1e-9) and whole <= alone * (1 + 1e-9)
-
-
-class Alone:
-    """A barrier of one process."""
-
-    def wait(self):
-        return 0
-
-
-@pytest.mark.parametrize("method", ["baseline", "snapmix"])
-def test_steps_of_a_model_are_timed(small_run, monkeypatch, method):
-    monkeypatch.setattr(estimate, "_together", Alone())
-    monkeypatch.setattr(estimate, "SECONDS", 0.0)
-    steps = []
-    take = estimate.take_step
-    monkeypatch.setattr(estimate, "take_step", lambda *given: steps.append(given[1].mixed) or take(*given))
-    ready, step = estimate._steps(small_run(method), 3)
-    assert ready > 0 and step > 0
-    assert steps == [method == "snapmix"] * (2 * estimate.WARM)
-
-
-@pytest.mark.slow
-def test_processes_time_at_once(small_run):
-    ((begin_, step, snapmix),) = estimate.speeds([[small_run("baseline"), small_run("snapmix")]], 3, 2)
-    assert np.isfinite([begin_, step, snapmix]).all() and min(begin_, step, snapmix) > 0
