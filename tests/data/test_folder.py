@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from lapml.config.parts import LABELS
 from lapml.data import formats
 from lapml.data.decode import decode
 from lapml.data.readers import annotations, folder, layouts, listing
@@ -297,7 +298,7 @@ def test_folders_of_folders_as_one_class(tmp_path):
 
 def test_plain_folders_are_read_alike_whatever_the_labels(tmp_path):
     root = lay(tmp_path, [path for path in GOOD if "old" not in path] + ["train/wren/c.jpg"])
-    frames = [folder.read(root, "all", labels) for labels in folder.FOLDERS]
+    frames = [folder.read(root, "all", labels) for labels in LABELS["folder"]]
     assert frames[0].equals(frames[1]) and frames[0].equals(frames[2])
 
 

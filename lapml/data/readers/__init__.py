@@ -33,9 +33,9 @@ class Counts:
 class Download:
     """Where a data set comes from."""
 
-    urls: tuple[str, ...]  # mirrors of one archive, in the order to try them; empty: it cannot be downloaded
-    checksum: str | None  # "md5:…" or "sha256:…" of the archive
     by_hand: str  # what to get where, for a person
+    urls: tuple[str, ...] = ()  # mirrors of one archive, in the order to try them; empty: it cannot be downloaded
+    checksum: str | None = None  # "md5:…" or "sha256:…" of the archive
 
 
 class Reader(Protocol):
@@ -44,22 +44,35 @@ class Reader(Protocol):
     TITLE: str  # the data set's own name
     IMAGES: str  # folder below the root that the frame's paths start at; "" for the root
     BANNER: int  # rows of pixels to cut off the bottom of every image
-    LEVELS: tuple[str, ...]  # what data.NAME.labels may be, the default first; empty: one level only
-    OFFICIAL_VAL: bool  # whether the layout has a validation split of its own
-    PUBLISHED: dict[str | None, Counts]  # a level (None where LEVELS is empty) → counts; empty: nothing published
+    PUBLISHED: dict[
+        str | None, Counts
+    ]  # a level of labels (None where there is but one) → counts; empty: nothing published
     DOWNLOAD: Download
 
     def is_root(self, folder: Path) -> bool:
         """Whether the folder holds the layout; cheap."""
 
     def read(self, root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
-        """All images of the chosen classes at a level of labels."""
+        """All images of the chosen classes: ``"all"``, or class ids such as ``"113-133,5"``.
+
+        Raises:
+            LapmlError: an annotation is wrong (named with file and line), an image is not there, or a class cannot be trained.
+        """
 
     def part_names(self, root: Path) -> list[str]:
         """Names of the parts, or an empty list."""
 
     def fingerprint(self, root: Path) -> tuple[int, str]:
-        """Number of images listed, and the sha256 over all annotations that :func:`read` uses."""
+        """Number of images listed, and the sha256 over all annotations that :func:`read` uses.
+
+        Raises:
+            LapmlError: an annotation file is missing, or what lists the images is malformed.
+        """
+
+
+def no_parts(root: Path) -> list[str]:
+    """``part_names`` of a layout without parts."""
+    return []
 
 
 def reader(name: str) -> Reader:
@@ -73,7 +86,5 @@ def read(root: Path, data: Data) -> pd.DataFrame:
     Raises:
         LapmlError: the reader cannot read what lies there.
     """
-    more = (
-        {} if data.min_images is None else {"min_images": data.min_images}
-    )  # which the schema allows of "folder" alone
+    more = {} if data.min_images is None else {"min_images": data.min_images}  # the schema allows it of "folder" alone
     return reader(data.reader).read(root, data.classes, data.labels, **more)

@@ -13,35 +13,31 @@ before anything is computed with them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from lapml.data.readers import Counts, Download, annotations
+from lapml.data.readers import Counts, Download, annotations, no_parts
 from lapml.errors import LapmlError, words
 
 TITLE = "Stanford Cars"
 IMAGES = ""
 BANNER = 0
-LEVELS: tuple[str, ...] = ()
-OFFICIAL_VAL = False
 PUBLISHED = {None: Counts(classes=196, splits={"train": 8144, "test": 8041})}
 COPIES = "https://github.com/pytorch/vision/issues/7545"
 DOWNLOAD = Download(
-    urls=(),
-    checksum=None,
     by_hand=(
         f"the authors' site is gone since 2023, {COPIES} names copies: put cars_train.tgz, cars_test.tgz, "
         "car_devkit.tgz and cars_test_annos_withlabels.mat (or car_ims.tgz and cars_annos.mat) into one folder, "
         "unpacked (cars_train/00001.jpg, not cars_train/cars_train/00001.jpg as in some copies) or not"
     ),
 )
+part_names = no_parts
 
 META = "devkit/cars_meta.mat"
 TRAIN = ("devkit/cars_train_annos.mat", "cars_train_annos.mat")
@@ -51,8 +47,7 @@ MERGED = "cars_annos.mat"
 CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
 
-@dataclass(frozen=True)
-class _Source:
+class _Source(NamedTuple):
     """A file of annotations, and how its images are named and split."""
 
     file: Path
@@ -62,56 +57,32 @@ class _Source:
 
 
 def read(root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
-    """All images of the chosen classes: those for training and then those for test, or as cars_annos.mat lists them.
+    """All images of the chosen classes: those for training and then those for test, or as cars_annos.mat lists them. A class's id
+    is its place in class_names, from 1.
 
-    Args:
-        root: the folder that holds devkit/cars_meta.mat or cars_annos.mat.
-        classes: ``"all"``, or class ids such as ``"1-20,33"``: a class's place in class_names, from 1.
-        labels: None; there is one level.
-
-    Returns:
-        A frame as :mod:`lapml.data.readers` describes it. A box is None where its corners are the wrong way round;
-        boxes that reach outside their image are kept as they are.
+    A box is None where its corners are the wrong way round; boxes that reach outside their image are kept as they are.
 
     Raises:
         LapmlError: naming file and element: an annotation file is missing, is no MATLAB file or lacks a field, a value
             is malformed, an image is listed twice or is not there, a class is unknown or has fewer than two training
-            images, or a split is empty.
+            images, or there is no test image.
     """
-    root = Path(root)
     names_file, sources = _layout(root)
     names = _names(names_file)
     ids = annotations.choose(classes, names, names_file)
-    label_of = {number: label for label, number in enumerate(ids)}
-
     first: dict[str, str] = {}
-    rows = []
-    for source in sources:
-        found = _images(source, names, names_file)
+    listed = {source.file: _images(source, names, names_file) for source in sources}
+    for file, found in listed.items():
         for number, (path, *_) in enumerate(found, 1):
-            where = f"{source.file}: annotations({number})"
+            where = f"{file}: annotations({number})"
             if first.setdefault(path, where) != where:
                 raise LapmlError(f"{where} is {path}, and so is {first[path]}, expected each image once")
-        found = [row for row in found if row[1] in label_of]
-        annotations.refuse_missing((root / path for path, *_ in found), source.file)
-        rows += [(path, label_of[number], names[number], official, box, None) for path, number, official, box in found]
-    frame = pd.DataFrame(rows, columns=["image", "label", "class_name", "official", "box", "parts"])
-    annotations.check_splits(frame, ids, names, root)
-    return frame
-
-
-def part_names(root: Path) -> list[str]:
-    """None: the data set has no parts."""
-    return []
+    return annotations.frame(listed, root, ids, names, root)
 
 
 def fingerprint(root: Path) -> tuple[int, str]:
-    """Number of images listed, and the sha256 over the names and bytes of the annotation files.
-
-    Raises:
-        LapmlError: an annotation file is missing, is no MATLAB file or holds no annotations.
-    """
-    names_file, sources = _layout(Path(root))
+    """Number of images listed, and the sha256 over the names and bytes of the annotation files."""
+    names_file, sources = _layout(root)
     files = {file.name: file for file in (names_file, *(source.file for source in sources))}
     return sum(len(_annotations(source.file)) for source in sources), annotations.fingerprint(files)
 
@@ -186,38 +157,36 @@ def _annotations(file: Path) -> np.ndarray:
     return found
 
 
-def _images(source: _Source, names: dict[int, str], names_file: Path) -> list[tuple[str, int, str, list | None]]:
-    """Path below the root, class id, official split and box of each image."""
+def _images(source: _Source, names: dict[int, str], names_file: Path) -> list[tuple]:
+    """Path below the root, class id, official split, box and no parts of each image."""
     found = _annotations(source.file)
-    fields = (source.path, "class", *CORNERS, *(() if source.official else ("test",)))
-    if missing := [field for field in fields if field not in found.dtype.names]:
+    parsers = {
+        source.path: partial(_path, below=source.below),
+        "class": partial(_number, fits=names.__contains__, expected=f"a class of {names_file} (1..{len(names)})"),
+        **dict.fromkeys(CORNERS, partial(_number, fits=isfinite, expected="a pixel's number")),
+    }
+    if not source.official:
+        parsers["test"] = partial(_number, fits=(0, 1).__contains__, expected="1 (test) or 0 (train)")
+    if missing := [field for field in parsers if field not in found.dtype.names]:
         renamed = source.official == "test" and missing == ["class"]
         raise LapmlError(
-            f"{source.file}: annotations lack {', '.join(missing)}, expected the fields {', '.join(fields)}; "
+            f"{source.file}: annotations lack {', '.join(missing)}, expected the fields {', '.join(parsers)}; "
             + (f"is it {UNLABELLED[1]}, renamed? get {TEST[0]}" if renamed else "get it again")
         )
-
-    def column(field: str, parse: Callable[[Any], Any]) -> list:
+    rows = []
+    for number, each in enumerate(found, 1):
         values = []
-        for number, value in enumerate(found[field], 1):
+        for field, parse in parsers.items():
             try:
-                values.append(parse(value))
+                values.append(parse(each[field]))
             except ValueError as error:
                 raise LapmlError(
-                    f"{source.file}: annotations({number}).{field}: found {value!r}, expected {error}; get it again"
+                    f"{source.file}: annotations({number}).{field}: found {each[field]!r}, expected {error}; get it again"
                 ) from None
-        return values
-
-    paths = column(source.path, partial(_path, below=source.below))
-    classes = column("class", partial(_whole, known=names, what=f"a class of {names_file} (1..{len(names)})"))
-    corners = zip(*(column(field, _pixel) for field in CORNERS), strict=True)
-    boxes = [annotations.box_of_corners(*four, first=1) for four in corners]
-    if source.official:
-        splits = [source.official] * len(paths)
-    else:
-        tests = column("test", partial(_whole, known=(0, 1), what="1 (test) or 0 (train)"))
-        splits = ["test" if test else "train" for test in tests]
-    return list(zip(paths, classes, splits, boxes, strict=True))
+        path, label, *corners = values[:6]
+        official = source.official or ("test" if values[6] else "train")
+        rows.append((path, int(label), official, annotations.box_of_corners(*corners), None))
+    return rows
 
 
 # --- values: ValueError's text says what was expected ---
@@ -228,19 +197,8 @@ def _path(value: Any, below: str) -> str:
     return f"{below}/{path}" if below else path
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float | np.number) else float("nan")
-
-
-def _whole(value: Any, known: dict[int, str] | tuple[int, ...], what: str) -> int:
-    number = _number(value)
-    if number not in known:  # 14.0 is 14, and NaN is none of them
-        raise ValueError(what)
-    return int(number)
-
-
-def _pixel(value: Any) -> float:
-    number = _number(value)
-    if not isfinite(number):
-        raise ValueError("a pixel's number")
+def _number(value: Any, fits: Callable[[float], bool], expected: str) -> float:
+    number = float(value) if isinstance(value, int | float | np.number) else float("nan")
+    if not fits(number):  # 14.0 is 14, and NaN is none of the classes
+        raise ValueError(expected)
     return number

@@ -12,25 +12,21 @@ unpacked beside itself.
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
 
-from lapml.data.readers import Counts, Download, annotations
+from lapml.data.readers import Counts, Download, annotations, no_parts
 from lapml.data.readers.annotations import is_id
 from lapml.errors import LapmlError
 
 TITLE = "DeepFashion"
 IMAGES = ""
 BANNER = 0
-LEVELS: tuple[str, ...] = ()
-OFFICIAL_VAL = True
 PUBLISHED = {None: Counts(classes=46, splits={"train": 209222, "val": 40000, "test": 40000})}  # 50 categories, 4 unused
 DOWNLOAD = Download(
-    urls=(),
-    checksum=None,
     by_hand=(
         "it is free for non-commercial research under an agreement, so look at "
         "https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion.html for 'Category and Attribute Prediction Benchmark' and "
@@ -39,6 +35,7 @@ DOWNLOAD = Download(
         "Eval/list_eval_partition.txt and Img/img.zip, and put them in one folder with these names"
     ),
 )
+part_names = no_parts  # the landmarks are another file's, and not read
 
 FOLDERS = ("Anno_coarse", "Anno")  # of the annotations: the newer release's name first
 CLOTH, CATEGORY, BOXES, PARTITION = (
@@ -53,35 +50,26 @@ Value = TypeVar("Value")
 
 
 def read(root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
-    """All images of the chosen categories, in the order of list_category_img.txt.
+    """All images of the chosen categories, in the order of list_category_img.txt. ``"all"`` are the categories that have images
+    (46 of 50); they are kept however few training images they have.
 
-    Args:
-        root: the folder that holds Anno_coarse/ (or Anno/) and Eval/.
-        classes: ``"all"`` (the categories that have images: 46 of 50), or category ids such as ``"1-3,20"``.
-
-    Returns:
-        A frame with the columns image (path below ``root``), label (0-based, contiguous over the chosen categories in
-        the order of their ids), class_name, official (``"train"``, ``"val"`` or ``"test"``), box (``[x, y, width,
-        height]``, pixels; None where the image has no line, or one whose corners enclose nothing) and parts (None).
-        Categories are kept however few training images they have.
+    A box is None where the image has no line, or one whose corners enclose nothing.
 
     Raises:
-        LapmlError: naming file and line: an annotation file is missing, cut off or malformed, the files list other
-            images, an image is missing, a category is unknown or has no image, or train or test is empty.
+        LapmlError: an annotation file is missing, cut off or malformed, the files list other images, an image is missing,
+            a category is unknown or has no image, or there is none to train on or to test.
     """
-    root = Path(root)
     files = _files(root)
     names = dict(enumerate(_table(files[CLOTH], 1, _type), start=1))
-    category_of = _table(files[CATEGORY], 1, _category(names), _plain)
+    category_of = _table(files[CATEGORY], 1, _category(len(names)))
     official = _table(files[PARTITION], 1, _split)
-    _refuse_unequal(category_of, files[CATEGORY], official, files[PARTITION])
+    annotations.refuse_unequal(category_of, files[CATEGORY], official, files[PARTITION])
     boxes = _table(files[BOXES], 4, _box)
     if unknown := next((image for image in boxes if image not in category_of), None):
         raise LapmlError(
             f"{files[BOXES]}: image {unknown!r} is not in {files[CATEGORY]}, expected only images that are; "
             "get both files from the same release"
         )
-
     used = set(category_of.values())
     ids = sorted(used) if classes == "all" else annotations.choose(classes, names, files[CLOTH])
     if unused := [number for number in ids if number not in used]:
@@ -89,41 +77,16 @@ def read(root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
             f"classes: category {unused[0]} ({names[unused[0]]}) in {classes!r} has no image in {files[CATEGORY]}, "
             f"expected categories that have ({len(used)} of {len(names)}); leave it out of data.NAME.classes"
         )
-    label_of = {number: label for label, number in enumerate(ids)}
-    chosen = [image for image, category in category_of.items() if category in label_of]
-    for split in ("train", "test"):
-        if not any(official[image] == split for image in chosen):
-            raise LapmlError(
-                f"{files[PARTITION]}: the chosen categories have no {split} image, expected some; "
-                "choose other categories with data.NAME.classes"
-            )
-    prefix = _prefix(root, chosen, files[CATEGORY])
-    _refuse_missing(root, prefix, chosen, files[CATEGORY])
-    return pd.DataFrame(
-        {
-            "image": [prefix + image for image in chosen],
-            "label": [label_of[category_of[image]] for image in chosen],
-            "class_name": [names[category_of[image]] for image in chosen],
-            "official": [official[image] for image in chosen],
-            "box": pd.Series([boxes.get(image) for image in chosen], dtype=object),
-            "parts": pd.Series([None] * len(chosen), dtype=object),
-        }
-    )
-
-
-def part_names(root: Path) -> list[str]:
-    """No parts: the landmarks are another file's, and not read."""
-    return []
+    chosen = {image: number for image, number in category_of.items() if number in ids}
+    prefix = _prefix(root, list(chosen), files[CATEGORY])
+    rows = [(prefix + image, number, official[image], boxes.get(image), None) for image, number in chosen.items()]
+    return annotations.frame({files[CATEGORY]: rows}, root, ids, names, files[PARTITION], least=0, val=True)
 
 
 def fingerprint(root: Path) -> tuple[int, str]:
-    """Number of images listed, and the sha256 over the names and bytes of the annotation files (not their folder's).
-
-    Raises:
-        LapmlError: an annotation file is missing, or list_category_img.txt is cut off or malformed.
-    """
-    files = _files(Path(root))
-    return len(_table(files[CATEGORY], 1, str)), annotations.fingerprint(files)
+    """Number of images listed, and the sha256 over the names and bytes of the annotation files (not their folder's)."""
+    files = _files(root)
+    return len(_table(files[CATEGORY], 1, lambda name, value: value)), annotations.fingerprint(files)
 
 
 def is_root(folder: Path) -> bool:
@@ -140,17 +103,14 @@ def _files(root: Path) -> dict[str, Path]:
     return {name: annotations.existing(root, path, TITLE, names.values()) for name, path in names.items()}
 
 
-def _table(
-    file: Path, columns: int, parse: Callable[..., Value], check: Callable[[str], None] = lambda name: None
-) -> dict[str, Value]:
-    """Lines of a name and ``columns`` values, as name → parsed values, in the file's order."""
+def _table(file: Path, columns: int, parse: Callable[..., Value]) -> dict[str, Value]:
+    """Lines of a name and ``columns`` values, as name → what ``parse`` makes of name and values."""
     lines = list(annotations.lines(file))
-    first = lines[0][1] if lines else ""
+    first, header = ([*(line for _, line in lines[:2]), "", ""])[:2]
     if not is_id(first) or len(first) > 9:
         raise LapmlError(
             f"{file}:1: found {first[:80]!r}, expected the number of lines that follow; get the file again"
         )
-    header = lines[1][1] if len(lines) > 1 else ""
     expected = "category_name" if file.name == CLOTH else "image_name"
     if header.split()[:1] != [expected]:
         raise LapmlError(
@@ -161,69 +121,49 @@ def _table(
             f"{file}: found {found} lines after the header, expected {int(first)} by its first line: "
             f"{'it is cut off' if found < int(first) else 'it has lines too many'}; get the file again"
         )
-    table: dict[str, Value] = {}
-    for where, line in lines[2:]:
+
+    def row(line: str) -> tuple[str, Value]:
         name, *values = line.rsplit(maxsplit=columns)  # from the right: a name may have spaces
-        try:
-            if len(values) != columns:
-                raise ValueError(f"a name and {columns} more")
-            check(name)
-            value = parse(*values)
-        except ValueError as error:
-            raise LapmlError(f"{where}: found {line!r}, expected {error}; get the file again") from None
-        if name in table:
-            raise LapmlError(f"{where}: {name!r} is there twice, expected once; get the file again")
-        table[name] = value
-    if not table:
-        raise LapmlError(f"{file}: lists nothing, expected lines after the header; get the file again")
-    return table
+        if len(values) != columns:
+            raise ValueError(f"a name and {columns} more")
+        return name, parse(name, *values)
 
-
-def _refuse_unequal(one: dict, one_file: Path, other: dict, other_file: Path) -> None:
-    for have, there, want, lacks in ((one, one_file, other, other_file), (other, other_file, one, one_file)):
-        if missing := [image for image in have if image not in want]:
-            raise LapmlError(
-                f"{lacks}: image {missing[0]!r} of {there} is missing ({len(missing)} in all), expected the same "
-                "images in both; get both files from the same release"
-            )
+    return annotations.table(file, lines[2:], row, "name")
 
 
 # --- values: ValueError's text says what was expected ---
 
 
-def _plain(name: str) -> None:
-    steps = name.split("/")
-    if steps[0] != "img" or len(steps) == 1 or not {"", ".", ".."}.isdisjoint(steps) or "\\" in name:
-        raise ValueError("a path that starts with img/ and stays below it, with forward slashes")
-
-
-def _type(value: str) -> str:
+def _type(name: str, value: str) -> str:
     if value not in ("1", "2", "3"):
         raise ValueError("a category's name and its type (1, 2 or 3)")
     return value
 
 
-def _category(names: dict[int, str]) -> Callable[[str], int]:
-    known = {str(number): number for number in names}
+def _category(count: int) -> Callable[[str, str], int]:
+    known = {str(number): number for number in range(1, count + 1)}
 
-    def parse(value: str) -> int:
+    def parse(name: str, value: str) -> int:
+        steps = name.split("/")
+        if steps[0] != "img" or len(steps) == 1 or not {"", ".", ".."}.isdisjoint(steps) or "\\" in name:
+            raise ValueError("a path that starts with img/ and stays below it, with forward slashes")
         if (number := known.get(value.lstrip("0"))) is None:
-            raise ValueError(f"an image and the id of a category of {CLOTH} (1..{len(known)})")
+            raise ValueError(f"an image and the id of a category of {CLOTH} (1..{count})")
         return number
 
     return parse
 
 
-def _split(value: str) -> str:
+def _split(name: str, value: str) -> str:
     if value not in ("train", "val", "test"):
         raise ValueError("an image and train, val or test")
     return value
 
 
-def _box(*corners: str) -> list[float] | None:
+def _box(name: str, *corners: str) -> list[float] | None:
     if not all(map(WHOLE.fullmatch, corners)):
         raise ValueError("an image and four whole numbers, the corners x_1 y_1 x_2 y_2 in pixels")
-    return annotations.box_of_corners(*map(float, corners), first=1)
+    return annotations.box_of_corners(*map(float, corners))
 
 
 # --- images ---
@@ -244,25 +184,3 @@ def _prefix(root: Path, images: list[str], listed: Path) -> str:
                 "holds it and run `lapml data fetch NAME`, which unpacks it"
             )
     raise LapmlError(f"{expected}, expected img.zip unpacked in one of them; {DOWNLOAD.by_hand}")
-
-
-def _refuse_missing(root: Path, prefix: str, images: Iterable[str], listed: Path) -> None:
-    """Raise a LapmlError for the first image that is listed but not there."""
-    there: dict[str, set[str]] = {}  # folder → files; one listing per folder is far cheaper than asking for each file
-    for image in images:
-        folder, _, name = image.rpartition("/")
-        if folder not in there:
-            there[folder] = _names(os.path.join(root, prefix + folder))
-        if name not in there[folder] and not os.path.isfile(os.path.join(root, prefix + image)):
-            raise LapmlError(
-                f"{listed}: there is no file {root / (prefix + image)}; unpack the whole img.zip, or choose the "
-                "categories that are there with data.NAME.classes"
-            )
-
-
-def _names(folder: str) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except (OSError, ValueError):  # no such folder, or no name of one: each file is then asked for, and named
-        return set()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lapml.data.readers import Counts, Download, annotations
+from lapml.data.readers import Counts, Download, annotations, no_parts
 from lapml.data.readers.layouts import BY_HAND, CLUTTER, shown, split_folders
 from lapml.data.readers.listing import folder_of, listing_of, refuse_untrained
 from lapml.errors import LapmlError
@@ -27,67 +27,45 @@ from lapml.errors import LapmlError
 TITLE = "folder of images"
 IMAGES = ""
 BANNER = 0
-LEVELS: tuple[str, ...] = ()
-FOLDERS = (None, "nested", "top")  # which of them are classes: data.NAME.labels
-OFFICIAL_VAL = True  # where there is val/
 PUBLISHED: dict[str | None, Counts] = {}
-DOWNLOAD = Download(
-    urls=(),
-    checksum=None,
-    by_hand=BY_HAND,
-)
+DOWNLOAD = Download(by_hand=BY_HAND)
+part_names = no_parts
 
 SHOWN = 5  # names in a message
-
-
 Images = dict[str, dict[str, list[str]]]  # split → class → sorted paths below the root
 
 
 def read(root: Path, classes: str, labels: str | None = None, min_images: int | None = None) -> pd.DataFrame:
-    """All images of the chosen classes: train, val and test, each by class and path.
+    """All images of the chosen classes: train, val and test, each by class and path, without boxes and parts.
 
     Args:
-        root: the folder that holds train/ and test/.
-        classes: ``"all"``, or class ids (see above) such as ``"1-3,20"``.
-        labels: one of FOLDERS.
+        labels: None, "nested" or "top": which folders are classes.
         min_images: leave out classes with fewer training images, or none to test; None: refuse classes that cannot be
             trained.
-
-    Returns:
-        A frame with the columns image (path below ``root``, with forward slashes), label (0-based, contiguous over the
-        chosen classes in the order of their ids), class_name, official (``"train"``, ``"test"``, and ``"val"`` where
-        there is val/), box and parts (None).
 
     Raises:
         LapmlError: the layout is another one, folders in a class of train/ may be classes, a class of val/ or test/ is not
             in train/, a name is not UTF-8, a class is unknown or has no training image (fewer than two if there is no
             val/), or there is no test image.
     """
-    root = Path(root)
     listing, names, ids, few = _chosen(root, classes, labels, min_images)
     if few and not ids:
         raise LapmlError(
             f"{root}: data.NAME.min_images: found {min_images}, which leaves out all {len(few)} classes; give a smaller number"
         )
     rows = [
-        (path, label, names[number], split)
+        (path, number, split, None, None)
         for split, found in listing.items()
-        for label, number in enumerate(ids)
+        for number in ids
         for path in found.get(names[number], [])
     ]
-    frame = pd.DataFrame(rows, columns=["image", "label", "class_name", "official"])
-    frame["box"] = frame["parts"] = pd.Series([None] * len(rows), dtype=object)
-    annotations.check_splits(frame, ids, names, root, official_val="val" in listing, own=True)
-    return frame
+    val = "val" in listing
+    return annotations.frame({root: rows}, None, ids, names, root, least=1 if val else 2, val=val, own=True)
 
 
 def too_small(root: Path, classes: str, labels: str | None, min_images: int | None) -> dict[str, tuple[int, int]]:
-    """The chosen classes that ``min_images`` leaves out: name → numbers of images to train on and to test.
-
-    Raises:
-        LapmlError: as :func:`read`.
-    """
-    _, names, _, few = _chosen(Path(root), classes, labels, min_images)
+    """The chosen classes that ``min_images`` leaves out: name → numbers of images to train on and to test."""
+    _, names, _, few = _chosen(root, classes, labels, min_images)
     return {names[number]: counts for number, counts in few.items()}
 
 
@@ -110,38 +88,21 @@ def _chosen(
     return listing, names, [number for number in ids if number not in few], few
 
 
-def part_names(root: Path) -> list[str]:
-    """No parts."""
-    return []
-
-
 def fingerprint(root: Path) -> tuple[int, str]:
-    """Number of images in all classes, and the sha256 over their sorted paths (not over what the files hold).
-
-    Raises:
-        LapmlError: as :func:`read`, as far as it concerns the folders.
-    """
-    paths = sorted(path for found in listing_of(Path(root)).values() for each in found.values() for path in each.images)
+    """Number of images in all classes, and the sha256 over their sorted paths (not over what the files hold)."""
+    paths = sorted(path for found in listing_of(root).values() for each in found.values() for path in each.images)
     return len(paths), hashlib.sha256("".join(f"{path}\0" for path in paths).encode()).hexdigest()
 
 
 def left_out(root: Path) -> dict[str, str]:
-    """What lies in the classes' folders and is not read: path below ``root`` → what it is.
-
-    Raises:
-        LapmlError: as :func:`fingerprint`.
-    """
-    found = (each for classes in listing_of(Path(root)).values() for each in classes.values())
+    """What lies in the classes' folders and is not read: path below ``root`` → what it is."""
+    found = (each for classes in listing_of(root).values() for each in classes.values())
     return {path: what for each in found for path, what in each.others.items()}
 
 
 def folders_below(root: Path) -> dict[str, list[str]]:
-    """The folders with images below each class's own, where there are any: ``"train/CLASS"`` → sorted names.
-
-    Raises:
-        LapmlError: as :func:`fingerprint`.
-    """
-    listing = listing_of(Path(root))
+    """The folders with images below each class's own, where there are any: ``"train/CLASS"`` → sorted names."""
+    listing = listing_of(root)
     below = {f"{split}/{name}": _below(each.images) for split, found in listing.items() for name, each in found.items()}
     return {name: folders for name, folders in below.items() if folders}
 

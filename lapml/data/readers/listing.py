@@ -24,28 +24,23 @@ Listing = dict[str, Classes]  # split → class → what was found
 def listing_of(root: Path) -> Listing:
     """All images, by split (val only where there is val/) and class; the classes in order."""
     try:
-        return _checked(root)
+        found = split_folders(root)
+        for split, names in found.items():
+            if len(names) > 1:
+                raise LapmlError(
+                    f"{root}: found {' and '.join(map(shown, names))}, expected one folder of {split} images; put all into one "
+                    "of them, or move the others away"
+                )
+        if not {"train", "test"} <= set(found):
+            raise LapmlError(explained(root))
+        listing = {split: classes_in(root, f"{name}/") for split, (name,) in found.items()}
+        refuse_untrained(listing, root)
     except OSError as error:
         raise LapmlError(f"{root}: cannot be listed ({error}); mend its permissions or links") from None
-
-
-def _checked(root: Path) -> Listing:
-    found = split_folders(root)
-    for split, names in found.items():
-        if len(names) > 1:
-            raise LapmlError(
-                f"{root}: found {' and '.join(map(shown, names))}, expected one folder of {split} images; put all into one "
-                "of them, or move the others away"
-            )
-    if not {"train", "test"} <= set(found):
-        raise LapmlError(explained(root))
-    folders = {split: names[0] for split, names in found.items()}
-    listing = {split: classes_in(root, f"{name}/") for split, name in folders.items()}
-    refuse_untrained(listing, root)
     for split, classes in listing.items():
         if split != "test" and not any(each.images for each in classes.values()):
             raise LapmlError(
-                f"{root / folders[split]}: has no images, expected {folders[split]}/CLASS/*.jpg; add some"
+                f"{folder_of(root, split)}: has no images, expected {found[split][0]}/CLASS/*.jpg; add some"
                 + (", or remove the folder" if split == "val" else "")
             )
     return listing
