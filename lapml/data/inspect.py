@@ -84,12 +84,8 @@ def check(name: str, data: Data, paths: Paths, progress: bool = False) -> Checke
     record, root = laid_out(name, paths, data)
     how = reader(data.reader)
     index = read(root, data)
-    bar = tqdm(total=len(index), desc=f"check {name}", unit="img", disable=not progress)
-    seen = []
-    with bar:
-        for each in in_order(partial(look, banner=how.BANNER), [root / how.IMAGES / path for path in index["path"]]):
-            seen.append(each)
-            bar.update()
+    looks = in_order(partial(look, banner=how.BANNER), [root / how.IMAGES / path for path in index["path"]])
+    seen = list(tqdm(looks, f"check {name}", len(index), unit="img", disable=not progress))
     rows = [
         upright(row, *each.size, banner=how.BANNER) for row, each in zip(index.to_dict("records"), seen, strict=True)
     ]

@@ -10,17 +10,16 @@ How one image is decoded: :mod:`lapml.data.decode`. Width, height, box and parts
 *upright* image without its banner. A box or a part that the annotations put outside its image stays there (but a box
 ends where a banner began).
 
-While it is being made, a pack lies in ``.packing`` beside its folder: what a killed process packed stays packed.
+While it is being made, a pack lies in ``.packing`` beside its folder: what a killed process packed stays packed. One process at a
+time packs a data set, by the lock ``.packing.lock``.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -41,6 +40,7 @@ from lapml.data.fetch.contents import KEYS
 from lapml.data.fetch.sources import laid_out
 from lapml.data.readers import reader
 from lapml.errors import LapmlError
+from lapml.files import locked
 from lapml.paths import PACK_FILES, Paths
 
 VERSION = 2  # of what is made of an image: raise it with every change that moves a pixel
@@ -72,58 +72,53 @@ def prepare(name: str, data: Data, paths: Paths, progress: bool = True, boxed: C
         boxed: the methods that mix by boxes: every image must have one then.
 
     Raises:
-        LapmlError: source.json or the laid-out data set is missing, or other data than the settings
-            name; an annotation is wrong, an image cannot be read,
-            the disk is too small or full, or another process is packing. The images packed so far are kept for the
-            next attempt, and an older pack stays as it was.
+        LapmlError: source.json or the laid-out data set is missing, or other data than the settings name; an annotation is
+            wrong, an image cannot be read, the disk is too small or full, or another process is packing. The images packed
+            so far are kept for the next attempt, and an older pack stays as it was.
     """
     record, root = laid_out(name, paths, data)
     how = reader(data.reader)
     table = index.read(root, data)
     index.refuse_unboxed(table, name, boxed)
     folder = paths.pack(name)
+    partial = folder.parent / ".packing"
+
+    def busy() -> None:
+        raise LapmlError(f"{partial}: another process is packing this data set; wait for it, or stop it")
+
     try:
         files = [root / how.IMAGES / path for path in table["path"]]
-        with Packing.begun(folder.parent / ".packing", files, data.stored_side, how.BANNER) as packing:
+        with locked(partial.with_name(".packing.lock"), busy):
+            packing = Packing(partial, files, data.stored_side, how.BANNER)
             packing.work(name, progress)
             rows = [
                 upright(row, *size, banner=how.BANNER)
                 for row, size in zip(table.to_dict("records"), packing.sizes(), strict=True)
             ]
             source = {key: record[key] for key in ("kind", *KEYS) if key in record}
-            _finish(
-                packing, folder, rows, {"parts": how.part_names(root), "source": source, "settings": data.packing()}
-            )
+            about = {"parts": how.part_names(root), "source": source, "settings": data.packing()}
+            _finish(packing, folder, rows, about)
     except OSError as error:
         raise LapmlError(f"{folder}: cannot be written ({error}); free some space, or check its permissions") from None
 
 
 class Packing:
     """Squares on their way to the disk, in ``folder``: ``images.u8``, ``seen`` (a :data:`SEEN` for each square) and ``key``,
-    which says what they are made of and how.
+    which says what they are made of and how. What lies there is taken up if it was made of the same files in the same way.
     """
 
     def __init__(self, folder: Path, files: list[Path], side: int, banner: int):
         self.folder, self.files, self.side, self.banner = folder, files, side, banner
         self.row = side * side * 3  # bytes of a square
         self.sha256 = hashlib.sha256()
-        self.images, self.seen, self.key = folder / "images.u8", folder / "seen", folder / "key"
-
-    @classmethod
-    @contextmanager
-    def begun(cls, folder: Path, files: list[Path], side: int, banner: int) -> Iterator[Self]:
-        """Take up what lies in ``folder`` if it was made of the same files in the same way, else start over; one
-        process at a time."""
-        packing = cls(folder, files, side, banner)
-        with _locked(folder):
-            key = digest([VERSION, PIL.__version__, side, banner, [str(file) for file in files]])
-            parts = (packing.images, packing.seen, packing.key)
-            if not all(file.is_file() for file in parts) or packing.key.read_text() != key:
-                packing.key.unlink(missing_ok=True)  # first: without it the others do not count
-                for file in parts[:2]:
-                    file.write_bytes(b"")
-                packing.key.write_text(key)
-            yield packing
+        self.images, self.seen, self.key = parts = [folder / name for name in ("images.u8", "seen", "key")]
+        key = digest([VERSION, PIL.__version__, side, banner, [str(file) for file in files]])
+        if not all(file.is_file() for file in parts) or self.key.read_text() != key:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.key.unlink(missing_ok=True)  # first: without it the others do not count
+            self.images.write_bytes(b"")
+            self.seen.write_bytes(b"")
+            self.key.write_text(key)
 
     def sizes(self) -> list[list[int]]:
         """Upright width and height and stored orientation of each image."""
@@ -137,7 +132,12 @@ class Packing:
             done = self._done(bar)
             for file, size in ((self.images, self.row), (self.seen, SEEN.itemsize)):
                 os.truncate(file, done * size)
-            self._room(done)
+            need, free = (len(self.files) - done) * self.row, shutil.disk_usage(self.folder).free
+            if need > free:
+                raise LapmlError(
+                    f"{self.folder}: {len(self.files) - done} squares of side {self.side} need {need / 1e9:.1f} GB, found "
+                    f"{free / 1e9:.1f} GB free; free some space, or choose a smaller stored_side or fewer classes"
+                )
             with open(self.images, "ab") as images, open(self.seen, "ab", 0) as seen:
                 for pixels, about in in_order(self._square, self.files[done:]):
                     images.write(pixels)
@@ -162,35 +162,6 @@ class Packing:
         pixels, size = square(file, self.side, self.banner)
         return pixels, np.array((size, crc32(pixels), known), SEEN).tobytes()
 
-    def _room(self, done: int) -> None:
-        need, free = (len(self.files) - done) * self.row, shutil.disk_usage(self.folder).free
-        if need > free:
-            raise LapmlError(
-                f"{self.folder}: {len(self.files) - done} squares of side {self.side} need {need / 1e9:.1f} GB, found "
-                f"{free / 1e9:.1f} GB free; free some space, or choose a smaller stored_side or fewer classes"
-            )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``, which is made if needed; a finished process may remove it, with the lock."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LapmlError(
-                    f"{folder}: another process is packing this data set; wait for it, or stop it"
-                ) from None
-            try:
-                ours = os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / "lock"))
-            except FileNotFoundError:
-                ours = False
-            if ours:  # and not one that was removed between opening and locking
-                yield
-                return
-
 
 def _stat(file: Path) -> list[int]:
     """Size and time of change: a file that was replaced is packed again."""
@@ -203,11 +174,8 @@ def _stat(file: Path) -> list[int]:
 
 def _finish(packing: Packing, folder: Path, rows: list[dict[str, Any]], meta: dict[str, Any]) -> None:
     """Put the pack in its place, meta.json last."""
-    temporary = {"images.u8": packing.images} | {
-        file: packing.folder / file for file in PACK_FILES if file != "images.u8"
-    }
     table = pa.Table.from_pylist(rows, SCHEMA)
-    pq.write_table(table, temporary["index.parquet"])
+    pq.write_table(table, packing.folder / "index.parquet")
     names = {row["label"]: row["class_name"] for row in rows}
     meta = {
         "count": len(rows),
@@ -223,12 +191,13 @@ def _finish(packing: Packing, folder: Path, rows: list[dict[str, Any]], meta: di
     meta |= {"lapml": __version__, "pillow": PIL.__version__}  # another Pillow may decode to other pixels
     with open(packing.images, "rb") as images:
         os.fsync(images.fileno())
-    temporary["meta.json"].write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(meta, indent=1, ensure_ascii=False) + "\n"
+    (packing.folder / "meta.json").write_text(text, encoding="utf-8")
     packing.key.unlink()  # from here on nothing is left to go on with
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meta.json").unlink(missing_ok=True)  # never an old one beside new images
     for file in PACK_FILES:
-        os.replace(temporary[file], folder / file)
+        os.replace(packing.folder / file, folder / file)
     shutil.rmtree(packing.folder)
 
 

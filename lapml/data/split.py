@@ -107,7 +107,9 @@ def _drawn(
     if not listed:
         raise LapmlError(layouts.explained(top))
     series_of = dict(zip(listed, _series([path.partition("/")[2] for path in listed], group_by), strict=True))
-    seen = dict(zip(listed, _look([top / path for path in listed], progress), strict=True))
+    looks = in_order(_look, [top / path for path in listed])
+    looks = tqdm(looks, "split", len(listed), unit="img", disable=not progress)
+    seen = dict(zip(listed, looks, strict=True))
     paths = sorted(path for path, each in seen.items() if each)
     classes, within = (list(part) for part in zip(*(path.split("/", 1) for path in paths), strict=True))
     files, thumbnails = zip(*(each for path in paths if (each := seen[path])), strict=True)
@@ -162,17 +164,8 @@ def _series(within: Sequence[str], group_by: str | None) -> list[str | None]:
     return series
 
 
-def _look(files: list[Path], progress: bool) -> list[tuple[str, np.ndarray] | None]:
-    """Of each file the sha256 of its bytes, and its thumbnail; None if it cannot be read."""
-    seen = []
-    with tqdm(total=len(files), desc="split", unit="img", disable=not progress) as bar:
-        for each in in_order(_seen, files):
-            seen.append(each)
-            bar.update()
-    return seen
-
-
-def _seen(file: Path) -> tuple[str, np.ndarray] | None:
+def _look(file: Path) -> tuple[str, np.ndarray] | None:
+    """The sha256 of a file's bytes, and its thumbnail; None if it cannot be read."""
     try:
         decoded = decode(file, side=similar.SIDE)
     except LapmlError:

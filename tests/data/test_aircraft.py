@@ -265,7 +265,9 @@ def test_image_listed_twice_names_both_places(planes, name):
 
 def test_box_twice(planes):
     planes.lines[BOX].append(planes.lines[BOX][6])
-    with pytest.raises(LapmlError, match=r"images_box\.txt:43: image '0000091' is there already at .*images_box\.txt:7,"):
+    with pytest.raises(
+        LapmlError, match=r"images_box\.txt:43: image '0000091' is there already at .*images_box\.txt:7,"
+    ):
         aircraft.read(planes.write(), "all")
 
 

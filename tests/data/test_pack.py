@@ -415,9 +415,9 @@ def test_a_pack_of_other_settings_is_refused(paths, packed, settings):
 
 
 def test_one_process_at_a_time(cub, paths, packed):
-    partial = paths.pack("birds").parent / ".packing"
-    partial.mkdir(parents=True)
-    with open(partial / "lock", "w") as lock:
+    lock = paths.pack("birds").with_name(".packing.lock")
+    lock.parent.mkdir(parents=True)
+    with open(lock, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(LapmlError, match="another process is packing"):
             packed()

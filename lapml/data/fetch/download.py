@@ -27,7 +27,7 @@ from lapml.errors import LapmlError, words
 
 WAITS = (1, 4, 10)  # seconds before each further try of a mirror
 TIMEOUT = (20, 60)  # seconds to connect, and without a byte
-EVERY = 30  # seconds between two lines of progress where there is no terminal
+EVERY = 30  # seconds between two notes of progress where there is no terminal
 PIECE = 2**16  # bytes read at a time
 STEP = 2**20  # bytes that a try has to gain for the next one to count as the first
 LENGTHS = {"md5": 32, "sha256": 64}  # hex digits of a checksum
@@ -169,11 +169,18 @@ def _get(url: str, part: Path) -> bool:
         else:
             again = answer.status_code == 429 or answer.status_code >= 500
             raise (_Broken if again else _Refused)(f"{answer.status_code} {answer.reason}".strip())
-        _refuse_small_disk(part, url, None if total is None else total - have)
-        with open(part, "ab") as file, _Progress(url, have, total) as progress:
+        free = shutil.disk_usage(part.parent).free
+        if total is not None and total - have > free:
+            raise LapmlError(
+                f"{shown(url)}: needs {(total - have) / 1e9:.2f} GB more in {part.parent}, found {free / 1e9:.2f} GB free; "
+                "free some space"
+            )
+        name, quiet = urlsplit(url).path.rpartition("/")[2] or "download", 0 if sys.stderr.isatty() else EVERY
+        bar = tqdm(None, name, total, initial=have, unit="B", unit_scale=True, mininterval=quiet or 0.1, delay=quiet)
+        with open(part, "ab") as file, bar:
             for piece in answer.raw.stream(PIECE, decode_content=False):
                 file.write(piece)
-                progress.add(len(piece))
+                bar.update(len(piece))
     if total is not None and _size(part) != total:
         raise _Broken(f"cut off after {_size(part)} of {total} bytes")
     if not _size(part):
@@ -206,14 +213,6 @@ def _range(answer: requests.Response) -> tuple[int | None, int | None]:
     """First byte and size of the whole, as far as Content-Range says."""
     found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", answer.headers.get("Content-Range", "").strip())
     return tuple(int(text) if text and text != "*" else None for text in found.groups()) if found else (None, None)
-
-
-def _refuse_small_disk(part: Path, url: str, need: int | None) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if need is not None and need > free:
-        raise LapmlError(
-            f"{shown(url)}: needs {need / 1e9:.2f} GB more in {part.parent}, found {free / 1e9:.2f} GB free; free some space"
-        )
 
 
 # --- the part ---
@@ -259,37 +258,3 @@ def _same(known: dict[str, Any], answer: requests.Response, total: int | None) -
     """Whether a part of an answer is of the file that the part on the disk is of."""
     pairs = ((known["etag"], answer.headers.get("ETag")), (known["modified"], answer.headers.get("Last-Modified")))
     return all(not old or not new or old == new for old, new in (*pairs, (known["size"], total)))
-
-
-class _Progress:
-    """A bar on a terminal, else a line now and then; on stderr."""
-
-    def __init__(self, url: str, have: int, total: int | None):
-        self.name = urlsplit(url).path.rpartition("/")[2] or "download"
-        self.have = self.done = have
-        self.total = total
-        self.began = self.told = time.monotonic()
-        self.bar = tqdm(
-            desc=self.name,
-            initial=have,
-            total=total,
-            unit="B",
-            unit_scale=True,
-            file=sys.stderr,
-            disable=not sys.stderr.isatty(),
-        )
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def add(self, count: int) -> None:
-        self.bar.update(count)
-        self.done += count
-        now = time.monotonic()
-        if self.bar.disable and now - self.told >= EVERY:
-            self.told = now
-            numbers = {"elapsed": now - self.began, "initial": self.have, "prefix": self.name, "ncols": 0}
-            print(tqdm.format_meter(self.done, self.total, unit="B", unit_scale=True, **numbers), file=sys.stderr)

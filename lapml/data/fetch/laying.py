@@ -4,13 +4,13 @@ Where a folder holds archives, or an archive does, they are unpacked only as lon
 set without them. So archives beside a complete data set are ignored.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from lapml import config
@@ -18,7 +18,7 @@ from lapml.data.fetch import archives
 from lapml.data.readers import Reader, layouts, read, reader
 from lapml.data.readers import folder as own
 from lapml.errors import LapmlError
-from lapml.files import scratch, sha256
+from lapml.files import locked, scratch, sha256
 from lapml.paths import Paths
 
 MARKER = ".unpacked.json"  # in a folder that we unpacked: from what
@@ -103,17 +103,10 @@ def _generated(name: str, data: config.Data, paths: Paths) -> Path:
     return root
 
 
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
+def _alone(target: Path) -> AbstractContextManager[None]:
     """One process at a time makes ``target``; the others wait, and then find it made."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{target}: waiting for another process to make it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    say = partial(print, f"{target}: waiting for another process to make it", file=sys.stderr)
+    return locked(target.with_name(f".{target.name}.lock"), say)
 
 
 # --- roots ---
@@ -204,12 +197,12 @@ def _unpacked(source: Path, target: Path, lacks: Lacks, advice: str) -> Path:
                 f"{target}: is in the way and was not unpacked by lapml; move it away to have {source} unpacked "
                 f"there, or, if it is the data set, {advice} to it"
             )
-        with scratch(target.with_name(f".{target.name}.partial")) as partial:
-            _unpack(source, packed, others, partial / "new", lacks, advice)
-            (partial / "new" / MARKER).write_text(marker, encoding="utf-8")
+        with scratch(target.with_name(f".{target.name}.partial")) as folder:
+            _unpack(source, packed, others, folder / "new", lacks, advice)
+            (folder / "new" / MARKER).write_text(marker, encoding="utf-8")
             if target.exists():
-                os.replace(target, partial / "old")
-            os.replace(partial / "new", target)  # so target is whole or not there
+                os.replace(target, folder / "old")
+            os.replace(folder / "new", target)  # so target is whole or not there
     return target
 
 
