@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2.functional import rgb_to_grayscale as grey
 
 from lapml.config.parts import Augment
 
@@ -41,18 +42,6 @@ def augment(images: Tensor, uniform: np.ndarray, settings: Augment) -> Tensor:
     return (255 * images).contiguous(memory_format=torch.channels_last)
 
 
-def _brightness(images: Tensor, factor: Tensor, strength: float) -> Tensor:
-    return (images * factor).clamp(0, 1)
-
-
-def _contrast(images: Tensor, factor: Tensor, strength: float) -> Tensor:
-    return _blend(images, functional.rgb_to_grayscale(images).mean((1, 2, 3), keepdim=True), factor)
-
-
-def _colour(images: Tensor, factor: Tensor, strength: float) -> Tensor:
-    return _blend(images, functional.rgb_to_grayscale(images), factor)
-
-
 def _sharpness(images: Tensor, factor: Tensor, strength: float) -> Tensor:
     """Its border stays, as in Pillow. (torchvision's waits for the device.)"""
     inner, changed = images[:, :, 1:-1, 1:-1], images.clone()
@@ -75,9 +64,9 @@ def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 # Each takes images (n, 3, H, W) in 0..1, factors (n, 1, 1, 1) and the strength in 0..1.
 OPERATIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "nothing": lambda images, factor, strength: images,
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "colour": _colour,
+    "brightness": lambda images, factor, strength: (images * factor).clamp(0, 1),
+    "contrast": lambda images, factor, strength: _blend(images, grey(images).mean((1, 2, 3), keepdim=True), factor),
+    "colour": lambda images, factor, strength: _blend(images, grey(images), factor),
     "sharpness": _sharpness,
     "posterize": lambda images, factor, strength: functional.posterize(images, 8 - round(4 * strength)),
     "solarize": lambda images, factor, strength: functional.solarize(images, 1 - strength),

@@ -3,10 +3,10 @@
 Its random numbers are those of draws.py.
 """
 
-import queue
-import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from lapml.data.truth import Annotations, Truth
 from lapml.errors import LapmlError
 
 CHUNK = 1024  # images that are copied to a GPU at once
+AHEAD = 3  # batches that a thread makes or reads before they are asked for
 _held: tuple[weakref.ref, Tensor] | None = None  # the array that lies on the GPU, and where, see _resident
 
 
@@ -219,38 +220,14 @@ def _free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-def _ahead(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:
-    """Iterate in a thread, at most ``depth`` items ahead; its exception is raised here."""
-    ready: queue.Queue = queue.Queue(depth)
-    stop, end = threading.Event(), object()
-
-    def put(item: Any) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
+def _ahead(items: Iterable[Any]) -> Iterator[Any]:
+    """Iterate in a thread, at most :data:`AHEAD` items ahead; its exception is raised here."""
+    each, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, each, end) for _ in range(AHEAD))
         try:
-            for item in items:
-                put((item, None))
-                if stop.is_set():
-                    return
-            put((end, None))
-        except BaseException as error:
-            put((end, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        stop.set()
-        thread.join()
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(pool.submit(next, each, end))
+                yield item
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -80,26 +80,20 @@ def decode(file: Path, banner: int = 0, side: int | None = None) -> Decoded:
             size = whole if orientation < 5 else whole[::-1]
             return Decoded(image, size, orientation, (*corners.min(0).tolist(), *corners.max(0).tolist()))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-        raise LapmlError(
-            f"{file}: cannot be read as an image ({_why(file, error)}); replace this file, or get it again"
-        ) from None
+        why = words(error)
+        if isinstance(error, UnidentifiedImageError):  # whose text is no more than the file's name
+            why = formats.needed(file) or "no format that can be opened here"
+        raise LapmlError(f"{file}: cannot be read as an image ({why}); replace this file, or get it again") from None
 
 
 def _refuse_uncovered(image: Image.Image) -> None:
     """A TIFF's strips may hold less than the size that it declares: Pillow leaves the rest black."""
     if image.format == "TIFF":
-        declared = tuple(
-            image.tag_v2[tag] for tag in (IMAGEWIDTH, IMAGELENGTH)
-        )  # as stored: its size may be turned already
+        # As stored: its size may be turned already.
+        declared = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
         covered = tuple(max((tile.extents[end] for tile in image.tile), default=0) for end in (2, 3))
         if any(less < size for less, size in zip(covered, declared, strict=True)):
             raise ValueError(f"it holds {covered[0]} x {covered[1]} pixels of {declared[0]} x {declared[1]}")
-
-
-def _why(file: Path, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # whose text is no more than the file's name
-        return formats.needed(file) or "no format that can be opened here"
-    return words(error)
 
 
 def _orientation(image: Image.Image) -> int:

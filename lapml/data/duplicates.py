@@ -10,6 +10,14 @@ from lapml.data.findings import Finding, Found
 from lapml.data.look import Seen
 
 MANY = 3  # classes: a picture that is in so many shows none of them
+PLACEHOLDER = "a placeholder, such as 'no image': remove its files"
+EXACT = (  # key, what, verdict and kind of findings
+    ("placeholders", f"one picture in {MANY} classes or more", PLACEHOLDER, "HARMFUL"),
+    ("duplicates_test", "exact duplicates, test and train or val", "test images are trained on", "HARMFUL"),
+    ("duplicates_labels", "exact duplicates under two labels", "one label is wrong", "HARMFUL"),
+    ("duplicates_val", "exact duplicates, train and val", "tuning sees them, the test split does not", "harmless"),
+    ("duplicates_within", "exact duplicates in one split and class", "counted twice", "harmless"),
+)
 
 
 def findings(rows: list[dict[str, Any]], seen: list[Seen]) -> list[Finding]:
@@ -27,48 +35,24 @@ def _exact(rows: list[dict[str, Any]], seen: list[Seen]) -> list[Finding]:
     for at, each in enumerate(seen):
         if not each.error:
             groups[each.pixels].append(at)
-    placeholders, leaks, torn, validation, within = [], [], [], [], []
+    found: dict[str, list[Found]] = defaultdict(list)
     for group in groups.values():
         if len(group) == 1:
             continue
         splits, classes = {rows[at]["split"] for at in group}, {rows[at]["label"] for at in group}
         how = "same file" if len({seen[at].file for at in group}) == 1 else "same pixels"
-        found = Found(
-            " = ".join(f"{rows[at]['path']} ({rows[at]['split']})" for at in group) + f": {how}",
-            tuple(rows[at]["path"] for at in group),
-        )
+        text = " = ".join(f"{rows[at]['path']} ({rows[at]['split']})" for at in group) + f": {how}"
         if len(classes) >= MANY:
-            text = f"{found.files[0]} and {len(group) - 1} more in {len(classes)} classes: {how}"
-            placeholders.append(found._replace(text=text))
+            key = "placeholders"
+            text = f"{rows[group[0]]['path']} and {len(group) - 1} more in {len(classes)} classes: {how}"
         elif "test" in splits and len(splits) > 1:
-            leaks.append(found)
+            key = "duplicates_test"
         elif len(classes) > 1:
-            torn.append(found)
-        elif len(splits) > 1:
-            validation.append(found)
+            key = "duplicates_labels"
         else:
-            within.append(found)
-    several = f"one picture in {MANY} classes or more"
-    return [
-        Finding(
-            "placeholders", several, placeholders, "a placeholder, such as 'no image': remove its files", "HARMFUL"
-        ),
-        Finding(
-            "duplicates_test",
-            "exact duplicates, test and train or val",
-            leaks,
-            "test images are trained on",
-            "HARMFUL",
-        ),
-        Finding("duplicates_labels", "exact duplicates under two labels", torn, "one label is wrong", "HARMFUL"),
-        Finding(
-            "duplicates_val",
-            "exact duplicates, train and val",
-            validation,
-            "tuning sees them, the test split does not",
-        ),
-        Finding("duplicates_within", "exact duplicates in one split and class", within, "counted twice"),
-    ]
+            key = "duplicates_val" if len(splits) > 1 else "duplicates_within"
+        found[key].append(Found(text, tuple(rows[at]["path"] for at in group)))
+    return [Finding(key, what, found[key], verdict, kind) for key, what, verdict, kind in EXACT]
 
 
 def _near(rows: list[dict[str, Any]], seen: list[Seen]) -> list[Finding]:

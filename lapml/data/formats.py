@@ -68,6 +68,5 @@ def needed(file: Path | str) -> str:
     with open(file, "rb") as content:
         start = content.read(12)
     brand = start[8:] if start[4:8] == b"ftyp" else b""
-    return next(
-        (what for mark, what in NEEDED.items() if mark == brand or (len(mark) != 4 and start.startswith(mark))), ""
-    )
+    fits = (what for mark, what in NEEDED.items() if mark == brand or (len(mark) != 4 and start.startswith(mark)))
+    return next(fits, "")

@@ -123,19 +123,19 @@ def left_out(data: Data, root: Path, limit: int | None = EXAMPLES, files: bool =
         for name, folders in below.items()
     ]
     small = [f"{name}: {train} to train on, {test} to test" for name, (train, test) in _too_small(data, root).items()]
-    return [
-        *_paragraph(
-            f"{len(others)} files left out",
-            [f"{path}: {what}" for path, what in others.items()] if files else by_class,
-            limit,
-        ),
-        *_paragraph(
-            "folders of images in a class's folder (labels: nested reads them as classes, top as one)",
-            nested,
-            limit,
-        ),
-        *_paragraph(f"{len(small)} classes left out (min_images: {data.min_images})", small, limit),
-    ]
+    notes = {
+        f"{len(others)} files left out": [f"{path}: {what}" for path, what in others.items()] if files else by_class,
+        "folders of images in a class's folder (labels: nested reads them as classes, top as one)": nested,
+        f"{len(small)} classes left out (min_images: {data.min_images})": small,
+    }
+    paragraphs = []
+    for title, lines in notes.items():
+        shown = lines[:limit]
+        if len(lines) > len(shown):
+            shown.append(f"… and {len(lines) - len(shown)} more: `lapml data check` names them all")
+        if lines:
+            paragraphs.append("\n    ".join([f"{title}:", *shown]))
+    return paragraphs
 
 
 def _too_small(data: Data, root: Path) -> dict[str, tuple[int, int]]:
@@ -143,15 +143,6 @@ def _too_small(data: Data, root: Path) -> dict[str, tuple[int, int]]:
     if data.min_images is None:
         return {}
     return folder.too_small(root, data.classes, data.labels, data.min_images)
-
-
-def _paragraph(title: str, lines: list[str], limit: int | None) -> list[str]:
-    if not lines:
-        return []
-    more = (
-        [f"… and {len(lines) - limit} more: `lapml data check` names them all"] if limit and len(lines) > limit else []
-    )
-    return ["".join(f"{line}\n    " for line in [f"{title}:", *lines[:limit], *more]).rstrip()]
 
 
 def _incomparable(kind: str, data: Data, index: pd.DataFrame, published: Counts) -> str:
@@ -181,11 +172,11 @@ def _against(index: pd.DataFrame, published: Counts, val_fraction: float | str) 
     ]
     if published.per_class:
         low, high = published.per_class
-        for name, count in index["class_name"].value_counts().items():
-            if not low <= count <= high:
-                wrong.append(
-                    f"class {name}: found {count} images, published {low if low == high else f'{low} to {high}'}"
-                )
+        usual = low if low == high else f"{low} to {high}"
+        sizes = index["class_name"].value_counts().items()
+        wrong += [
+            f"class {name}: found {size} images, published {usual}" for name, size in sizes if not low <= size <= high
+        ]
     differing = [Found(each) for each in wrong]
     return Finding("counts", "counts that differ from the published ones", differing, "an incomplete copy", "HARMFUL")
 
@@ -205,15 +196,11 @@ def counts(index: pd.DataFrame) -> str:
     for split in (*SPLITS, "all"):
         labels = index["label"] if split == "all" else index["label"][index["split"] == split]
         count = labels.value_counts()
-        per_class = f"{count.min()} / {count.median():g} / {count.max()}; {_balance(count)}" if len(count) else "-"
+        share = count.to_numpy() / count.sum()
+        balance = f"{-(share * np.log(share)).sum() / np.log(len(share)):.3f}" if len(share) > 1 else "-"
+        per_class = f"{count.min()} / {count.median():g} / {count.max()}; {balance}" if len(count) else "-"
         lines.append(f"{split:<8}{len(labels):>8}{len(count):>9}   {per_class}")
     return "\n".join(lines)
-
-
-def _balance(count: pd.Series) -> str:
-    """Entropy of the classes, over that of equally many images in each."""
-    share = count.to_numpy() / count.sum()
-    return f"{-(share * np.log(share)).sum() / np.log(len(share)):.3f}" if len(share) > 1 else "-"
 
 
 def _files(rows: list[dict[str, Any]], seen: list[Seen]) -> list[Finding]:

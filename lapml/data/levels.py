@@ -74,14 +74,11 @@ def _levels(values: np.ndarray) -> np.ndarray:
     if not np.isfinite([low, high]).all():
         raise ValueError("pixels are not all finite numbers")
     if low >= 0:
-        low, high = 0.0, max(high, 1.0) if values.dtype.kind == "f" else float(_white(int(high)))
+        bits = int(high).bit_length()
+        white = 2 ** next((depth for depth in DEPTHS if bits <= depth), bits) - 1
+        low, high = 0.0, max(high, 1.0) if values.dtype.kind == "f" else float(white)
     scaled = (values.astype(np.float64) - low) * (255 / (high - low or 1.0))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-
-
-def _white(largest: int) -> int:
-    bits = largest.bit_length()
-    return 2 ** next((depth for depth in DEPTHS if bits <= depth), bits) - 1
 
 
 def lower_bytes(image: Image.Image, again: Callable[[], Image.Image]) -> Callable[[], np.ndarray] | None:

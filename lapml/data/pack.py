@@ -90,11 +90,8 @@ def prepare(name: str, data: Data, paths: Paths, progress: bool = True, boxed: C
         files = [root / how.IMAGES / path for path in table["path"]]
         with locked(partial.with_name(".packing.lock"), busy):
             packing = Packing(partial, files, data.stored_side, how.BANNER)
-            packing.work(name, progress)
-            rows = [
-                upright(row, *size, banner=how.BANNER)
-                for row, size in zip(table.to_dict("records"), packing.sizes(), strict=True)
-            ]
+            seen = zip(table.to_dict("records"), packing.work(name, progress), strict=True)
+            rows = [upright(row, *size, banner=how.BANNER) for row, size in seen]
             source = {key: record[key] for key in ("kind", *KEYS) if key in record}
             about = {"parts": how.part_names(root), "source": source, "settings": data.packing()}
             _finish(packing, folder, rows, about)
@@ -120,12 +117,8 @@ class Packing:
             self.seen.write_bytes(b"")
             self.key.write_text(key)
 
-    def sizes(self) -> list[list[int]]:
-        """Upright width and height and stored orientation of each image."""
-        return np.fromfile(self.seen, SEEN)["size"].tolist()
-
-    def work(self, name: str, progress: bool) -> None:
-        """Pack what is not packed yet."""
+    def work(self, name: str, progress: bool) -> list[list[int]]:
+        """Pack what is not packed yet; returns upright width and height and stored orientation of each image."""
         bar = tqdm(total=len(self.files), desc=f"pack {name}", unit="img",
                    mininterval=0.1 if sys.stderr.isatty() else 30, disable=not progress)  # fmt: skip
         with bar:
@@ -144,6 +137,7 @@ class Packing:
                     seen.write(about)
                     self.sha256.update(pixels)
                     bar.update()
+        return np.fromfile(self.seen, SEEN)["size"].tolist()
 
     def _done(self, bar: tqdm) -> int:
         """Number of complete squares of unchanged files; adds them to the checksum."""

@@ -1,6 +1,5 @@
 """A contact sheet of a packed data set: random images with what the annotations say of them."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from lapml.common.text import line, shortened
 from lapml.data.index import SPLITS
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
+from lapml.files import atomic
 from lapml.paths import Paths
 
 
@@ -50,12 +50,5 @@ def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) 
         axis.set_xlabel(f"{label}\n{row['split']}", parse_math=False, fontsize=7, color=colours[row["split"]])
         axis.set(xlim=(0, side), ylim=(side, 0))
     figure.suptitle(f"{name}: {len(chosen)} of {len(packed.index)} images, stored at {side} x {side}", fontsize=9)
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp")
-    try:
-        with matplotlib.rc_context({"figure.facecolor": "white"}):
-            figure.savefig(temporary, format="png", metadata={"Software": None})
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(output) as temporary, matplotlib.rc_context({"figure.facecolor": "white"}):
+        figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -33,7 +33,9 @@ def near(thumbnails: np.ndarray) -> np.ndarray:
     nothing apart. Of 12,000 images, a pair that differs in 8 of 128 bits shares a band with a probability of 99.99 %, one
     that differs in 16 with 95 %. The draw is always the same.
     """
-    bits = _bits(thumbnails)
+    across = thumbnails[:, :-1, 1:] > thumbnails[:, :-1, :-1]
+    down = thumbnails[:, 1:, :-1] > thumbnails[:, :-1, :-1]
+    bits = np.concatenate([across, down], axis=1).reshape(len(thumbnails), -1)  # (n, 2 * 8 * 8): the difference hash
     words = np.packbits(bits, axis=1).view(np.uint64)
     levels = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     levels -= levels.mean(1, keepdims=True)
@@ -57,10 +59,3 @@ def near(thumbnails: np.ndarray) -> np.ndarray:
             alike = (levels[pairs[:, 0]] * levels[pairs[:, 1]]).sum(1) >= LEAST_CORRELATION
             found.append(np.sort(pairs[alike], axis=1))
     return np.unique(np.concatenate(found), axis=0)
-
-
-def _bits(thumbnails: np.ndarray) -> np.ndarray:
-    """The difference hash: bool (n, 2 * 8 * 8)."""
-    across = thumbnails[:, :-1, 1:] > thumbnails[:, :-1, :-1]
-    down = thumbnails[:, 1:, :-1] > thumbnails[:, :-1, :-1]
-    return np.concatenate([across, down], axis=1).reshape(len(thumbnails), -1)

@@ -66,20 +66,16 @@ def split(
     top = layouts.top_of(folder)
     named = folder if folder.name not in ("", "..") else folder.resolve()
     target = target or named.with_name(f"{named.name}-split")
-    _refuse_target(target, folder)
+    if target.exists() or target.is_symlink():
+        raise LapmlError(f"{target}: is there already; remove it, or name another new folder with --to")
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise LapmlError(f"{target}: lies in {folder}, in which nothing is changed; name a folder outside it with --to")
     if layouts.by_class(top):
         index, lines = _as_split(top), ["as CLASS/train and CLASS/test were: nothing is drawn"]
     else:
         index, lines = _drawn(top, test, seed, group_by, exact, progress)
     how = _lay(index, top, target)
     return "\n".join([f"{target}: {len(index)} images of {top}, by {how}", counts(index), *lines])
-
-
-def _refuse_target(target: Path, folder: Path) -> None:
-    if target.exists() or target.is_symlink():
-        raise LapmlError(f"{target}: is there already; remove it, or name another new folder with --to")
-    if target.resolve().is_relative_to(folder.resolve()):
-        raise LapmlError(f"{target}: lies in {folder}, in which nothing is changed; name a folder outside it with --to")
 
 
 def _as_split(top: Path) -> pd.DataFrame:
@@ -115,7 +111,9 @@ def _drawn(
     files, thumbnails = zip(*(each for path in paths if (each := seen[path])), strict=True)
     series = [series_of[path] for path in paths]
     links = [_same(files), _same(series)] + ([] if exact else [similar.near(np.stack(thumbnails))])
-    groups = _groups(len(paths), links)
+    pairs = np.concatenate(links)
+    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(paths), len(paths)))
+    groups = connected_components(graph, directed=False)[1]  # (n,): equal numbers for images that are linked
     tested = assigned(paths, classes, groups, test, seed)
     untested = sorted(set(classes) - {name for name, each in zip(classes, tested, strict=True) if each})
     if len(set(classes)) - len(untested) < 2:
@@ -178,13 +176,6 @@ def _same(keys: Sequence[str | None]) -> np.ndarray:
     first: dict[str, int] = {}
     pairs = [(first.setdefault(key, at), at) for at, key in enumerate(keys) if key is not None]
     return np.array(pairs, np.int64).reshape(-1, 2)
-
-
-def _groups(count: int, links: list[np.ndarray]) -> np.ndarray:
-    """A number for each image, equal for those that are linked: (n,)."""
-    pairs = np.concatenate(links)
-    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    return connected_components(graph, directed=False)[1]
 
 
 def assigned(

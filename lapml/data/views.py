@@ -110,9 +110,8 @@ def erase(images: Tensor, uniform: Tensor, probability: float) -> Tensor:
     side = images.shape[2]
     area, (low, high) = ERASED[0] + uniform[:, 1] * (ERASED[1] - ERASED[0]), np.log(ERASED_ASPECT)
     root = torch.exp((low + uniform[:, 2] * (high - low)) / 2)
-    extent = (
-        torch.stack([area.sqrt() * root, area.sqrt() / root], 1).mul(side).round().clamp(1, side - 1)
-    )  # height, width
+    extent = torch.stack([area.sqrt() * root, area.sqrt() / root], 1)  # height, width
+    extent = extent.mul(side).round().clamp(1, side - 1)
     start = (uniform[:, 3:] * (side - extent + 1)).floor()
     place = torch.arange(side, device=images.device)
     hit = (place >= start[:, :, None]) & (place < (start + extent)[:, :, None])  # (B, 2, side): rows and columns

@@ -13,7 +13,7 @@ from lapml.config import View
 from lapml.config.parts import Augment
 from lapml.data import views
 from lapml.data.augment import augment
-from lapml.data.batches import Batches, _ahead
+from lapml.data.batches import AHEAD, Batches, _ahead
 from lapml.data.draws import Purpose, donors_of, same_class, stream
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError
@@ -359,8 +359,8 @@ def test_ahead_keeps_order_and_bounds_memory():
             taken.append(number)
             yield number
 
-    for number in (reader := _ahead(items(), depth=2)):
-        assert len(taken) <= number + 1 + 2 + 2  # yielded, waiting in the queue, held by the thread
+    for number in (reader := _ahead(items())):
+        assert len(taken) <= number + 1 + AHEAD
         if number == 30:
             break
     reader.close()

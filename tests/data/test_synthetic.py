@@ -1,6 +1,6 @@
 """The synthetic birds: always the same, true to their annotations, and sisters but for their marks."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from itertools import combinations
 
@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFilter
 
 from lapml.config import Synthetic
 from lapml.data.synthetic import birds as synthetic
 from lapml.data.synthetic.anatomy import CUB_PARTS, bird
-from lapml.data.synthetic.birds import Placement, footprint, pictures, render
-from lapml.data.synthetic.species import SISTERS, differing, species
+from lapml.data.synthetic.birds import Placement, pictures, render
+from lapml.data.synthetic.species import SISTERS, Species, species
 
 FAMILIES: dict[int, list[int]] = {}
 for number in range(200):
@@ -143,6 +144,27 @@ def test_leaves_hide_parts_and_frames_cut_them():
     assert 10 < len(mirrored) < 30
     beak, tail = CUB_PARTS.index("beak"), CUB_PARTS.index("tail")
     assert all(p.places[beak, 0] > p.places[tail, 0] for p in mirrored)
+
+
+MARKS = tuple(field.name for field in fields(Species))[4:]
+
+
+def differing(first: Species, second: Species) -> set[str]:
+    """The marks in which two species differ."""
+    return {mark for mark in MARKS if getattr(first, mark) != getattr(second, mark)}
+
+
+def footprint(kind: Species, marks: set[str], rng: np.random.Generator, side: int, nuisance: float) -> np.ndarray:
+    """Where marks of a species lie in the image that render makes of an equal generator: (height, width) bool, with a rim of one
+    pixel. It does not ask whether something lies in front of them."""
+    size = synthetic._size(rng, side)
+    figure = bird(kind)
+    move = Placement(figure, synthetic._pose(rng, nuisance), size)
+    canvas = Image.new("L", size)
+    for shape in figure.shapes:
+        if shape.part in marks:
+            ImageDraw.Draw(canvas).polygon((move(shape.points) - 0.5).ravel().tolist(), fill=255)
+    return np.asarray(canvas.filter(ImageFilter.MaxFilter(3))) > 0
 
 
 def test_families():

@@ -33,7 +33,7 @@ Limb = Callable[..., np.ndarray]  # (s, v) -> (n, 2): s from base 0 to tip 1, v 
 class Shape:
     """One polygon of one colour."""
 
-    part: str  # the mark that it shows, out of species.MARKS, or another part of the body
+    part: str  # the mark that it shows, a field of Species, or another part of the body
     points: np.ndarray  # (n, 2), units
     colour: Colour
 

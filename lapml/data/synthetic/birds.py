@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from lapml.config import Synthetic
 from lapml.data.synthetic.anatomy import CUB_PARTS, Bird, bird, rotation
@@ -96,19 +96,6 @@ def render(kind: Species, rng: np.random.Generator, side: int, nuisance: float) 
     image = light(rng, pixels, nuisance)
     places = _places(figure, move)
     return Picture(image, Image.fromarray(mask.astype(np.uint8) * 255), _box(mask), _seen(places, mask), places)
-
-
-def footprint(kind: Species, marks: set[str], rng: np.random.Generator, side: int, nuisance: float) -> np.ndarray:
-    """Where `marks` of a species lie in the image that :func:`render` makes of an equal generator: (height, width)
-    bool, with a rim of one pixel. It does not ask whether something lies in front of them."""
-    size = _size(rng, side)
-    figure = bird(kind)
-    move = Placement(figure, _pose(rng, nuisance), size)
-    canvas = Image.new("L", size)
-    for shape in figure.shapes:
-        if shape.part in marks:
-            ImageDraw.Draw(canvas).polygon((move(shape.points) - 0.5).ravel().tolist(), fill=255)
-    return np.asarray(canvas.filter(ImageFilter.MaxFilter(3))) > 0
 
 
 def _size(rng: np.random.Generator, side: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ the crown, the number of wing bars, the pattern of the breast. Neighbouring fami
 How a species looks is drawn by :mod:`lapml.data.synthetic.anatomy`; how an image misleads, by :mod:`lapml.data.synthetic.birds`.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -96,7 +96,6 @@ class Species:
     beak: str = ""
 
 
-MARKS = tuple(field.name for field in fields(Species))[4:]
 BREASTS = ("streaked", "plain", "banded", "spotted")
 BEAKS = {"cone": "Thick", "long": "Long", "hooked": "Hook", "thin": "Thin"}
 BARS = {
@@ -151,8 +150,3 @@ def _variants(common: Species, mark: str, family: int) -> list[tuple[str, dict]]
     clear = [name for name, colour in COLOURS.items() if np.abs(np.subtract(colour, ground)).sum() > 150]
     turned = [clear[(family + i) % len(clear)] for i in range(4)]
     return [(f"{name}_{WORDS[mark]}", {mark: COLOURS[name]}) for name in turned]
-
-
-def differing(first: Species, second: Species) -> set[str]:
-    """The marks, out of :data:`MARKS`, in which two species differ."""
-    return {mark for mark in MARKS if getattr(first, mark) != getattr(second, mark)}
