@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lapml import config
-from lapml.data import pack
+from lapml.data import pack, readers
 from lapml.data.fetch import contents, sources
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
@@ -78,12 +78,12 @@ def stage(request):
 
 def test_the_same_names_and_sizes_are_not_the_same_data(paths, mine):
     old, new = paths.root / "old", paths.root / "new"
-    files = contents.listed(old, mine())
-    assert files == contents.listed(new, mine())
+    files = readers.read(old, mine())["image"].tolist()
+    assert files == readers.read(new, mine())["image"].tolist()
     assert [(old / file).stat().st_size for file in files] == [(new / file).stat().st_size for file in files]
-    known = contents.contents(old, mine(), files)
-    assert not contents.alike(known, contents.contents(new, mine(), files))
-    assert contents.alike(known, contents.contents(Path(shutil.copytree(old, paths.root / "copy")), mine(), files))
+    _, known = contents.looked_at(old, mine())
+    assert not contents.alike(known, contents.looked_at(new, mine())[1])
+    assert contents.alike(known, contents.looked_at(Path(shutil.copytree(old, paths.root / "copy")), mine())[1])
 
 
 @pytest.mark.parametrize("down", ["", "deeper"])

@@ -86,19 +86,12 @@ def extract(archive: Path, folder: Path, budget: Budget, advice: str) -> None:
         raise LapmlError(f"{archive}: unsafe member {error}; do not use this archive; {advice}") from None
     except LapmlError:
         raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LapmlError(f"{archive}: the disk is full; free some space and try again") from None
-        raise _damaged(archive, error, advice) from None
     except Exception as error:  # damage raises many types
-        raise _damaged(archive, error, advice) from None
-
-
-def _damaged(archive: Path, error: Exception, advice: str) -> LapmlError:
-    what = words(error)
-    return LapmlError(
-        f"{archive}: cannot be unpacked ({what}): cut off or damaged; remove it and get it again, or {advice}"
-    )
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LapmlError(f"{archive}: the disk is full; free some space and try again") from None
+        raise LapmlError(
+            f"{archive}: cannot be unpacked ({words(error)}): cut off or damaged; remove it and get it again, or {advice}"
+        ) from None
 
 
 def _members(archive: Path, advice: str) -> Iterator[_Member]:

@@ -5,7 +5,7 @@
     files_sha256         over the names and bytes of the chosen classes' image files; of synthetic birds over the name of their
                          folder, which their settings give: other libraries may write other bytes
 
-All bytes are read when a data set is fetched, and again when names, sizes or times of its files change (:func:`stamp`).
+All bytes are read when a data set is fetched, and again when names, sizes or times of its files change (its stamp).
 """
 
 import hashlib
@@ -21,46 +21,32 @@ from lapml.files import sha256
 KEYS = ("images", "annotations_sha256", "files_sha256")
 
 
-def listed(root: Path, data: Data) -> list[str]:
-    """The image files of the chosen classes, sorted, as paths below ``root`` with forward slashes.
+def looked_at(root: Path, data: Data, known: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """A data set's stamp, which is a checksum of its files' names, sizes and times of change; and a value for each of :data:`KEYS`.
+
+    Args:
+        known: stamp and contents of these files (places.py): with an equal stamp no byte of them is read.
 
     Raises:
         LapmlError: the reader cannot read what lies there.
     """
-    images = reader(data.reader).IMAGES
-    below = f"{images}/" if images else ""
-    return sorted(f"{below}{path}" for path in read(root, data)["image"])
-
-
-def stamp(root: Path, files: list[str]) -> str:
-    """Checksum of the files' names, sizes and times of change: no byte of them is read."""
-    total = hashlib.sha256()
-    for path in files:
+    how = reader(data.reader)
+    files = sorted((f"{how.IMAGES}/" if how.IMAGES else "") + path for path in read(root, data)["image"])
+    seen, total = hashlib.sha256(), hashlib.sha256()
+    for path in files:  # first: a change while they are read is seen next time
         about = os.stat(root / path)
-        total.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
-    return total.hexdigest()
-
-
-def contents(root: Path, data: Data, files: list[str], files_sha256: str | None = None) -> dict[str, Any]:
-    """A value for each of :data:`KEYS`.
-
-    Args:
-        files: of :func:`listed`.
-        files_sha256: if known and no file has changed.
-    """
-    images, annotations = reader(data.reader).fingerprint(root)
-    known = files_sha256 or _files_sha256(root, data, files)
-    return {"images": images, "annotations_sha256": annotations, "files_sha256": known}
-
-
-def _files_sha256(root: Path, data: Data, files: list[str]) -> str:
-    if data.source == "synthetic":
-        return hashlib.sha256(root.name.encode()).hexdigest()
-    total = hashlib.sha256()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads run
-        for path, checksum in zip(files, pool.map(lambda path: sha256(root / path), files), strict=True):
-            total.update(f"{path}\0{checksum}\n".encode())
-    return total.hexdigest()
+        seen.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+    if known and known["stamp"] == seen.hexdigest():
+        files_sha256 = known["contents"]["files_sha256"]
+    elif data.source == "synthetic":
+        files_sha256 = hashlib.sha256(root.name.encode()).hexdigest()
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads run
+            for path, checksum in zip(files, pool.map(lambda path: sha256(root / path), files), strict=True):
+                total.update(f"{path}\0{checksum}\n".encode())
+        files_sha256 = total.hexdigest()
+    images, annotations = how.fingerprint(root)
+    return seen.hexdigest(), {"images": images, "annotations_sha256": annotations, "files_sha256": files_sha256}
 
 
 def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:

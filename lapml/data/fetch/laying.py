@@ -26,7 +26,7 @@ SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".ta
 DEPTH = 2  # how many folders down a root, or an archive, is looked for
 MOST_FILES = 10_000  # beside the archives in a folder: they are copied
 LARGEST_FILE = 64 * 2**20  # bytes of one of them
-Lacks = Callable[[Path], str | None]
+Lacks = Callable[[Path], str]
 
 
 def lay_out(
@@ -60,7 +60,7 @@ def _folder(
     if source == "synthetic":
         return "drawn", source, _generated(name, data, paths)
     how, target = reader(data.reader), paths.raw(name)
-    lacks = _lacks(how, data, advice)
+    lacks = partial(_lacks, how, data, advice)
     if source == "official" or isinstance(source, list) or "://" in source:
         file, url = _downloaded(name, source, how, paths.raw("downloads"), advice)
         return "url", url, _unpacked(file, target, lacks, advice)
@@ -142,17 +142,13 @@ def _roots(folder: Path, how: Reader) -> list[Path]:
     return sorted(roots.values())
 
 
-def _lacks(how: Reader, data: config.Data, advice: str) -> Lacks:
-    """What a folder lacks to be the data set, by its reader; None if nothing."""
-
-    def lacks(folder: Path) -> str | None:
-        try:
-            read(root_in(folder, how, advice), data)
-        except LapmlError as error:
-            return str(error)
-        return None
-
-    return lacks
+def _lacks(how: Reader, data: config.Data, advice: str, folder: Path) -> str:
+    """What a folder lacks to be the data set, by its reader; "" if nothing."""
+    try:
+        read(root_in(folder, how, advice), data)
+    except LapmlError as error:
+        return str(error)
+    return ""
 
 
 # --- archives ---

@@ -15,7 +15,7 @@ from typing import Any
 
 from lapml import config
 from lapml.data.fetch import places
-from lapml.data.fetch.contents import KEYS, alike, contents, described, listed, stamp
+from lapml.data.fetch.contents import KEYS, alike, described, looked_at
 from lapml.data.fetch.laying import lay_out, located, root_in
 from lapml.data.fetch.places import asked_for, named, shown, variable
 from lapml.data.readers import reader
@@ -43,14 +43,12 @@ def fetch(name: str, data: config.Data, paths: Paths, anew: bool = False) -> Non
     asked, advice = asked_for(name, data), _advice(name)
     try:
         kind, used, root = lay_out(name, asked, data, paths, advice)
-        files = listed(root, data)
-        seen = stamp(root, files)  # first: a change while they are read is seen next time
-        found = contents(root, data, files)
+        stamp, found = looked_at(root, data)
         if asked != data.source and not anew:
             _refuse_elsewhere(name, data, paths, found)
         write_text(paths.source(name), json.dumps(found, indent=1) + "\n")
         known = {"kind": kind, "source": used, "asked": shown(asked)}
-        places.keep(name, data, paths, known, root, seen, found)
+        places.keep(name, data, paths, known, root, stamp, found)
     except OSError as error:
         raise LapmlError(f"data set {name}: {error}; check permissions, free some disk space, or {advice}") from None
 
@@ -100,8 +98,10 @@ def refuse_other(name: str, data: config.Data, paths: Paths) -> None:
         place = places.read(name, paths, record)
         _refuse_renamed(name, data, paths, place)
         elsewhere = not places.is_where(place, asked, data, paths) if place else asked != data.source
-        folder = isinstance(asked, str) and located(asked, paths).is_dir()
-        if record and elsewhere and (folder or place and _reached(asked, paths)):
+        here = isinstance(asked, str) and located(asked, paths)
+        # A folder or an archive that is not there stops no work on packed data.
+        reached = not here or asked == "official" or "://" in asked or here.exists()
+        if record and elsewhere and (here and here.is_dir() or place and reached):
             _placed(name, data, paths, record)
     try:
         packed = json.loads((paths.pack(name) / "meta.json").read_text(encoding="utf-8"))["source"]
@@ -133,22 +133,21 @@ def _placed(name: str, data: config.Data, paths: Paths, record: dict[str, Any]) 
             if not root.is_dir():
                 return place  # as it was
         elif place and not (isinstance(asked, str) and located(asked, paths).is_dir()):
-            raise LapmlError(_elsewhere(name, data, asked))
+            if asked == data.source:
+                raise LapmlError(
+                    f"{shown(asked)}: has changed since data.{name} was fetched from it; run `lapml data fetch {name}`"
+                )
+            raise LapmlError(
+                f"{variable(name)} is {shown(asked)!r}, and the data were fetched from elsewhere, or before it changed; run "
+                f"`lapml data fetch {name}`, which compares the two, or unset it"
+            )
         else:
             kind, used, root = lay_out(name, asked, data, paths, _advice(name))
             known = {"kind": kind, "source": used, "asked": shown(asked)}
-        files = listed(root, data)
-        seen = stamp(root, files)
-        as_it_was = place and root == paths.root / place["root"] and seen == place["stamp"]
-        found = contents(root, data, files, place["contents"]["files_sha256"] if as_it_was else None)
+        stamp, found = looked_at(root, data, place if place and root == paths.root / place["root"] else None)
         if not alike(found, record):
             raise LapmlError(_changed(name, data, asked, root, found, record))
-        return places.keep(name, data, paths, known, root, seen, found)
-
-
-def _reached(asked: str | list[str], paths: Paths) -> bool:
-    """Whether a fetch could find there what is asked for: a folder or an archive that is not there stops no work on packed data."""
-    return isinstance(asked, list) or asked == "official" or "://" in asked or located(asked, paths).exists()
+        return places.keep(name, data, paths, known, root, stamp, found)
 
 
 def _record(name: str, paths: Paths) -> dict[str, Any] | None:
@@ -195,8 +194,8 @@ def _refuse_elsewhere(name: str, data: config.Data, paths: Paths, found: dict[st
         known = {key: before["contents"][key] for key in (KEYS if chosen else KEYS[:2])}
     if known is None and isinstance(data.source, str) and (folder := located(data.source, paths)).is_dir():
         with suppress(LapmlError):  # it is no whole data set
-            root = root_in(folder, reader(data.reader), "")
-            known, what = contents(root, data, listed(root, data)), f"lie at data.{name}.source ({data.source})"
+            _, known = looked_at(root_in(folder, reader(data.reader), ""), data)
+            what = f"lie at data.{name}.source ({data.source})"
     if known is not None and not alike(found, known):
         raise LapmlError(
             _other(name, asked_for(name, data), found, f"than {what}", known)
@@ -219,13 +218,4 @@ def _other(name: str, asked: Any, found: dict[str, Any], than: str, record: dict
     return (
         f"{variable(name)} is {shown(asked)!r}, which holds other data ({described(found)}) {than} ({described(record)}): the "
         f"variable says where data lie, not what they are; unset it, or name them in data.{name}.source"
-    )
-
-
-def _elsewhere(name: str, data: config.Data, asked: Any) -> str:
-    if asked == data.source:
-        return f"{shown(asked)}: has changed since data.{name} was fetched from it; run `lapml data fetch {name}`"
-    return (
-        f"{variable(name)} is {shown(asked)!r}, and the data were fetched from elsewhere, or before it changed; run "
-        f"`lapml data fetch {name}`, which compares the two, or unset it"
     )
