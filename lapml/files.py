@@ -28,6 +28,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
     """A new, empty folder that is removed afterwards; what a killed process left there is removed first."""

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ValidationError, create_model
 
-from lapml.common.sections import Section
+from lapml.common.sections import Section, mistake
 from lapml.errors import LapmlError
 from lapml.files import sha256
 
@@ -97,22 +97,12 @@ def looked_up(
         values = model.model_validate(theirs).model_dump()
         json.dumps(values)
     except ValidationError as error:
-        raise ValueError(f"{_first(error)} (the keys of {keys['name']} are: {', '.join(wanted) or 'none'})") from None
+        raise ValueError(f"{mistake(error)} (the keys of {keys['name']} are: {', '.join(wanted) or 'none'})") from None
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{file}: {found.__name__}: its keys must be numbers, text, lists or the like ({error})"
         ) from None
     return {**{key: keys[key] for key in ours if key in keys}, **values, "sha256": sha256(file)}
-
-
-def _first(error: ValidationError) -> str:
-    """The first mistake of a user's keys: key, found, expected."""
-    first = error.errors()[0]
-    says = {"missing": "missing; add it", "extra_forbidden": "unknown key; remove it or correct its spelling"}
-    message = says.get(first["type"]) or f"found {first['input']!r}, expected: {first['msg']}"
-    if first["type"] == "value_error":  # of the user, complete
-        message = first["msg"].removeprefix("Value error, ")
-    return ": ".join(filter(None, (".".join(map(str, first["loc"])), message)))
 
 
 def arguments_of(found: Callable, file: Path) -> type[Section]:

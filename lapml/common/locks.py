@@ -1,6 +1,5 @@
 """Locks: one process at a time per run folder. The system frees them when their holder dies."""
 
-import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lapml.common import ranks
-from lapml.files import write_json
+from lapml.files import json_object, write_json
 
 WAIT = 20.0  # seconds between two tries; ranks synchronise in between
 
@@ -63,8 +62,7 @@ def _taken(lock: FileLock, wait: float) -> bool:
 
 
 def _who(holder: Path) -> str:
-    try:
-        found = json.loads(holder.read_text(encoding="utf-8"))
-        return f"process {found['pid']} on {found['host']}, since {found['since']},"
-    except (OSError, ValueError, KeyError, TypeError):  # between its lock and its note
+    found = json_object(holder)
+    if not {"pid", "host", "since"} <= found.keys():  # between its lock and its note
         return "another process"
+    return f"process {found['pid']} on {found['host']}, since {found['since']},"

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lapml.common.sections import mistake
 from lapml.errors import LapmlError
 from lapml.paths import RUN_FILES
 
@@ -103,14 +104,7 @@ def checked(where: str | Path, record: Any, form: type[Record], advice: str = ""
     try:
         form.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-        text = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            text = "missing"
-        elif first["type"] != "value_error":
-            text = f"found {repr(first['input'])[:80]}, expected: {text[0].lower() + text[1:]}"
-        raise LapmlError(f"{where}: {key}{text}{advice}") from None
+        raise LapmlError(f"{where}: {mistake(error).removesuffix('; add it')}{advice}") from None
     return record
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 FARTHEST = 2.0  # between unit vectors
 NAME, LONGEST_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$", 64
@@ -17,6 +17,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 TUNED = Literal["tuned"]
+
+
+SAID = {  # of pydantic's mistakes
+    "missing": "missing; add it",
+    "extra_forbidden": "unknown key; remove it or correct its spelling",
+}
 
 
 # Marks a key that joined after runs had been published, as in `cooldown: Annotated[int, LATER] = 0`: its default means "as
@@ -45,3 +51,17 @@ def _leave_out(section: Section, record: dict[str, Any]) -> None:
             record.pop(name, None)
         elif isinstance(value, Section) and name in record:
             _leave_out(value, record[name])
+
+
+def mistake(error: ValidationError, *above: str) -> str:
+    """The first mistake that pydantic found: key, what was found, what was expected.
+
+    Args:
+        above: the keys that the section stands below.
+    """
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] != "value_error":  # ours already say what was found
+        found = f"found {repr(first['input'])[:80]}, expected: {message[0].lower() + message[1:]}"
+        message = SAID.get(first["type"], found)
+    return ": ".join(filter(None, (".".join([*above, *map(str, first["loc"])]), message)))

@@ -3,21 +3,20 @@
 A tar that is cut off, even between members, or holds anything but these plain files is refused.
 """
 
-import hashlib
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, words
 from lapml.files import atomic, sha256
 
 MANIFEST = "kit.json"
 BLOCK = tarfile.BLOCKSIZE
 EMPTY = tarfile.RECORDSIZE  # bytes of a tar are a multiple of it
-SLICE = 2**20
 LONGEST = 255  # bytes of a file's name, on common disks
 
 
@@ -66,7 +65,7 @@ def manifest(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise LapmlError(f"{path}: no such file") from None
     except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise LapmlError(f"{path}: cut off or damaged, or no tar ({_short(error)}); get it again") from None
+        raise LapmlError(f"{path}: cut off or damaged, or no tar ({words(error)[:120]}); get it again") from None
     return record
 
 
@@ -87,12 +86,16 @@ def extract(path: Path, folder: Path) -> dict[str, Any]:
                 _refuse_unsafe(path, member)
                 if member.name not in left:
                     raise LapmlError(f"{path}: {member.name}: not in its manifest, or twice in the tar; get it again")
-                if _copied(tar, member, folder / member.name) != left.pop(member.name):
+                target = folder / member.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open(target, "wb") as file:
+                    shutil.copyfileobj(tar.extractfile(member), file)
+                if sha256(target) != left.pop(member.name):
                     raise LapmlError(
                         f"{path}: {member.name}: damaged (checksum differs from the manifest); get it again"
                     )
     except (tarfile.TarError, EOFError) as error:
-        raise LapmlError(f"{path}: cut off or damaged ({_short(error)}); get it again") from None
+        raise LapmlError(f"{path}: cut off or damaged ({words(error)[:120]}); get it again") from None
     if left:
         raise LapmlError(f"{path}: cut off: {next(iter(left))} and {len(left) - 1} more are missing; get it again")
     return record
@@ -107,18 +110,3 @@ def _refuse_unsafe(path: Path, member: tarfile.TarInfo) -> None:
         raise LapmlError(f"{path}: {member.name}: leads outside of its folder; nothing of it is used")
     if any(len(part.encode()) > LONGEST for part in name.parts):
         raise LapmlError(f"{path}: {member.name[:80]}…: found a name of over {LONGEST} bytes; nothing of it is used")
-
-
-def _copied(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> str:
-    """The checksum of what was written."""
-    digest, source = hashlib.sha256(), tar.extractfile(member)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target, "wb") as file:
-        while part := source.read(SLICE):
-            digest.update(part)
-            file.write(part)
-    return digest.hexdigest()
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lapml.common.sections import Section
+from lapml.common.sections import Section, mistake
 from lapml.errors import expected
 
 
@@ -19,14 +19,7 @@ def validated(read: Callable[[Any], Section], keys: dict[str, Any], where: str) 
     try:
         return read(keys)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join([where, *map(str, first["loc"])])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = "unknown key; remove it or correct its spelling"
-        elif first["type"] != "value_error":  # ours already say what was found
-            message = f"found {first['input']!r}, expected: {message}"
-        raise ValueError(f"{key}: {message}") from None
+        raise ValueError(mistake(error, where)) from None
 
 
 def merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

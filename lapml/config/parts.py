@@ -5,18 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lapml.common.sections import (
-    LATER,
-    Count,
-    Name,
-    NonNegative,
-    OpenShare,
-    Positive,
-    Section,
-    Seed,
-    Share,
-    Text,
-)
+from lapml.common.sections import LATER, Count, Name, NonNegative, OpenShare, Positive, Section, Seed, Share, Text
 from lapml.config.method import Adaptive, Margin, Mix
 
 OFFICIAL_VAL = ("aircraft", "deepfashion", "folder")  # readers whose layout has (or may have) a val split of its own
@@ -121,8 +110,8 @@ class Data(Section):
 
 
 class Model(Section):
-    name: Annotated[str, Field(min_length=1)]  # a timm model
-    weights: Annotated[str, Field(min_length=1)]  # pypi | timm | none | a .safetensors file
+    name: Text  # a timm model
+    weights: Text  # pypi | timm | none | a .safetensors file
     truncate: Literal[4, 8, 16, 32] | None
     output_stride: Literal[8, 16, 32] | None
     embedding_dim: Annotated[int, Field(ge=2, le=4096)] | None
@@ -188,8 +177,8 @@ class Train(Section):
 class Localise(Section):
     """How objects and their parts are found, once, by a pretrained network and without labels."""
 
-    model: Annotated[str, Field(min_length=1)]  # a timm model
-    weights: Annotated[str, Field(min_length=1)]  # pypi | timm | none | a .safetensors file
+    model: Text  # a timm model
+    weights: Text  # pypi | timm | none | a .safetensors file
     side: Annotated[int, Field(ge=32, le=2048)]  # pixels that images are squashed to, at most
     enlarge: Annotated[float, Field(ge=1, le=4), LATER] = 1.0  # how far smaller images are enlarged towards it
     parts: Annotated[int, Field(ge=1, le=64)]

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from lapml.common.sections import SAID
 from lapml.config import overlays
 from lapml.config.changing import merged
 from lapml.config.method import READING
@@ -129,11 +130,11 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
         elif item["type"] == "missing" and key in old:
             continue  # given by its old name, reported in its own line
         elif item["type"] == "missing":
-            line = "missing; add it"
+            line = SAID["missing"]
             if len(key) == 1 and not isinstance(where, str) and len(where) == 1:
                 line += f", or start with `{overlays.BASE}:` and the file to change"
         elif item["type"] == "extra_forbidden":
-            line = "unknown key; remove it or correct its spelling"
+            line = SAID["extra_forbidden"]
             if new := new_name(".".join(key)):
                 line = f"was renamed; write {new} instead"
             elif close := () if isinstance(where, str) else get_close_matches(key[-1], _beside(whole, key, absent), 1):

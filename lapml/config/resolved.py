@@ -19,7 +19,7 @@ from lapml.config.schema import FORMAT, Params, Run
 from lapml.config.spaces import with_values
 from lapml.config.suites import find_dataset
 from lapml.errors import LapmlError, expected
-from lapml.files import sha256
+from lapml.files import json_object, sha256
 from lapml.paths import Paths
 
 
@@ -163,17 +163,10 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
     path = paths.tuned(dataset, method)
     if not path.exists():
         raise LapmlError(f"{path}: no tuned values yet; run `lapml tune {dataset}` first")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise LapmlError(f"{path}: damaged; delete it and run `lapml tune {dataset}`") from None
-    record = checked(f"{path}: damaged; delete it and run `lapml tune {dataset}`", record, Tuned)
+    record = checked(path, json_object(path), Tuned, f"damaged; delete it and run `lapml tune {dataset}`")
     for key, folder in (("data_sha256", paths.pack(dataset)), ("localised_sha256", paths.localised(dataset))):
-        try:
-            now = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # reported where it is opened
-        if record.get(key) not in (None, now):
+        now = json_object(folder / "meta.json").get("sha256")  # a damaged one is reported where it is opened
+        if now and record.get(key) not in (None, now):
             raise LapmlError(
                 f"{path}: {key}: found {record[key][:12]}, expected {now[:12]} ({folder}): the values were tuned on other data "
                 f"or maps; run `lapml tune {dataset}` again"

@@ -24,6 +24,7 @@ import urllib3
 from tqdm import tqdm
 
 from lapml.errors import LapmlError, words
+from lapml.files import json_object
 
 WAITS = (1, 4, 10)  # seconds before each further try of a mirror
 TIMEOUT = (20, 60)  # seconds to connect, and without a byte
@@ -246,12 +247,9 @@ def _begin(part: Path, url: str, answer: requests.Response, size: int | None) ->
 
 def _note(part: Path, url: str) -> dict[str, Any] | None:
     """The record of a part's file; None if unknown or not of ``url``."""
-    try:
-        note = json.loads(part.with_name(f"{part.name}.json").read_text(encoding="utf-8"))
-        right = note["url"] == shown(url) and isinstance(note["etag"] + note["modified"], str) and "size" in note
-        return note if right else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    note = json_object(part.with_name(f"{part.name}.json"))
+    right = note.get("url") == shown(url) and all(isinstance(note.get(key), str) for key in ("etag", "modified"))
+    return note if right and "size" in note else None
 
 
 def _same(known: dict[str, Any], answer: requests.Response, total: int | None) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 from lapml import config
 from lapml.data.fetch.contents import KEYS, alike
 from lapml.data.fetch.laying import archives_in, located
-from lapml.files import write_text
+from lapml.files import json_object, write_text
 from lapml.paths import Paths
 
 
@@ -49,13 +49,14 @@ def named(data: config.Data) -> dict[str, Any]:
 
 def read(name: str, paths: Paths, record: dict[str, Any] | None) -> dict[str, Any] | None:
     """The place, if it is of the data that source.json (``record``) names; whatever it is of, if there is no source.json."""
-    try:
-        place = json.loads(paths.place(name).read_text(encoding="utf-8"))
-        _ = [place[key] for key in ("kind", "source", "asked", "origin", "stamp", "root")], dict(place["named"])
-        whole = all(key in place["contents"] for key in KEYS)
-        return place if whole and (record is None or alike(place["contents"], record)) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    place = json_object(paths.place(name))
+    named, contents = (each if isinstance(each := place.get(key), dict) else {} for key in ("named", "contents"))
+    whole = (
+        named
+        and set(KEYS) <= contents.keys()
+        and {"kind", "source", "asked", "origin", "root", "stamp"} <= place.keys()
+    )
+    return place if whole and (record is None or alike(contents, record)) else None
 
 
 def keep(

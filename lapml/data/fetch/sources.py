@@ -20,7 +20,7 @@ from lapml.data.fetch.laying import lay_out, located, root_in
 from lapml.data.fetch.places import asked_for, named, shown, variable
 from lapml.data.readers import reader
 from lapml.errors import LapmlError
-from lapml.files import locked, write_text
+from lapml.files import json_object, locked, write_text
 from lapml.paths import Paths
 
 
@@ -103,12 +103,10 @@ def refuse_other(name: str, data: config.Data, paths: Paths) -> None:
         reached = not here or asked == "official" or "://" in asked or here.exists()
         if record and elsewhere and (here and here.is_dir() or place and reached):
             _placed(name, data, paths, record)
-    try:
-        packed = json.loads((paths.pack(name) / "meta.json").read_text(encoding="utf-8"))["source"]
-        same = record is None or alike(packed, record)
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # reported when the pack is opened
-    if not same:
+    packed = json_object(paths.pack(name) / "meta.json").get(
+        "source"
+    )  # a damaged one is reported when the pack is opened
+    if record and isinstance(packed, dict) and not alike(packed, record):
         raise LapmlError(
             f"{paths.pack(name)}: was packed of other data ({described(packed)}) than were fetched since ({described(record)}); "
             f"run `lapml data prepare {name}`"
@@ -153,14 +151,12 @@ def _placed(name: str, data: config.Data, paths: Paths, record: dict[str, Any]) 
 def _record(name: str, paths: Paths) -> dict[str, Any] | None:
     """source.json; None if it is not there."""
     file = paths.source(name)
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        _ = [record[key] for key in (KEYS if "root" not in record else ("root", "kind", "source", *KEYS[:2]))]
-        return record
-    except FileNotFoundError:
+    if not file.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise LapmlError(f"{file}: damaged, or not written by lapml; run `lapml data fetch {name}`") from None
+    record = json_object(file)
+    if not {*(("root", "kind", "source", *KEYS[:2]) if "root" in record else KEYS)} <= record.keys():
+        raise LapmlError(f"{file}: damaged, or not written by lapml; run `lapml data fetch {name}`")
+    return record
 
 
 # --- what is refused ---
@@ -168,13 +164,9 @@ def _record(name: str, paths: Paths) -> dict[str, Any] | None:
 
 def _refuse_renamed(name: str, data: config.Data, paths: Paths, place: dict[str, Any] | None) -> None:
     """The settings name what was fetched: as the place says, or, where none is known, those that DVC's stage was given."""
-    if place:
-        before = place["named"]
-    else:
-        try:
-            before = dict(json.loads((paths.settings(name) / "fetch.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return
+    before = place["named"] if place else json_object(paths.settings(name) / "fetch.json")
+    if not before:
+        return
     before = {"min_images": None} | before  # which is named where it is set
     for key, now in ({"min_images": None} | named(data)).items():
         was = shown(before.get(key))
