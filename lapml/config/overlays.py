@@ -70,15 +70,14 @@ def merge(whole: Any, changes: dict[str, Any], where: tuple[str, ...] = ()) -> N
         current = whole.get(key)
         if value is None and where in NAMED:
             whole.pop(key, None)
-        elif isinstance(value, dict) and isinstance(current, dict) and not _is_renamed(key, current, value):
+        elif (
+            isinstance(value, dict)
+            and isinstance(current, dict)
+            and not (key in KINDS and value.get("name", current.get("name")) != current.get("name"))
+        ):
             merge(current, value, (*where, key))
         else:
             whole[key] = _styled(value) if isinstance(whole, CommentedMap) else value
-
-
-def _is_renamed(key: str, current: dict[str, Any], value: dict[str, Any]) -> bool:
-    """Whether a mixer or loss has another name than the one it changes."""
-    return key in KINDS and "name" in value and value["name"] != current.get("name")
 
 
 def composed(path: Path) -> str:

@@ -147,10 +147,13 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
         elif (more := line.partition("expected: ")[2] or line) not in (found[0].partition("expected: ")[2], *found):
             found.append(more)
     lines = {key: line for key, line in lines.items() if _has(raw, key) or not _is_reported(_shared(raw, key), lines)}
-    named = {key: where if isinstance(where, str) else _holder(where, key) for key in lines}
-    return "\n".join(
-        f"{named[key]}: {'.'.join(key) + ': ' if key else ''}{', or '.join(line)}" for key, line in lines.items()
-    )
+    said = []
+    for key, line in lines.items():
+        file = where  # or of the layers the topmost that sets the key
+        if not isinstance(where, str):
+            file = next((path for path, raw in where if _has(raw, key)), where[0][0])
+        said.append(f"{file}: {'.'.join(key) + ': ' if key else ''}{', or '.join(line)}")
+    return "\n".join(said)
 
 
 def _beside(whole: dict[str, Any], key: tuple[str, ...], absent: list[tuple[str, ...]]) -> list[str]:
@@ -205,11 +208,6 @@ def _paths(raw: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for key, value in pairs:
         yield (*above, str(key))
         yield from _paths(value, (*above, str(key)))
-
-
-def _holder(layers: list[tuple[Path, dict[str, Any]]], key: tuple[str, ...]) -> Path:
-    """The topmost file that sets a key."""
-    return next((path for path, raw in layers if _has(raw, key)), layers[0][0])
 
 
 def _keys(raw: Any, loc: tuple[int | str, ...], missing: bool) -> list[str]:

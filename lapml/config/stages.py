@@ -19,10 +19,16 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
     All are JSON."""
     resolved = params.of(dataset)
     runs = {method: _run(unseeded(params, dataset, method)) for method in params.all_methods()}
+    localise = resolved.localise if params.localising() else None
     made: dict[str, Any] = {
         "fetch": resolved.data[dataset].fetching(),
         "prepare": resolved.data[dataset].packing(),
-        "localise": _localise(params, dataset),
+        "localise": localise
+        and {
+            "settings": localise.recorded(),
+            "splits": params.localised_splits(),
+            **weights_file(localise.weights),
+        },
         "diagnosis": {
             "run": runs[params.diagnose.method],
             "seeds": params.seeds,
@@ -53,14 +59,6 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
             "space": {name: each.recorded() for name, each in resolved.tune.ranges(method).items()},
         }
     return made
-
-
-def _localise(params: Params, dataset: str) -> dict[str, Any] | None:
-    if not params.localising():
-        return None
-    localise = params.of(dataset).localise
-    assert localise is not None
-    return {"settings": localise.recorded(), "splits": params.localised_splits(), **weights_file(localise.weights)}
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -62,15 +62,11 @@ def use(name: str, target: Path = Path("params.yaml")) -> str:
     source = FOLDER / f"{name}.yaml"
     load(source)
     kept = ""
-    if target.exists() and not _composed(target.read_text(encoding="utf-8")):
+    text = target.read_text(encoding="utf-8") if target.exists() else None
+    if text is not None and all(overlays.composed(FOLDER / f"{each}.yaml") != text for each in names()):
         numbered = (f"{target.name}.old{number or ''}" for number in itertools.count())
         old = next(path for path in map(target.with_name, numbered) if not path.exists())
         shutil.copy2(target, old)
         kept = f" (its old content is kept as {old})"
     write_text(target, overlays.composed(source))
     return f"{target} is now {source} over {FOLDER / BASE}.yaml{kept}"
-
-
-def _composed(text: str) -> bool:
-    """Whether a text is that of a suite."""
-    return any(overlays.composed(FOLDER / f"{name}.yaml") == text for name in names())

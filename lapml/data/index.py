@@ -50,42 +50,26 @@ def build(frame: pd.DataFrame, val_fraction: float | str, split_seed: int) -> pd
         LapmlError: a class has fewer than two training images to split, or there is no official validation split.
     """
     frame = frame.iloc[sorted(range(len(frame)), key=frame["image"].tolist().__getitem__)].reset_index(drop=True)
-    labels, official = frame["label"].to_numpy(), frame["official"].to_numpy(dtype=object)
-    split = official if val_fraction == OFFICIAL else _carved(frame, labels, official, val_fraction, split_seed)
+    frame = frame.astype({"label": np.int64}).rename(columns={"image": "path"})
+    labels, split = frame["label"].to_numpy(), frame["official"].to_numpy(dtype=object)
+    if val_fraction != OFFICIAL:
+        split = np.where(split == "test", "test", "train").astype(object)
+        for label in np.unique(labels):
+            rows = np.flatnonzero((labels == label) & (split != "test"))
+            if len(rows) < 2:
+                raise LapmlError(
+                    f"class {frame['class_name'][int(np.argmax(labels == label))]!r} has {len(rows)} training images, "
+                    "expected at least two (one of them validates); leave the class out with data.NAME.classes"
+                )
+            count = min(max(round(val_fraction * len(rows)), 1), len(rows) - 1)
+            order = np.argsort(np.random.default_rng([split_seed, int(label)]).random(len(rows)), kind="stable")
+            split[rows[order[:count]]] = "val"
     if not (split == "val").any():
         raise LapmlError(
             "val_fraction: found 'official', but the chosen classes have no validation image of their own (a folder of "
             "images has them in val/); give a number such as 0.2"
         )
-    return pd.DataFrame(
-        {
-            "path": frame["image"],
-            "label": labels.astype(np.int64),
-            "class_name": frame["class_name"],
-            "split": split,
-            "width": np.zeros(len(frame), np.int64),
-            "height": np.zeros(len(frame), np.int64),
-            "box": frame["box"],
-            "parts": frame["parts"],
-        }
-    )
-
-
-def _carved(
-    frame: pd.DataFrame, labels: np.ndarray, official: np.ndarray, val_fraction: float, split_seed: int
-) -> np.ndarray:
-    split = np.where(official == "test", "test", "train").astype(object)
-    for label in np.unique(labels):
-        rows = np.flatnonzero((labels == label) & (official != "test"))
-        if len(rows) < 2:
-            raise LapmlError(
-                f"class {frame['class_name'][int(np.argmax(labels == label))]!r} has {len(rows)} training images, "
-                "expected at least two (one of them validates); leave the class out with data.NAME.classes"
-            )
-        count = min(max(round(val_fraction * len(rows)), 1), len(rows) - 1)
-        order = np.argsort(np.random.default_rng([split_seed, int(label)]).random(len(rows)), kind="stable")
-        split[rows[order[:count]]] = "val"
-    return split
+    return frame.assign(split=split, width=0, height=0)[list(COLUMNS)]
 
 
 def refuse_unboxed(index: pd.DataFrame, name: str, methods: Collection[str]) -> None:

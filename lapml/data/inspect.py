@@ -89,7 +89,11 @@ def check(name: str, data: Data, paths: Paths, progress: bool = False) -> Checke
     rows = [
         upright(row, *each.size, banner=how.BANNER) for row, each in zip(index.to_dict("records"), seen, strict=True)
     ]
-    findings = [*_files(rows, seen), *duplicates.findings(rows, seen), *_outside(rows, seen), *_untrained(index)]
+    trained = set(index["label"][index["split"] != "test"])
+    names = index.drop_duplicates("label").set_index("label")["class_name"]
+    lacking = [Found(str(each)) for label, each in names.items() if label not in trained]
+    untrained = Finding("untrained", "classes without a training image", lacking, "their test images count as errors")
+    findings = [*_files(rows, seen), *duplicates.findings(rows, seen), *_outside(rows, seen), untrained]
     title = f"{name}: {len(index)} images of {index['label'].nunique()} classes in {root} ({how.TITLE})"
     if published := how.PUBLISHED.get(data.labels):
         if why := _incomparable(record["kind"], data, index, published):
@@ -179,13 +183,6 @@ def _against(index: pd.DataFrame, published: Counts, val_fraction: float | str) 
         ]
     differing = [Found(each) for each in wrong]
     return Finding("counts", "counts that differ from the published ones", differing, "an incomplete copy", "HARMFUL")
-
-
-def _untrained(index: pd.DataFrame) -> list[Finding]:
-    trained = set(index["label"][index["split"] != "test"])
-    names = index.drop_duplicates("label").set_index("label")["class_name"]
-    lacking = [Found(str(name)) for label, name in names.items() if label not in trained]
-    return [Finding("untrained", "classes without a training image", lacking, "their test images count as errors")]
 
 
 def counts(index: pd.DataFrame) -> str:

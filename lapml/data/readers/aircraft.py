@@ -16,7 +16,7 @@ from typing import TypeVar
 import pandas as pd
 
 from lapml.data.readers import Counts, Download, annotations, no_parts
-from lapml.data.readers.annotations import is_id, numbers
+from lapml.data.readers.annotations import box_of_corners, is_id, numbers
 from lapml.errors import LapmlError
 
 TITLE = "FGVC-Aircraft"
@@ -38,7 +38,7 @@ part_names = no_parts
 
 SPLITS = ("train", "val", "test")
 CLASSES = {"variant": "data/variants.txt", "family": "data/families.txt", "manufacturer": "data/manufacturers.txt"}
-BOXES = "data/images_box.txt"
+BOXES, CORNERS = "data/images_box.txt", "x1, y1, x2 and y2 in pixels"
 LISTS = {(level, split): f"data/images_{level}_{split}.txt" for level in LEVELS for split in SPLITS}
 ANNOTATIONS = (*CLASSES.values(), *LISTS.values(), BOXES)
 Value = TypeVar("Value")
@@ -64,7 +64,9 @@ def read(root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
     names = _names(root, level)
     ids = annotations.choose(classes, dict(enumerate(names, 1)), root / CLASSES[level])
     number_of = {name: number for number, name in enumerate(names, 1)}
-    boxes = _table(root, BOXES, _box, "x1, y1, x2 and y2 in pixels", {})
+    boxes = _table(
+        root, BOXES, lambda value, expected: box_of_corners(*numbers(value.split(), 4, expected)), CORNERS, {}
+    )
     listed = {
         root / LISTS[level, split]: [
             (f"{image}.jpg", number_of[name], split, boxes.get(image), None) for image, name in found.items()
@@ -130,7 +132,3 @@ def _table(
         return image, parse(value, expected)
 
     return annotations.table(file, annotations.lines(file), row, "image", places)
-
-
-def _box(value: str, expected: str) -> list[float] | None:
-    return annotations.box_of_corners(*numbers(value.split(), 4, expected))

@@ -123,9 +123,5 @@ def shown(name: str) -> str:
 
 
 def decodable(name: str) -> bool:
-    """Whether a name is UTF-8."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # Python holds such bytes as lone surrogates
-        return False
-    return True
+    """Whether a name is UTF-8: Python holds bytes that are not as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)

@@ -55,7 +55,11 @@ def classes_in(root: Path, prefix: str = "") -> Classes:
                 continue
             if entry.is_dir():
                 _refuse_undecodable(entry.name, where)
-                _refuse_circle(entry, where)
+                if entry.is_symlink() and where.resolve().is_relative_to(Path(entry.path).resolve()):
+                    raise LapmlError(
+                        f"{where}: {shown(entry.name)} is a link to a folder that it lies in itself, expected one that holds the "
+                        "images of one class; mend or remove the link"
+                    )
                 classes[entry.name] = images_in(entry.path, f"{prefix}{entry.name}/", root)
             elif entry.is_symlink() and not entry.is_file():
                 raise LapmlError(f"{where}: {shown(entry.name)} is a link to nothing; mend or remove it")
@@ -128,11 +132,3 @@ def refuse_untrained(listing: dict[str, dict], root: Path) -> None:
 def _refuse_undecodable(name: str, where: Path) -> None:
     if not decodable(name):
         raise LapmlError(f"{where}: the name {shown(name)} is not UTF-8, which the index cannot hold; rename it")
-
-
-def _refuse_circle(entry: os.DirEntry, where: Path) -> None:
-    if entry.is_symlink() and where.resolve().is_relative_to(Path(entry.path).resolve()):
-        raise LapmlError(
-            f"{where}: {shown(entry.name)} is a link to a folder that it lies in itself, expected one that holds the "
-            "images of one class; mend or remove the link"
-        )
