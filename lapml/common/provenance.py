@@ -1,7 +1,6 @@
 """What made a result: code, versions and device."""
 
 import hashlib
-import json
 import os
 import platform
 import re
@@ -13,7 +12,7 @@ from typing import Any
 
 from lapml import __version__
 from lapml.errors import LapmlError
-from lapml.files import write_json
+from lapml.files import json_object, write_json
 
 HERE = Path(__file__).resolve().parents[1]  # the package
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pillow", "optuna")  # that numbers depend on
@@ -101,23 +100,18 @@ def write_commit(folder: Path) -> Path:
 
 
 def _left_commit(path: Path) -> tuple[str | None, bool | None]:
-    try:
+    if not path.exists():
+        return None, None
+    record = json_object(path)
+    revision, dirty = record.get("commit", ""), record.get("dirty")
+    named = isinstance(revision, str) and re.fullmatch("[0-9a-f]{40,64}", revision) and isinstance(dirty, bool)
+    if "code_sha256" not in record or not (named or revision is dirty is None):
         text = path.read_bytes().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return None, None
-    try:
-        record = json.loads(text)
-        revision, dirty, packed = record["commit"], record["dirty"], record["code_sha256"]
-    except (ValueError, KeyError, TypeError):
-        revision, dirty, packed = "", None, None
-    if revision is None and dirty is None:
-        return None, None
-    if not (isinstance(revision, str) and re.fullmatch("[0-9a-f]{40,64}", revision) and isinstance(dirty, bool)):
         raise LapmlError(
             f"{path}: found {text[:100]!r}, expected JSON with a commit, dirty (true or false) and code_sha256; pack the code "
             "again, or delete the file: runs then say that their commit is unknown"
         )
-    return revision, dirty or packed != code_sha256()
+    return revision, (dirty or record["code_sha256"] != code_sha256()) if named else None
 
 
 def device_name(device: Any = None) -> str:

@@ -262,19 +262,11 @@ def on_first(call: Callable[[], Any]) -> Any:
     return found
 
 
-def average_gradients(model: nn.Module) -> None:
-    """Gradients become their mean over the ranks, where DDP does not see to it."""
+def average(tensors: Iterable[Tensor]) -> None:
+    """Tensors become their mean over the ranks (gradients where DDP does not see to it, statistics of batch norm); whole numbers,
+    such as their counts, stay."""
     if size() > 1:
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= size()
-
-
-def average_buffers(buffers: Iterable[Tensor]) -> None:
-    """The running statistics of batch norm become the mean over the ranks."""
-    if size() > 1:
-        for buffer in buffers:
-            if buffer.is_floating_point():
-                dist.all_reduce(buffer)
-                buffer /= size()
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                dist.all_reduce(tensor)
+                tensor /= size()

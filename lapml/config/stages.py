@@ -23,12 +23,7 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
     made: dict[str, Any] = {
         "fetch": resolved.data[dataset].fetching(),
         "prepare": resolved.data[dataset].packing(),
-        "localise": localise
-        and {
-            "settings": localise.recorded(),
-            "splits": params.localised_splits(),
-            **weights_file(localise.weights),
-        },
+        "localise": None,
         "diagnosis": {
             "run": runs[params.diagnose.method],
             "seeds": params.seeds,
@@ -40,10 +35,12 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
             },
         },
     }
+    if localise:
+        splits = {"splits": params.localised_splits()}
+        made["localise"] = {"settings": localise.recorded(), **splits, **weights_file(localise.weights)}
+        made["diagnosis"]["localise"] = made["localise"]
     if not params.report.images:  # the gallery then shows none; recorded only if false, as in old records
         made["diagnosis"]["report"]["images"] = False
-    if made["localise"]:
-        made["diagnosis"]["localise"] = made["localise"]
     made |= {f"runs/{method}": record for method, record in runs.items()}
     margins = [method for method in (MARGIN, ADAPTIVE) if method in params.methods]
     for method in dict.fromkeys([*margins, *resolved.tune.methods]):

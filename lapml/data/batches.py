@@ -124,10 +124,10 @@ class Batches:
             rows = whole[own]
             if mixed[step]:
                 rows, donors[step] = draws.donors_of(whole, own, same_class)
-            plan.append((rows, step))
+            plan.append(rows)
 
         def each() -> Iterator[Batch]:
-            for rows, step, stored in self._read(plan):
+            for step, (rows, stored) in enumerate(self._read(plan), start):
                 drawn = {name: self._send(table[rows]) for name, table in tables.items()}
                 operations = tables["augment"][rows] if self.view.augment else None
                 images = self._view(stored, drawn["windows"], drawn.get("jitter"), operations)
@@ -148,33 +148,24 @@ class Batches:
 
     def evaluation(self, batch: int) -> Iterator[Batch]:
         """Every row once, in order, in the evaluation view; the last batch may be smaller."""
-        windows = views.evaluation_windows(self.sizes, self.view)
-        plan = [(self.rows[at : at + batch], 0) for at in range(0, len(self.rows), batch)]
-
-        def made() -> Iterator[Batch]:
-            for rows, _, stored in self._read(plan):
-                drawn = self._send(windows[rows])
-                images, labels = self._view(stored, drawn), self._send(self.labels[rows])
-                yield Batch(images, labels, rows, self._send(rows), drawn, len(rows))
-
-        return made() if self.device.type == "cuda" else _ahead(made())
+        made = self._plain(self.rows, views.evaluation_windows(self.sizes, self.view), batch)
+        return made if self.device.type == "cuda" else _ahead(made)
 
     def whole(self, rows: np.ndarray, batch: int) -> Iterator[Batch]:
         """Some rows as they are stored: whole images, squashed to the view's square."""
-        for at in range(0, len(rows), batch):
-            own = rows[at : at + batch]
-            windows = self._send(np.tile([0.0, 0.0, 1.0, 1.0, 0.0], (len(own), 1)))
-            ((_, _, stored),) = self._read([(own, 0)])
-            labels = self._send(self.labels[own])
-            yield Batch(self._view(stored, windows), labels, own, self._send(own), windows, len(own))
+        return self._plain(rows, np.tile([0.0, 0.0, 1.0, 1.0, 0.0], (len(self.sizes), 1)), batch)
 
-    def _read(self, plan: list[tuple[np.ndarray, int]]) -> Iterable[tuple[np.ndarray, int, Tensor]]:
+    def _plain(self, rows: np.ndarray, windows: np.ndarray, batch: int) -> Iterator[Batch]:
+        """Some rows in order, in the windows (N, 5) of all images."""
+        for own, stored in self._read([rows[at : at + batch] for at in range(0, len(rows), batch)]):
+            drawn, labels = self._send(windows[own]), self._send(self.labels[own])
+            yield Batch(self._view(stored, drawn), labels, own, self._send(own), drawn, len(own))
+
+    def _read(self, plan: list[np.ndarray]) -> Iterable[tuple[np.ndarray, Tensor]]:
         if self.array is not None:
-            return ((rows, step, self.array[self._send(rows)]) for rows, step in plan)
-        read = ((rows, step, torch.from_numpy(self.packed.images[rows])) for rows, step in plan)
-        if self.device.type == "cuda":
-            return _ahead((rows, step, stored.pin_memory()) for rows, step, stored in read)
-        return read
+            return ((rows, self.array[self._send(rows)]) for rows in plan)
+        read = ((rows, torch.from_numpy(self.packed.images[rows])) for rows in plan)
+        return _ahead((rows, stored.pin_memory()) for rows, stored in read) if self.device.type == "cuda" else read
 
     def _view(
         self, stored: Tensor, windows: Tensor, jitter: Tensor | None = None, operations: np.ndarray | None = None

@@ -11,10 +11,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from lapml.config import Data
-from lapml.data import duplicates
 from lapml.data.decode import in_order, upright
 from lapml.data.fetch.sources import laid_out
-from lapml.data.findings import EXAMPLES, Finding, Found, of_file
+from lapml.data.findings import EXAMPLES, Finding, Found, exact_duplicates, near_duplicates, of_file
 from lapml.data.index import OFFICIAL, SPLITS, read
 from lapml.data.look import Seen, look
 from lapml.data.readers import Counts, folder, reader
@@ -93,7 +92,8 @@ def check(name: str, data: Data, paths: Paths, progress: bool = False) -> Checke
     names = index.drop_duplicates("label").set_index("label")["class_name"]
     lacking = [Found(str(each)) for label, each in names.items() if label not in trained]
     untrained = Finding("untrained", "classes without a training image", lacking, "their test images count as errors")
-    findings = [*_files(rows, seen), *duplicates.findings(rows, seen), *_outside(rows, seen), untrained]
+    twice = [*exact_duplicates(rows, seen), *near_duplicates(rows, seen)]
+    findings = [*_files(rows, seen), *twice, *_outside(rows, seen), untrained]
     title = f"{name}: {len(index)} images of {index['label'].nunique()} classes in {root} ({how.TITLE})"
     if published := how.PUBLISHED.get(data.labels):
         if why := _incomparable(record["kind"], data, index, published):

@@ -123,7 +123,7 @@ def fit(
             stop = watch.asked_to_stop(lag=0)
             now.seconds = time.perf_counter() - started
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
-            ranks.average_buffers([buffer for each in learner.models() for buffer in each.moving_buffers()])
+            ranks.average(buffer for each in learner.models() for buffer in each.moving_buffers())
             watch.refuse_bad_weights(learner.model, now.step)
             _record(history, _row(epoch, schedule(train, steps, (epoch + 1) * steps - 1), now), live)
             now = state.Epoch()

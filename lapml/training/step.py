@@ -219,7 +219,7 @@ def _update(learner: Learner, loss: Tensor) -> None:
         learner.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if learner.accumulate > 1:
-            ranks.average_gradients(learner.model)
+            ranks.average(each.grad for each in learner.model.parameters() if each.grad is not None)
     with record_function("update"):
         if learner.clip_grad is not None:
             clip_grad_norm_(learner.model.parameters(), learner.clip_grad)
