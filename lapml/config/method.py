@@ -87,8 +87,16 @@ class Method(Section):
         if (self.mix is None) != (self.mixer is None):
             raise ValueError("mix and mixer go together: give both, or none for a method that does not mix")
         if not isinstance(self.mixer, Custom) or info.context == READING:  # a record was checked when it was read
-            self._labelled()
-            self._paired()
+            allowed = self.mixer.labels() if self.mixer else ()
+            if self.label not in (allowed or (None,)):
+                expected = self.mixer.allowed() if self.mixer else "no label: a method without a mixer has none"
+                raise ValueError(f"label: found {self.label!r}, expected {expected}")
+            if self.margin and not (self.mixer and self.mixer.shows_donor):
+                raise ValueError("margin: needs a mixer that shows something of a donor")
+            if self.adaptive and self.margin and not (self.mixer and self.mixer.finds_similar):
+                raise ValueError(
+                    f"adaptive: needs mixer.name {mixing.names('finds_similar')} (or a custom mixer), which finds similar parts"
+                )
         if self.adaptive and not self.margin:
             raise ValueError("adaptive: needs a margin section: it adds a term to that loss")
         if self.margin and self.joint and self.margin.every != 1:
@@ -96,22 +104,6 @@ class Method(Section):
                 f"margin.every: found {self.margin.every}, expected 1 with margin.reference 'joint', whose pass embeds all"
             )
         return self
-
-    def _labelled(self) -> None:
-        """Check that the mixer takes the label."""
-        allowed = self.mixer.labels() if self.mixer else ()
-        if self.label not in (allowed or (None,)):
-            expected = self.mixer.allowed() if self.mixer else "no label: a method without a mixer has none"
-            raise ValueError(f"label: found {self.label!r}, expected {expected}")
-
-    def _paired(self) -> None:
-        """Check that the mixer gives what the margin losses need."""
-        if self.margin and not (self.mixer and self.mixer.shows_donor):
-            raise ValueError("margin: needs a mixer that shows something of a donor")
-        if self.adaptive and self.margin and not (self.mixer and self.mixer.finds_similar):
-            raise ValueError(
-                f"adaptive: needs mixer.name {mixing.names('finds_similar')} (or a custom mixer), which finds similar parts"
-            )
 
     @property
     def joint(self) -> bool:

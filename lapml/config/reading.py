@@ -148,11 +148,10 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
             found.append(more)
     lines = {key: line for key, line in lines.items() if _has(raw, key) or not _is_reported(_shared(raw, key), lines)}
     said = []
-    for key, line in lines.items():
-        file = where  # or of the layers the topmost that sets the key
-        if not isinstance(where, str):
-            file = next((path for path, raw in where if _has(raw, key)), where[0][0])
-        said.append(f"{file}: {'.'.join(key) + ': ' if key else ''}{', or '.join(line)}")
+    for key, found in lines.items():
+        layers = [] if isinstance(where, str) else where
+        file = next((path for path, own in layers if _has(own, key)), layers[0][0] if layers else where)
+        said.append(f"{file}: {'.'.join(key) + ': ' if key else ''}{', or '.join(found)}")
     return "\n".join(said)
 
 

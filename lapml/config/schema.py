@@ -161,31 +161,25 @@ class Params(Section):
         """Warm-ups and cool-downs leave something of the runs."""
         for name in self.all_methods():
             mix, epochs = self.methods[name].mix, params.of(dataset, name).train.epochs
-            if mix and mix.warmup_epochs >= epochs:
+            left = epochs - mix.warmup_epochs if mix else 0
+            if mix and left <= mix.cooldown_epochs:
+                key, most = "warmup_epochs", f"train.epochs{where} ({epochs})"
+                if left > 0:
+                    key, most = (
+                        "cooldown_epochs",
+                        f"the {left} epochs that {most} leaves after warmup_epochs ({mix.warmup_epochs})",
+                    )
                 raise ValueError(
-                    f"methods.{name}.mix.warmup_epochs: found {mix.warmup_epochs}, expected less than train.epochs{where} "
-                    f"({epochs}): the method would never mix"
-                )
-            if mix and mix.warmup_epochs + mix.cooldown_epochs >= epochs:
-                raise ValueError(
-                    f"methods.{name}.mix.cooldown_epochs: found {mix.cooldown_epochs}, expected less than the "
-                    f"{epochs - mix.warmup_epochs} epochs that train.epochs{where} ({epochs}) leaves after warmup_epochs "
-                    f"({mix.warmup_epochs}): the method would never mix"
+                    f"methods.{name}.mix.{key}: found {getattr(mix, key)}, expected less than {most}: the method would never mix"
                 )
         if self.tuned_methods:
-            rows = [self.methods[name] for name in self.tuned_methods]
-            mixes = [row.mix for row in rows if row.mix]
+            mixes = [mix for name in self.tuned_methods if (mix := self.methods[name].mix)]
             warmup = max([params.train.warmup_epochs, *(mix.warmup_epochs for mix in mixes)])
-            if params.tune.epochs <= warmup:
-                raise ValueError(
-                    f"tune.epochs: found {params.tune.epochs}{where}, expected more than the warm-up of its runs ({warmup})"
-                )
             clean = max([0, *(mix.warmup_epochs + mix.cooldown_epochs for mix in mixes)])
-            if params.tune.epochs <= clean:
-                raise ValueError(
-                    f"tune.epochs: found {params.tune.epochs}{where}, expected more than the epochs that its runs do not mix "
-                    f"(mix.warmup_epochs + mix.cooldown_epochs: {clean})"
-                )
+            unmixed = f"the epochs that its runs do not mix (mix.warmup_epochs + mix.cooldown_epochs: {clean})"
+            for least, what in ((warmup, f"the warm-up of its runs ({warmup})"), (clean, unmixed)):
+                if params.tune.epochs <= least:
+                    raise ValueError(f"tune.epochs: found {params.tune.epochs}{where}, expected more than {what}")
 
     def _tunable(self) -> None:
         """Tuned methods have something to tune, and no key that says 'tuned' without a range."""

@@ -42,8 +42,21 @@ def lay_out(
     Raises:
         LapmlError: the source is missing, broken, unsafe to unpack or cannot be downloaded, or holds no data set.
     """
-    kind, used, folder = _folder(name, source, data, paths, advice)
-    return kind, used, root_in(folder, reader(data.reader), advice).resolve()
+    how, target = reader(data.reader), paths.raw(name)
+    lacks = partial(_lacks, how, data, advice)
+    if source == "synthetic":
+        kind, folder = "drawn", _generated(name, data, paths)
+    elif source == "official" or isinstance(source, list) or "://" in source:
+        file, source = _downloaded(name, source, how, paths.raw("downloads"), advice)
+        kind, folder = "url", _unpacked(file, target, lacks, advice)
+    else:
+        path = located(source, paths)
+        if not path.exists():
+            raise LapmlError(f"{path}: no such folder or archive (the source of {name}); {advice}")
+        kind = "folder" if path.is_dir() else "archive"
+        whole = path.is_dir() and (not archives_in(path) or len(_roots(path, how)) > 1 or not lacks(path))
+        folder = path if whole else _unpacked(path, target, lacks, advice)
+    return kind, source, root_in(folder, how, advice).resolve()
 
 
 def located(source: str, paths: Paths) -> Path:
@@ -51,26 +64,6 @@ def located(source: str, paths: Paths) -> Path:
     workspace of an experiment of DVC, where what is neither git's nor DVC's is lacking, also at the project's own folder."""
     path = paths.root / os.path.expanduser(source)  # pathlib's raises where there is no such user
     return path if path.exists() else paths.home / os.path.expanduser(source)
-
-
-def _folder(
-    name: str, source: str | list[str], data: config.Data, paths: Paths, advice: str
-) -> tuple[str, str | list[str], Path]:
-    """The kind of source, the one used, and a folder with what is in it."""
-    if source == "synthetic":
-        return "drawn", source, _generated(name, data, paths)
-    how, target = reader(data.reader), paths.raw(name)
-    lacks = partial(_lacks, how, data, advice)
-    if source == "official" or isinstance(source, list) or "://" in source:
-        file, url = _downloaded(name, source, how, paths.raw("downloads"), advice)
-        return "url", url, _unpacked(file, target, lacks, advice)
-    path = located(source, paths)
-    if not path.exists():
-        raise LapmlError(f"{path}: no such folder or archive (the source of {name}); {advice}")
-    if not path.is_dir():
-        return "archive", source, _unpacked(path, target, lacks, advice)
-    whole = not archives_in(path) or len(_roots(path, how)) > 1 or not lacks(path)
-    return "folder", source, path if whole else _unpacked(path, target, lacks, advice)
 
 
 def _downloaded(name: str, source: str | list[str], how: Reader, folder: Path, advice: str) -> tuple[Path, str]:
