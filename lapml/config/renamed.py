@@ -18,11 +18,13 @@ KEYS = {  # of params files: old path, * for any name: new key
     "*.mixer.beta": "alpha",
     "defaults.mixers.*.beta": "alpha",
 }
+# Of records: of a method in one, config.json of a run of format 1 or 2, a tuned file, the settings of a diagnosis.
 METHOD = {"margin.alpha": "weight", "margin.positive": "pos_margin", "loss.alpha": "weight", "mixer.beta": "alpha"}
 RUN = {"data.drawn": "synthetic", "train.head_lr": "head_lr_mult", **{f"settings.{key}": METHOD[key] for key in METHOD}}
 TUNED = {"values.alpha": "weight", "trials.*.values.alpha": "weight"}
 DIAGNOSIS = {"diagnose.row": "method", **{f"methods.*.{key}": METHOD[key] for key in METHOD}}
-STUDY = {"frozen.weight": "alpha", "space.weight": "alpha"}  # from the new names to the old ones
+# Of a study's identity, from the new names to those of format 2.
+STUDY = {"frozen.weight": "alpha", "space.weight": "alpha"}
 for _key, _new in RUN.items():
     STUDY[f"run.{_key.rpartition('.')[0]}.{_new}"] = _key.rpartition(".")[2]
 
@@ -32,32 +34,22 @@ def new_name(key: str, names: dict[str, str] = KEYS) -> str | None:
     return next((new for pattern, new in names.items() if fnmatchcase(key, pattern)), None)
 
 
-def upgraded(record: dict[str, Any]) -> dict[str, Any]:
-    """config.json of a run of format 1 or 2, by today's names."""
-    return _named(record, RUN)
-
-
 def upgraded_tuned(record: dict[str, Any]) -> dict[str, Any]:
     """A tuned file, old or new, with the new names."""
-    return _named(record, TUNED)
+    return named(record, TUNED)
 
 
 def upgraded_diagnosis(settings: Any) -> Any:
     """The settings of a diagnosis, old or new, with the new names."""
-    return _named(settings, DIAGNOSIS)
+    return named(settings, DIAGNOSIS)
 
 
-def study_of_before(study: dict[str, Any]) -> dict[str, Any]:
-    """The identity of a study in format 2."""
-    return _named(study, STUDY)
-
-
-def _named(record: Any, names: dict[str, str], above: str = "") -> Any:
+def named(record: Any, names: dict[str, str], above: str = "") -> Any:
     """A record with some keys renamed. The keys of a custom mixer, which has a checksum, were never renamed."""
     if isinstance(record, list):
-        return [_named(each, names, f"{above}{at}.") for at, each in enumerate(record)]
+        return [named(each, names, f"{above}{at}.") for at, each in enumerate(record)]
     if not isinstance(record, dict) or (above.endswith("mixer.") and "sha256" in record):
         return record
     return {
-        new_name(f"{above}{key}", names) or key: _named(value, names, f"{above}{key}.") for key, value in record.items()
+        new_name(f"{above}{key}", names) or key: named(value, names, f"{above}{key}.") for key, value in record.items()
     }

@@ -133,7 +133,7 @@ def settings_of(where: str | Path, record: dict[str, Any]) -> Run:
         )
     known = {key: value for key, value in record.items() if key != "format"}
     if number < 3:
-        known = renamed.upgraded(known)
+        known = renamed.named(known, renamed.RUN)
     if isinstance(data := known.get("data"), dict):
         known["data"] = {**data, "source": "synthetic" if data.get("synthetic") else "packed", "overrides": {}}
     if isinstance(train := known.get("train"), dict):
@@ -213,7 +213,7 @@ def study_names(study: dict[str, Any], trials: int, train: Train) -> tuple[str, 
     """The name of a study, and those that it had in tuned files of before: with its number of trials; so too in format 2, and in
     format 1, which included device and threads."""
     counted = {**study, "trials": trials}
-    before = renamed.study_of_before(counted)
+    before = renamed.named(counted, renamed.STUDY)
     where = {**before["run"]["train"], "device": train.device, "threads": train.threads}
     return digest(study), digest(counted), digest(before), digest({**before, "run": {**before["run"], "train": where}})
 

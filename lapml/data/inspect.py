@@ -62,7 +62,7 @@ class Checked:
             "class_names": self.index.drop_duplicates("label").sort_values("label")["class_name"].tolist(),
             "splits": {split: dict(sorted(Counter(names).items())) for split, names in splits.items()},
             "left_out": folder.left_out(self.root) if own else {},
-            "classes_left_out": _too_small(self.data, self.root),
+            "classes_left_out": folder.too_small(self.root, self.data.classes, self.data.labels, self.data.min_images),
             "findings": {finding.key: finding.record() for finding in self.findings},
         }
 
@@ -126,7 +126,8 @@ def left_out(data: Data, root: Path, limit: int | None = EXAMPLES, files: bool =
         f"{name}: {', '.join(folders[:EXAMPLES])}{', …' if len(folders) > EXAMPLES else ''}"
         for name, folders in below.items()
     ]
-    small = [f"{name}: {train} to train on, {test} to test" for name, (train, test) in _too_small(data, root).items()]
+    few = folder.too_small(root, data.classes, data.labels, data.min_images)
+    small = [f"{name}: {train} to train on, {test} to test" for name, (train, test) in few.items()]
     notes = {
         f"{len(others)} files left out": [f"{path}: {what}" for path, what in others.items()] if files else by_class,
         "folders of images in a class's folder (labels: nested reads them as classes, top as one)": nested,
@@ -140,13 +141,6 @@ def left_out(data: Data, root: Path, limit: int | None = EXAMPLES, files: bool =
         if lines:
             paragraphs.append("\n    ".join([f"{title}:", *shown]))
     return paragraphs
-
-
-def _too_small(data: Data, root: Path) -> dict[str, tuple[int, int]]:
-    """The classes that ``min_images`` leaves out, with their numbers of images to train on and to test."""
-    if data.min_images is None:
-        return {}
-    return folder.too_small(root, data.classes, data.labels, data.min_images)
 
 
 def _incomparable(kind: str, data: Data, index: pd.DataFrame, published: Counts) -> str:

@@ -65,6 +65,8 @@ def read(root: Path, classes: str, labels: str | None = None, min_images: int | 
 
 def too_small(root: Path, classes: str, labels: str | None, min_images: int | None) -> dict[str, tuple[int, int]]:
     """The chosen classes that ``min_images`` leaves out: name → numbers of images to train on and to test."""
+    if min_images is None:
+        return {}
     _, names, _, few = _chosen(root, classes, labels, min_images)
     return {names[number]: counts for number, counts in few.items()}
 

@@ -94,7 +94,9 @@ def render(kind: Species, rng: np.random.Generator, side: int, nuisance: float) 
     pixels = scene * (1 - alpha) + feathers * alpha
     pixels = pixels * (1 - hidden) + front[..., :3] * hidden
     image = light(rng, pixels, nuisance)
-    places = _places(figure, move)
+    sides = {"left": "right", "right": "left"} if move.pose.mirror else {}
+    named = {" ".join(sides.get(word, word) for word in part.split()): point for part, point in figure.parts.items()}
+    places = move(np.array([named.get(part, (np.nan, np.nan)) for part in CUB_PARTS]))  # NaN on the far side
     return Picture(image, Image.fromarray(mask.astype(np.uint8) * 255), _box(mask), _seen(places, mask), places)
 
 
@@ -161,14 +163,6 @@ def _paint(figure: Bird, move: Placement, size: tuple[int, int]) -> np.ndarray:
     for shape, polygon in zip(figure.shapes, np.split(points, ends), strict=True):
         pen.polygon(polygon.ravel().tolist(), fill=(*shape.colour, 255))
     return np.asarray(canvas.reduce(SUPERSAMPLE), np.float32)
-
-
-def _places(figure: Bird, move: Placement) -> np.ndarray:
-    """Where CUB's 15 parts lie in the image: (15, 2), NaN on the far side."""
-    sides = {"left": "right", "right": "left"} if move.pose.mirror else {}
-    named = {" ".join(sides.get(word, word) for word in part.split()): point for part, point in figure.parts.items()}
-    points = np.array([named.get(part, (np.nan, np.nan)) for part in CUB_PARTS])
-    return move(points)
 
 
 def _seen(places: np.ndarray, mask: np.ndarray) -> np.ndarray:
