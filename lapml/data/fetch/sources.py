@@ -103,9 +103,8 @@ def refuse_other(name: str, data: config.Data, paths: Paths) -> None:
         reached = not here or asked == "official" or "://" in asked or here.exists()
         if record and elsewhere and (here and here.is_dir() or place and reached):
             _placed(name, data, paths, record)
-    packed = json_object(paths.pack(name) / "meta.json").get(
-        "source"
-    )  # a damaged one is reported when the pack is opened
+    # A damaged pack is reported when it is opened.
+    packed = json_object(paths.pack(name) / "meta.json").get("source")
     if record and isinstance(packed, dict) and not alike(packed, record):
         raise LapmlError(
             f"{paths.pack(name)}: was packed of other data ({described(packed)}) than were fetched since ({described(record)}); "
