@@ -34,11 +34,15 @@ def rgb(image: Image.Image, lower: Callable[[], np.ndarray] | None) -> Image.Ima
     """
     signed = image.mode == "L" and _tag(image, SAMPLEFORMAT) == SIGNED
     if image.mode.startswith(("I", "F")) or signed:
-        gray = _levels(_numbers(image, signed))
-        # Pillow itself turns over what has 8 bits or fewer.
-        return Image.fromarray(
-            255 - gray if _tag(image, PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO else gray
-        ).convert("RGB")
+        pixels, bits = np.asarray(image), _tag(image, BITSPERSAMPLE)
+        if signed:
+            pixels = pixels.view(np.int8)
+        elif image.mode == "I" and bits == 32 and _tag(image, SAMPLEFORMAT) in (UNSIGNED, None):
+            pixels = pixels.view(np.uint32)  # which Pillow holds as signed
+        gray = _levels(pixels)
+        if _tag(image, PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
+            gray = 255 - gray  # Pillow itself turns over what has 8 bits or fewer
+        return Image.fromarray(gray).convert("RGB")
     if image.mode == "LAB":
         return ImageCms.applyTransform(image, _from_lab())
     if lower:
@@ -53,15 +57,6 @@ def _tag(image: Image.Image, tag: int) -> int | None:
     """The (first) value of a TIFF's tag; None if it has none, or is no TIFF."""
     found = image.tag_v2.get(tag) if hasattr(image, "tag_v2") else None
     return found[0] if isinstance(found, tuple) else found
-
-
-def _numbers(image: Image.Image, signed: bool) -> np.ndarray:
-    pixels = np.asarray(image)
-    if signed:
-        return pixels.view(np.int8)
-    if image.mode == "I" and _tag(image, BITSPERSAMPLE) == 32 and _tag(image, SAMPLEFORMAT) in (UNSIGNED, None):
-        return pixels.view(np.uint32)  # which Pillow holds as signed
-    return pixels
 
 
 def _levels(values: np.ndarray) -> np.ndarray:

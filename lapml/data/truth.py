@@ -33,9 +33,8 @@ class Annotations:
                 raise LapmlError(f"{path}: has no box, expected one for every image: object boxes are needed here")
         sizes = index[["width", "height"]].to_numpy(np.float64)
         boxes = np.array(index["box"].tolist(), np.float64)
-        self.corners = (
-            np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) / sizes[:, None]
-        )  # (N, 2, 2), unit square
+        # (N, 2, 2), unit square
+        self.corners = np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) / sizes[:, None]
         count = max((len(parts) for parts in index["parts"] if parts is not None), default=0)
         self.parts = np.zeros((len(index), max(count, 1), 3))  # one that is never seen where there are none
         for row, parts in enumerate(index["parts"]):

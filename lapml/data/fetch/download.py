@@ -23,6 +23,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
+from lapml.data.fetch import shown
 from lapml.errors import LapmlError, words
 from lapml.files import json_object
 
@@ -81,11 +82,6 @@ def download(urls: list[str], checksum: str | None, folder: Path, advice: str, b
         return file, url
     network = "no network? behind a proxy set HTTPS_PROXY; " if offline else ""
     raise LapmlError(f"cannot be downloaded: {', '.join(reasons)}; {network}try again, or {by_hand} and {advice} to it")
-
-
-def shown(url: str) -> str:
-    """A URL without the name and password that it may hold."""
-    return re.sub(r"//[^/?#]*@", "//", url, count=1)
 
 
 def _name(url: str) -> str:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from lapml import config
-from lapml.data.fetch import archives
+from lapml.data.fetch import archives, shown
 from lapml.data.readers import Reader, layouts, read, reader
 from lapml.data.readers import folder as own
 from lapml.errors import LapmlError
@@ -68,7 +68,7 @@ def located(source: str, paths: Paths) -> Path:
 
 def _downloaded(name: str, source: str | list[str], how: Reader, folder: Path, advice: str) -> tuple[Path, str]:
     """An archive, and the URL it is from."""
-    from lapml.data.fetch.download import download, shown
+    from lapml.data.fetch.download import download  # slow to import
 
     known = how.DOWNLOAD
     if source == "official" and not known.urls:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lapml import config
+from lapml.data.fetch import shown
 from lapml.data.fetch.contents import KEYS, alike
 from lapml.data.fetch.laying import archives_in, located
 from lapml.files import json_object, write_text
@@ -31,15 +32,6 @@ def asked_for(name: str, data: config.Data) -> str | list[str]:
 def variable(name: str) -> str:
     """The environment variable that says where a data set lies on this machine."""
     return "LAPML_" + name.upper().replace("-", "_")
-
-
-def shown(value: Any) -> Any:
-    """A source without the names and passwords that URLs may hold; any other setting as it is."""
-    if not isinstance(value, str | list) or "@" not in str(value):
-        return value
-    from lapml.data.fetch.download import shown as without  # slow to import
-
-    return [without(each) for each in value] if isinstance(value, list) else without(value)
 
 
 def named(data: config.Data) -> dict[str, Any]:

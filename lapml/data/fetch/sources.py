@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lapml import config
-from lapml.data.fetch import places
+from lapml.data.fetch import places, shown
 from lapml.data.fetch.contents import KEYS, alike, described, looked_at
 from lapml.data.fetch.laying import lay_out, located, root_in
-from lapml.data.fetch.places import asked_for, named, shown, variable
+from lapml.data.fetch.places import asked_for, named, variable
 from lapml.data.readers import reader
 from lapml.errors import LapmlError
 from lapml.files import json_object, locked, write_text
