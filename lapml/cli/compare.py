@@ -24,6 +24,12 @@ def compare(
         str, typer.Option(help="Classes whose images are left out, by their numbers in the set: 158-182.")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a Markdown table.")] = False,
+    backbones: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for backbones.svg and .csv: top-1 against the cost of training, by backbone and method."
+        ),
+    ] = None,
 ) -> None:
     """Compare methods of finished runs. Accuracy over seeds, differences with tests, and the number of seeds needed.
 
@@ -32,6 +38,10 @@ def compare(
     from lapml.analysis import compare as comparison
 
     result = comparison.compare(runs, baseline or None, top, confidence, replicates, without)
+    if backbones:
+        from lapml.report.backbones import write
+
+        write(backbones, runs, baseline or None, confidence, without)
     typer.echo(comparison.as_json(result) if as_json else comparison.markdown(result))
 
 

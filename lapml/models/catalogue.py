@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lapml.errors import LapmlError, words
 from lapml.models.backbone import Tap, create, native_side, resize, taken
 from lapml.models.frozen import stages
-from lapml.models.model import GRID
+from lapml.models.model import GRID, cut
 from lapml.models.weights import WHEELS
 
 
@@ -34,12 +34,15 @@ def rows(pattern: str, side: int | None = None) -> Iterator[dict[str, Any]]:
             yield {"name": name, "side": side, "error": str(error)}
 
 
-def row(name: str, side: int | None = None) -> dict[str, Any]:
+def row(
+    name: str, side: int | None = None, truncate: int | None = None, output_stride: int | None = None
+) -> dict[str, Any]:
     """What a model is as a backbone of lapml.
 
     Args:
         name: timm's.
         side: of its square input in pixels; None: the one that it was pretrained with.
+        truncate, output_stride: as in the section ``model`` of params.yaml.
 
     Returns:
         name; side and ``native`` side in pixels; ``cells`` per side of the map; ``channels`` of the map; ``parameters`` of the
@@ -49,15 +52,17 @@ def row(name: str, side: int | None = None) -> dict[str, Any]:
     Raises:
         LapmlError: timm has no such model, or it gives no map at that side that lapml can use.
     """
+    options = {"output_stride": output_stride} if output_stride else {}
     with torch.device("meta"):  # shapes alone
-        backbone, _ = create(name, "none", 0, ("model.name", "model.weights"))
+        backbone, _ = create(name, "none", 0, ("model.name", "model.weights"), **options)
         backbone.eval()
         native = native_side(backbone)
         side = side or native
         resize(backbone, side, "model.name", name)
         backbone.reset_classifier(0)
         images = torch.zeros(1, 3, side, side)
-        tap, gflop, shape = _measured(backbone, images, name)
+        tap = cut(backbone, name, truncate)[0] if truncate else None
+        tap, gflop, shape = _measured(backbone, images, name, tap)
         if tap is None:
             raise LapmlError(f"model.name: {name} gives no square map of places")
     if shape[2] < GRID:
@@ -82,9 +87,11 @@ def row(name: str, side: int | None = None) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _measured(backbone: torch.nn.Module, images: torch.Tensor, name: str) -> tuple[Tap | None, float, torch.Size]:
+def _measured(
+    backbone: torch.nn.Module, images: torch.Tensor, name: str, tap: Tap | None
+) -> tuple[Tap | None, float, torch.Size]:
     try:
-        tap = taken(backbone, images)
+        tap = tap or taken(backbone, images)
         if tap is None:
             return None, 0.0, images.shape
         with FlopCounterMode(display=False) as counter:

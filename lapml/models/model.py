@@ -102,7 +102,7 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
     backbone, record = create(name, config.weights, seed, (key, "model.weights"), initial, **options)
     resize(backbone, side, key, name)
     if config.truncate:
-        tap, channels = _truncate(backbone, config)
+        tap, channels = cut(backbone, name, config.truncate)
     else:
         tap, channels = last_map(backbone.eval(), side, key, name), backbone.num_features
         backbone.train()
@@ -197,13 +197,13 @@ def _norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-def _truncate(backbone: nn.Module, config: Model) -> tuple[Tap, int]:
-    """Cut the backbone after its last stage of a stride; returns (where its map is taken, channels)."""
+def cut(backbone: nn.Module, name: str, stride: int) -> tuple[Tap, int]:
+    """Cut a backbone of that name after its last stage of a stride; returns (where its map is taken, channels)."""
     stages = backbone.feature_info if isinstance(backbone.feature_info, list) else list(backbone.feature_info)
-    taps = [index for index, stage in enumerate(stages) if stage["reduction"] == config.truncate]
+    taps = [index for index, stage in enumerate(stages) if stage["reduction"] == stride]
     if not taps or not hasattr(backbone, "prune_intermediate_layers"):
         strides = sorted({stage["reduction"] for stage in stages})
-        raise LapmlError(f"model.truncate: {config.name} has no stage of stride {config.truncate}, only {strides}")
+        raise LapmlError(f"model.truncate: {name} has no stage of stride {stride}, only {strides}")
     backbone.prune_intermediate_layers([taps[-1]], prune_norm=True, prune_head=True)
     return Tap(taps[-1]), stages[taps[-1]]["num_chs"]
 

@@ -56,9 +56,8 @@ def provenance(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
             if (shown := "not installed" if version is None else str(version)) not in found:
                 found.append(shown)
     data = [f"{name}: {', '.join(_values(rows['data_sha256']))}" for name, rows in runs.groupby("dataset", sort=False)]
-    weights = [
-        " ".join(pair) for pair in zip(_values(runs["weights_name"]), _values(runs["weights_sha256"]), strict=False)
-    ]
+    pairs = runs[["weights_name", "weights_sha256"]].astype(object).fillna("–").drop_duplicates()
+    weights = [f"{name} {checksum}" for name, checksum in pairs.itertuples(index=False)]
     reads = ", ".join(
         f"read {_times(times)} by {count} of {len(runs)} runs"
         for times, count in runs["test_reads"].value_counts().items()

@@ -54,7 +54,7 @@ def publish_finished(params: Params, paths: Paths) -> str:
                 held.append(name)
                 continue
             row = {"dataset": dataset, "method": method, "seed": seed, **found}
-            if faults := one_origin([*known, row], paths.pack(dataset) / "meta.json"):
+            if faults := one_origin(params, [*known, row], paths.pack(dataset) / "meta.json"):
                 raise LapmlError(
                     f"{there.base}: {faults[0]}; only runs of the same data and weights are published together"
                 )
@@ -162,7 +162,7 @@ def refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[d
         else:
             rows.setdefault(dataset, []).append({"dataset": dataset, "method": method, "seed": seed, **found})
     for dataset in params.datasets:
-        faults += one_origin(rows.get(dataset, []), paths.pack(dataset) / "meta.json")
+        faults += one_origin(params, rows.get(dataset, []), paths.pack(dataset) / "meta.json")
         for method in params.tuned_methods:
             if not _same_tuned(params, paths, there, dataset, method):
                 faults.append(

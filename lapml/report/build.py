@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lapml import config
-from lapml.analysis import calibration, contrasts, headline, mistakes, selective, tables
+from lapml.analysis import backbones, calibration, contrasts, headline, mistakes, selective, tables
 from lapml.analysis.diagnosis import tables as diagnosis_tables
 from lapml.config import Params, overlays
 from lapml.files import scratch
@@ -64,9 +64,10 @@ def report(
     classes = {name: _by_class(params, paths, name, answers[name]) for name in params.datasets}
     confusions = {name: confused for name, (confused, _) in classes.items()}
     risks = {name: selective.read(params, paths, name) for name in params.datasets}
+    over = {name: backbones.of_suite(name, runs, params) for name in params.datasets}
     html = page.build(
         params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, confusions, heading, primary,
-        {name: shown for name, (_, shown) in classes.items()}, risks, heads,
+        {name: shown for name, (_, shown) in classes.items()}, risks, heads, over,
     )  # fmt: skip
     parts = (
         headline.markdown(heads, params),

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from lapml.analysis.tables import cost
 from lapml.common.text import AS_TYPED
@@ -29,6 +30,7 @@ STYLE = {
     "axes.titlesize": 10.0, "axes.titlelocation": "left", "axes.titleweight": "bold", **AS_TYPED,
 }  # fmt: skip
 WIDTH, HEIGHT = 5.0, 3.3  # inches
+MARKERS = "osD^vP*X"  # of backbones, by their cost
 CROWD = 6  # lines of a legend that find room within a chart
 
 
@@ -134,6 +136,42 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
         axes.set_xlabel("cost of training (1,000 forward passes; a backward pass = 2)")
         axes.set_ylabel("top-1 accuracy (%)")
         axes.set_title("Accuracy against cost")
+
+    return _chart(draw)
+
+
+def over_backbones(table: pd.DataFrame, order: list[str]) -> bytes:
+    """Mean top-1 with its interval against the cost of training, on a logarithmic axis: one mark per backbone and method, those
+    of a method joined. SVG.
+
+    Args:
+        table: of :func:`lapml.analysis.backbones.table`; order: of all methods, for their colours.
+    """
+
+    def draw(axes: Axes) -> None:
+        names = list(dict.fromkeys(table.sort_values("tflop")["backbone"]))
+        methods = list(dict.fromkeys(table["method"]))
+        extent = max(table["tflop"].max() / table["tflop"].min(), 1.5)
+        for place, method in enumerate(methods):
+            rows = table[table["method"] == method]
+            colour, dash = look(order.index(method))
+            # methods of one cost are set side by side, or they hide each other
+            across = rows["tflop"] * extent ** (0.015 * (place - (len(methods) - 1) / 2))
+            axes.errorbar(across, rows["top1"], rows["top1_half"].fillna(0), color=colour, linestyle=dash, linewidth=1.2,
+                          capsize=3, label=method)  # fmt: skip
+            for x, row in zip(across, rows.to_dict("records"), strict=True):
+                marker = MARKERS[names.index(row["backbone"]) % len(MARKERS)]
+                axes.plot(x, row["top1"], color=colour, marker=marker, markersize=6)
+        for place, name in enumerate(names):
+            axes.plot([], [], marker=MARKERS[place % len(MARKERS)], linestyle="", color="#5f5f5f", label=name)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if extent > 50 else (1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.margins(x=0.1, y=0.1)
+        axes.set_xlabel("cost of training (Tflop; a backward pass = 2 forward passes)")
+        axes.set_ylabel("top-1 accuracy (%)")
+        axes.set_title("Accuracy against cost over backbones")
 
     return _chart(draw)
 

@@ -54,7 +54,7 @@ def publish_from(params: Params, paths: Paths, tar: Path) -> str:
                     faults.append(f"{name}: another run of that name is published, and stays")
             else:
                 row = {**dict(zip(("dataset", "method", "seed"), run, strict=True)), **found}
-                if origin := one_origin([*rows, row], paths.pack(run[0]) / "meta.json"):
+                if origin := one_origin(params, [*rows, row], paths.pack(run[0]) / "meta.json"):
                     faults += origin
                     continue
                 copy_run(given.run(*run), there.run(*run))

@@ -10,7 +10,7 @@ import pandas as pd
 from lapml.analysis import calibration, contrasts, headline, selective, tables
 from lapml.common.text import class_name
 from lapml.config import Params
-from lapml.report import account, figures, studies
+from lapml.report import account, backbones, figures, studies
 from lapml.report.html import data_uri, render
 from lapml.report.tiles import Tiles
 
@@ -38,6 +38,7 @@ def build(
     classes: dict[str, tuple[pd.DataFrame, pd.DataFrame]] | None = None,
     risks: dict[str, dict[str, np.ndarray]] | None = None,
     heads: pd.DataFrame | None = None,
+    over: dict[str, pd.DataFrame] | None = None,
 ) -> str:
     """The report as HTML.
 
@@ -56,6 +57,7 @@ def build(
         classes: {dataset: (of ``mistakes.extremes``, of ``mistakes.by_class``)}.
         risks: {dataset: of ``selective.read``}.
         heads: of ``headline.headline``.
+        over: {dataset: of ``backbones.of_suite``}.
     """
     text, facts = account.introduction(heading)
     return render(
@@ -79,6 +81,7 @@ def build(
                 "calibration": calibration.rows(table, name),
                 "classes": _classes((classes or {}).get(name)),
                 "risk": _risk((risks or {}).get(name, {}), params),
+                "backbones": backbones.shown((over or {}).get(name, pd.DataFrame()), params.all_methods()),
             }
             for name in params.datasets
         ],
@@ -90,6 +93,7 @@ def build(
         calibration_note=calibration.NOTE,
         risk_heads=selective.HEADINGS,
         risk_note=selective.NOTE,
+        backbone_heads=backbones.HEADINGS,
         ran=account.provenance(runs),
         runs=account.table_of_runs(runs),
         commands=runs["command"].astype(str).to_list(),

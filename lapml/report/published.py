@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lapml.analysis import tables
+from lapml.analysis import backbones, tables
 from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.files import locked, scratch
@@ -87,7 +87,7 @@ def recover(paths: Paths) -> None:
 
 
 def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> None:
-    from lapml.report import page  # matplotlib, which `publish --finished` does without
+    from lapml.report import figures, page  # matplotlib, which `publish --finished` does without
 
     target.mkdir()
     for name in REPORT_FILES:
@@ -101,9 +101,10 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
     table = tables.accuracy(runs, tables.predictions(params, paths), params)
     for dataset in params.datasets:
         (target / "figures").mkdir(exist_ok=True)
-        for name, chart in page.charts(
-            *(frame[frame["dataset"] == dataset] for frame in (runs, epochs, table))
-        ).items():
+        charts = page.charts(*(frame[frame["dataset"] == dataset] for frame in (runs, epochs, table)))
+        if len(over := backbones.of_suite(dataset, runs, params)):
+            charts["backbones"] = figures.over_backbones(over, params.all_methods())
+        for name, chart in charts.items():
             if chart:
                 (target / "figures" / f"{dataset}-{name}.svg").write_bytes(chart)
         if diagnosis.read(params, paths, dataset):

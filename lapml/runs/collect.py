@@ -65,7 +65,7 @@ def collect(params: Params, paths: Paths) -> pd.DataFrame:
         else:
             rows[dataset].append({"dataset": dataset, "method": method, "seed": seed, **found})
     for dataset in params.datasets:
-        faults[dataset] += one_origin(rows[dataset], paths.pack(dataset) / "meta.json")
+        faults[dataset] += one_origin(params, rows[dataset], paths.pack(dataset) / "meta.json")
     _refuse([line for lines in faults.values() for line in lines], params)
     predictions(params, paths)
     return pd.DataFrame([row for of_dataset in rows.values() for row in of_dataset])
@@ -260,18 +260,19 @@ def _is_valid(name: str, value: Any) -> bool:
     return (0 <= value <= 100 or name not in ACCURACIES) and (name != "n" or isinstance(value, int))
 
 
-def one_origin(rows: list[dict[str, Any]], meta: Path) -> list[str]:
-    """Faults of runs made from other data than the packed, or from other data or weights than the first run. (Object maps of
-    the same settings may differ by rounding between machines: reports say so.)"""
+def one_origin(params: Params, rows: list[dict[str, Any]], meta: Path) -> list[str]:
+    """Faults of runs made from other data than the packed, or from other data or weights than the first run; weights are those of
+    one model (methods may override it). (Object maps of the same settings may differ by rounding between machines: reports say so.)
+    """
     faults = []
     packed = read_json(meta).get("sha256") if meta.exists() else None
-    for key, expected, source in (
-        ("data_sha256", packed, meta),
-        ("weights_sha256", None, None),
-    ):
+    first: dict[tuple[str, ...], tuple[Any, object]] = {("data_sha256",): (packed, meta)} if packed else {}
+    for key in ("data_sha256", "weights_sha256"):
         for row in rows:
             name = f"{row['dataset']}/{row['method']}/{row['seed']}"
-            expected, source = (expected, source) if expected else (row[key], f"as in {name}")
+            model = params.of(row["dataset"], row["method"]).model
+            alike = (key, model.name, model.weights) if key == "weights_sha256" else (key,)
+            expected, source = first.setdefault(alike, (row[key], f"as in {name}"))
             if row[key] != expected:
                 faults.append(f"{name}: provenance.json: {key}: found {row[key]}, expected {expected} ({source})")
     return faults

@@ -13,11 +13,19 @@ from lapml.models.model import build
 
 
 @pytest.mark.parametrize(
-    "name, side", [("test_resnet", 192), ("test_vit", 96), ("convnext_atto", 224), ("tf_efficientnet_lite0", 192)]
+    "name, side, truncate, stride",
+    [
+        ("test_resnet", 192, None, None),
+        ("test_vit", 96, None, None),
+        ("convnext_atto", 224, None, None),
+        ("tf_efficientnet_lite0", 192, None, None),
+        ("tf_efficientnet_lite0", 96, 16, None),
+        ("test_resnet", 96, None, 8),
+    ],
 )
-def test_a_row_says_what_building_gives(name, side):
-    row = catalogue.row(name, side)
-    settings = Model(name=name, weights="none", truncate=None, output_stride=None, embedding_dim=None)
+def test_a_row_says_what_building_gives(name, side, truncate, stride):
+    row = catalogue.row(name, side, truncate, stride)
+    settings = Model(name=name, weights="none", truncate=truncate, output_stride=stride, embedding_dim=None)
     model, record = build(settings, 3, side, 0)
     assert [row["cells"]] * 2 == record["grid"] and row["channels"] == model.head.in_features
     assert row["parameters"] == sum(value.numel() for value in model.backbone.parameters())
