@@ -1,10 +1,27 @@
 """Intervals of ratios of sums over (model, image), by the hierarchical bootstrap of lapml/analysis/stats.py."""
 
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 
+from lapml.config import Params
+
 BLOCK = 200  # replicates at once
+SEED = 0  # of the resampling, the same for all: replicates of two mixers are paired
+
+
+def estimated(
+    above: np.ndarray, below: np.ndarray, metrics: Iterable[str], params: Params
+) -> tuple[dict[str, float], np.ndarray]:
+    """A table's row, {METRIC, METRIC_low, METRIC_high} of each of M ratios, and the replicates (R, M) of :func:`replicates`
+    behind it."""
+    draws = replicates(above, below, params.report.bootstrap, SEED)
+    row: dict[str, float] = {}
+    low, high = percentiles(draws, params.report.confidence)
+    for column, (metric, value) in enumerate(zip(metrics, whole(above, below), strict=True)):
+        row |= {metric: value, f"{metric}_low": low[column], f"{metric}_high": high[column]}
+    return row, draws
 
 
 def replicates(above: np.ndarray, below: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -29,7 +29,6 @@ from lapml.training.mixes import RANDOM, Made, Mixes, control, distinct
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
 
-BOOTSTRAP_SEED = 0
 MAPS = "class maps"  # what is measured of the models, not of a mixer
 COUNTED = ("meaningless", "obscured")  # rates of images that are, or are not
 EVENTS = 20  # such images, at least, for a ratio to that rate
@@ -58,14 +57,8 @@ class Measured(NamedTuple):
 
 
 def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measured:
-    """Measure all mixers of a suite on one data set.
-
-    Args:
-        known: of :func:`truths`.
-
-    Raises:
-        LapmlError: the runs of ``diagnose.method`` are not there, or do not fit the settings.
-    """
+    """Measure all mixers of a suite on one data set; LapmlError where the runs of ``diagnose.method`` are not there, or do not fit
+    the settings."""
     made = dict(zip(("commit", "dirty"), commit(), strict=True))
     packed, masks, annotations, maps_found = known
     rows = mixers(params, dataset, known)
@@ -130,14 +123,18 @@ def _of_batch(
     points: torch.Generator,
     bins: dict[str, np.ndarray],
 ) -> dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """{mixer, or MAPS: its metrics} of a batch of :meth:`Mixes.generate`; its labels are added to ``bins``."""
+    """{mixer, or MAPS: its metrics} of a batch of :meth:`Mixes.generate`; its labels are added to ``bins``, by
+    ρ: images, the sum of ρ, and that of true shares."""
     found = {}
     if scene:
         found[MAPS] = localisation(maps.float(), scene.truth, batch.images.shape[-1], points)
     for name, (mixed, _) in generated.items():
         if scene:
             found[name] = mixing(mixed, scene)
-            _fill(bins[name], mixed.rho, *true_share(mixed, scene))
+            truth, applies = true_share(mixed, scene)
+            given, true = (values[applies].cpu().double().numpy() for values in (mixed.rho, truth))
+            place = np.clip((given * BINS).astype(int), 0, BINS - 1)
+            np.add.at(bins[name], place, np.stack([np.ones_like(given), given, true], 1))
         else:
             area = shares(mixed).hidden.mean((1, 2))
             found[name] = {"area": (area, torch.ones_like(area))}
@@ -145,11 +142,8 @@ def _of_batch(
 
 
 def settings(params: Params, dataset: str, localised: bool) -> dict[str, Any]:
-    """Everything of the params that a diagnosis depends on, beside the runs and maps that it names by checksum.
-
-    Args:
-        localised: it is by maps of the stage `localise`.
-    """
+    """Everything of the params that a diagnosis depends on, beside the runs and maps that it names by checksum; ``localised``:
+    it is by maps of the stage `localise`."""
     rows = distinct(params.of(dataset), localised=localised)
     return {
         "view": params.data[dataset].view.recorded(),
@@ -213,21 +207,16 @@ def opened(
 def _tables(
     sums: dict[str, np.ndarray], rows: list[str], params: Params
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    confidence, count = params.report.confidence, params.report.bootstrap
     draws, table = {}, []
     for name, (above, below) in sums.items():
-        draws[name] = intervals.replicates(above, below, count, BOOTSTRAP_SEED)
-        values = intervals.whole(above, below)
-        low, high = intervals.percentiles(draws[name], confidence)
-        row: dict[str, Any] = {"method": name}
-        for column, metric in enumerate(LOCALISATION if name == MAPS else MIXING):
-            row |= {metric: values[column], f"{metric}_low": low[column], f"{metric}_high": high[column]}
-        table.append(row)
+        metrics = LOCALISATION if name == MAPS else MIXING
+        row, draws[name] = intervals.estimated(above, below, metrics, params)
+        table.append({"method": name, **row})
     frame = pd.DataFrame(table, columns=None if table else ["method"])
     columns = ["method", *(f"{metric}{end}" for metric in MIXING for end in ("", "_low", "_high"))]
     of_mixers = frame[frame["method"].isin(rows)].reindex(columns=columns)
     of_maps = frame[frame["method"] == MAPS].drop(columns=["method", *columns[1:]], errors="ignore")
-    return of_mixers, of_maps, _ratios(of_mixers, sums, draws, confidence)
+    return of_mixers, of_maps, _ratios(of_mixers, sums, draws, params.report.confidence)
 
 
 def _ratios(
@@ -253,13 +242,6 @@ def _ratios(
                 low = high = math.nan
             rows.append({"metric": metric, "against": against, "ratio": value, "low": low, "high": high})
     return pd.DataFrame(rows, columns=["metric", "against", "ratio", "low", "high"])
-
-
-def _fill(bins: np.ndarray, rho: torch.Tensor, truth: torch.Tensor, applies: torch.Tensor) -> None:
-    """Add images to bins of ρ: (images, sum of ρ, sum of true shares)."""
-    given, true = rho[applies].cpu().double().numpy(), truth[applies].cpu().double().numpy()
-    place = np.clip((given * BINS).astype(int), 0, BINS - 1)
-    np.add.at(bins, place, np.stack([np.ones_like(given), given, true], 1))
 
 
 def _labels(bins: dict[str, np.ndarray]) -> pd.DataFrame:

@@ -10,18 +10,12 @@ from lapml.analysis.diagnosis import localisers
 from lapml.analysis.diagnosis.measure import Measured
 from lapml.analysis.diagnosis.metrics import LOCALISATION, MIXING
 from lapml.common.text import markdown as escaped
+from lapml.common.text import markdown_table
 from lapml.config import Params
 from lapml.training.mixes import RANDOM
 
-PERCENT = (
-    "area",
-    "meaningless",
-    "obscured",
-    "ghost",
-    "agreement",
-    *LOCALISATION,
-    *localisers.METRICS,
-)  # the others are shares of 1
+# The others are shares of 1.
+PERCENT = ("area", "meaningless", "obscured", "ghost", "agreement", *LOCALISATION, *localisers.METRICS)
 LIMIT = 0.5  # ratio of the hypothesis
 
 
@@ -105,18 +99,12 @@ def markdown(found: Measured, params: Params) -> str:
     """The tables, the hypothesis and the note."""
     heads = columns(found)
     lines = [f"### {escaped(found.record['dataset'])}: mixed images and labels", ""]
-    if found.table.empty:
-        lines.append("No method mixes.")
-    else:
-        lines += ["| method | " + " | ".join(heads.values()) + " |", "|" + " --- |" + " ---: |" * len(heads)]
-    for row in found.table.to_dict("records"):
-        lines.append(f"| {escaped(row['method'])} | " + " | ".join(cell(row, metric) for metric in heads) + " |")
+    rows = [[escaped(row["method"]), *(cell(row, each) for each in heads)] for row in found.table.to_dict("records")]
+    lines += markdown_table(["method", *heads.values()], rows) if rows else ["No method mixes."]
     if maps := of_maps(found):
-        lines += ["", "| class maps | measured | chance |", "| --- | ---: | ---: |"]
-        lines += ["| " + " | ".join(row) + " |" for row in maps]
+        lines += ["", *markdown_table(["class maps", "measured", "chance"], maps)]
     if beside := of_localisers(found):
-        lines += ["", "| " + " | ".join(LOCALISERS) + " |", "|" + " --- |" + " ---: |" * len(localisers.METRICS)]
-        lines += ["| " + " | ".join(row) + " |" for row in beside]
+        lines += ["", *markdown_table(LOCALISERS, beside)]
     if len(found.ratios):
         lines += ["", "Hypothesis: at most half of plain CutMix’s meaningless images, obscured images and label error."]
         lines += ["", *(f"- {line}" for line in verdicts(found.ratios))]

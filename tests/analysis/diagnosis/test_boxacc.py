@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapml.analysis.diagnosis.boxacc import OVERLAPS, max_box_acc, regions
+from lapml.analysis.diagnosis.localisers import OVERLAPS, max_box_acc, regions
 
 
 def literal_regions(mask: np.ndarray) -> list[tuple[int, list[int]]]:

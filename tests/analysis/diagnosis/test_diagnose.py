@@ -238,7 +238,7 @@ def counted(params: Params, paths: Paths) -> tuple[dict[str, np.ndarray], set[in
 def agrees(table: pd.DataFrame, sums: dict[str, np.ndarray], used: set[int], params: Params) -> None:
     kept = sorted(used)
     for row, (above, below) in sums.items():
-        draws = intervals.replicates(above[:, kept], below[:, kept], params.report.bootstrap, measuring.BOOTSTRAP_SEED)
+        draws = intervals.replicates(above[:, kept], below[:, kept], params.report.bootstrap, intervals.SEED)
         for column, name in enumerate(metrics.MIXING):
             top, bottom = above[..., column].sum(), below[..., column].sum()
             low, high = intervals.percentiles(draws[:, column], params.report.confidence)
