@@ -155,7 +155,7 @@ def plans(
 
     Example: python -m benchmarks plans 100 1000
     """
-    from benchmarks.plans import plans as measured
+    from benchmarks.scheduler import plans as measured
 
     typer.echo(measured(runs, repeats, output))
 

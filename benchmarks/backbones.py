@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import interleaved, interval, ratio, revision, written
+from benchmarks.record import interleaved, interval, ratio, revision, table, written
 from benchmarks.rows import Bench, contender
 from lapml.config import Params
 from lapml.errors import LapmlError
@@ -42,25 +42,24 @@ def backbones(
             "flops_per_image": ready[name, method].flops / here.params.train.batch,
             "peak_memory_bytes": ready[name, method].memory,
         }
-    record = {**here.record(), "rounds": repeats, "steps": steps, "backbones": found, "refused": refused}
+    record = {**here.record(repeats, steps), "backbones": found, "refused": refused}
     del record["model"]
     return written(record, _markdown(record), output and output / params.suite, "backbones")
 
 
 def _markdown(record: dict[str, Any]) -> str:
     data, found = record["data"], record["backbones"]
-    lines = [
+    about = (
         f"{data['dataset']} at {data['side']} px, batch {record['batch']}, {record['precision']}, "
         f"{record['threads']} thread(s), {record['device']}; {record['rounds']} interleaved rounds of {record['steps']} steps; "
-        f"{revision(record)}. Step time over that of the same model's first method; every batch mixed.",
-        "",
-    ]
+        f"{revision(record)}. Step time over that of the same model's first method; every batch mixed."
+    )
     methods = list(next(iter(found.values()))["methods"]) if found else []
     heads = ["model", "million parameters", "Gflop per image", "images/s, " + (methods or [""])[0], *methods[1:]]
-    lines += [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    rows = []
     for name, row in found.items():
         first, *others = row["methods"].values()
         cells = [name, f"{row['parameters'] / 1e6:.1f}", f"{first['flops_per_image'] / 1e9:.2f}"]
         cells += [f"{first['images_per_second']:.1f}", *(interval(each["step_vs_baseline"]) for each in others)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, *(f"\nNot measured: {each}" for each in record["refused"])])
+        rows.append(cells)
+    return "\n".join([about, "", *table(heads, rows), *(f"\nNot measured: {each}" for each in record["refused"])])

@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.packing import images_of, packing
-from benchmarks.record import interleaved, revision, written
+from benchmarks.record import interleaved, revision, table, written
 from benchmarks.rows import Bench, endless, stepper
+from benchmarks.scheduler import project, run
 from lapml.analysis.stats import t_interval
 from lapml.config import Params
 from lapml.errors import LapmlError
@@ -35,11 +33,8 @@ PANELS = {  # name: (what grows, unit of the times)
 
 
 def growth(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
-    """Measure all four; writes growth.json, growth.md and growth.svg into ``output/SUITE`` if given.
-
-    Raises:
-        LapmlError: the suite has not been run yet: its runs are what the report is timed on.
-    """
+    """Measure all four; writes growth.json, growth.md and growth.svg into ``output/SUITE`` if given. LapmlError where the suite
+    has not been run yet: its runs are what the report is timed on."""
     here = Bench(params.of(dataset), paths, dataset)
     measured = {
         "batch": _steps(here, paths, repeats, steps, "batch", BATCHES),
@@ -49,9 +44,7 @@ def growth(params: Params, paths: Paths, dataset: str, repeats: int, steps: int,
     }
     points = {panel: _points(times, params.report.confidence) for panel, times in measured.items()}
     record = {
-        **here.record(),
-        "rounds": repeats,
-        "steps": steps,
+        **here.record(repeats, steps),
         "seconds": {
             panel: {f"{line} {x}": each for (line, x), each in times.items()} for panel, times in measured.items()
         },
@@ -117,12 +110,10 @@ def _runs(params: Params, paths: Paths, repeats: int) -> dict[tuple[str, int], l
         for times in TIMES:
             folder = Path(scratch) / str(times)
             count = _grown(params, paths, folder, times)
-            contenders["lapml report", count] = lambda folder=folder: _command(
-                folder, sys.executable, "-m", "lapml", "report", "--no-images"
-            )
-            contenders["snakemake -n", count] = lambda folder=folder: _command(
-                folder, sys.executable, "-m", "snakemake", "-n", "--quiet", "all"
-            )
+            contenders["lapml report", count] = lambda folder=folder: run(folder, "lapml", "report", "--no-images")[0]
+            contenders["snakemake -n", count] = lambda folder=folder: run(folder, "snakemake", "-n", "--quiet", "all")[
+                0
+            ]
         return interleaved(contenders, repeats)
 
 
@@ -130,55 +121,41 @@ def _grown(params: Params, paths: Paths, folder: Path, times: int) -> int:
     """A suite folder with ``times`` times the seeds; returns the number of its runs."""
     seeds = params.seeds
     grown = params.model_dump(mode="json") | {"seeds": [seed + 1000 * copy for copy in range(times) for seed in seeds]}
+    project(folder)
     write_json(folder / "params.yaml", grown)  # JSON is YAML
-    for part in ("Snakefile", "rules", "profiles"):
-        source = paths.root / part
-        (shutil.copytree if source.is_dir() else shutil.copy2)(source, folder / part)
     target, count = Paths(params.suite, folder), 0
     for dataset in params.datasets:
         for source in (paths.base / "data" / dataset, paths.localised(dataset)):
             if source.is_dir():  # there are no maps where nothing mixes by them
                 shutil.copytree(source, target.base / source.relative_to(paths.base), copy_function=_linked)
         for method in params.tuned_methods:
-            _linked_into(paths.tuned(dataset, method), target.tuned(dataset, method))
+            _linked(paths.tuned(dataset, method), target.tuned(dataset, method))
         for method in params.all_methods():
             for copy in range(times):
                 for seed in seeds:
-                    run = paths.run(dataset, method, seed)
-                    if not all((run / name).is_file() for name in RUN_FILES):
-                        raise LapmlError(f"{run}: is not complete; run the suite first, its runs are what is timed")
-                    _as_seed(run, target.run(dataset, method, seed + 1000 * copy), seed + 1000 * copy)
+                    source = paths.run(dataset, method, seed)
+                    if not all((source / name).is_file() for name in RUN_FILES):
+                        raise LapmlError(f"{source}: is not complete; run the suite first, its runs are what is timed")
+                    _as_seed(source, target.run(dataset, method, seed + 1000 * copy), seed + 1000 * copy)
                     count += 1
     return count
 
 
-def _as_seed(run: Path, copy: Path, seed: int) -> None:
+def _as_seed(source: Path, copy: Path, seed: int) -> None:
     """A copy of a run that says it is one of another seed."""
     for name in RUN_FILES:
         if name not in ("config.json", "provenance.json"):
-            _linked_into(run / name, copy / name)
-    config = json.loads((run / "config.json").read_text())
+            _linked(source / name, copy / name)
+    config = json.loads((source / "config.json").read_text())
     write_json(copy / "config.json", {**config, "seed": seed})
-    origin = json.loads((run / "provenance.json").read_text())
+    origin = json.loads((source / "provenance.json").read_text())
     origin["files"]["config.json"] = sha256(copy / "config.json")
     write_json(copy / "provenance.json", origin)
 
 
-def _linked_into(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _linked(source, target)
-
-
 def _linked(source: str | Path, target: str | Path) -> None:
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(target).symlink_to(Path(source).resolve())
-
-
-def _command(folder: Path, *command: str) -> float:
-    started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise LapmlError(f"{' '.join(command[2:])}: failed: {(done.stderr or done.stdout)[-500:]}")
-    return time.perf_counter() - started
 
 
 def _points(times: dict[tuple[str, int], list[float]], confidence: float) -> dict[str, list[list[float]]]:
@@ -201,8 +178,6 @@ def _markdown(record: dict[str, Any]) -> str:
         for line, points in record["points"][panel].items():
             (x0, y0, _), (x1, y1, _) = points[0], points[-1]
             order = f"{np.log(y1 / y0) / np.log(x1 / x0):.2f}" if len(points) > 1 else "–"
-            lines += ["", f"| {line}: {what} | {' | '.join(f'{int(x):,}' for x, *_ in points)} | order |"]
-            lines += [f"|---|{'---:|' * (len(points) + 1)}"]
-            cells = " | ".join(f"{scale * y:.3g} ± {scale * half:.2g}" for _, y, half in points)
-            lines += [f"| {unit} | {cells} | {order} |"]
+            cells = [unit, *(f"{scale * y:.3g} ± {scale * half:.2g}" for _, y, half in points), order]
+            lines += ["", *table([f"{line}: {what}", *(f"{int(x):,}" for x, *_ in points), "order"], [cells])]
     return "\n".join(lines)

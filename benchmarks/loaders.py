@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from benchmarks.packing import images_of
-from benchmarks.record import interleaved, interval, ratio, written
+from benchmarks.record import interleaved, interval, ratio, table, written
 from benchmarks.rows import Bench, endless, heading, stepper
 from lapml.config import Params, View
 from lapml.data.decode import cores
@@ -33,10 +33,7 @@ PREFETCH = 2  # batches that a worker makes ahead, torch's default
 
 def loaders(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, output: Path | None) -> str:
     """Time a step of ``cutmix``, data path included; writes loaders.json and loaders.md into ``output/SUITE`` if given.
-
-    Raises:
-        LapmlError: the view is not one that the others have, or the suite has no method ``cutmix``.
-    """
+    LapmlError where the view is not one that the others have, or the suite has no method ``cutmix``."""
     here = Bench(params.of(dataset), paths, dataset)
     view = here.params.data[dataset].view
     if view.crop != "resized" or "cutmix" not in here.params.all_methods():
@@ -59,9 +56,7 @@ def loaders(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
                 contender()  # allocations and kernel choice
             seconds = interleaved(contenders, repeats)
     record = {
-        **here.record(),
-        "rounds": repeats,
-        "steps": steps,
+        **here.record(repeats, steps),
         "workers": cores(),
         "seconds_per_step": seconds,
         "images_per_second": {name: config.train.batch / float(np.median(times)) for name, times in seconds.items()},
@@ -154,7 +149,6 @@ def _link(here: Bench, params: Params, paths: Paths, folder: Path, rows: np.ndar
 
 def _markdown(record: dict[str, Any]) -> str:
     what = f"cutmix, every batch mixed; {record['workers']} cores"
-    lines = [heading(record), "", f"| {what} | images/s (median) | step time / lapml |", "|---|---:|---:|"]
-    for name, speed in record["images_per_second"].items():
-        lines.append(f"| {name} | {speed:.1f} | {interval(record['times_ours'][name])} |")
-    return "\n".join(lines)
+    speeds = record["images_per_second"].items()
+    rows = [[name, f"{speed:.1f}", interval(record["times_ours"][name])] for name, speed in speeds]
+    return "\n".join([heading(record), "", *table([what, "images/s (median)", "step time / lapml"], rows)])

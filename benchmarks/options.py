@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.record import interleaved, interval, ratio, written
+from benchmarks.record import interleaved, interval, ratio, table, written
 from benchmarks.rows import Bench, endless, heading, stepper
 from lapml.config import Params
 from lapml.paths import Paths
@@ -75,9 +75,7 @@ def options(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
         seconds |= {f"{method}: {name}": times for name, times in interleaved(stepped, repeats).items()}
         torch.compiler.reset()
     record = {
-        **here.record(),
-        "rounds": repeats,
-        "steps": steps,
+        **here.record(repeats, steps),
         "steps_of_a_run": length,
         "seconds_of_first_two_steps": first,
         "seconds_per_step": seconds,
@@ -102,13 +100,11 @@ def _timed(name: str, here: Bench, step: Callable[[], Any], steps: int) -> float
 
 def _markdown(record: dict) -> str:
     length = record["steps_of_a_run"]
-    lines = [
-        heading(record), "", f"| method: option | step time / as it is | first two steps, s | a run of {length:,} steps, s |",
-        "|---|---:|---:|---:|",
-    ]  # fmt: skip
+    heads = ["method: option", "step time / as it is", "first two steps, s", f"a run of {length:,} steps, s"]
+    rows = []
     for name, times in record["seconds_per_step"].items():
         first, mean = record["seconds_of_first_two_steps"][name], sum(times) / len(times)
-        cells = (interval(record["step_vs_as_it_is"][name]), f"{first:.1f}", f"{first + mean * (length - 2):,.0f}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += [f"| {name} | does not run: {why} | | |" for name, why in record["failed"].items()]
-    return "\n".join(lines)
+        seconds = f"{first:.1f}", f"{first + mean * (length - 2):,.0f}"
+        rows.append([name, interval(record["step_vs_as_it_is"][name]), *seconds])
+    failed = [f"| {name} | does not run: {why} | | |" for name, why in record["failed"].items()]
+    return "\n".join([heading(record), "", *table(heads, rows), *failed])

@@ -23,13 +23,8 @@ def preparing(params: Params, paths: Paths, dataset: str, images: int, repeats: 
     """Time packing against a plain Pillow loop (open, RGB, LANCZOS, array) over the same images, round by round.
 
     Packing is timed with all cores, checksums and writing. Every file is read once before, so that neither waits for
-    the disk.
-
-    Args:
-        dataset: one that is fetched; ``images`` of it, evenly spaced.
-
-    Returns:
-        a Markdown line; written with its figures to prepare.json and prepare.md in ``output/SUITE`` if given.
+    the disk. So many ``images`` of a data set that is fetched are taken, evenly spaced. Returns a Markdown line, written with its
+    figures to prepare.json and prepare.md in ``output/SUITE`` if given.
     """
     data = params.data[dataset]
     files, banner = images_of(params, paths, dataset)

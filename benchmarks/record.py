@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,12 @@ def written(record: dict[str, Any], text: str, folder: Path | None, name: str) -
         write_json(folder / f"{name}.json", record)
         write_text(folder / f"{name}.md", text + "\n")
     return text
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table whose first column is of names, the others of numbers."""
+    lines = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
+    return [next(lines), f"|---|{'---:|' * (len(heads) - 1)}", *lines]
 
 
 def interval(value: list[float] | None) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.record import circumstances, interleaved, interval, ratio, revision, written
+from benchmarks.record import circumstances, interleaved, interval, ratio, revision, table, written
 from lapml.common.provenance import device_name
 from lapml.config import Method, Params, Run, resolve
 from lapml.data.batches import Batch, Batches
@@ -34,11 +34,7 @@ BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 
 
 class Bench:
-    """One data set on one device, shared by the contenders of a benchmark.
-
-    Args:
-        params: of the data set, overrides in place.
-    """
+    """One data set on one device, shared by the contenders of a benchmark; ``params``: of the data set, overrides in place."""
 
     def __init__(self, params: Params, paths: Paths, dataset: str):
         self.params, self.paths, self.dataset = params, paths, dataset
@@ -86,7 +82,7 @@ class Bench:
         self.wait()
         return (time.perf_counter() - started) / steps
 
-    def record(self) -> dict[str, Any]:
+    def record(self, rounds: int, steps: int) -> dict[str, Any]:
         """The circumstances of a benchmark, for its record."""
         train, data = self.params.train, self.params.data[self.dataset]
         return {
@@ -96,6 +92,8 @@ class Bench:
             "data": {"dataset": self.dataset, "sha256": self.packed.meta["sha256"], "side": data.view.side},
             "model": self.params.model.model_dump(),
             "batch": train.batch,
+            "rounds": rounds,
+            "steps": steps,
         }
 
 
@@ -142,9 +140,7 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
         {name: lambda each=each: here.timed(each.step, steps) for name, each in ready.items()}, repeats
     )
     record = {
-        **here.record(),
-        "rounds": repeats,
-        "steps": steps,
+        **here.record(repeats, steps),
         "seconds_per_step": seconds,
         "rows": {
             name: {
@@ -212,15 +208,13 @@ def _markdown(record: dict[str, Any]) -> str:
     gpu = any(row["peak_memory_bytes"] for row in record["rows"].values())
     heads = ["", "images/s (median)", "speed / bare", "step time / baseline", "Gflop per image"]
     heads += ["share of bf16 peak", "memory of a step, MiB"] if gpu else []
-    lines = [heading(record), "", f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    lines = []
     for name, row in record["rows"].items():
         flops = row["flops_per_step"] / record["batch"]
-        cells = [
-            f"{row['images_per_second']:.1f}", interval(row["speed_vs_bare"]), interval(row.get("step_vs_baseline")),
-            f"{flops / 1e9:.2f}",
-        ]  # fmt: skip
+        cells = [name, f"{row['images_per_second']:.1f}", interval(row["speed_vs_bare"])]
+        cells += [interval(row.get("step_vs_baseline")), f"{flops / 1e9:.2f}"]
         if gpu:
             cells.append(f"{100 * flops * row['images_per_second'] / peak:.1f} %" if peak else "peak not known")
             cells.append(f"{row['peak_memory_bytes'] / 2**20:,.0f}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return "\n".join([heading(record), "", *table(heads, lines)])

@@ -7,7 +7,7 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.record import written
+from benchmarks.record import table, written
 from benchmarks.rows import Bench, endless, heading
 from lapml.config import Params
 from lapml.paths import Paths
@@ -44,7 +44,7 @@ def trace(params: Params, paths: Paths, dataset: str, steps: int, output: Path |
         traces.append(paths.base / "bench" / f"trace-{method}.json.gz")
         traces[-1].parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(traces[-1]))
-    record = {**here.record(), "rounds": 1, "steps": steps, "seconds_per_step": parts}
+    record = {**here.record(1, steps), "seconds_per_step": parts}
     text = _markdown(record, "GPU" if cuda else "CPU")
     return written(record, text, output and output / params.suite, "profile") + "\n\n" + "\n".join(map(str, traces))
 
@@ -66,13 +66,11 @@ def _parts(profiler: profile, cuda: bool) -> dict[str, float]:
 def _markdown(record: dict[str, Any], kind: str) -> str:
     rows = record["seconds_per_step"]
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts if name != "step"))
-    lines = [
-        heading(record), "", f"| ms of {kind} time per step | {' | '.join(rows)} |", f"|---|{'---:|' * len(rows)}",
-    ]  # fmt: skip
+    lines = []
     for name in (*names, "step"):
         cells = [
             f"{1000 * parts[name]:.2f} ({100 * parts[name] / parts['step']:.0f} %)" if name in parts else "–"
             for parts in rows.values()
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([name, *cells])
+    return "\n".join([heading(record), "", *table([f"ms of {kind} time per step", *rows], lines)])
