@@ -41,11 +41,11 @@ def watch(
     console = Console()
     writers: list = []
     if tensorboard is not None:
-        from lapml.runs.events import Events
+        from lapml.runs.live import Events
 
         writers.append(Events(settings, paths, tensorboard))
     if dvc is not None:
-        from lapml.runs.plots import Plots
+        from lapml.runs.live import Plots
 
         writers.append(Plots(paths, dvc))
 

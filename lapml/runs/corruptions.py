@@ -90,11 +90,8 @@ Change = Callable[[Batch, Batches], Tensor]  # what predict() makes of the image
 
 
 def changes(boxes: bool) -> Iterator[tuple[str, Change | None]]:
-    """Every way in which images are changed, by its name, such as ``blur 3``; the clean images first.
-
-    Args:
-        boxes: whether the data set has them: else nothing is hidden.
-    """
+    """Every way in which images are changed, by its name, such as ``blur 3``; the clean images first. ``boxes``: whether the
+    data set has them: else nothing is hidden."""
     yield "clean", None
     for name, strengths in SEVERITIES.items():
         for severity in range(1, len(strengths) + 1):

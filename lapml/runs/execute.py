@@ -31,6 +31,7 @@ from lapml.training.loop import Fitted, as_csv, fit, made_of
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
+    from lapml.runs.corruptions import Change
 
 RAW = ("top1", "loss", "recall1")  # in metrics.json of the last step's weights too, where their average is evaluated
 PLACEHOLDER = {"m": 0.8, "weight": 0.1, "delta": 0.4, "quantile": 0.5}  # in place of tuned margins, if none are needed
@@ -64,53 +65,45 @@ def execute(
     with alone(folder, log):
         asked = made_of(config, packed, maps, pick_device(config.train)[0])
         done = ranks.on_first(lambda: kept.finished(folder, asked, config.model.weights, replace, log))
-        return done or _execute(config, packed, folder, quiet, log, maps, replace)
+        if done:
+            return done
+        started, clock = datetime.now(UTC), time.perf_counter()
+        code = dict(zip(("commit", "dirty"), commit(), strict=True)) | {"code_sha256": code_sha256()}
+        fitted = fit(config, packed, folder / kept.STATE, quiet, log, maps, replace=replace, live=folder / LIVE)
+        reads = kept.readings(folder)
+        if ranks.rank() == 0:
+            record_read(folder, config.evaluate, "train")  # first, so that no reading goes unrecorded
+        found = evaluate.predict(fitted.model, packed, config, fitted.weights, fitted.device, fitted.precision)
+        totals = {
+            key: sum(row[key] for row in fitted.history) for key in ("images_forward", "images_backward", "seconds")
+        }
+        metrics = {**evaluate.metrics(found), **totals, "split": config.evaluate}
+        if config.train.ema:  # the weights that were averaged, beside
+            raw = evaluate.predict(fitted.models[0], packed, config, fitted.weights, fitted.device, fitted.precision)
+            metrics |= {f"raw_{name}": value for name, value in evaluate.metrics(raw).items() if name in RAW}
+        if ranks.rank():
+            return metrics
 
-
-def _execute(
-    config: Run,
-    packed: Packed,
-    folder: Path,
-    quiet: bool,
-    log: Callable[[str], None],
-    maps: "Localised | None",
-    replace: bool,
-) -> dict[str, Any]:
-    started, clock = datetime.now(UTC), time.perf_counter()
-    code = dict(zip(("commit", "dirty"), commit(), strict=True)) | {"code_sha256": code_sha256()}
-    fitted = fit(config, packed, folder / kept.STATE, quiet, log, maps, replace=replace, live=folder / LIVE)
-    reads = kept.readings(folder)
-    if ranks.rank() == 0:
-        record_read(folder, config.evaluate, "train")  # first, so that no reading goes unrecorded
-    found = evaluate.predict(fitted.model, packed, config, fitted.weights, fitted.device, fitted.precision)
-    totals = {key: sum(row[key] for row in fitted.history) for key in ("images_forward", "images_backward", "seconds")}
-    metrics = {**evaluate.metrics(found), **totals, "split": config.evaluate}
-    if config.train.ema:  # the weights that were averaged, beside
-        raw = evaluate.predict(fitted.models[0], packed, config, fitted.weights, fitted.device, fitted.precision)
-        metrics |= {f"raw_{name}": value for name, value in evaluate.metrics(raw).items() if name in RAW}
-    if ranks.rank():
+        partial = folder / ".partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        write_json(partial / "config.json", config.record())
+        write_text(partial / "history.csv", as_csv(fitted.history))
+        write_json(partial / "metrics.json", metrics)
+        evaluate.table(found, packed).to_parquet(partial / "predictions.parquet", index=False)
+        try:
+            save_file(
+                {name: value.contiguous().cpu() for name, value in fitted.model.state_dict().items()},
+                partial / "model.safetensors",
+            )
+        except SafetensorError as error:  # safetensors' own error for a full disk
+            raise OSError(None, str(error), str(folder / "model.safetensors")) from None
+        files = {name: sha256(partial / name) for name in RUN_FILES if name != "provenance.json"}
+        seconds = time.perf_counter() - clock + fitted.earlier_seconds
+        provenance = _provenance(config, packed, fitted, code, started, seconds, folder, maps)
+        write_json(partial / "provenance.json", {**provenance, "files": files})
+        kept.finish(folder, partial, reads, log)
         return metrics
-
-    partial = folder / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    write_json(partial / "config.json", config.record())
-    write_text(partial / "history.csv", as_csv(fitted.history))
-    write_json(partial / "metrics.json", metrics)
-    evaluate.table(found, packed).to_parquet(partial / "predictions.parquet", index=False)
-    try:
-        save_file(
-            {name: value.contiguous().cpu() for name, value in fitted.model.state_dict().items()},
-            partial / "model.safetensors",
-        )
-    except SafetensorError as error:  # safetensors' own error for a full disk
-        raise OSError(None, str(error), str(folder / "model.safetensors")) from None
-    files = {name: sha256(partial / name) for name in RUN_FILES if name != "provenance.json"}
-    seconds = time.perf_counter() - clock + fitted.earlier_seconds
-    provenance = _provenance(config, packed, fitted, code, started, seconds, folder, maps)
-    write_json(partial / "provenance.json", {**provenance, "files": files})
-    kept.finish(folder, partial, reads, log)
-    return metrics
 
 
 def load_model(folder: Path, config: Run, classes: int) -> tuple[Classifier, dict[str, Any]]:
@@ -131,6 +124,11 @@ class Ready(NamedTuple):
     weights: dict[str, Any]  # of its input: mean, std, grid
     device: torch.device
     precision: str
+
+    def predict(self, packed: Packed, split: str = "", change: "Change | None" = None) -> evaluate.Predictions:
+        """:func:`lapml.runs.evaluate.predict`, on another split than the run's if one is named."""
+        config = self.config.model_copy(update={"evaluate": split or self.config.evaluate})
+        return evaluate.predict(self.model, packed, config, self.weights, self.device, self.precision, change)
 
 
 def ready(folder: Path, record: dict[str, Any], classes: int) -> Ready:

@@ -96,12 +96,16 @@ def _no_run(folder: Path) -> str:
     return "no such folder; a run lies in results/SUITE/runs/DATASET/METHOD/SEED of the project's folder"
 
 
-def paths_of(folder: Path, record: dict[str, Any], root: Path) -> Paths:
-    """Where the data of a run lie: below ``root``, or, where they do not, in the project that holds the run's folder.
+def class_names(folder: Path, provenance: dict[str, Any]) -> list[str]:
+    """One name per label, of a run's provenance.json; LapmlError where an old version wrote that without them."""
+    if not provenance.get("class_names"):
+        raise LapmlError(f"{folder / 'provenance.json'}: class_names: missing, as in old runs; train it again")
+    return provenance["class_names"]
 
-    Args:
-        record: its config.json.
-    """
+
+def paths_of(folder: Path, record: dict[str, Any], root: Path) -> Paths:
+    """Where the data of a run, given its config.json, lie: below ``root``, or, where they do not, in the project that holds the
+    run's folder."""
     given = Paths(record["suite"], root)
     home = next((each.parent for each in folder.resolve().parents if each.name == "results"), root)
     return given if given.pack(record["dataset"]).exists() else Paths(record["suite"], home)

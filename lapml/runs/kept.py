@@ -36,10 +36,9 @@ def finished(
     Args:
         asked: settings, data and code, see :func:`lapml.training.loop.made_of`.
         weights: its ``model.weights``.
-        replace: whether another finished run may be replaced.
 
     Raises:
-        LapmlError: there is another finished run, which may not be replaced.
+        LapmlError: there is another finished run, and not ``replace``.
     """
     here, copy = (_differences(place, asked, weights) for place in (folder, folder / KEPT))
     if here == []:
@@ -67,11 +66,7 @@ def readings(folder: Path) -> str:
 
 def finish(folder: Path, new: Path, reads: str, log: Callable[[str], None]) -> None:
     """Make the folder ``new``, which holds :data:`~lapml.paths.RUN_FILES`, the finished run of ``folder``; an earlier one is set
-    aside.
-
-    Args:
-        reads: earlier readings of the test split.
-    """
+    aside, with ``reads``, the earlier readings of the test split."""
     for place in set_aside(folder, reads):
         log(f"{place}: the former files of {folder}")
     os.rename(new, folder / KEPT)
@@ -93,14 +88,8 @@ def put_back(folder: Path) -> None:
 
 
 def set_aside(folder: Path, reads: str = "") -> list[Path]:
-    """Move the files of a run folder, except its saved state, beside it; readings of the test split are copied.
-
-    Args:
-        reads: the readings.
-
-    Returns:
-        the new folders; none if there was nothing.
-    """
+    """Move the files of a run folder, except its saved state, beside it, and copy ``reads``, the readings of the test split;
+    returns the new folders, none if there was nothing."""
     kept, places = folder / KEPT, []
     if _read_whole(folder) and not same_run(folder, kept):  # of an older version, or taken over
         if kept.exists():

@@ -41,11 +41,7 @@ def quantiles(without: dict[str, Any]) -> dict[str, float]:
 
 
 def draw(trial: Trial, params: Params, dataset: str, method: str) -> dict[str, Value]:
-    """One value of each setting that is searched.
-
-    Args:
-        params: of the data set.
-    """
+    """One value of each setting that is searched; ``params``: of the data set."""
     values: dict[str, Value] = {}
     for name, each in params.searched(method).items():
         if isinstance(each, Choices):

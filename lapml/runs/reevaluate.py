@@ -17,7 +17,7 @@ from lapml.errors import LapmlError
 from lapml.files import write_json
 from lapml.paths import CORRUPTIONS, TRANSFERS, Paths
 from lapml.runs import corruptions, evaluate
-from lapml.runs.execute import open_data, ready, record_read
+from lapml.runs.execute import Ready, open_data, ready, record_read
 from lapml.runs.folder import open_run
 
 
@@ -27,11 +27,8 @@ def reevaluate(folder: Path, split: str, root: Path = Path(".")) -> dict[str, fl
     Raises:
         LapmlError: the run is not complete, its data have changed since, or it was trained on that split.
     """
-    record, provenance = open_run(folder)
-    _refuse_trained(folder, record["fit"], split)
-    packed = open_data(folder, record, provenance, root)
-    record_read(folder, split, "evaluate")
-    return evaluate.metrics(_predict(folder, record, split, packed, len(packed.class_names)))
+    run, packed, _ = _opened(folder, split, "evaluate", root)
+    return evaluate.metrics(run.predict(packed, split))
 
 
 def robustness(folder: Path, split: str, root: Path = Path("."), log: Callable[[str], None] = print) -> dict[str, Any]:
@@ -47,15 +44,10 @@ def robustness(folder: Path, split: str, root: Path = Path("."), log: Callable[[
     Raises:
         LapmlError: as :func:`reevaluate`.
     """
-    record, provenance = open_run(folder)
-    _refuse_trained(folder, record["fit"], split)
-    packed = open_data(folder, record, provenance, root)
-    record_read(folder, split, "evaluate --corruptions")
-    run = ready(folder, record, len(packed.class_names))
-    config, boxes = run.config.model_copy(update={"evaluate": split}), packed.index["box"].notna().all()
+    run, packed, provenance = _opened(folder, split, "evaluate --corruptions", root)
     top1: dict[str, float] = {}
-    for name, change in corruptions.changes(bool(boxes)):
-        found = evaluate.predict(run.model, packed, config, run.weights, run.device, run.precision, change)
+    for name, change in corruptions.changes(bool(packed.index["box"].notna().all())):
+        found = run.predict(packed, split, change)
         top1[name] = 100 * float((found.logits.argmax(1) == found.labels).mean())
         log(f"{name}: top-1 {top1[name]:.2f} %")
     mean = {name: float(np.mean([top1[f"{name} {k}"] for k in range(1, 6)])) for name in corruptions.SEVERITIES}
@@ -64,9 +56,7 @@ def robustness(folder: Path, split: str, root: Path = Path("."), log: Callable[[
         "n": len(found.labels),
         "top1": top1,
         "mean": mean | {"all": float(np.mean(list(mean.values())))},
-        "data_sha256": packed.meta["sha256"],
-        "model_sha256": provenance["files"]["model.safetensors"],
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_made_of(packed, provenance),
     }
     write_json(folder / CORRUPTIONS, result)
     return result
@@ -99,7 +89,7 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
         _refuse_trained(folder, ["train", "val"], split)
         record_read(folder, split, f"evaluate on {dataset} of {params.suite}")
     foreign = [name for name in packed.class_names if name not in names]
-    found = _predict(folder, record, split, packed, len(names))
+    found = ready(folder, record, len(names)).predict(packed, split)
     if foreign:
         measured = evaluate.retrieval(found)
     else:
@@ -111,9 +101,7 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
         "classes": len(packed.class_names),
         "foreign_classes": len(foreign),
         **measured,
-        "data_sha256": packed.meta["sha256"],
-        "model_sha256": provenance["files"]["model.safetensors"],
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_made_of(packed, provenance),
     }
     with open(folder / TRANSFERS, "a", encoding="utf-8") as file:
         file.write(json.dumps(result) + "\n")
@@ -128,8 +116,18 @@ def _refuse_trained(folder: Path, fit: list[str], split: str) -> None:
         )
 
 
-def _predict(folder: Path, record: dict[str, Any], split: str, packed: Packed, classes: int) -> evaluate.Predictions:
-    """Predictions of a finished run."""
-    run = ready(folder, record, classes)
-    config = run.config.model_copy(update={"evaluate": split})
-    return evaluate.predict(run.model, packed, config, run.weights, run.device, run.precision)
+def _opened(folder: Path, split: str, why: str, root: Path) -> tuple[Ready, Packed, dict[str, Any]]:
+    """A finished run, its packed data and its provenance, to be read on a split; a reading of the test split is recorded."""
+    record, provenance = open_run(folder)
+    _refuse_trained(folder, record["fit"], split)
+    packed = open_data(folder, record, provenance, root)
+    record_read(folder, split, why)
+    return ready(folder, record, len(packed.class_names)), packed, provenance
+
+
+def _made_of(packed: Packed, provenance: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "data_sha256": packed.meta["sha256"],
+        "model_sha256": provenance["files"]["model.safetensors"],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

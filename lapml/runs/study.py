@@ -55,22 +55,20 @@ def opened(url: str | None, file: Path, name: str, about: dict[str, object]) -> 
         LapmlError: the database cannot be reached, read or written.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", ExperimentalWarning)  # of heartbeats
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with reported(url, file), locked(file.with_name(f".{file.name}.lock")):
-            return _with_attributes(_connected(url, file, name), about)
+            study = _connected(url, file, name)
+            for key, value in about.items():
+                if key not in study.user_attrs:
+                    study.set_user_attr(key, value)
+            _refuse_odd(study)
+            return study
     except (LapmlError, OSError):
         raise
     except Exception as error:  # damage raises many types
         raise _damaged(url, file, error) from error
-
-
-def _with_attributes(study: optuna.Study, about: dict[str, object]) -> optuna.Study:
-    for key, value in about.items():
-        if key not in study.user_attrs:
-            study.set_user_attr(key, value)
-    _refuse_odd(study)
-    return study
 
 
 def _connected(url: str | None, file: Path, name: str, tries: int = CREATED) -> optuna.Study:
@@ -84,16 +82,14 @@ def _connected(url: str | None, file: Path, name: str, tries: int = CREATED) -> 
 
 
 def _created(url: str | None, file: Path, name: str) -> optuna.Study:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        storage = _Storage(
-            f"sqlite:///{file}" if url is None else _driven(url),
-            {"pool_pre_ping": True} if url else {"connect_args": {"timeout": PATIENCE}},
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )
-        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    storage = _Storage(
+        f"sqlite:///{file}" if url is None else _driven(url),
+        {"pool_pre_ping": True} if url else {"connect_args": {"timeout": PATIENCE}},
+        heartbeat_interval=HEARTBEAT,
+        grace_period=GRACE,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+    )
+    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
 
 def _driven(url: str) -> str:
@@ -163,10 +159,7 @@ def _refuse_odd(study: optuna.Study) -> None:
 
 def taken_over(study: optuna.Study, journal: Path) -> int:
     """Copy the finished trials of a study that an older version kept in a journal file, which stays; how many there were.
-
-    Raises:
-        LapmlError: the journal is damaged.
-    """
+    LapmlError where the journal is damaged."""
     with locked(journal.with_name(f".{journal.name}.lock")):
         if study.get_trials(deepcopy=False) or not journal.is_file():
             return 0
@@ -243,14 +236,9 @@ def _running(study: optuna.Study) -> set[int]:
 
 
 def _free_dead(study: optuna.Study, bare: dict[int, float]) -> None:
-    """Let others make the trials again whose heartbeat has stopped, or whose worker died before it drew a value.
-
-    Args:
-        bare: when a trial without a value was first seen.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        fail_stale_trials(study)
+    """Let others make the trials again whose heartbeat has stopped, or whose worker died before it drew a value; ``bare``: when a
+    trial without one was first seen."""
+    fail_stale_trials(study)
     for trial in study.get_trials(states=(TrialState.RUNNING,), deepcopy=False):
         if not trial.params and time.monotonic() - bare.setdefault(trial.number, time.monotonic()) > GRACE:
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
@@ -284,16 +272,7 @@ def _make_one(study: optuna.Study, tune: Tune, make: Callable[[Trial, int], floa
             if again and isinstance(error, ValueError):  # of Optuna: it is not in work
                 log(f"trial {number + 1} seemed dead and is made by another worker")
                 return
-            if not again:
-                _make_again(study, number)
+            trial = study.get_trials()[number]
+            if not again and trial.state == TrialState.FAIL:  # let it be made again, with the same values
+                RetryHeartbeatStaleTrialCallback()(study, trial)
         raise
-
-
-def _make_again(study: optuna.Study, number: int) -> None:
-    """Let a trial that its worker had to give up be made again, with the same values."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        retry = RetryHeartbeatStaleTrialCallback()
-    trial = study.get_trials()[number]
-    if trial.state == TrialState.FAIL:
-        retry(study, trial)

@@ -58,7 +58,10 @@ def tune(
         tuned they are none: DVC has the stage all the same.
     """
     if method not in (*params.studies(), *params.of(dataset).tune.methods):
-        return _nothing(paths, dataset, method)
+        result = {"dataset": dataset, "method": method, "values": {}, "score": None, "trials": []}
+        if ranks.rank() == 0:
+            write_json(paths.tuned(dataset, method), result)
+        return result
     made = dict(zip(("commit", "dirty"), commit(), strict=True))
     search = _search(params, paths, dataset, method)
     with shared.reported(search.params.tune.storage, paths.study(dataset, search.name)):
@@ -234,13 +237,6 @@ def _tried(
     return score
 
 
-def _nothing(paths: Paths, dataset: str, method: str) -> dict[str, Any]:
-    result = {"dataset": dataset, "method": method, "values": {}, "score": None, "trials": []}
-    if ranks.rank() == 0:
-        write_json(paths.tuned(dataset, method), result)
-    return result
-
-
 def _score(
     config: Run, packed: Packed, maps: "Localised | None", check: Callable[[int, float], None] | None = None
 ) -> tuple[float, Fitted]:
@@ -279,9 +275,7 @@ def _without(search: Search, study: optuna.Study | None, log: Callable[[str], No
     config = config.model_copy(update={"settings": plain})
     score, fitted = _score(config, search.packed, search.maps)
     found = {"score": score, **measured(config, search.packed, fitted, search.maps).record()}
-    found = ranks.agreed(
-        (study.user_attrs.get(WITHOUT) if study else None) or found
-    )  # another worker's, if it was first
+    found = ranks.agreed((study.user_attrs.get(WITHOUT) if study else None) or found)  # another worker's, if first
     if study:
         study.set_user_attr(WITHOUT, found)
     log(f"{dataset}/{method} without margin losses: validation top-1 {found['score']:.2f} %")

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from lapml.cli.app import app
 from lapml.errors import LapmlError
 from lapml.paths import LIVE, Paths
-from lapml.runs.events import LEFT_OUT, Events
 from lapml.runs.execute import execute
+from lapml.runs.live import LEFT_OUT, Events
 from lapml.runs.watching import DONE, RUNNING, STOPPED, Standing
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

@@ -15,7 +15,7 @@ from lapml.cli.app import app
 from lapml.errors import LapmlError
 from lapml.paths import LIVE, Paths
 from lapml.runs.execute import execute
-from lapml.runs.plots import FIRST_LINE, Plots
+from lapml.runs.live import FIRST_LINE, Plots
 from lapml.runs.watching import DONE, RUNNING, STOPPED, WAITING, Standing
 
 
