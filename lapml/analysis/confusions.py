@@ -7,7 +7,7 @@ percent (points) of all images, and those of a group in percent of its images.
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import numpy as np
 
 from lapml.analysis import gather, stats
 from lapml.analysis.gather import listed
-from lapml.analysis.tables import BOOTSTRAP_SEED, chance, interval, points
-from lapml.common.text import class_name
+from lapml.analysis.tables import BOOTSTRAP_SEED, comparison, interval
+from lapml.common.text import class_name, markdown_table
 from lapml.common.text import markdown as escaped
 from lapml.errors import LapmlError
+from lapml.runs.folder import class_names
 
 SHOWN = 4  # groups, where none are asked for
 
@@ -54,7 +55,7 @@ def confusions(
     rows = gather.rows(folders, baseline)
     reference, base = next(iter(rows.items()))
     example = next(iter(base.values()))
-    names, labels = _class_names(example), np.array(example.truth[1])
+    names, labels = class_names(example.folder, example.origin), np.array(example.truth[1])
     shared = groups_of(file, names) if file else [_group(name, word) for name in names]
     sharing = f"their group in {file}" if file else f"their {word} word"
     sizes = Counter(shared)
@@ -74,11 +75,15 @@ def confusions(
         answered = np.array(shared)[run.first]
         return ((run.first != labels) & (answered == of_image)).astype(np.uint8)
 
-    mistakes = {label: {seed: within(run) for seed, run in row.items()} for label, row in rows.items()}
+    def share(label: str, images: np.ndarray) -> float:
+        """Percent of some images that are such mistakes, the mean over seeds."""
+        return float(np.mean([100 * each[images].mean() for each in mistakes[label]]))
+
+    mistakes = {label: [within(run) for run in row.values()] for label, row in rows.items()}
     others = list(rows)[1:]
     compared = [
         stats.compare_rows(
-            [None, *(_pair(rows, mistakes, label, other) for label, other in zip(others, against, strict=True))],
+            [None, *(_pair(rows, within, label, other) for label, other in zip(others, against, strict=True))],
             replicates,
             confidence,
             BOOTSTRAP_SEED,
@@ -87,7 +92,7 @@ def confusions(
     ]
     table = [
         _line(label, rows[label], mistakes[label], labels, confidence, over, step)
-        | {"groups": {group: _share(mistakes[label], of_image == group) for group in groups}}
+        | {"groups": {group: share(label, of_image == group) for group in groups}}
         for label, over, step in zip(rows, *compared, strict=True)
     ]
     return {
@@ -101,37 +106,18 @@ def confusions(
 def _line(
     label: str,
     runs: dict[int, gather.Run],
-    mistakes: dict[int, np.ndarray],
+    mistakes: list[np.ndarray],
     labels: np.ndarray,
     confidence: float,
     over: stats.Comparison,
     step: stats.Comparison,
 ) -> dict[str, Any]:
     """A method's row of the table, but for the groups; ``over`` the reference, ``step`` over the method above."""
-    mean, half = stats.t_interval([100 * float(each.mean()) for each in mistakes.values()], confidence)
+    mean, half = stats.t_interval([100 * float(each.mean()) for each in mistakes], confidence)
     wrong = np.mean([100 * float((run.first != labels).mean()) for run in runs.values()])
-    record = {
-        "method": label,
-        "seeds": list(runs),
-        "within": mean,
-        "within_half": half,
-        "elsewhere": float(wrong) - mean,
-    }
-    for prefix, found in (("", over), ("step_", step)):
-        difference = found.difference
-        record |= {
-            f"{prefix}difference": 100 * difference.mean,
-            f"{prefix}low": 100 * difference.low,
-            f"{prefix}high": 100 * difference.high,
-            f"{prefix}p_holm": found.p_holm,
-            f"{prefix}significant": bool(found.significant),
-        }
-    return record
-
-
-def _share(mistakes: dict[int, np.ndarray], images: np.ndarray) -> float:
-    """Percent of some images that are such mistakes, the mean over seeds."""
-    return float(np.mean([100 * each[images].mean() for each in mistakes.values()]))
+    of_mistakes = {"within": mean, "within_half": half, "elsewhere": float(wrong) - mean}
+    of_step = {f"step_{name}": value for name, value in step.in_points().items()}
+    return {"method": label, "seeds": list(runs), **of_mistakes, **over.in_points(), **of_step}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -141,16 +127,11 @@ def markdown(result: dict[str, Any]) -> str:
     heads = ["method", "seeds", f"between sisters % (± {level})", f"over {escaped(reference)} [{level}], p",
              f"over the method above [{level}], p", "other mistakes %",
              *(f"{escaped(group)} ({count})" for group, count in result["groups"].items())]  # fmt: skip
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    for place, row in enumerate(result["rows"]):
+    lines = []
+    for row in result["rows"]:
         cells = []
         for prefix in ("", "step_"):
-            if not place:
-                cells.append("–")
-                continue
-            p = chance(row[f"{prefix}p_holm"])
-            text = points(*(row[f"{prefix}{name}"] for name in ("difference", "low", "high")))
-            text += f", p {p if p.startswith('<') else f'= {p}'}"
+            text = comparison(*(row[f"{prefix}{name}"] for name in ("difference", "low", "high", "p_holm")))
             cells.append(f"**{text}**" if row[f"{prefix}significant"] else text)
         shares = [f"{share:.1f}" for share in row["groups"].values()]
         within = interval(row["within"], row["within_half"])
@@ -164,26 +145,15 @@ def markdown(result: dict[str, Any]) -> str:
         f"and images, {result['replicates']:,} replicates, p corrected by Holm over each column. Last columns: mistakes within "
         "a group, in percent of its images (its classes)."
     )
-    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", text])
+    return "\n".join([*markdown_table(heads, lines), "", text])
 
 
 def _pair(
-    rows: dict[str, gather.Row], mistakes: dict[str, dict[int, np.ndarray]], label: str, other: str
+    rows: dict[str, gather.Row], within: Callable[[gather.Run], np.ndarray], label: str, other: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mistakes of two methods, by the seeds that are compared with each other."""
-    sides = gather.paired(label, rows[label], other, rows[other])
-    ours, theirs = (
-        np.stack([mistakes[name][run.config["seed"]] for run in side])
-        for name, side in zip((label, other), sides, strict=True)
-    )
-    return ours, theirs
-
-
-def _class_names(run: gather.Run) -> list[str]:
-    names = run.origin.get("class_names")
-    if not names:
-        raise LapmlError(f"{run.folder / 'provenance.json'}: class_names: missing, as in old runs; train it again")
-    return names
+    ours, theirs = gather.paired(label, rows[label], other, rows[other])
+    return np.stack([within(run) for run in ours]), np.stack([within(run) for run in theirs])
 
 
 def groups_of(file: Path, names: Sequence[str]) -> list[str]:

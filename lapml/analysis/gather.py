@@ -15,8 +15,7 @@ from lapml.errors import LapmlError
 from lapml.paths import RUN_FILES
 from lapml.runs.collect import UNREAD
 from lapml.runs.folder import open_run, runs_below
-from lapml.runs.records import mismatch, parquet
-from lapml.runs.scores import class_count
+from lapml.runs.records import class_count, mismatch, parquet
 
 MAPS = (
     "The runs mix by maps with different checksums, as of several machines: of the same settings, rounded differently."
@@ -39,11 +38,7 @@ Row = dict[int, Run]  # the runs of a method by seed
 
 
 def find(folder: Path) -> list[Path]:
-    """The run folders at and below a folder, in the order of their paths.
-
-    Raises:
-        LapmlError: there is none.
-    """
+    """The run folders at and below a folder, in the order of their paths; LapmlError where there is none."""
     if not folder.is_dir():
         open_run(folder)  # says which may be meant
     if not (found := runs_below(folder)):
@@ -52,14 +47,8 @@ def find(folder: Path) -> list[Path]:
 
 
 def read(folder: Path, top: int) -> Run:
-    """One run; its model may be absent, as from a published copy.
-
-    Args:
-        top: K of top-K accuracy, 1 to 5.
-
-    Raises:
-        LapmlError: the run is not complete or damaged, or ``top`` is out of range.
-    """
+    """One run; its model may be absent, as from a published copy. LapmlError where it is not complete or damaged, or ``top``, the K
+    of top-K accuracy, is not 1 to 5."""
     if not 1 <= top <= 5:
         raise LapmlError(f"--top: found {top}, expected 1 to 5: predictions.parquet holds no more answers per image")
     record, origin = open_run(folder, optional=UNREAD)
@@ -140,14 +129,11 @@ def refuse_other_images(runs: list[Run]) -> None:
     """Raise a LapmlError for the first run of another data set or split, or with other images or labels than the first run."""
     first, advice = runs[0], "only runs evaluated on the same images are compared: leave it out"
     for run in runs[1:]:
-        for name, key, found, expected in (
-            ("config.json", "dataset", run.config["dataset"], first.config["dataset"]),
-            ("config.json", "evaluate", run.config["evaluate"], first.config["evaluate"]),
-            ("provenance.json", "data_sha256", run.origin.get("data_sha256"), first.origin.get("data_sha256")),
-        ):
+        for name, key in (("config", "dataset"), ("config", "evaluate"), ("provenance", "data_sha256")):
+            found, expected = ((each.origin if name == "provenance" else each.config).get(key) for each in (run, first))
             if found != expected:
                 raise LapmlError(
-                    f"{run.folder / name}: {key}: found {found!r}, expected {expected!r} (as in {first.folder}); {advice}"
+                    f"{run.folder / name}.json: {key}: found {found!r}, expected {expected!r} (as in {first.folder}); {advice}"
                 )
         if run.truth != first.truth:
             fault = mismatch(run.truth, str(first.folder), first.truth)
@@ -185,11 +171,8 @@ def group(runs: list[Run]) -> dict[str, Row]:
 
 
 def paired(label: str, runs: Row, reference: str, base: Row) -> tuple[list[Run], list[Run]]:
-    """The runs of a method and of the reference to compare: those of the same seed, or the single runs.
-
-    Raises:
-        LapmlError: they have no seed in common.
-    """
+    """The runs of a method and of the reference to compare: those of the same seed, or the single runs. LapmlError where they have
+    no seed in common."""
     if len(runs) == len(base) == 1:
         return list(runs.values()), list(base.values())
     common = [seed for seed in runs if seed in base]
@@ -238,11 +221,7 @@ def listed(things: Any) -> str:
 
 def _labels(rows: list[dict[str, str]]) -> list[str]:
     """A label for each method: its name, and where others have the same name, the suite if that differs, else the setting
-    of the shortest name that differs, else all settings that differ.
-
-    Args:
-        rows: settings as of :func:`_flat`.
-    """
+    of the shortest name that differs, else all settings that differ. ``rows``: settings as of :func:`_flat`."""
     labels = []
     for row in rows:
         alike = [other for other in rows if other["method"] == row["method"]]

@@ -1,91 +1,97 @@
-"""The headline where a method was developed on some of the classes (``report.developed_on``): accuracy on the images of the others.
+"""What a suite is judged by: the comparisons that it names before its test images are read (``report.primary``), and accuracy on
+the images of other classes than those that a method was developed on (``report.developed_on``).
 
-Accuracies and differences are in percent (points).
+Every other difference of a table is an estimate with its interval. Accuracies and differences are in percent (points).
 """
 
+from typing import Any
+
 import numpy as np
-import pandas as pd
 
 from lapml.analysis import stats
 from lapml.analysis.gather import kept
-from lapml.analysis.mistakes import class_names
+from lapml.analysis.sections import Section
 from lapml.analysis.tables import BASELINE, BOOTSTRAP_SEED, chance, interval, points
-from lapml.common.text import markdown as escaped
-from lapml.common.text import markdown_table
 from lapml.config import Params
-from lapml.paths import Paths
-from lapml.runs.records import parquet
+from lapml.runs.records import Answers
 
-Right = dict[tuple[str, str], np.ndarray]  # {(dataset, method): (S, N) 1 where a run has an image right}
+Rows = list[dict[str, Any]]
 
 
-def others(right: Right, params: Params, paths: Paths) -> Right:
-    """The answers of the data sets that ``report.developed_on`` names, on the images of the other classes.
-
-    Raises:
-        LapmlError: it names a class that the set has not.
-    """
-    found: Right = {}
-    for dataset, without in params.report.developed_on.items():
-        table = parquet(paths.run(dataset, params.all_methods()[0], params.seeds[0]) / "predictions.parquet")
-        names = class_names(params, paths, dataset)
-        mask = kept(table["label"].to_list(), params.data[dataset].classes, names, without)
-        found |= {key: answers[:, mask] for key, answers in right.items() if key[0] == dataset}
+def others(answers: dict[tuple[str, str], Answers], params: Params) -> dict[tuple[str, str], Answers]:
+    """The answers of the data sets that ``report.developed_on`` names, on the images of the other classes. LapmlError where it
+    names a class that the set has not."""
+    found = {}
+    for (dataset, method), each in answers.items():
+        if dataset in params.report.developed_on:
+            classes, without = params.data[dataset].classes, params.report.developed_on[dataset]
+            mask = kept(each.labels.tolist(), classes, each.names, without)
+            images = [image for image, left in zip(each.images, mask, strict=True) if left]
+            found[dataset, method] = Answers(images, each.labels[mask], each.first[:, mask], each.names)
     return found
 
 
-def headline(right: Right, params: Params) -> pd.DataFrame:
-    """One row per data set and method: dataset, method, images, top1 (mean over seeds), half; over ``baseline``: gain, low, high,
-    p_holm (corrected over the data set's methods), significant.
-
-    Args:
-        right: of :func:`others`.
-    """
+def headline(answers: dict[tuple[str, str], Answers], params: Params) -> Rows:
+    """For each data set and method, of the answers of :func:`others`: dataset, method, images, top1 (mean over seeds), half;
+    and over ``baseline``, corrected over the data set's methods, :meth:`lapml.analysis.stats.Comparison.in_points`."""
     rows = []
     for dataset in params.report.developed_on:
-        methods = [method for method in params.all_methods() if (dataset, method) in right]
-        base = right.get((dataset, BASELINE))
-        pairs = [None if base is None or method == BASELINE else (right[dataset, method], base) for method in methods]
+        right = {
+            method: answers[dataset, method].right for method in params.all_methods() if (dataset, method) in answers
+        }
+        base = right.get(BASELINE)
+        pairs = [None if base is None or method == BASELINE else (each, base) for method, each in right.items()]
         compared = stats.compare_rows(pairs, params.report.bootstrap, params.report.confidence, BOOTSTRAP_SEED)
-        for method, ((gain, low, high, _), p_holm, significant, _) in zip(methods, compared, strict=True):
-            answers = right[dataset, method]
-            top1, half = stats.t_interval(list(100 * answers.mean(1)), params.report.confidence)
-            row = {"dataset": dataset, "method": method, "images": answers.shape[1], "top1": top1, "half": half}
-            row |= {"gain": 100 * gain, "low": 100 * low, "high": 100 * high, "p_holm": p_holm}
-            rows.append(row | {"significant": significant})
-    return pd.DataFrame(rows)
+        for (method, each), found in zip(right.items(), compared, strict=True):
+            top1, half = stats.t_interval(list(100 * each.mean(1)), params.report.confidence)
+            row = {"dataset": dataset, "method": method, "images": each.shape[1], "top1": top1, "half": half}
+            rows.append(row | found.in_points())
+    return rows
 
 
-def headings(params: Params) -> list[str]:
-    """Of the columns of :func:`cells`."""
-    level = f"{100 * params.report.confidence:g} %"
-    return ["method", f"top-1 (± {level})", f"points over {BASELINE} [{level}]", "p, Holm"]
+def contrasts(answers: dict[tuple[str, str], Answers], params: Params) -> Rows:
+    """For each data set and comparison of ``report.primary``: dataset, method, against; and, corrected over the data set's
+    comparisons alone, :meth:`lapml.analysis.stats.Comparison.in_points`."""
+    rows = []
+    for dataset in params.datasets:
+        pairs = [(answers[dataset, one].right, answers[dataset, other].right) for one, other in params.report.primary]
+        compared = stats.compare_rows(pairs, params.report.bootstrap, params.report.confidence, BOOTSTRAP_SEED)
+        for (method, against), found in zip(params.report.primary, compared, strict=True):
+            rows.append({"dataset": dataset, "method": method, "against": against, **found.in_points()})
+    return rows
 
 
-def cells(row: dict) -> list[str]:
-    """A row of :func:`headline` as text."""
-    accuracy = interval(row["top1"], row["half"])
-    if np.isnan(row["gain"]):
-        return [row["method"], accuracy, "–", "–"]
-    return [row["method"], accuracy, points(row["gain"], row["low"], row["high"]), chance(row["p_holm"])]
-
-
-def note(dataset: str, rows: pd.DataFrame, params: Params) -> str:
-    """What the table of a data set holds."""
-    return (
-        f"The headline: the {rows['images'].iloc[0]:,} {params.split_name()} images of all classes but "
-        f"{params.report.developed_on[dataset]}, on which the method was developed."
+def sections(heads: Rows, named: Rows, params: Params) -> list[Section]:
+    """The tables of :func:`headline` and :func:`contrasts` by data set."""
+    level, found = f"{100 * params.report.confidence:g} %", []
+    for dataset, classes in params.report.developed_on.items():
+        rows = [row for row in heads if row["dataset"] == dataset]
+        cells = []
+        for row in rows:
+            compared = ["–", "–"] if np.isnan(row["difference"]) else [_points(row), chance(row["p_holm"])]
+            cells.append([row["method"], interval(row["top1"], row["half"]), *compared])
+        note = (
+            f"The headline: the {rows[0]['images']:,} {params.split_name()} images of all classes but {classes}, on which the "
+            "method was developed."
+        )
+        columns = ["method", f"top-1 (± {level})", f"points over {BASELINE} [{level}]", "p, Holm"]
+        bold = [row["significant"] for row in rows]
+        title = "classes that nothing was developed on"
+        found.append(Section(dataset, title, columns, cells, note, bold, label="headline"))
+    note = (
+        f"The comparisons that the suite named before a {params.split_name()} image was read (`report.primary`); p corrected "
+        f"by Holm’s method over these {len(params.report.primary)} alone."
     )
+    for dataset in params.datasets if named else ():
+        cells = [
+            [f"{row['method']} − {row['against']}", _points(row), chance(row["p"]), chance(row["p_holm"])]
+            for row in named
+            if row["dataset"] == dataset
+        ]
+        columns = ["primary contrast", f"points [{level}]", "p", "p, Holm"]
+        found.append(Section(dataset, "primary contrasts", columns, cells, note))
+    return found
 
 
-def markdown(table: pd.DataFrame, params: Params) -> str:
-    """The tables of all data sets, with their notes; nothing where ``report.developed_on`` names none."""
-    lines = []
-    for dataset, rows in table.groupby("dataset", sort=False) if len(table) else ():
-        found = []
-        for row in rows.to_dict("records"):
-            method, accuracy, gain, p = cells(row)
-            found.append([escaped(method), accuracy, f"**{gain}**" if row["significant"] else gain, p])
-        lines += [f"### {escaped(str(dataset))}: classes that nothing was developed on", ""]
-        lines += [*markdown_table(headings(params), found), "", note(str(dataset), rows, params), ""]
-    return "\n".join(lines)
+def _points(row: dict[str, Any]) -> str:
+    return points(row["difference"], row["low"], row["high"])

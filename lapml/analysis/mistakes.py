@@ -7,59 +7,24 @@ import numpy as np
 import pandas as pd
 
 from lapml.analysis.tables import BASELINE
-from lapml.common.recorded import read_json
 from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.paths import Paths
-from lapml.runs.records import parquet
+from lapml.runs.records import Answers
 
 MOST_CLASSES = 12  # of a confusion matrix: as many as stay readable
 EXTREMES = 5  # classes at either end of a list by accuracy
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the runs of one method answer, all for the same N images."""
-
-    images: list[str]  # (N,) paths, as in the index
-    labels: np.ndarray  # (N,) int
-    first: np.ndarray  # (S, N) int, the first answer of each seed's run
-
-    @property
-    def wrong(self) -> np.ndarray:
-        """(S, N) bool."""
-        return self.first != self.labels
-
-
-def read(params: Params, paths: Paths, dataset: str) -> dict[str, Answers]:
-    """The answers of every method of a suite, in its order, from runs that ``tables.collect`` accepts."""
-    found = {}
-    for method in params.all_methods():
-        frames = [parquet(paths.run(dataset, method, seed) / "predictions.parquet") for seed in params.seeds]
-        first = np.stack([frame["top1"].to_numpy() for frame in frames])
-        found[method] = Answers(frames[0]["image"].to_list(), frames[0]["label"].to_numpy(), first)
-    return found
 
 
 def ranked(answers: dict[str, Answers], params: Params) -> list[str]:
     """Methods by falling accuracy, without those that are given the truth of what they mix."""
     mixers = {method: params.methods[method].mixer for method in answers}
     fair = [method for method, mixer in mixers.items() if mixer is None or "truth" not in mixer.needs()] or [*answers]
-    return sorted(fair, key=lambda method: float(answers[method].wrong.mean()))
+    return sorted(fair, key=lambda method: float(1 - answers[method].right.mean()))
 
 
-def class_names(params: Params, paths: Paths, dataset: str) -> list[str] | None:
-    """The classes by label, as the first run recorded them; None for runs of long ago, which did not."""
-    run = paths.run(dataset, params.all_methods()[0], params.seeds[0])
-    return read_json(run / "provenance.json").get("class_names")
-
-
-def confused(answers: dict[str, Answers], params: Params, names: list[str] | None) -> dict[str, Any] | None:
+def confused(answers: dict[str, Answers], params: Params) -> dict[str, Any] | None:
     """The confusion matrices of the baseline and of the best other method, over the classes with most mistakes in both.
-
-    Args:
-        answers: of :func:`read`.
-        names: of :func:`class_names`.
 
     Returns:
         ``classes`` (their names, in the order of the labels), ``images`` (of each), ``all`` (the number of classes) and
@@ -68,34 +33,29 @@ def confused(answers: dict[str, Answers], params: Params, names: list[str] | Non
     """
     best = [method for method in ranked(answers, params) if method != BASELINE][:1]
     shown = {method: answers[method] for method in ([BASELINE] if BASELINE in answers else []) + best}
-    labels = next(iter(shown.values())).labels
+    first = next(iter(shown.values()))
+    labels, names = first.labels, first.names
     count = 1 + max(int(labels.max()), *(int(each.first.max()) for each in shown.values()))
-    wrong = np.concatenate([np.tile(labels, len(each.first))[each.wrong.ravel()] for each in shown.values()])
+    wrong = np.concatenate([np.tile(labels, len(each.first))[~each.right.ravel()] for each in shown.values()])
     mistakes = np.bincount(wrong, minlength=count)
     worst = np.argsort(-mistakes, kind="stable")[:MOST_CLASSES]
     worst = np.sort(worst[mistakes[worst] > 0])
     if not len(worst):
         return None
     return {
-        "classes": [names[label] if names else f"class {label}" for label in worst],
+        "classes": _named(worst, names),
         "images": [int((labels == label).sum()) for label in worst],
         "all": len(names) if names else count,
         "shares": {method: _shares(each, worst) for method, each in shown.items()},
     }
 
 
-def by_class(answers: dict[str, Answers], names: list[str] | None) -> pd.DataFrame:
-    """Top-1 of every class in percent, one column per method, means over seeds; before them ``class`` and ``images`` (of it).
-
-    Args:
-        answers: of :func:`read`; names: of :func:`class_names`.
-    """
-    labels = next(iter(answers.values())).labels
+def by_class(answers: dict[str, Answers]) -> pd.DataFrame:
+    """Top-1 of every class in percent, one column per method, means over seeds; before them ``class`` and ``images`` (of it)."""
+    first = next(iter(answers.values()))
+    labels = first.labels
     found, counts = np.unique(labels, return_counts=True)
-    table: dict[str, Any] = {
-        "class": [names[label] if names else f"class {label}" for label in found],
-        "images": counts,
-    }
+    table: dict[str, Any] = {"class": _named(found, first.names), "images": counts}
     for method, each in answers.items():
         table[method] = [100 * float((each.first[:, labels == label] == label).mean()) for label in found]
     return pd.DataFrame(table)
@@ -107,6 +67,10 @@ def extremes(table: pd.DataFrame, answers: dict[str, Answers], params: Params) -
     shown = ["class", "images", *([BASELINE] if BASELINE in answers and best != BASELINE else []), best]
     ordered = table[shown].sort_values(best, kind="stable")
     return ordered if len(ordered) <= 2 * EXTREMES else pd.concat([ordered[:EXTREMES], ordered[-EXTREMES:]])
+
+
+def _named(labels: np.ndarray, names: list[str] | None) -> list[str]:
+    return [names[label] if names else f"class {label}" for label in labels]
 
 
 def _shares(answers: Answers, classes: np.ndarray) -> np.ndarray:
@@ -132,11 +96,8 @@ class Mistake:
 
 
 def probabilities(params: Params, paths: Paths, dataset: str, method: str) -> np.ndarray:
-    """(N,) the probability of the true class that the runs of a method give each image, the mean over seeds.
-
-    Raises:
-        LapmlError: a run did not record it.
-    """
+    """(N,) the probability of the true class that the runs of a method give each image, the mean over seeds; LapmlError where a run
+    did not record it."""
     found = []
     for seed in params.seeds:
         path = paths.run(dataset, method, seed) / "predictions.parquet"
@@ -151,16 +112,13 @@ def probabilities(params: Params, paths: Paths, dataset: str, method: str) -> np
 
 
 def hardest(answers: Answers, truly: np.ndarray, count: int) -> list[Mistake]:
-    """The images that the most seeds get wrong; among equals, those whose true class is given the least probability.
-
-    Args:
-        truly: of :func:`probabilities`.
-    """
-    wrong = answers.wrong.sum(0)
+    """The images that the most seeds get wrong; among equals, those whose true class is given the least of
+    :func:`probabilities`."""
+    wrong = (~answers.right).sum(0)
     order = np.lexsort((truly, -wrong))[:count]
     found = []
     for row in order[wrong[order] > 0]:
-        given = answers.first[answers.wrong[:, row], row]
+        given = answers.first[~answers.right[:, row], row]
         label, answer = int(answers.labels[row]), int(np.bincount(given).argmax())
         found.append(
             Mistake(answers.images[row], label, answer, int(wrong[row]), len(answers.first), float(truly[row]))

@@ -10,7 +10,7 @@ are compared by McNemar's test on the images.
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -57,6 +57,17 @@ class Comparison(NamedTuple):
     p_holm: float
     significant: bool
     seeds: Seeds
+
+    def in_points(self) -> dict[str, Any]:
+        """difference, low, high, in percent; p, p_holm, significant; seeds_needed to show it."""
+        mean, low, high, p = self.difference
+        percent = {"difference": 100 * mean, "low": 100 * low, "high": 100 * high}
+        return percent | {
+            "p": p,
+            "p_holm": self.p_holm,
+            "significant": self.significant,
+            "seeds_needed": self.seeds.needed,
+        }
 
 
 def t_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:

@@ -8,13 +8,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lapml.analysis import stats
-from lapml.common.text import markdown, tex
+from lapml.common.text import markdown, markdown_table, tex
 from lapml.config import Params
-from lapml.runs.collect import ACCURACIES, CURVES, collect, histories, predictions, tuned_record
+from lapml.runs.collect import ACCURACIES, CURVES, collect, histories, tuned_record
+from lapml.runs.records import Answers, predictions
 
 __all__ = [
     "accuracy", "cells", "chance", "collect", "cost", "curves", "emphasised", "headings", "histories", "interval", "note",
@@ -26,7 +26,7 @@ CALIBRATION = ("loss", "loss_scaled", "temperature", "ece", "ece_scaled", "brier
 BOOTSTRAP_SEED = 0  # of the resampling, the same for every comparison: a table depends only on its runs
 
 
-def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray], params: Params) -> pd.DataFrame:
+def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], Answers], params: Params) -> pd.DataFrame:
     """The main table: one row per (dataset, method), in the order of the suite; missing numbers are NaN.
 
     Columns:
@@ -40,7 +40,7 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
         ``report.steps``, else over the one before in the suite's order;
         images_forward, images_backward, seconds: means of a training run;
         loss, loss_scaled, temperature, ece, ece_scaled, brier: means over the runs (NaN for older ones, which lack
-        them), see :func:`lapml.runs.calibration.calibration`;
+        them), see :func:`lapml.runs.evaluate.calibration`;
         cost_ratio: cost over the baseline's, see :func:`cost`; seconds_ratio: seconds over the baseline's.
     """
     table = []
@@ -53,7 +53,7 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], np.ndarray],
         gains, steps = (
             stats.compare_rows(
                 [
-                    (predictions[dataset, method], predictions[dataset, other])
+                    (predictions[dataset, method].right, predictions[dataset, other].right)
                     if other is not None and other != method and (dataset, other) in predictions
                     else None
                     for method, other in zip(methods, others, strict=True)
@@ -124,8 +124,8 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         "method": row["method"],
         "top1": interval(row["top1"], row["top1_half"]),
         **{name: number(row[name], ".1f") for name in ACCURACIES[1:]},
-        "gain": _comparison(row["gain"], row["gain_low"], row["gain_high"], row["p_holm"]),
-        "step": _comparison(row["step"], row["step_low"], row["step_high"], row["step_p_holm"])
+        "gain": comparison(row["gain"], row["gain_low"], row["gain_high"], row["p_holm"]),
+        "step": comparison(row["step"], row["step_low"], row["step_high"], row["step_p_holm"])
         + ("" if math.isnan(row["step"]) else f" ({row['previous']})"),
         "cost_ratio": number(row["cost_ratio"], ".2f"),
         "seconds": number(row["seconds"], ".0f"),
@@ -164,14 +164,13 @@ def _markdown(table: pd.DataFrame, params: Params) -> str:
     names = headings(params)
     lines = []
     for dataset, rows in table.groupby("dataset", sort=False):
-        lines += [f"### {markdown(dataset)}", "", "| " + " | ".join(names.values()) + " |"]
-        lines += ["|" + "|".join([" --- ", *[" ---: "] * (len(names) - 1)]) + "|"]
+        found = []
         for row in rows.to_dict("records"):
             names_of = {name: markdown(row[name]) for name in ("method", "previous") if isinstance(row[name], str)}
             text = cells(row | names_of)
             text |= {name: f"**{text[name]}**" for name in emphasised(row)}
-            lines.append("| " + " | ".join(text[name] for name in names) + " |")
-        lines.append("")
+            found.append([text[name] for name in names])
+        lines += [f"### {markdown(dataset)}", "", *markdown_table([*names.values()], found), ""]
     return "\n".join([*lines, note(table, params), ""])
 
 
@@ -243,7 +242,8 @@ def chance(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
-def _comparison(mean: float, low: float, high: float, p: float) -> str:
+def comparison(mean: float, low: float, high: float, p: float) -> str:
+    """A difference in points, its interval and its p-value; – for NaN."""
     if math.isnan(mean):
         return "–"
     text = chance(p)

@@ -6,6 +6,7 @@ SIGTERM or Ctrl-C with its state saved: the same command continues.
 
 import signal
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -234,10 +235,10 @@ def report(
     """
     settings, paths = load(params, overrides)
     from lapml.report.build import report as build
-    from lapml.report.pictures import galleries
+    from lapml.report.pictures import gallery
 
     images = images and settings.report.images
-    page = build(settings, params, paths, images, galleries(settings, paths) if images else None)
+    page = build(settings, params, paths, images, partial(gallery, settings, paths) if images else None)
     typer.echo(f"{page}")
 
 

@@ -14,11 +14,8 @@ FACT = re.compile(r"# {2,}(\w+): +(.*)")  # of a suite's heading: "#   device:  
 
 
 def introduction(heading: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """A suite's own words: the paragraphs and the facts (run, device, expected) of the comment that its file begins with.
-
-    Args:
-        heading: of :func:`lapml.config.overlays.heading`; what follows an empty comment line is for who edits the file.
-    """
+    """A suite's own words: the paragraphs and the facts (run, device, expected) of the comment that its file begins with. What
+    follows an empty comment line is for who edits the file."""
     text: list[str] = []
     facts: list[tuple[str, str]] = []
     at_fact = False

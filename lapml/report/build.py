@@ -2,22 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
+from typing import Any
 
 from lapml import config
-from lapml.analysis import backbones, calibration, contrasts, headline, mistakes, selective, tables
+from lapml.analysis import backbones, headline, probabilities, tables
 from lapml.analysis.diagnosis import tables as diagnosis_tables
+from lapml.analysis.sections import markdown
 from lapml.config import Params, overlays
 from lapml.files import scratch
 from lapml.paths import DIAGNOSIS_FILES, REPORT_FILES, Paths
 from lapml.report import diagnosis, diagnosis_figures, page
 from lapml.report.html import data_uri, shows_pictures
-from lapml.runs.records import differences
-
-if TYPE_CHECKING:
-    from lapml.report.pictures import Answered, Pictures  # torch is slow to import
+from lapml.runs.records import Answers, differences
 
 
 def report(
@@ -25,18 +21,15 @@ def report(
     params_path: str | Path,
     paths: Paths,
     images: bool,
-    galleries: "Callable[[str, Answered], Pictures] | None" = None,
+    galleries: Callable[[str, dict[str, Answers]], dict[str, Any]] | None = None,
 ) -> Path:
-    """Write all of ``REPORT_FILES`` into ``paths.report``, each to a temporary name first.
+    """Write all of ``REPORT_FILES`` into ``paths.report``, each to a temporary name first; returns the path of report.html.
 
     Args:
         params_path: the file that ``params`` was read from; its text is shown.
         images: show pictures of the data, if ``report.images`` allows them; else ``galleries`` is not called and the
             page has no picture.
-        galleries: of :mod:`lapml.report.pictures`.
-
-    Returns:
-        The path of report.html.
+        galleries: of a data set's name and answers, :func:`lapml.report.pictures.gallery`.
 
     Raises:
         LapmlError: the runs do not fit the settings, see ``tables.collect``, or a gallery shows pictures that are not
@@ -45,54 +38,39 @@ def report(
     images = images and params.report.images
     for name in params.datasets:
         diagnosis.refuse_gallery(params, paths, name)
-    runs = tables.collect(params, paths)
-    epochs = tables.histories(params, paths)
-    right = tables.predictions(params, paths)
-    others = headline.others(right, params, paths)
-    heads = headline.headline(others, params)
-    table, primary = tables.accuracy(runs, right, params), contrasts.contrasts(right | others, params)
-    tuned = {
-        (dataset, method): tables.tuned_record(params, paths, dataset, method)
-        for dataset in params.datasets
-        for method in params.all_methods()
-        if method in params.tuned_methods
+    runs, epochs = tables.collect(params, paths), tables.histories(params, paths)
+    answers = tables.predictions(params, paths)
+    by_dataset = {
+        dataset: {method: answers[dataset, method] for method in params.all_methods()} for dataset in params.datasets
     }
-    answers = {name: mistakes.read(params, paths, name) for name in params.datasets}
-    pictures = {name: galleries(name, answers[name]) for name in params.datasets} if images and galleries else None
+    others = headline.others(answers, params)
+    table = tables.accuracy(runs, answers, params)
+    risks = {name: probabilities.curves(params, paths, name) for name in params.datasets}
+    sections = [
+        *headline.sections(headline.headline(others, params), headline.contrasts(answers | others, params), params),
+        *probabilities.calibrations(table),
+        *(section for name, curves in risks.items() for section in probabilities.coverages(name, curves)),
+    ]
+    searched = [method for method in params.all_methods() if method in params.tuned_methods]
+    tuned = {
+        name: {method: tables.tuned_record(params, paths, name, method) for method in searched}
+        for name in params.datasets
+    }
+    pictures = {name: galleries(name, by_dataset[name]) for name in params.datasets} if images and galleries else None
     text, overridden, heading = _settings(params, Path(params_path))
     diagnoses = {name: _diagnosis(params, paths, name) for name in params.datasets}
-    classes = {name: _by_class(params, paths, name, answers[name]) for name in params.datasets}
-    confusions = {name: confused for name, (confused, _) in classes.items()}
-    risks = {name: selective.read(params, paths, name) for name in params.datasets}
     over = {name: backbones.of_suite(name, runs, params) for name in params.datasets}
     html = page.build(
-        params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, confusions, heading, primary,
-        {name: shown for name, (_, shown) in classes.items()}, risks, heads, over,
-    )  # fmt: skip
-    parts = (
-        headline.markdown(heads, params),
-        contrasts.markdown(primary, params),
-        calibration.markdown(table),
-        selective.markdown(risks),
+        params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, heading, sections, by_dataset, risks, over
     )
-    more = "\n".join(text for text in parts if text)
     paths.report.mkdir(parents=True, exist_ok=True)
     with scratch(paths.report / ".partial") as partial:
-        tables.write(partial, params, runs, epochs, table, more)
+        tables.write(partial, params, runs, epochs, table, markdown(sections))
         (partial / "report.html").write_text(html, encoding="utf-8")
         (paths.report / "report.html").unlink(missing_ok=True)  # never an old page beside new tables
         for name in REPORT_FILES:  # report.html is the last
             (partial / name).replace(paths.report / name)
     return paths.report / "report.html"
-
-
-def _by_class(
-    params: Params, paths: Paths, dataset: str, answers: dict[str, mistakes.Answers]
-) -> tuple[dict[str, Any] | None, tuple[pd.DataFrame, pd.DataFrame]]:
-    """The confusion matrices of a data set, and the classes of most and fewest mistakes beside all classes."""
-    names = mistakes.class_names(params, paths, dataset)
-    table = mistakes.by_class(answers, names)
-    return mistakes.confused(answers, params, names), (mistakes.extremes(table, answers, params), table)
 
 
 def _diagnosis(params: Params, paths: Paths, dataset: str) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from lapml.analysis import gather
 from lapml.analysis.stats import t_interval
 from lapml.common.provenance import command, commit, device_name, versions
-from lapml.common.text import line, shortened
+from lapml.common.text import line, markdown_table, shortened
 from lapml.common.text import markdown as escaped
 from lapml.config import Localise, Method, settings_of
 from lapml.errors import LapmlError
@@ -184,12 +184,12 @@ def markdown(found: Measured, confidence: float) -> str:
     if edges and edges.delta is not None:
         heads.append(f"beyond m + {edges.delta:.2f}·(1 − s) %")
     heads += ["rank correlation of d with s", "with ρ"]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    lines = []
     for row in found.table.to_dict("records"):
         cells = [
             escaped(row["method"]),
             str(len(row["seeds"])),
-            _spread(row["d"], row["d_half"]),
+            f"{row['d']:.3f} " + ("(one seed)" if np.isnan(row["d_half"]) else f"± {row['d_half']:.3f}"),
             f"{row['d_low']:.2f}, {row['d_high']:.2f}",
         ]
         cells += [f"{100 * row[name]:.1f}" for name in ("beyond_m", "beyond_band") if not np.isnan(row[name])]
@@ -202,7 +202,7 @@ def markdown(found: Measured, confidence: float) -> str:
     )
     if edges:
         text += f" m{' and δ are' if edges.delta is not None else ' is'} those of {escaped(edges.method)}."
-    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", text])
+    return "\n".join([*markdown_table(heads, lines), "", text])
 
 
 def figure(found: Measured) -> bytes:
@@ -215,15 +215,8 @@ def figure(found: Measured) -> bytes:
             bins = pd.qcut(pairs["s"], BINS, duplicates="drop")
             means = pairs.groupby(bins, observed=True)[["s", "d"]].mean()
             colour, dash = look(place)
-            axes.plot(
-                means["s"],
-                means["d"],
-                color=colour,
-                linestyle=dash,
-                marker="o",
-                markersize=3.5,
-                label=shortened(line(label), LETTERS),
-            )
+            name = shortened(line(label), LETTERS)
+            axes.plot(means["s"], means["d"], color=colour, linestyle=dash, marker="o", markersize=3.5, label=name)
         if found.edges:
             s = np.linspace(*axes.get_xlim(), 2)
             axes.plot(s, [found.edges.m] * 2, color="#5f5f5f", linestyle=":", linewidth=1.2, label="m")
@@ -243,7 +236,3 @@ def write(folder: Path, found: Measured, confidence: float) -> None:
     write_text(folder / "distances.csv", found.pairs.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
     write_text(folder / "distances.svg", figure(found).decode())
     write_json(folder / "distances.json", found.record)
-
-
-def _spread(mean: float, half: float) -> str:
-    return f"{mean:.3f} (one seed)" if np.isnan(half) else f"{mean:.3f} ± {half:.3f}"

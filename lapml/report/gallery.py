@@ -4,73 +4,26 @@ One self-contained file. Without JavaScript it shows all pairs, one below anothe
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from lapml.common.text import class_name
 from lapml.report.html import render
-from lapml.report.tiles import Box, glow, outline, picture, rectangle
+from lapml.report.tiles import Mix, Pair, glow, outline, picture, rectangle
 
 SLACK = 0.005  # tolerance of a sum of 1, shown with two digits
 
 
-@dataclass(frozen=True)
-class Mix:
-    """A pair mixed by one method."""
-
-    method: str  # the method's name, such as "loc_cutmix"
-    caption: str  # how it mixes, one short line
-    image: np.ndarray  # (H, W, 3) uint8
-    box_to: Box | None  # pasted over, pixels of the reference
-    box_from: Box | None  # the source, pixels of the donor
-    cells: np.ndarray | None  # (h, w) bool, the pasted cells of a method that pastes a set of them in place
-    reference_map: np.ndarray | None  # (h, w) float over the whole picture, sums to 1
-    donor_map: np.ndarray | None  # likewise
-    similarity: float | None  # of the two parts
-    kept: float  # weight of the reference's class in the loss
-    pasted: float  # weight of the donor's class; the two need not sum to 1
-    area: float  # share of the picture that was replaced or blended, 0..1
-    truth: float | None  # the donor's true share of what is seen of both objects, 0..1
-    flags: list[str]  # faults, such as "meaningless"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A reference and a donor, mixed by each method."""
-
-    reference: np.ndarray  # (H, W, 3) uint8
-    donor: np.ndarray  # (H, W, 3) uint8
-    reference_class: str
-    donor_class: str
-    box_reference: Box | None  # of the object, true, pixels of the view
-    box_donor: Box | None
-    mixes: list[Mix]
-
-
 def page(title: str, subtitle: str, pairs: list[Pair], synthetic: bool) -> str:
-    """The gallery as HTML.
-
-    Args:
-        title, subtitle: of the page, plain text.
-        pairs: at least one.
-        synthetic: whether the pictures are synthetic; else photographs. The page says which.
+    """The gallery as HTML; ``synthetic``: the page says that its pictures are, and not photographs.
 
     Raises:
         ValueError: there is no pair.
     """
     if not pairs:
         raise ValueError("pairs: found none, expected at least one")
+    shown = [_pair(pair) for pair in pairs]
     judged = any(pair.box_reference or pair.box_donor for pair in pairs)  # the data set has true boxes
-    return render(
-        "gallery.html.j2",
-        title=title,
-        subtitle=subtitle,
-        synthetic=synthetic,
-        judged=judged,
-        pairs=[_pair(pair) for pair in pairs],
-    )
+    return render("gallery.html.j2", title=title, subtitle=subtitle, synthetic=synthetic, judged=judged, pairs=shown)
 
 
 def without_pictures(title: str, subtitle: str) -> str:

@@ -2,20 +2,19 @@
 tables, and its only links to files are to what lies beside it.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lapml.analysis import calibration, contrasts, headline, selective, tables
+from lapml.analysis import mistakes, tables
+from lapml.analysis.sections import Section
 from lapml.common.text import class_name
 from lapml.config import Params
 from lapml.report import account, backbones, figures, studies
 from lapml.report.html import data_uri, render
-from lapml.report.tiles import Tiles
-
-if TYPE_CHECKING:
-    from lapml.report.pictures import Pictures  # torch is slow to import
+from lapml.runs.records import Answers
 
 STAGES = ("cutmix", "loc_cutmix", "margin", "adaptive_margin")  # of the ablation; the others are comparators
 MAIN = {"accuracy.csv": "csv", "accuracy.tex": "LaTeX", "accuracy.md": "Markdown", "runs.csv": "every run, csv",
@@ -28,16 +27,14 @@ def build(
     runs: pd.DataFrame,
     epochs: pd.DataFrame,
     table: pd.DataFrame,
-    tuned: dict[tuple[str, str], dict[str, Any]],
-    galleries: "dict[str, Pictures] | None" = None,
+    tuned: dict[str, dict[str, dict[str, Any]]],
+    galleries: dict[str, dict[str, Any]] | None = None,
     overridden: list[str] | None = None,
     diagnoses: dict[str, dict[str, Any] | None] | None = None,
-    confusions: dict[str, dict[str, Any] | None] | None = None,
     heading: str = "",
-    primary: pd.DataFrame | None = None,
-    classes: dict[str, tuple[pd.DataFrame, pd.DataFrame]] | None = None,
+    sections: Sequence[Section] = (),
+    answers: dict[str, dict[str, Answers]] | None = None,
     risks: dict[str, dict[str, np.ndarray]] | None = None,
-    heads: pd.DataFrame | None = None,
     over: dict[str, pd.DataFrame] | None = None,
 ) -> str:
     """The report as HTML.
@@ -45,18 +42,16 @@ def build(
     Args:
         params, params_text: the settings, and the text of their file.
         runs, epochs, table: of ``tables.collect``, ``tables.histories`` and ``tables.accuracy``.
-        tuned: {(dataset, method): record of the tuned file}.
+        tuned: {dataset: {method: record of the tuned file}}.
         galleries: the pictures of every data set; None for a page without any picture of the data, which its
             ``lapml-images`` meta element then says.
         overridden: one line per setting in which ``params`` differs from ``params_text``.
         diagnoses: {dataset: heads, rows, maps, verdicts, note, figures (data URIs), links {file: text}, gallery (may be
             linked)}, or None if it was not diagnosed.
-        confusions: {dataset: of ``mistakes.confused``}.
         heading: the comment that the suite's own file begins with.
-        primary: of ``contrasts.contrasts``.
-        classes: {dataset: (of ``mistakes.extremes``, of ``mistakes.by_class``)}.
-        risks: {dataset: of ``selective.read``}.
-        heads: of ``headline.headline``.
+        sections: further tables, in their order.
+        answers: {dataset: {method: of ``tables.predictions``}}.
+        risks: {dataset: of ``probabilities.curves``}.
         over: {dataset: of ``backbones.of_suite``}.
     """
     text, facts = account.introduction(heading)
@@ -72,27 +67,25 @@ def build(
         headings=list(tables.headings(params).values()),
         downloads=MAIN,
         datasets=[
-            _dataset(name, params, runs, epochs, table, tuned, (galleries or {}).get(name))
-            | {
+            {
+                "name": name,
+                **_results(params, *(frame[frame["dataset"] == name] for frame in (runs, epochs, table))),
+                "beside": [
+                    [each.method, f"{each.top1:.2f}", each.source]
+                    for each in params.report.beside
+                    if each.dataset == name
+                ],
+                "tuned": studies.shown(tuned.get(name, {}), params.of(name)),
+                "pictures": (galleries or {}).get(name),
                 "diagnosis": (diagnoses or {}).get(name),
-                "confused": _confused((confusions or {}).get(name), params),
-                "headline": _headline(name, heads, params),
-                "contrasts": _contrasts(name, primary),
-                "calibration": calibration.rows(table, name),
-                "classes": _classes((classes or {}).get(name)),
-                "risk": _risk((risks or {}).get(name, {}), params),
+                "sections": [section for section in sections if section.dataset == name],
+                "risk": _inline(figures.risk_against_coverage((risks or {}).get(name, {}), params.all_methods())),
+                **_mistakes((answers or {}).get(name), params),
                 "backbones": backbones.shown((over or {}).get(name, pd.DataFrame()), params.all_methods()),
             }
             for name in params.datasets
         ],
         note=tables.note(table, params),
-        headline_heads=headline.headings(params),
-        contrast_heads=contrasts.headings(params),
-        contrast_note=contrasts.note(params),
-        calibration_heads=list(calibration.HEADINGS.values()),
-        calibration_note=calibration.NOTE,
-        risk_heads=selective.HEADINGS,
-        risk_note=selective.NOTE,
         backbone_heads=backbones.HEADINGS,
         ran=account.provenance(runs),
         runs=account.table_of_runs(runs),
@@ -104,13 +97,8 @@ def build(
 
 
 def verdict(table: pd.DataFrame) -> dict[str, Any]:
-    """Whether each stage improved, in sentences from the numbers of one data set.
-
-    Stages are the methods :data:`STAGES`; in a table without them, all methods.
-
-    Returns:
-        ``summary`` (one or two sentences) and ``steps`` (one line per method and the one it is compared with).
-    """
+    """Whether each stage improved, in sentences from the numbers of one data set: ``summary`` (one or two sentences) and ``steps``
+    (one line per method and the one it is compared with). Stages are the methods :data:`STAGES`; in a table without them, all."""
     rows = [row for row in table.to_dict("records") if row["previous"] is not None and not pd.isna(row["previous"])]
     if not rows:
         return {"summary": "There is only one method, so there is nothing to compare.", "steps": ["No method above."]}
@@ -167,16 +155,8 @@ def charts(runs: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> dic
     }
 
 
-def _dataset(
-    name: str,
-    params: Params,
-    runs: pd.DataFrame,
-    epochs: pd.DataFrame,
-    table: pd.DataFrame,
-    tuned: dict[tuple[str, str], dict[str, Any]],
-    pictures: "Pictures | None",
-) -> dict[str, Any]:
-    runs, epochs, table = (frame[frame["dataset"] == name] for frame in (runs, epochs, table))
+def _results(params: Params, runs: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+    """The verdict, the main table's rows and the charts of one data set."""
     rows = []
     for place, row in enumerate(table.to_dict("records")):
         bold, text = tables.emphasised(row), tables.cells(row)
@@ -187,88 +167,41 @@ def _dataset(
             detail = (bracket + rest).strip()
             cells.append({"text": number + parenthesis + other, "detail": detail, "bold": column in bold})
         rows.append({"colour": figures.look(place)[0], "cells": cells})
-    return {
-        "name": name,
-        "verdict": verdict(table),
-        "rows": rows,
-        "charts": {key: _inline(image, "svg+xml") for key, image in charts(runs, epochs, table).items()},
-        "beside": {
-            "heads": ["published method", "top-1 %", "source"],
-            "rows": [
-                [each.method, f"{each.top1:.2f}", each.source] for each in params.report.beside if each.dataset == name
-            ],
-        },
-        "tuned": studies.shown({key[1]: record for key, record in tuned.items() if key[0] == name}, params.of(name)),
-        "pictures": pictures and _pictures(name, pictures),
-    }
+    images = {key: _inline(image) for key, image in charts(runs, epochs, table).items()}
+    return {"verdict": verdict(table), "rows": rows, "charts": images}
 
 
-def _headline(dataset: str, heads: pd.DataFrame | None, params: Params) -> dict[str, Any] | None:
-    rows = heads[heads["dataset"] == dataset] if heads is not None and len(heads) else ()
-    if not len(rows):
-        return None
-    return {
-        "rows": [headline.cells(row) for row in rows.to_dict("records")],
-        "note": headline.note(dataset, rows, params),
-    }
-
-
-def _contrasts(dataset: str, primary: pd.DataFrame | None) -> list[list[str]]:
-    rows = [] if primary is None else primary.to_dict("records")
-    return [contrasts.cells(row) for row in rows if row["dataset"] == dataset]
-
-
-def _classes(found: tuple[pd.DataFrame, pd.DataFrame] | None) -> dict[str, Any] | None:
-    """The classes of most and least mistakes as cells, and a link that holds those of all classes and methods."""
-    if found is None:
-        return None
-    shown, every = found
+def _mistakes(answers: dict[str, Answers] | None, params: Params) -> dict[str, Any]:
+    """The classes of most and least mistakes as cells, with a link that holds those of all classes and methods; and the confusion
+    matrices as cells: (percent as text, share 0..1, whether it is right)."""
+    if answers is None:
+        return {"classes": None, "confused": None}
+    every = mistakes.by_class(answers)
+    shown = mistakes.extremes(every, answers, params)
     rows = [
         [class_name(name), str(images), *(f"{each:.0f}" for each in shares)]
         for name, images, *shares in shown.itertuples(index=False)
     ]
     text = every.round(3).to_csv(index=False, lineterminator="\n")
-    return {"heads": list(shown), "rows": rows, "all": len(every), "csv": data_uri(text.encode(), "csv", "text")}
-
-
-def _risk(curves: dict[str, np.ndarray], params: Params) -> dict[str, Any]:
-    image = figures.risk_against_coverage(curves, params.all_methods())
-    return {"rows": selective.rows(curves), "chart": _inline(image, "svg+xml")}
-
-
-def _pictures(name: str, pictures: "Pictures") -> dict[str, Any]:
-    tiles = Tiles(f"{name}-picture")
-    return {
-        "mixes": tiles.mixes(pictures.mixed),
-        "cams": tiles.cams(pictures.cams),
-        "objects": _inline(pictures.objects, "png"),
-        "best": pictures.best,
-        "mistakes": tiles.mistakes(pictures.mistakes),
-        "all": list(tiles.pictures.values()),
+    classes = {"heads": list(shown), "rows": rows, "all": len(every), "csv": data_uri(text.encode(), "csv", "text")}
+    if (found := mistakes.confused(answers, params)) is None:
+        return {"classes": classes, "confused": None}
+    matrices = {
+        method: [
+            [(f"{share:.0f}" if share >= 0.5 else "", share / 100, row == column) for column, share in enumerate(line)]
+            for row, line in enumerate(shares.tolist())
+        ]
+        for method, shares in found["shares"].items()
     }
-
-
-def _confused(found: dict[str, Any] | None, params: Params) -> dict[str, Any] | None:
-    """The matrices as cells: (percent as text, share 0..1, whether it is right)."""
-    if found is None:
-        return None
-    return {
+    confused = {
         "classes": [class_name(name) for name in found["classes"]],
         "all": found["all"],
         "images": " to ".join(str(count) for count in sorted({min(found["images"]), max(found["images"])})),
         "split": params.split_name(),
-        "matrices": {
-            method: [
-                [
-                    (f"{share:.0f}" if share >= 0.5 else "", share / 100, row == column)
-                    for column, share in enumerate(line)
-                ]
-                for row, line in enumerate(shares.tolist())
-            ]
-            for method, shares in found["shares"].items()
-        },
+        "matrices": matrices,
     }
+    return {"classes": classes, "confused": confused}
 
 
-def _inline(image: bytes | None, kind: str) -> str | None:
-    return None if image is None else data_uri(image, kind)
+def _inline(image: bytes | None) -> str | None:
+    return None if image is None else data_uri(image, "svg+xml")

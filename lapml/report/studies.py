@@ -24,11 +24,7 @@ CAPTIONS = {
 
 def shown(records: dict[str, dict[str, Any]], params: Params) -> dict[str, Any] | None:
     """The best values and all trials, as two tables, and the figures of each study as data URIs; None without a study.
-
-    Args:
-        records: {method: tuned file}.
-        params: of the data set.
-    """
+    ``records``: {method: tuned file}; ``params``: of the data set."""
     if not records:
         return None
     names = list(dict.fromkeys(key for record in records.values() for key in record["values"]))
@@ -62,15 +58,8 @@ def shown(records: dict[str, dict[str, Any]], params: Params) -> dict[str, Any] 
 
 
 def figures(record: dict[str, Any], space: dict[str, Range | Choices]) -> dict[str, bytes]:
-    """The history of a study's scores, what they depend on, and every trial as a line across its settings; SVG by name.
-
-    Args:
-        record: a tuned file.
-        space: the ranges that were searched.
-
-    Returns:
-        {} without a scored trial; no importances with fewer than four, or if all scores are equal.
-    """
+    """The history of a tuned file's scores, what they depend on, and every trial as a line across its settings; SVG by name. {}
+    without a scored trial; no importances with fewer than four, or if all scores are equal."""
     scores = [trial["score"] for trial in record.get("trials", []) if trial["state"] == "COMPLETE"]
     if not scores:
         return {}

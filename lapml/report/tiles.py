@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -16,6 +17,40 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 LOSSLESS = 96  # pixels: up to this side a picture is a PNG, since it is enlarged
 QUALITY = 90  # of larger pictures, as JPEG
 GLOW = 0.6  # opacity of a map's highest cell
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A pair mixed by one method."""
+
+    method: str  # the method's name, such as "loc_cutmix"
+    caption: str  # how it mixes, one short line
+    image: np.ndarray  # (H, W, 3) uint8
+    box_to: Box | None  # pasted over, pixels of the reference
+    box_from: Box | None  # the source, pixels of the donor
+    cells: np.ndarray | None  # (h, w) bool, the pasted cells of a method that pastes a set of them in place
+    reference_map: np.ndarray | None  # (h, w) float over the whole picture, sums to 1
+    donor_map: np.ndarray | None  # likewise
+    similarity: float | None  # of the two parts
+    kept: float  # weight of the reference's class in the loss
+    pasted: float  # weight of the donor's class; the two need not sum to 1
+    area: float  # share of the picture that was replaced or blended, 0..1
+    truth: float | None  # the donor's true share of what is seen of both objects, 0..1
+    flags: list[str]  # faults, such as "meaningless"
+    rho: float | None = None  # the donor's share of the label
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A reference and a donor, mixed by each method."""
+
+    reference: np.ndarray  # (H, W, 3) uint8
+    donor: np.ndarray  # (H, W, 3) uint8
+    reference_class: str
+    donor_class: str
+    box_reference: Box | None  # of the object, true, pixels of the view
+    box_donor: Box | None
+    mixes: list[Mix]
 
 
 def picture(pixels: np.ndarray) -> dict[str, Any]:
@@ -73,11 +108,7 @@ def _number(number: float) -> str:
 
 
 class Tiles:
-    """The tiles of a page's section.
-
-    Args:
-        prefix: of the pictures' ids.
-    """
+    """The tiles of a page's section; ``prefix``: of the pictures' ids."""
 
     def __init__(self, prefix: str):
         self.prefix = prefix
@@ -98,53 +129,19 @@ class Tiles:
         size = {key: found[key] for key in ("id", "width", "height")}
         return {**size, "caption": caption, "map": glow(heat), "outline": box, "kind": kind}
 
-    def mixes(self, items: Iterable[dict[str, Any]]) -> dict[str, list[list[dict[str, Any]]]]:
-        """What each mixing makes: {method: [reference, donor and mixed image of a pair]}.
-
-        Args:
-            items: dicts with ``method``; ``reference, donor, mixed`` (H, W, 3) uint8; ``reference_map, donor_map`` (h, w)
-                float over the whole picture, or None; ``box_reference, box_donor`` in pixels, or None; ``rho, s`` the label
-                share and the similarity of the parts, or None; ``labels`` (reference, donor).
-        """
-        rows: dict[str, list[list[dict[str, Any]]]] = {}
-        for item in items:
-            to, source = rectangle(item["box_reference"]), rectangle(item["box_donor"])
-            facts = [f"{sign} {item[key]:.2f}" for sign, key in (("ρ", "rho"), ("s", "s")) if item[key] is not None]
-            names = [class_name(name) for name in item["labels"]]
-            rows.setdefault(item["method"], []).append([
-                self.tile(item["reference"], names[0], item["reference_map"], to, "reference"),
-                self.tile(item["donor"], names[1], item["donor_map"], source, "donor"),
-                self.tile(item["mixed"], ", ".join(facts), None, to, "reference"),
+    def mixes(self, pairs: Iterable[Pair]) -> list[list[dict[str, Any]]]:
+        """The reference, the donor and the mixed image of each pair, as its only method mixes it."""
+        rows = []
+        for pair in pairs:
+            [mix] = pair.mixes
+            to, source = rectangle(mix.box_to), rectangle(mix.box_from)
+            facts = [
+                f"{sign} {value:.2f}" for sign, value in (("ρ", mix.rho), ("s", mix.similarity)) if value is not None
+            ]
+            names = class_name(pair.reference_class), class_name(pair.donor_class)
+            rows.append([
+                self.tile(pair.reference, names[0], mix.reference_map, to, "reference"),
+                self.tile(pair.donor, names[1], mix.donor_map, source, "donor"),
+                self.tile(mix.image, ", ".join(facts), None, to, "reference"),
             ])  # fmt: skip
         return rows
-
-    def cams(self, items: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-        """Where each method looks: {method: [validation image]}.
-
-        Args:
-            items: dicts with ``method``, ``image`` (H, W, 3) uint8, ``map`` (h, w) float over the whole picture, ``title``
-                (the predicted class) and ``correct``.
-        """
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for item in items:
-            name, kind = class_name(item["title"]), "right" if item["correct"] else "wrong"
-            rows.setdefault(item["method"], []).append(self.tile(item["image"], name, item["map"], kind=kind))
-        return rows
-
-    def mistakes(self, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The hardest mistakes: a test image, and a training image of the class that it is taken for.
-
-        Args:
-            items: dicts with ``image, near`` (H, W, 3) uint8, the latter or None; ``label, answer`` (class names); ``wrong,
-                runs`` (counts); ``truly``.
-        """
-        found = []
-        for item in items:
-            views = [self.tile(item["image"], f"is: {class_name(item['label'])}")]
-            taken = f"taken for: {class_name(item['answer'])}"
-            if item["near"] is not None:
-                views.append(self.tile(item["near"], taken))
-            truly = "below 0.001" if item["truly"] < 0.001 else f"{item['truly']:.3f}"
-            facts = f"wrong in {item['wrong']} of {item['runs']} runs; probability of the true class {truly}"
-            found.append({"views": views, "facts": facts if len(views) == 2 else f"{taken}; {facts}"})
-        return found

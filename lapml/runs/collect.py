@@ -8,9 +8,8 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from lapml import config
@@ -22,8 +21,7 @@ from lapml.data.fetch.sources import refuse_other
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import READS, RUN_FILES, Paths
-from lapml.runs.records import differences, history_of, mismatch, parquet
-from lapml.runs.scores import scores
+from lapml.runs.records import differences, history_of, parquet, predictions, refuse, scores
 
 ACCURACIES = ("top1", "top5", "mean_class", "recall1", "recall5")  # percent
 SCALED = ("loss_scaled", "ece_scaled", "temperature")  # null for fewer than ten images
@@ -32,12 +30,7 @@ PROVENANCE = (
     "command", "commit", "dirty", "data_sha256", "localised_sha256", "weights", "versions", "device", "precision", "threads",
     "started", "finished", "seconds", "peak_memory_bytes", "resumed", "test_reads",
 )  # fmt: skip
-LATER: tuple[str, ...] = (
-    "localised_sha256",
-    "ece",
-    "brier",
-    *SCALED,
-)  # of METRICS and PROVENANCE: added later, empty for older runs
+LATER = ("localised_sha256", "ece", "brier", *SCALED)  # of METRICS and PROVENANCE: added later, empty for older runs
 NULLABLE = ("top5", "recall1", "recall5", *SCALED)  # null where nothing can be missed, see lapml.runs.evaluate
 UNREAD = ("model.safetensors",)  # large, not needed for tables
 CURVES = ("loss", "accuracy")  # columns of history.csv that every method has
@@ -57,18 +50,29 @@ def collect(params: Params, paths: Paths) -> pd.DataFrame:
     """
     rows: dict[str, list[dict[str, Any]]] = {dataset: [] for dataset in params.datasets}
     faults: dict[str, list[str]] = {dataset: [] for dataset in params.datasets}
-    for (dataset, method, seed), found in examined(params, paths):
+    for job, found in examined(params, paths):
         if isinstance(found, Untuned):
-            faults[dataset] += [str(found)] if str(found) not in faults[dataset] else []
+            faults[job.dataset] += [str(found)] if str(found) not in faults[job.dataset] else []
         elif isinstance(found, LapmlError):
-            faults[dataset] += [f"{dataset}/{method}/{seed}: {line}" for line in str(found).splitlines()]
+            faults[job.dataset] += [f"{job}: {line}" for line in str(found).splitlines()]
         else:
-            rows[dataset].append({"dataset": dataset, "method": method, "seed": seed, **found})
+            rows[job.dataset].append(found)
     for dataset in params.datasets:
         faults[dataset] += one_origin(params, rows[dataset], paths.pack(dataset) / "meta.json")
-    _refuse([line for lines in faults.values() for line in lines], params)
+    refuse([line for lines in faults.values() for line in lines], params)
     predictions(params, paths)
     return pd.DataFrame([row for of_dataset in rows.values() for row in of_dataset])
+
+
+class Job(NamedTuple):
+    """One run of a suite."""
+
+    dataset: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return "/".join(map(str, self))
 
 
 class Untuned(LapmlError):
@@ -77,11 +81,8 @@ class Untuned(LapmlError):
 
 def examined(
     params: Params, paths: Paths, optional: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, str, int], dict[str, Any] | LapmlError]]:
-    """Each run of a suite, in its order: (dataset, method, seed), and its row of :func:`collect`, or the error.
-
-    Args:
-        optional: files that may be missing.
+) -> Iterator[tuple[Job, dict[str, Any] | LapmlError]]:
+    """Each run of a suite, in its order, and its row of :func:`collect`, or the error; ``optional``: files that may be missing.
 
     Raises:
         LapmlError: the fetched or packed data are not those of the settings.
@@ -98,39 +99,15 @@ def examined(
             except LapmlError as error:
                 failed = Untuned(str(error))
             for seed in params.seeds:
-                run = (dataset, method, seed)
+                job = Job(dataset, method, seed)
                 if failed:
-                    yield run, failed
+                    yield job, failed
                     continue
                 try:
-                    yield run, _run(paths.run(*run), config.resolve(params, *run, tuned=values).record(), optional)
+                    found = _run(paths.run(*job), config.resolve(params, *job, tuned=values).record(), optional)
+                    yield job, job._asdict() | found
                 except LapmlError as error:
-                    yield run, error
-
-
-def predictions(params: Params, paths: Paths) -> dict[tuple[str, str], np.ndarray]:
-    """Which test images each method gets right: {(dataset, method): (seeds, images) uint8, 1 where top1 = label}.
-
-    Raises:
-        LapmlError: lists the runs whose images or labels are not those of the data set's first run, in its order.
-    """
-    correct, faults = {}, []
-    for dataset in params.datasets:
-        first = None
-        for method in params.all_methods():
-            answers = []
-            for seed in params.seeds:
-                table = parquet(paths.run(dataset, method, seed) / "predictions.parquet")
-                truth = (table["image"].tolist(), table["label"].tolist())
-                first = first or (f"{method}/{seed}", truth)
-                if truth == first[1]:
-                    answers.append((table["top1"] == table["label"]).to_numpy(dtype=np.uint8))
-                else:
-                    faults.append(f"{dataset}/{method}/{seed}: predictions.parquet: {mismatch(truth, *first)}")
-            if len(answers) == len(params.seeds):
-                correct[dataset, method] = np.stack(answers)
-    _refuse(faults, params)
-    return correct
+                    yield job, error
 
 
 def histories(params: Params, paths: Paths) -> pd.DataFrame:
@@ -153,7 +130,7 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     if method not in params.tuned_methods:
         return None
     path = paths.tuned(dataset, method)
-    record = upgraded_tuned(checked(path, read_json(path), Tuned, _retune_advice(dataset)))
+    record = _read_tuned(path, dataset)
     if (found := (record.get("dataset"), record.get("method"))) != (dataset, method):
         raise LapmlError(f"{path}: found the tuned values of {found}, expected those of {(dataset, method)}")
     params = params.of(dataset)
@@ -164,12 +141,7 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     if meta.exists() and (packed := read_json(meta).get("sha256")) != record.get("data_sha256"):
         raise LapmlError(f"{path}: data_sha256: found {record.get('data_sha256')}, expected {packed} ({meta})")
     follows = method == ADAPTIVE and params.starts_from_margin()
-    margin = paths.tuned(dataset, MARGIN)
-    earlier = (
-        upgraded_tuned(checked(margin, read_json(margin), Tuned, _retune_advice(dataset)))["values"]
-        if follows
-        else None
-    )
+    earlier = _read_tuned(paths.tuned(dataset, MARGIN), dataset)["values"] if follows else None
     frozen = config.frozen_margins(params.methods[method], earlier)
     made_of = (record.get(name) for name in ("data_sha256", "localised_sha256"))
     study = config.study_identity(params, dataset, method, frozen, *made_of)
@@ -191,6 +163,10 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
                 said = f"{path}: values: {name}: found {values.get(name)!r}, expected a value of its range"
                 raise LapmlError(f"{said}; {_retune_advice(dataset)}")
     return record
+
+
+def _read_tuned(path: Path, dataset: str) -> dict[str, Any]:
+    return upgraded_tuned(checked(path, read_json(path), Tuned, _retune_advice(dataset)))
 
 
 def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -276,13 +252,3 @@ def one_origin(params: Params, rows: list[dict[str, Any]], meta: Path) -> list[s
             if row[key] != expected:
                 faults.append(f"{name}: provenance.json: {key}: found {row[key]}, expected {expected} ({source})")
     return faults
-
-
-def _refuse(faults: list[str], params: Params) -> None:
-    if faults:
-        raise LapmlError(
-            f"the runs of suite {params.suite!r} do not fit its settings, so no table is made:\n  "
-            + "\n  ".join(faults)
-            + "\nrun `snakemake` or `dvc repro` again: it makes what is missing or out of date; if it finds nothing to "
-            "do, delete the folders of these runs first"
-        )

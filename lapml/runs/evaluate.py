@@ -1,4 +1,4 @@
-"""Evaluation: predictions, accuracy and retrieval of a trained model."""
+"""Evaluation: predictions, accuracy, retrieval and calibration of a trained model."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 from torch import Tensor
 
 from lapml.common import ranks
@@ -17,13 +19,15 @@ from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.models.device import DTYPES, autocast
 from lapml.models.model import Classifier
-from lapml.runs.calibration import calibration
-from lapml.runs.results import RECALL, TOP, only_of_class, recall_counts, top5_counts
+from lapml.runs.records import RECALL, TOP, only_of_class, recall_counts, top5_counts
 
 if TYPE_CHECKING:
     from lapml.runs.corruptions import Change
 
 BLOCK = 1024  # images whose neighbours are searched at once
+BINS = 15  # of confidence
+FOLDS = 5  # each takes its temperature from the others
+RANGE = (-3.0, 3.0)  # of a temperature's natural logarithm
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def outputs(
 
 def metrics(predictions: Predictions) -> dict[str, float | None]:
     """Top-1, top-5, mean per-class accuracy, Recall@1 and @5 of the embedding (all in percent), n, and
-    :func:`~lapml.runs.calibration.calibration`.
+    :func:`calibration`.
 
     A measure that no answer can miss is None: top-5 among five classes or fewer; see also :func:`retrieval`.
     """
@@ -159,15 +163,56 @@ def nearest_hits(vectors: Tensor, targets: Tensor, k: int) -> Tensor:
     return torch.cat(found)
 
 
+def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    """``loss`` (cross-entropy), ``brier`` (mean squared distance of the probabilities from the true class, 0 to 2; Brier, 1950),
+    ``ece`` (expected calibration error by 15 bins of equal width, in percent; Guo et al., ICML 2017); ``loss_scaled`` and
+    ``ece_scaled``: with logits divided by a temperature (Guo et al.); ``temperature``: that of all images.
+
+    A run is trained on the validation images too, so none are left to take its temperature from. So each fifth of the images is
+    scaled by the temperature of the other four: no image's label has a part in its own scaling. None where there are too few.
+
+    Args:
+        logits: (N, K); labels: (N,).
+    """
+    plain = log_softmax(logits.astype(np.float64), 1)
+    found: dict[str, float | None] = {"loss": _loss(plain, labels), "ece": _ece(plain, labels)}
+    shares = np.exp(plain)
+    shares[np.arange(len(labels)), labels] -= 1  # now the error of each probability
+    found["brier"] = float((shares**2).sum(1).mean())
+    if len(labels) < 2 * FOLDS:
+        return found | {"loss_scaled": None, "ece_scaled": None, "temperature": None}
+    scaled, fold = np.empty_like(plain), np.arange(len(labels)) % FOLDS
+    for part in range(FOLDS):
+        scaled[fold == part] = plain[fold == part] / temperature(plain[fold != part], labels[fold != part])
+    scaled = log_softmax(scaled, 1)
+    found |= {"loss_scaled": _loss(scaled, labels), "ece_scaled": _ece(scaled, labels)}
+    return found | {"temperature": temperature(plain, labels)}
+
+
+def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature of least cross-entropy, between 1/20 and 20."""
+    cost = lambda log: _loss(log_softmax(logits / np.exp(log), 1), labels)  # noqa: E731
+    return float(np.exp(minimize_scalar(cost, bounds=RANGE, method="bounded").x))
+
+
+def _loss(log_shares: np.ndarray, labels: np.ndarray) -> float:
+    return float(-log_shares[np.arange(len(labels)), labels].mean())
+
+
+def _ece(log_shares: np.ndarray, labels: np.ndarray) -> float:
+    confidence = np.exp(log_shares.max(1))
+    right = np.argmax(log_shares, 1) == labels
+    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    return 100 * float(np.abs(np.bincount(bins, right - confidence, BINS)).sum() / len(labels))
+
+
 def table(predictions: Predictions, packed: Packed) -> pd.DataFrame:
     """One row per image: image, label, top1 … top5, probability of the true class, confidence (that of the first answer); in the
     index's order."""
     logits = predictions.logits
     order = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
+    shares = softmax(logits, 1)
     probability = shares[np.arange(len(logits)), predictions.labels]
     frame = pd.DataFrame({"image": packed.index["path"].to_numpy()[predictions.rows], "label": predictions.labels})
-    for rank in range(order.shape[1]):
-        frame[f"top{rank + 1}"] = order[:, rank]
+    frame[[f"top{rank + 1}" for rank in range(order.shape[1])]] = order
     return frame.assign(probability=probability, confidence=shares.max(1))

@@ -21,6 +21,7 @@ from lapml.cli import app
 from lapml.cli.compare import compare as command
 from lapml.errors import LapmlError
 from lapml.paths import RUN_FILES
+from lapml.runs.records import Answers
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results/published"
@@ -60,7 +61,9 @@ def test_the_reports_table_is_the_same_comparison():
     runs = pd.read_csv(PUBLISHED / "demo/runs.csv")
     methods = list(dict.fromkeys(runs["method"]))
     correct = {
-        ("birds", method): np.stack([right(BIRDS / method / str(seed)) for seed in sorted(seeds)])
+        ("birds", method): Answers(
+            [], np.ones(()), np.stack([right(BIRDS / method / str(seed)) for seed in sorted(seeds)])
+        )
         for method, seeds in runs.groupby("method")["seed"]
     }
     settings = SimpleNamespace(confidence=0.95, bootstrap=1000, steps={})

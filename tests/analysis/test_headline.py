@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lapml import config
-from lapml.analysis import contrasts, gather, tables
+from lapml.analysis import gather, tables
 from lapml.analysis.compare import compare, markdown
-from lapml.analysis.headline import headline, others
-from lapml.analysis.headline import markdown as shown
+from lapml.analysis.headline import contrasts, headline, others, sections
+from lapml.analysis.sections import markdown as shown
 from lapml.errors import LapmlError
 from lapml.paths import Paths
 
@@ -48,31 +48,32 @@ def test_compared_without_some_classes():
 def test_the_report_s_headline_is_the_same():
     params = settings()
     right = tables.predictions(params, PATHS)
-    left = others(right, params, PATHS)
-    assert left.keys() == right.keys() and {answers.shape for answers in left.values()} == {(3, 192)}
+    left = others(right, params)
+    assert left.keys() == right.keys() and {each.right.shape for each in left.values()} == {(3, 192)}
+    assert all(len(each.images) == len(each.labels) == 192 for each in left.values())
     table, compared = headline(left, params), compare([RUNS], replicates=500, without="1-3,12-18")
     expected = {row["method"]: row for row in compared["rows"]}
-    assert set(table["method"]) == set(expected)
-    for row in table.to_dict("records"):
+    assert {row["method"] for row in table} == set(expected)
+    for row in table:
         same = expected[row["method"]]
-        assert [row[name] for name in ("top1", "half", "gain", "low", "high", "p_holm")] == pytest.approx(
+        assert [row[name] for name in ("top1", "half", "difference", "low", "high", "p_holm")] == pytest.approx(
             [same[name] for name in ("accuracy", "half", "difference", "low", "high", "p_holm")], nan_ok=True
         )
-    text = shown(table, params)
+    text = shown(sections(table, [], params))
     assert text.count("\n| ") == 2 + len(table) - 1 + 1 and "the 192 test images of all classes but 1-3,12-18" in text
 
 
 def test_primary_contrasts_are_of_the_headline_s_images():
     params = settings("report.primary=[[loc_cutmix, cutmix]]")
     right = tables.predictions(params, PATHS)
-    [row] = contrasts.contrasts(right | others(right, params, PATHS), params).to_dict("records")
+    [row] = contrasts(right | others(right, params), params)
     assert row["difference"] == pytest.approx(np.mean(accuracies("loc_cutmix")) - np.mean(accuracies("cutmix")))
 
 
 def test_without_such_classes_there_is_no_headline():
     params = settings("report.developed_on={}")
     right = tables.predictions(params, PATHS)
-    assert others(right, params, PATHS) == {} and shown(headline({}, params), params) == ""
+    assert others(right, params) == {} and headline({}, params) == [] == sections([], [], params)
 
 
 @given(

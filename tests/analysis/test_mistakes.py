@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lapml import config
 from lapml.analysis import mistakes
-from lapml.analysis.mistakes import Answers
+from lapml.runs.records import Answers
 
 CLASSES = 5
 
@@ -24,15 +24,16 @@ def some_answers(draw, methods=("baseline", "cutmix", "loc_cutmix_oracle")):
     labels = np.array(draw(st.lists(numbers, min_size=images, max_size=images)))
     rows = st.lists(numbers, min_size=images, max_size=images)
     paths = [f"{row}.jpg" for row in range(images)]
+    names = [f"bird {label}" for label in range(CLASSES)]
     return {
-        method: Answers(paths, labels, np.array(draw(st.lists(rows, min_size=seeds, max_size=seeds))))
+        method: Answers(paths, labels, np.array(draw(st.lists(rows, min_size=seeds, max_size=seeds))), names)
         for method in methods
     }
 
 
 @given(answers=some_answers())
 def test_a_cell_is_the_share_of_a_classs_images(params, answers):
-    found = mistakes.confused(answers, params, [f"bird {label}" for label in range(CLASSES)])
+    found = mistakes.confused(answers, params)
     shown = [answers[method] for method in ("baseline", "cutmix")]  # the oracle is given the truth: no best method
     wrong = [
         sum(int(((each.first != each.labels) & (each.labels == label)).sum()) for each in shown)
@@ -57,9 +58,9 @@ def test_a_cell_is_the_share_of_a_classs_images(params, answers):
 
 @given(answers=some_answers())
 def test_accuracy_of_a_class_by_hand(params, answers):
-    table = mistakes.by_class(answers, None)
+    table = mistakes.by_class(answers)
     labels = answers["baseline"].labels.tolist()
-    assert table["class"].to_list() == [f"class {label}" for label in sorted(set(labels))]
+    assert table["class"].to_list() == [f"bird {label}" for label in sorted(set(labels))]
     assert table["images"].to_list() == [labels.count(label) for label in sorted(set(labels))]
     for method, each in answers.items():
         for label, share in zip(sorted(set(labels)), table[method], strict=True):
@@ -75,7 +76,7 @@ def test_the_classes_with_most_mistakes_are_shown(params, monkeypatch):
     labels = np.repeat(np.arange(4), 3)
     first = labels.copy()
     first[[0, 3, 4, 9, 10, 11]] = [1, 0, 0, 2, 2, 2]  # one mistake of class 0, two of 1, none of 2, three of 3
-    found = mistakes.confused({"cutmix": Answers(["x"] * 12, labels, first[None])}, params, None)
+    found = mistakes.confused({"cutmix": Answers(["x"] * 12, labels, first[None])}, params)
     assert found["classes"] == ["class 1", "class 3"]
     assert found["shares"]["cutmix"].tolist() == [[pytest.approx(100 / 3), 0, pytest.approx(200 / 3)], [0, 0, 100]]
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapml.analysis import selective
+from lapml.analysis import probabilities
+from lapml.analysis.sections import markdown
 
 ANSWERS = st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.50001, 0.9]), st.booleans()), min_size=1, max_size=30)
 
@@ -14,7 +15,7 @@ ANSWERS = st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.50001, 0.9]), st.boole
 def test_risks_by_hand(answers):
     """The mean over all orders in which answers of equal confidence may stand."""
     confidence, right = (np.array(column) for column in zip(*answers, strict=True))
-    found = selective.risks(confidence, right)
+    found = probabilities.risks(confidence, right)
     for k in range(1, len(right) + 1):
         wrong, left = 0.0, k
         for level in sorted(set(confidence), reverse=True):
@@ -27,7 +28,7 @@ def test_risks_by_hand(answers):
 @given(ANSWERS, st.randoms())
 def test_order_does_not_matter(answers, random):
     shuffled = random.sample(answers, len(answers))
-    one, two = (selective.risks(*map(np.array, zip(*each, strict=True))) for each in (answers, shuffled))
+    one, two = (probabilities.risks(*map(np.array, zip(*each, strict=True))) for each in (answers, shuffled))
     assert one == pytest.approx(two)
 
 
@@ -35,17 +36,19 @@ def test_the_area_is_what_the_literature_has():
     """Scores of the least risk: all right answers before all wrong ones, the area is r + (1 − r) ln(1 − r) for many images."""
     n, rate = 20_000, 0.2
     right = np.arange(n) >= rate * n
-    area = selective.risks(right.astype(float) + np.linspace(0, 1e-3, n), right).mean()
+    area = probabilities.risks(right.astype(float) + np.linspace(0, 1e-3, n), right).mean()
     assert area == pytest.approx(rate + (1 - rate) * np.log(1 - rate), abs=1e-3)
-    unsure = selective.risks(np.random.default_rng(0).random(n), right)
+    unsure = probabilities.risks(np.random.default_rng(0).random(n), right)
     assert unsure.mean() == pytest.approx(rate, abs=0.02) and unsure[-1] == pytest.approx(rate)
 
 
 def test_a_table_by_hand():
     right = np.array([True] * 8 + [False] * 2)
-    curves = {"a_method": selective.risks(np.linspace(1, 0.1, 10), right)}
+    curves = {"a_method": probabilities.risks(np.linspace(1, 0.1, 10), right)}
     area = np.mean([0] * 8 + [1 / 9, 2 / 10])
-    assert selective.rows(curves) == [["a_method", f"{100 * area:.2f}", "80.0", "88.9", "100.0", "100.0"]]
-    text = selective.markdown({"birds": curves, "none": {}})
+    [section] = probabilities.coverages("birds", curves)
+    assert section.rows == [["a_method", f"{100 * area:.2f}", "80.0", "88.9", "100.0", "100.0"]]
+    text = markdown([section])
     assert f"| a_method | {100 * area:.2f} | 80.0 | 88.9 | 100.0 | 100.0 |" in text
-    assert "### none" not in text and selective.markdown({"none": {}}) == ""
+    assert text.startswith("### birds: risk") and text.endswith(f"\n\n{probabilities.RISK_NOTE}\n")
+    assert probabilities.coverages("none", {}) == [] and markdown([]) == ""

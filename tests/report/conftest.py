@@ -18,7 +18,8 @@ from lapml import config
 from lapml.config import Params
 from lapml.paths import Paths
 from lapml.report import figures
-from lapml.report.pictures import Pictures
+from lapml.report.html import data_uri
+from lapml.report.tiles import Mix, Pair, Tiles
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 EPOCHS = 4
@@ -123,10 +124,9 @@ def write_run(paths: Paths, params: Params, dataset: str, method: str, seed: int
     (folder / "model.safetensors").write_bytes(b"weights")
 
 
-def fake_galleries(dataset: str, answers: object = None) -> Pictures:
+def fake_galleries(dataset: str, answers: object = None) -> dict[str, Any]:
     """Random pictures: mixes and class maps of two methods, a contact sheet of objects, and two mistakes."""
-    rng = np.random.default_rng(0)
-    side = 64
+    rng, tiles = np.random.default_rng(0), Tiles(f"{dataset}-picture")
 
     def picture() -> np.ndarray:
         return np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
@@ -135,37 +135,40 @@ def fake_galleries(dataset: str, answers: object = None) -> Pictures:
         weights = rng.random((8, 8)) ** 4
         return weights / weights.sum()
 
-    mixes, cams = [], []
+    mixes, cams = {}, {}
     for method in ("cutmix", "loc_cutmix"):
-        for _ in range(4):
+        pairs, looks = [], []
+        for at in range(4):
             reference, donor, box = picture(), picture(), (10, 12, 40, 44)
             mixed = reference.copy()
             mixed[12:44, 10:40] = donor[12:44, 10:40]
-            localised = method != "cutmix"
-            mixes.append({
-                "method": method, "reference": reference, "donor": donor, "mixed": mixed,
-                "reference_map": heat() if localised else None, "donor_map": heat() if localised else None,
-                "box_reference": box, "box_donor": box, "rho": 0.31, "s": 0.5 if localised else None,
-                "labels": ("001.Sparrow", "002.<Finch>"),
-            })  # fmt: skip
-            cams.append({"method": method, "image": picture(), "map": heat(), "title": "001.Sparrow",
-                         "correct": len(cams) % 2 == 0})  # fmt: skip
-    assert mixes[0]["reference"].shape == (side, side, 3)
+            maps = (heat(), heat()) if method != "cutmix" else (None, None)
+            similarity = 0.5 if method != "cutmix" else None
+            mix = Mix(method, "", mixed, box, box, None, *maps, similarity, 0.69, 0.31, 0.2, None, [], 0.31)
+            pairs.append(Pair(reference, donor, "001.Sparrow", "002.<Finch>", None, None, [mix]))
+            looks.append(tiles.tile(picture(), "Sparrow", heat(), kind="wrong" if at % 2 else "right"))
+        mixes[method], cams[method] = tiles.mixes(pairs), looks
+    finch = "taken for: 002.<Finch>"
     mistakes = [
         {
-            "image": picture(),
-            "near": near,
-            "label": "001.Sparrow",
-            "answer": "002.<Finch>",
-            "wrong": 2,
-            "runs": 2,
-            "truly": p,
-        }
-        for near, p in ((picture(), 0.0004), (None, 0.125))
+            "views": [tiles.tile(picture(), "is: Sparrow"), tiles.tile(picture(), finch)],
+            "facts": "wrong in 2 of 2 runs; probability of the true class below 0.001",
+        },
+        {
+            "views": [tiles.tile(picture(), "is: Sparrow")],
+            "facts": f"{finch}; wrong in 2 of 2 runs; probability of the true class 0.125",
+        },
     ]
+    shown = {
+        "mixes": mixes,
+        "cams": cams,
+        "best": "loc_cutmix",
+        "mistakes": mistakes,
+        "all": [*tiles.pictures.values()],
+    }
     with BytesIO() as sheet:
         Image.fromarray(picture()).save(sheet, "png")
-        return Pictures(mixes, cams, sheet.getvalue(), "loc_cutmix", mistakes)
+        return shown | {"objects": data_uri(sheet.getvalue(), "png")}
 
 
 @pytest.fixture
@@ -204,7 +207,7 @@ def tune() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def galleries() -> Callable[[str], Pictures]:
+def galleries() -> Callable[[str], dict[str, Any]]:
     return fake_galleries
 
 

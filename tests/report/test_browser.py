@@ -2,10 +2,11 @@
 colour scheme."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from lapml.analysis import mistakes, tables
+from lapml.analysis import tables
 from lapml.report import page
 
 LONG = "Grünspecht-mit-einem-sehr-langen-Namen_der_nicht_enden_will"
@@ -53,9 +54,10 @@ def html(original, galleries) -> str:
     params, paths = original
     runs = tables.collect(params, paths)
     table = tables.accuracy(runs, tables.predictions(params, paths), params)
-    tuned = {("birds", name): tables.tuned_record(params, paths, "birds", name) for name in params.tuned_methods}
+    tuned = {"birds": {name: tables.tuned_record(params, paths, "birds", name) for name in params.tuned_methods}}
     names = [f"{label:03}.{LONG}" for label in range(7)]
-    confused = mistakes.confused(mistakes.read(params, paths, "birds"), params, names)
+    answers = tables.predictions(params, paths)
+    answers = {method: replace(answers["birds", method], names=names) for method in params.all_methods()}
     chart = "data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciLz4="
     diagnosis = {
         "heads": ["method", *(f"a metric of mixed images {k} %" for k in range(8))],
@@ -74,8 +76,8 @@ def html(original, galleries) -> str:
         {"birds": galleries("birds")},
         [f"train.lr: used {LONG * 3}"],
         {"birds": diagnosis},
-        {"birds": confused},
         f"# {LONG} {LONG}\n#   run:  snakemake {LONG * 4}\n",
+        answers={"birds": answers},
     )
 
 

@@ -1,13 +1,14 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lapml.analysis import mistakes, selective, tables
+from lapml.analysis import mistakes, probabilities, tables
 from lapml.paths import REPORT_FILES
 from lapml.report import account, page
 
@@ -47,9 +48,15 @@ def build(suite, galleries=None, text="suite: fake", overridden=None, **more):
     runs = tables.collect(params, paths)
     epochs = tables.histories(params, paths)
     table = tables.accuracy(runs, tables.predictions(params, paths), params)
-    tuned = {("birds", name): tables.tuned_record(params, paths, "birds", name) for name in params.tuned_methods}
+    tuned = {"birds": {name: tables.tuned_record(params, paths, "birds", name) for name in params.tuned_methods}}
     pictures = {"birds": galleries("birds")} if galleries else None
     return page.build(params, text, runs, epochs, table, tuned, pictures, overridden, **more)
+
+
+def answers_of(suite, names):
+    params, paths = suite
+    found = tables.predictions(params, paths)
+    return {method: replace(found["birds", method], names=names) for method in params.all_methods()}
 
 
 def test_the_page_stands_alone(suite, galleries):
@@ -144,11 +151,13 @@ def test_mistakes_are_shown_with_what_they_are_taken_for(suite, galleries):
 def test_a_confusion_matrix_names_its_classes_and_its_shares(suite):
     params, paths = suite
     names = [f"{label:03}.Bird_<{label}>" for label in range(7)]
-    found = mistakes.confused(mistakes.read(params, paths, "birds"), params, names)
-    html = build(suite, confusions={"birds": found})
+    answers = answers_of(suite, names)
+    found = mistakes.confused(answers, params)
+    html = build(suite, answers={"birds": answers})
     text = " ".join("".join(check(html).text).split())
     assert "The 7 of 7 classes with the most mistakes of baseline and" in text and "the class’s 20 test images" in text
-    assert html.count("<span>Bird &lt;3&gt;</span>") == 2 == html.count('<th scope="row">Bird &lt;3&gt;</th>')
+    assert html.count("<span>Bird &lt;3&gt;</span>") == 2  # of the two matrices; the list by class has a row too
+    assert html.count('<th scope="row">Bird &lt;3&gt;</th>') == 3
     baseline = found["shares"]["baseline"]
     matrix = html.partition("<caption>baseline")[2].partition("<tbody>")[2].partition("</tbody>")[0]
     cells = re.findall(r"<td([^>]*)>(\d*)</td>", matrix)
@@ -160,9 +169,8 @@ def test_a_confusion_matrix_names_its_classes_and_its_shares(suite):
 def test_classes_of_most_and_fewest_mistakes_and_all_of_them_as_csv(suite):
     params, paths = suite
     names = [f"{label:03}.Bird, <{label}>" for label in range(7)]
-    answers = mistakes.read(params, paths, "birds")
-    table = mistakes.by_class(answers, names)
-    html = build(suite, classes={"birds": (mistakes.extremes(table, answers, params), table)})
+    answers = answers_of(suite, names)
+    html = build(suite, answers={"birds": answers})
     assert "Top-1 in percent, means over the seeds: all classes, by the best method," in " ".join(check(html).text)
     found = re.search(r'download="fake-birds-classes.csv" href="data:text/csv;base64,([^"]+)"', html)[1]
     read = pd.read_csv(io.BytesIO(base64.b64decode(found)))
@@ -178,17 +186,16 @@ def test_classes_of_most_and_fewest_mistakes_and_all_of_them_as_csv(suite):
 @pytest.mark.usefixtures("quick")
 def test_risk_is_shown_of_methods_of_which_all_runs_recorded_it(suite):
     params, paths = suite
-    assert selective.read(params, paths, "birds") == {} and "Risk against coverage" not in build(
-        suite, risks={"birds": {}}
-    )
+    assert probabilities.curves(params, paths, "birds") == {} and probabilities.coverages("birds", {}) == []
+    assert "Risk against coverage" not in build(suite, risks={"birds": {}})
     for method, seeds in (("cutmix", params.seeds), ("baseline", params.seeds[:1])):
         for seed in seeds:
             file = paths.run("birds", method, seed) / "predictions.parquet"
             pd.read_parquet(file).assign(confidence=0.5).to_parquet(file)
-    found = selective.read(params, paths, "birds")
-    wrong = 1 - tables.predictions(params, paths)["birds", "cutmix"].mean()
+    found = probabilities.curves(params, paths, "birds")
+    wrong = 1 - tables.predictions(params, paths)["birds", "cutmix"].right.mean()
     assert list(found) == ["cutmix"] and found["cutmix"] == pytest.approx(np.full(len(found["cutmix"]), wrong))
-    html = build(suite, risks={"birds": found})
+    html = build(suite, risks={"birds": found}, sections=probabilities.coverages("birds", found))
     text = " ".join(" ".join(check(html).text).split())
     assert f"cutmix {100 * wrong:.2f} {100 * (1 - wrong):.1f}" in text and "Wrong answers among those given" in text
 

@@ -10,7 +10,7 @@ import pytest
 from lapml.analysis import gather, tables
 from lapml.errors import LapmlError
 from lapml.report.build import report
-from lapml.runs.scores import scores
+from lapml.runs.records import scores
 
 SEEN = {"top1": 100.0, "top5": 100.0, "recall1": 40.0, "recall5": 80.0}
 

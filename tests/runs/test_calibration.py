@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from lapml.runs.calibration import FOLDS, calibration, temperature
+from lapml.runs.evaluate import FOLDS, calibration, temperature
 
 
 def answers(count: int, classes: int, seed: int, sharpness: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,9 @@
 """The run folder: complete or refused, and a finished run read again gives its numbers again."""
 
+import base64
+import io
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,18 +13,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks.rows import bench
 from lapml import config
-from lapml.analysis.mistakes import read
+from lapml.analysis.tables import predictions
 from lapml.common import provenance
+from lapml.common.text import class_name
 from lapml.data.batches import Batches
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.files import sha256
 from lapml.paths import READS, RUN_FILES, TRANSFERS, Paths
-from lapml.report.pictures import CAMS_SHOWN, MISTAKES_SHOWN, MIXED_SHOWN, galleries
+from lapml.report.pictures import CAMS_SHOWN, MISTAKES_SHOWN, MIXED_SHOWN, gallery
 from lapml.runs import execute as runs
 from lapml.runs import reevaluate as again
 from lapml.runs.folder import open_run
@@ -244,37 +249,56 @@ def test_pictures_for_the_report(small_params, packed, tmp_path, opened):
     paths = Paths(params.suite, tmp_path)
     for row in params.all_methods():
         runs.execute(runs.resolved(params, paths, "birds", row, 0), packed, paths.run("birds", row, 0), log=quietly)
-    mixed, cams, sheet, best, mistakes = galleries(params, paths)("birds", read(params, paths, "birds"))
-    assert sheet is None  # nothing here mixes by maps
-    assert [item["method"] for item in mixed] == ["cutmix"] * MIXED_SHOWN + ["loc_cutmix"] * MIXED_SHOWN
-    assert len(cams) == 3 * CAMS_SHOWN
-    for item in mixed:
-        x0, y0, x1, y1 = item["box_reference"]
-        a0, b0, a1, b1 = item["box_donor"]
-        assert (item["mixed"][y0:y1, x0:x1] == item["donor"][b0:b1, a0:a1]).all()  # what is shown is what was pasted
-        assert 0 <= item["rho"] <= 1
-    _mistakes_are_shown(best, mistakes, paths, packed, params.data["birds"].view)
-    references = [item["reference"] for item in mixed]
-    for plain, localized in zip(references[:MIXED_SHOWN], references[MIXED_SHOWN:], strict=True):
-        assert (plain == localized).all()  # every row mixes the same images
+    answers = {method: each for (_, method), each in predictions(params, paths).items()}
+    shown = gallery(params, paths, "birds", answers)
+    assert shown["objects"] is None  # nothing here mixes by maps
+    assert {name: len(rows) for name, rows in shown["mixes"].items()} == {
+        "cutmix": MIXED_SHOWN,
+        "loc_cutmix": MIXED_SHOWN,
+    }
+    assert {name: len(rows) for name, rows in shown["cams"].items()} == dict.fromkeys(params.all_methods(), CAMS_SHOWN)
+    stored = {each["id"]: _decoded(each["src"]) for each in shown["all"]}
+    for rows in shown["mixes"].values():
+        for reference, donor, mixed in rows:
+            (x0, y0, x1, y1), (a0, b0, a1, b1) = (_box(each["outline"]) for each in (reference, donor))
+            pasted = stored[donor["id"]][b0:b1, a0:a1]
+            assert (stored[mixed["id"]][y0:y1, x0:x1] == pasted).all()  # what is shown is what was pasted
+            assert mixed["outline"] == reference["outline"]
+            assert 0 <= float(re.match(r"ρ (\d\.\d\d)", mixed["caption"])[1]) <= 1
+    _mistakes_are_shown(shown, stored, paths, packed, params.data["birds"].view)
+    references = [[row[0]["id"] for row in rows] for rows in shown["mixes"].values()]
+    assert references[0] == references[1]  # every row mixes the same images
 
 
-def _mistakes_are_shown(best, mistakes, paths, packed, view):
+def _decoded(address):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))).astype(int)
+
+
+def _box(path):
+    x0, y0, x1, y1 = re.fullmatch(r"M(\d+) (\d+)H(\d+)V(\d+)H\1Z", path).groups()
+    return int(x0), int(y0), int(x1), int(y1)
+
+
+def _mistakes_are_shown(shown, stored, paths, packed, view):
+    best, mistakes = shown["best"], shown["mistakes"]
     tables = {
         path.parent.parent.name: pd.read_parquet(path) for path in paths.base.glob("runs/*/*/0/predictions.parquet")
     }
     rights = {method: (table["top1"] == table["label"]).sum() for method, table in tables.items()}
     assert rights[best] == max(rights.values())
     wrong = tables[best][tables[best]["top1"] != tables[best]["label"]].sort_values("probability")
-    assert [each["truly"] for each in mistakes] == pytest.approx(wrong["probability"].head(len(mistakes)).to_list())
     assert 0 < len(mistakes) == min(len(wrong), MISTAKES_SHOWN)
     rows = np.flatnonzero(packed.index["split"].to_numpy(dtype=object) == "test")
     batch = next(Batches(packed, rows, view, [0.0] * 3, [1.0] * 3, torch.device("cpu")).evaluation(len(rows)))
     seen = dict(zip(packed.index["path"].to_numpy()[rows], batch.images.numpy(), strict=True))
     for each, (_, row) in zip(mistakes, wrong.iterrows(), strict=False):
-        assert (each["label"], each["answer"]) == tuple(packed.class_names[row[name]] for name in ("label", "top1"))
-        assert np.abs(each["image"].transpose(2, 0, 1) / 255 - seen[row["image"]]).max() < 0.01  # as the model saw it
-        assert each["near"].shape == each["image"].shape and (each["wrong"], each["runs"]) == (1, 1)
+        label, answer = (class_name(packed.class_names[row[name]]) for name in ("label", "top1"))
+        assert [view["caption"] for view in each["views"]] == [f"is: {label}", f"taken for: {answer}"]
+        image, near = (stored[view["id"]] for view in each["views"])
+        assert np.abs(image.transpose(2, 0, 1) / 255 - seen[row["image"]]).max() < 0.01  # as the model saw it
+        truly = f"{row['probability']:.3f}" if row["probability"] >= 0.001 else "below 0.001"
+        assert each["facts"] == f"wrong in 1 of 1 runs; probability of the true class {truly}"
+        assert near.shape == image.shape
 
 
 def test_bench_times_every_row_and_says_what_ran(small_params, packed, tmp_path, opened):
