@@ -25,8 +25,7 @@ def publish(
     Example: lapml publish --params suites/sparrows.yaml
     """
     settings, paths = load(params, overrides)
-    from lapml.report.accumulate import publish_finished
-    from lapml.report.kits import publish_from
+    from lapml.report.accumulate import publish_finished, publish_from
     from lapml.report.published import publish as publish_whole
 
     if source is not None:

@@ -1,7 +1,9 @@
-"""A suite over several occasions: publish what is finished of it, and take published runs over, so that none is repeated."""
+"""A suite over several occasions and machines: publish what is finished of it here or what a kit made elsewhere, and take published
+runs over, so that none is repeated."""
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lapml.analysis import tables
@@ -12,13 +14,14 @@ from lapml.config import Params
 from lapml.config.renamed import upgraded_tuned
 from lapml.config.tuning import ADAPTIVE, MARGIN
 from lapml.errors import LapmlError
-from lapml.files import locked, write_text
+from lapml.files import locked, write_json, write_text
 from lapml.paths import READS, RUN_FILES, Paths
 from lapml.report import diagnosis
+from lapml.report.carried import unpack
 from lapml.report.published import GALLERY, LOCK, PUBLISHED_DIAGNOSIS_FILES, copy_file, copy_folder, copy_run, recover
 from lapml.runs.collect import UNREAD, examined, one_origin
 from lapml.runs.folder import NOT_KEPT
-from lapml.runs.kept import STATE
+from lapml.runs.kept import STATE, readings, same_run
 
 NOT_PUBLISHED = '<meta name="lapml-images" content="none">\n<p>The gallery is not published.</p>\n'
 
@@ -36,42 +39,93 @@ def publish_finished(params: Params, paths: Paths) -> str:
         LapmlError: what is published does not fit the settings, the packed data or the pretrained weights as they are now,
             or the margins tuned since.
     """
-    there, added, missing, held = paths.as_published(), [], [], []
+    there, added, missing, held = paths.as_published(), 0, [], []
     with locked(paths.base / LOCK):
         recover(paths)
-        published = refuse_unfit(params, paths, there)
+        published = _refuse_unfit(params, paths, there)
         paths.published.mkdir(parents=True, exist_ok=True)
         _copy_tuned(params, paths, there)
         diagnosed = {dataset: _fits(params, paths, dataset) for dataset in params.datasets}
-        for (dataset, method, seed), found in examined(params, paths, UNREAD):
-            if there.run(dataset, method, seed).exists():
+        for job, found in examined(params, paths, UNREAD):
+            if there.run(*job).exists():
                 continue
-            name, known = f"{dataset}/{method}/{seed}", published.setdefault(dataset, [])
             if isinstance(found, LapmlError):
-                missing.append(name)
-                continue
-            if method == params.diagnose.method and not diagnosed[dataset]:
-                held.append(name)
-                continue
-            row = {"dataset": dataset, "method": method, "seed": seed, **found}
-            if faults := one_origin(params, [*known, row], paths.pack(dataset) / "meta.json"):
+                missing.append(str(job))
+            elif job.method == params.diagnose.method and not diagnosed[job.dataset]:
+                held.append(str(job))
+            elif faults := one_origin(params, [*published[job.dataset], found], paths.pack(job.dataset) / "meta.json"):
                 raise LapmlError(
                     f"{there.base}: {faults[0]}; only runs of the same data and weights are published together"
                 )
-            copy_run(paths.run(dataset, method, seed), there.run(dataset, method, seed))
-            known.append(row)
-            added.append(name)
+            else:
+                copy_run(paths.run(*job), there.run(*job))
+                published[job.dataset].append(found)
+                added += 1
         for dataset in params.datasets:
-            if (
-                diagnosed[dataset]
-                and not _fits(params, there, dataset)  # none yet, or one of fewer seeds
-                and _same_models(params, paths, there, dataset)
-            ):
+            behind = diagnosed[dataset] and not _fits(params, there, dataset)  # none yet, or one of fewer seeds
+            if behind and _same_models(params, paths, there, dataset):
                 copy_folder(paths.diagnosis(dataset), there.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
     count = len(params.datasets) * len(params.all_methods()) * len(params.seeds)
-    text = f"{paths.published}: {len(added)} runs added, {count - len(missing + held)} of {count} are there"
+    text = f"{paths.published}: {added} runs added, {count - len(missing + held)} of {count} are there"
     text += f"; not finished: {', '.join(missing)}" if missing else ""
     return text + (f"; waiting for their diagnosis: {', '.join(held)}" if held else "")
+
+
+def publish_from(params: Params, paths: Paths, tar: Path) -> str:
+    """Add the runs in a tar that kit/run.sh wrote on another machine to what is published; given twice, it changes nothing.
+
+    They come without weights, so no diagnosis can be made of them: those of ``diagnose.method`` are published like the others.
+
+    Returns:
+        How many runs were added, and how many are there.
+
+    Raises:
+        LapmlError: the tar is cut off, damaged or unsafe, or what is published does not fit (then nothing is added); or
+            some of its runs are not whole, not of this suite's settings, or not made with the same data and weights (the
+            others are added).
+    """
+    there, added, faults = paths.as_published(), 0, []
+    with locked(paths.base / LOCK), TemporaryDirectory(prefix="lapml-") as folder:
+        recover(paths)
+        record, jobs = unpack(tar, Path(folder))
+        given = type(paths)(params.suite, paths.root)
+        given.base = Path(folder)
+        if record["suite"] != params.suite:
+            raise LapmlError(
+                f"{tar}: holds runs of suite {record['suite']!r}, expected {params.suite!r}; give its --params"
+            )
+        published = _refuse_unfit(params, paths, there)
+        suite = dict(examined(params, given, UNREAD))
+        known = {job: found for job, found in suite.items() if given.run(*job).exists()}
+        faults += [f"{job}: no run of this suite" for job in jobs if job not in known]
+        for job, found in known.items():
+            if isinstance(found, LapmlError):
+                faults += [f"{job}: {line}" for line in str(found).splitlines()]
+                continue
+            _name_commit(given.run(*job) / "provenance.json", record.get("about") or {})
+            if there.run(*job).exists():
+                if not same_run(given.run(*job), there.run(*job)):
+                    faults.append(f"{job}: another run of that name is published, and stays")
+            elif origin := one_origin(params, [*published[job.dataset], found], paths.pack(job.dataset) / "meta.json"):
+                faults += origin
+            else:
+                copy_run(given.run(*job), there.run(*job))
+                published[job.dataset].append(found)
+                added += 1
+    text = f"{paths.published}: {added} runs added, {sum(there.run(*job).exists() for job in suite)} of {len(suite)} are there"
+    if faults:
+        made = f"; they were made with --set {' --set '.join(record['overrides'])}" if record.get("overrides") else ""
+        raise LapmlError(f"{text}; {tar}: holds what is not taken{made}:\n  " + "\n  ".join(faults))
+    return text
+
+
+def _name_commit(file: Path, kit: dict[str, Any]) -> None:
+    """Where a run's checkout differed from its commit, but its code has the checksum of the kit's, which was committed: record that
+    commit, and what the checkout said under ``checkout``."""
+    origin = read_json(file)
+    if origin.get("dirty") and kit.get("dirty") is False and origin.get("code_sha256") == kit.get("code_sha256"):
+        checkout = {name: origin[name] for name in ("commit", "dirty")}
+        write_json(file, {**origin, "commit": kit["commit"], "dirty": False, "checkout": checkout})
 
 
 def restore(params: Params, paths: Paths) -> str:
@@ -99,13 +153,13 @@ def restore(params: Params, paths: Paths) -> str:
             ) from None
         # taken over with all of its models' runs, of which those that are here are the same ones, or not at all
         diagnosed[dataset] = _fits(params, there, dataset) and _same_models(params, there, paths, dataset, absent=True)
-    published = [(run, found) for run, found in examined(params, there, UNREAD) if there.run(*run).exists()]
-    mixing = {run[0] for run, found in published if isinstance(found, dict) and found["localised_sha256"]}
-    maps = {dataset: _maps_sha256(paths, dataset) for dataset in mixing}
+    published = [(job, found) for job, found in examined(params, there, UNREAD) if there.run(*job).exists()]
+    mixing = {job.dataset for job, found in published if isinstance(found, dict) and found["localised_sha256"]}
+    maps = {dataset: _maps_sha256(paths.localised(dataset) / "meta.json") for dataset in mixing}
     _copy_tuned(params, there, paths)
     taken, left = [], []
-    for (dataset, method, seed), found in published:
-        name, own = f"{dataset}/{method}/{seed}", paths.run(dataset, method, seed)
+    for job, found in published:
+        dataset, method, own = job.dataset, job.method, paths.run(*job)
         if all((own / file).is_file() for file in RUN_FILES):
             continue
         if isinstance(found, LapmlError):
@@ -121,10 +175,10 @@ def restore(params: Params, paths: Paths) -> str:
         elif holder := holder_of(own):
             why = f"{holder} is training it"
         else:
-            _take_over(there.run(dataset, method, seed), own)
-            taken.append(name)
+            _take_over(there.run(*job), own)
+            taken.append(job)
             continue
-        left.append(f"{name}: {why}")
+        left.append(f"{job}: {why}")
     for dataset, fits in diagnosed.items():
         if fits and not (paths.diagnosis(dataset) / "diagnosis.json").is_file():
             copy_folder(there.diagnosis(dataset), paths.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
@@ -132,37 +186,26 @@ def restore(params: Params, paths: Paths) -> str:
     return "\n  ".join([f"{paths.published}: {len(taken)} runs taken over", *left])
 
 
-def _maps_sha256(paths: Paths, dataset: str) -> str:
-    """Of the object and part maps of a data set.
-
-    Raises:
-        LapmlError: there are none.
-    """
-    meta = paths.localised(dataset) / "meta.json"
+def _maps_sha256(meta: Path) -> str:
     if not meta.is_file():
         raise LapmlError(
-            f"{meta.parent}: no maps yet, and published runs mix by them; run `lapml localise {dataset}` first"
+            f"{meta.parent}: no maps yet, and published runs mix by them; run `lapml localise {meta.parent.name}` first"
         )
     return str(read_json(meta).get("sha256"))
 
 
-def refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[dict[str, Any]]]:
-    """The published runs by data set, as :func:`~lapml.runs.collect.examined` gives them.
-
-    Raises:
-        LapmlError: they do not fit the settings, the packed data, each other, or the margins that were tuned here.
-    """
-    rows: dict[str, list[dict[str, Any]]] = {}
+def _refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the published runs by data set; LapmlError where they do not fit the settings, the packed data, each other,
+    or the margins that were tuned here."""
+    rows: dict[str, list[dict[str, Any]]] = {dataset: [] for dataset in params.datasets}
     faults = []
-    for (dataset, method, seed), found in examined(params, there, UNREAD):
-        if not there.run(dataset, method, seed).exists():
-            continue
-        if isinstance(found, LapmlError):
-            faults += [f"{dataset}/{method}/{seed}: {line}" for line in str(found).splitlines()]
-        else:
-            rows.setdefault(dataset, []).append({"dataset": dataset, "method": method, "seed": seed, **found})
+    for job, found in examined(params, there, UNREAD):
+        if there.run(*job).exists() and isinstance(found, LapmlError):
+            faults += [f"{job}: {line}" for line in str(found).splitlines()]
+        elif there.run(*job).exists():
+            rows[job.dataset].append(found)
     for dataset in params.datasets:
-        faults += one_origin(params, rows.get(dataset, []), paths.pack(dataset) / "meta.json")
+        faults += one_origin(params, rows[dataset], paths.pack(dataset) / "meta.json")
         for method in params.tuned_methods:
             if not _same_tuned(params, paths, there, dataset, method):
                 faults.append(
@@ -191,11 +234,8 @@ def _same_tuned(params: Params, paths: Paths, there: Paths, dataset: str, method
 
 
 def _same_models(params: Params, one: Paths, other: Paths, dataset: str, absent: bool = False) -> bool:
-    """Whether the runs that the diagnosis takes its models from are the same in both places.
-
-    Args:
-        absent: those of ``other`` may be missing.
-    """
+    """Whether the runs that the diagnosis takes its models from are the same in both places; ``absent``: those of ``other`` may be
+    missing."""
     for seed in params.seeds:
         files = [each.run(dataset, params.diagnose.method, seed) / "provenance.json" for each in (one, other)]
         if absent and not files[1].is_file():
@@ -234,12 +274,10 @@ def _copy_tuned(params: Params, source: Paths, target: Paths) -> None:
 def _take_over(published: Path, own: Path) -> None:
     """Copy a published run, in place of what is unfinished there, which is set aside; readings of the test split that are
     recorded stay."""
-    reads = own / READS
-    earlier = reads.read_text(encoding="utf-8") if reads.is_file() else ""
+    earlier, later = readings(own), readings(published)
     copy_run(published, own)
     if earlier:
-        later = reads.read_text(encoding="utf-8") if (published / READS).is_file() else ""
-        reads.write_text(earlier + later, encoding="utf-8")
+        (own / READS).write_text(earlier + later, encoding="utf-8")
     if (own / STATE).exists():
         state_aside(own / STATE)
     write_text(own / UNREAD[0], NOT_KEPT)

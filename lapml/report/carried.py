@@ -1,14 +1,14 @@
 """Tars of finished runs (without weights) and of logs of failed ones, to carry from one machine to another."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lapml.common import tars
 from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.files import scratch
 from lapml.paths import READS, RUN_FILES, Paths
-from lapml.runs.collect import UNREAD, examined
+from lapml.runs.collect import UNREAD, Job, examined
 
 FORMAT = 1
 RUNS, LOGS = "runs", "logs"  # first part of the names in the tar
@@ -17,30 +17,16 @@ MOST = 16 * 2**20  # bytes of a tar
 MOST_LOG = 64 * 2**10  # bytes from the end of a log
 
 
-class Job(NamedTuple):
-    """One run of a suite."""
-
-    dataset: str
-    method: str
-    seed: int
-
-    def __str__(self) -> str:
-        return "/".join(map(str, self))
-
-
 def finished(params: Params, paths: Paths) -> list[Job]:
     """The complete runs of these settings."""
-    return [Job(*run) for run, found in examined(params, paths, UNREAD) if not isinstance(found, LapmlError)]
+    return [job for job, found in examined(params, paths, UNREAD) if not isinstance(found, LapmlError)]
 
 
 def pack(
     params: Params, paths: Paths, about: dict[str, Any], logs: list[Path], target: Path, most: int = MOST
 ) -> list[Path]:
-    """Write the finished runs and these logs to ``target``; what exceeds ``most`` bytes goes to TARGET-2.tar ….
-
-    Raises:
-        LapmlError: one run alone is too large.
-    """
+    """Write the finished runs and these logs to ``target``; what exceeds ``most`` bytes goes to TARGET-2.tar …. LapmlError
+    where one run alone is too large."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch(target.with_name(f".{target.stem}.tmp")) as ends:
         groups = [{f"{LOGS}/{log.name}": _end(log, ends)} for log in logs if log.is_file()]
@@ -79,10 +65,7 @@ def _end(log: Path, folder: Path) -> Path:
 
 
 def unpack(tar: Path, folder: Path) -> tuple[dict[str, Any], list[Job]]:
-    """Unpack a tar of runs into a temporary folder, below ``runs``.
-
-    Returns:
-        (its manifest, its runs, complete or not).
+    """Unpack a tar of runs into a temporary folder, below ``runs``; returns its manifest and its runs, complete or not.
 
     Raises:
         LapmlError: damaged or unsafe (see :func:`lapml.common.tars.extract`), or not a tar of runs.

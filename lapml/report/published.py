@@ -22,17 +22,11 @@ LOCK = "publishing.lock"  # one process publishes at a time
 
 
 def publish(params: Params, paths: Paths, replace: bool = False) -> Path:
-    """Copy a suite's report, diagnoses, tuned files and runs (without model weights) to ``paths.published``, to be committed.
-
-    Also writes each chart as an SVG into ``figures/``.
-
-    The old copy is replaced when the new one is complete.
+    """Copy a suite's report, diagnoses, tuned files and runs (without model weights) to ``paths.published``, to be committed, and
+    each chart as an SVG into its ``figures/``. The old copy is replaced when the new one is complete.
 
     Args:
         replace: also if published runs that the settings no longer have are deleted.
-
-    Returns:
-        ``paths.published``.
 
     Raises:
         LapmlError: no complete report, runs that do not fit the settings, a report of other runs, a page with pictures
@@ -113,19 +107,17 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
             copy_file(paths.tuned(dataset, method), target / "tuned" / dataset / f"{method}.json")
 
 
-def _is_synthetic(params: Params, paths: Paths, dataset: str) -> bool:
-    """Whether the packed data, not only the settings' source, are synthetic."""
-    meta = paths.pack(dataset) / "meta.json"
-    packed = json.loads(meta.read_text(encoding="utf-8"))["source"]["kind"] if meta.is_file() else "drawn"
-    return params.data[dataset].source == "synthetic" and packed == "drawn"
-
-
 def _refuse_pictures(params: Params, paths: Paths, html: Path) -> None:
     if (shown := shows_pictures(html)) is None:
         raise LapmlError(f"{html}: does not say whether it shows pictures of the data; run `lapml report` again")
     if shown and not params.report.images:
         raise LapmlError(f"{html}: shows pictures of the data, and report.images is false; run `lapml report` again")
-    foreign = [name for name in params.datasets if not _is_synthetic(params, paths, name)]
+    foreign = []
+    for name in params.datasets:  # whose packed data, or only the settings' source, are not synthetic
+        meta = paths.pack(name) / "meta.json"
+        packed = json.loads(meta.read_text(encoding="utf-8"))["source"]["kind"] if meta.is_file() else "drawn"
+        if (params.data[name].source, packed) != ("synthetic", "drawn"):
+            foreign.append(name)
     if shown and foreign:
         raise LapmlError(
             f"{html}: shows pictures of {', '.join(foreign)}, which are not ours to publish; "

@@ -24,7 +24,7 @@ from lapml.analysis.confusions import confusions
 from lapml.analysis.confusions import markdown as confused
 from lapml.config import overlays
 from lapml.paths import Paths
-from lapml.report import accumulate, build, carried, kits, studies
+from lapml.report import accumulate, build, carried, studies
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "tests/fixtures/fuzz"
@@ -239,7 +239,7 @@ def test_archives(make, seal, tmp_path):
         home = Paths(params.suite, tmp_path / "home")
         shutil.rmtree(home.root, ignore_errors=True)
         tar.write_bytes(tar_bytes(np.random.default_rng([4, seed]), whole))
-        outcomes.append(mutations.outcome(lambda home=home: kits.publish_from(params, home, tar), tar))
+        outcomes.append(mutations.outcome(lambda home=home: accumulate.publish_from(params, home, tar), tar))
         if home.published.exists():  # whole runs only, and none in the making
             left = contents(home.published)
             folders = {name.rpartition("/")[0] for name in left}

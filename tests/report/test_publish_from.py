@@ -11,7 +11,7 @@ from lapml.cli import app
 from lapml.common import tars
 from lapml.errors import LapmlError
 from lapml.paths import Paths
-from lapml.report import accumulate, carried, kits
+from lapml.report import accumulate, carried
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def altered(tar, change):
 
 def test_the_runs_are_published_as_they_came_and_the_same_tar_again_changes_nothing(there, pack, home):
     params, paths = there
-    assert kits.publish_from(params, home, pack()) == f"{home.published}: 6 runs added, 6 of 6 are there"
+    assert accumulate.publish_from(params, home, pack()) == f"{home.published}: 6 runs added, 6 of 6 are there"
     published = files(home.published)
     assert set(published) == {
         f"runs/birds/{row}/{seed}/{name}"
         for row in params.ablation for seed in params.seeds for name in carried.FILES
     }  # fmt: skip
     assert all(content == (paths.base / name).read_bytes() for name, content in published.items())
-    assert "0 runs added, 6 of 6 are there" in kits.publish_from(params, home, pack())
+    assert "0 runs added, 6 of 6 are there" in accumulate.publish_from(params, home, pack())
     assert files(home.published) == published
     assert "0 runs added, 6 of 6" in accumulate.publish_finished(params, home)  # which finds that all of it fits
 
@@ -73,7 +73,7 @@ def test_what_came_later_is_added_and_what_is_there_stays(there, pack, home, edi
     kept = paths.run("birds", "cutmix", 1) / "metrics.json"
     whole = kept.read_bytes()
     kept.unlink()
-    assert "5 runs added, 5 of 6 are there" in kits.publish_from(params, home, pack())
+    assert "5 runs added, 5 of 6 are there" in accumulate.publish_from(params, home, pack())
     before = files(home.published)
     kept.write_bytes(whole)
     edit(paths.run("birds", "baseline", 0) / "provenance.json", started="later")  # made once more
@@ -81,7 +81,7 @@ def test_what_came_later_is_added_and_what_is_there_stays(there, pack, home, edi
         LapmlError,
         match="1 runs added, 6 of 6(?s:.*)birds/baseline/0: another run of that name is published, and stays",
     ):
-        kits.publish_from(params, home, pack())
+        accumulate.publish_from(params, home, pack())
     after = files(home.published)
     assert {name: after[name] for name in before} == before and len(after) == len(before) + len(carried.FILES)
 
@@ -108,7 +108,7 @@ RUN = "runs/birds/cutmix/1"
 )
 def test_a_run_that_is_not_whole_is_refused_and_the_others_are_published(there, pack, home, change, says):
     with pytest.raises(LapmlError, match=rf"5 runs added, 5 of 6(?s:.*)birds/cutmix/1: {says}"):
-        kits.publish_from(there[0], home, altered(pack(), change))
+        accumulate.publish_from(there[0], home, altered(pack(), change))
     assert not (home.published / RUN).exists()
 
 
@@ -118,7 +118,7 @@ def test_a_run_that_is_not_whole_is_refused_and_the_others_are_published(there, 
 )  # fmt: skip
 def test_a_tar_with_anything_else_is_refused_whole(there, pack, home, name):
     with pytest.raises(LapmlError, match=f"{name}: .*nothing is used"):
-        kits.publish_from(there[0], home, altered(pack(), lambda members: members.update({name: b"{}"})))
+        accumulate.publish_from(there[0], home, altered(pack(), lambda members: members.update({name: b"{}"})))
     assert not home.published.exists()
 
 
@@ -128,10 +128,10 @@ def test_a_tar_that_is_cut_off_or_is_a_piece_of_a_kit_is_refused_whole(there, pa
     for share in (0.0, 0.1, 0.5, 0.9):
         tar.write_bytes(whole[: int(share * len(whole)) // 512 * 512])
         with pytest.raises(LapmlError, match="cut off|nothing|damaged"):
-            kits.publish_from(there[0], home, tar)
+            accumulate.publish_from(there[0], home, tar)
     tars.write(tar, {"format": 1, "piece": 1, "suite": "suites/x.yaml"}, {})
     with pytest.raises(LapmlError, match="holds no runs of a suite"):
-        kits.publish_from(there[0], home, tar)
+        accumulate.publish_from(there[0], home, tar)
     assert not home.published.exists()
 
 
@@ -139,13 +139,13 @@ def test_runs_of_another_suite_other_settings_or_none_of_its_seeds_are_refused(t
     params, _ = there
     tar = pack(overrides=["train.lr=0.3"])
     with pytest.raises(LapmlError, match="holds runs of suite 'fake', expected 'other'; give its --params"):
-        kits.publish_from(params.model_copy(update={"suite": "other"}), Paths("other", home.root), tar)
+        accumulate.publish_from(params.model_copy(update={"suite": "other"}), Paths("other", home.root), tar)
     slower = params.model_copy(update={"train": params.train.model_copy(update={"lr": 0.3})})
     found = f"0 runs added(?s:.*)made with --set train.lr=0.3(?s:.*)train.lr: found {params.train.lr}, expected 0.3"
     with pytest.raises(LapmlError, match=found):
-        kits.publish_from(slower, home, tar)
+        accumulate.publish_from(slower, home, tar)
     with pytest.raises(LapmlError, match="3 runs added, 3 of 3 are there(?s:.*)birds/baseline/1: no run of this suite"):
-        kits.publish_from(params.model_copy(update={"seeds": [0]}), home, tar)
+        accumulate.publish_from(params.model_copy(update={"seeds": [0]}), home, tar)
 
 
 def test_runs_of_other_data_or_weights_do_not_come_together(there, pack, home):
@@ -157,13 +157,13 @@ def test_runs_of_other_data_or_weights_do_not_come_together(there, pack, home):
 
     tar = altered(pack(), other)
     with pytest.raises(LapmlError, match="5 runs added(?s:.*)birds/cutmix/1: provenance.json: data_sha256: found ffff"):
-        kits.publish_from(params, home, tar)
+        accumulate.publish_from(params, home, tar)
     home.pack("birds").mkdir(parents=True)
     (home.pack("birds") / "meta.json").write_text(json.dumps({"sha256": "a" * 64}))
     with pytest.raises(
         LapmlError, match="data_sha256: found dddd"
     ):  # what is published, now that other data are packed
-        kits.publish_from(params, home, tar)
+        accumulate.publish_from(params, home, tar)
 
 
 def test_the_command_takes_a_tar_and_settings_in_place_of_the_files(there, pack, home, params_file, monkeypatch):
@@ -193,7 +193,7 @@ def test_a_checkout_that_says_another_commit_is_named_by_the_kit_s_where_the_cod
         file.write_text(json.dumps(record, indent=2) + "\n")
     kit = {"commit": "d" * 40, "dirty": False, "code_sha256": ("e" if same else "f") * 64}
     for _ in range(2):
-        kits.publish_from(params, home, pack(about=kit))
+        accumulate.publish_from(params, home, pack(about=kit))
     [*published] = home.published.glob("runs/*/*/*/provenance.json")
     assert len(published) == 6
     for file in published:
