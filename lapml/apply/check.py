@@ -22,10 +22,7 @@ def check(folder: Path, file: Path, image: Path) -> dict[str, Any]:
 
     Returns:
         ``run`` and ``exported``, the probabilities of all classes (see :func:`~lapml.apply.predict.best`); ``difference``, the
-        largest of one class, in points.
-
-    Raises:
-        LapmlError: the run is not complete or of another version, or the image cannot be read.
+        largest of one class, in points. LapmlError where the image cannot be read.
     """
     about = json.loads(file.with_name(f"{file.name}.json").read_text(encoding="utf-8"))
     names = about["class_names"]

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from lapml.apply.images import BATCH, Failed, class_names, listed, packs, shown
+from lapml.apply.images import BATCH, Failed, listed, packs, shown
 from lapml.apply.picture import draw
 from lapml.apply.predict import best
 from lapml.common.text import line
@@ -22,10 +22,10 @@ from lapml.files import atomic
 from lapml.mixing.maps import class_maps
 from lapml.models.device import DTYPES, autocast
 from lapml.paths import EMBEDDINGS
-from lapml.report.pictures import pixels
+from lapml.report.pairs import pixels
 from lapml.runs import evaluate
 from lapml.runs.execute import Ready, open_data, ready
-from lapml.runs.folder import open_run
+from lapml.runs.folder import class_names, open_run
 
 
 @torch.no_grad()
@@ -42,14 +42,12 @@ def explain(
     """Draw a figure for each image: the view, its class activation map, the top classes, the nearest training images.
 
     Args:
-        folder: a run folder.
         images: files, folders and patterns, see :func:`~lapml.apply.images.listed`; folders are searched but for ``output``.
         output: a folder for the figures, STEM.png for each image; further files of the same stem are numbered.
         neighbours: how many training images (of those that the run was fit on), the most similar by the cosine of the
             unit embeddings; with 0 the packed data are not needed.
         target: the name of the class whose map is drawn; without it, the predicted class.
-        banner: rows of pixels to cut off the bottom of every image; None: as packing does for the run's data set.
-        failed: files that are not images are added to it, with the reason; None: the first one is an error.
+        banner, failed: as of :func:`~lapml.apply.images.packs`.
 
     Yields:
         A dict for each file that could be read, in order: ``image`` and ``figure`` (paths), ``target`` (``class`` and
@@ -91,11 +89,8 @@ def explain(
 
 
 class Training:
-    """The images that a run was fit on, and their embeddings in the evaluation view, which are kept beside the run.
-
-    Raises:
-        LapmlError: the packed data are gone or changed.
-    """
+    """The images that a run was fit on, and their embeddings in the evaluation view, which are kept beside the run; LapmlError
+    where the packed data are gone or changed."""
 
     def __init__(self, folder: Path, run: Ready, record: dict[str, Any], provenance: dict[str, Any], root: Path):
         self.run = run
@@ -109,17 +104,7 @@ class Training:
             if str(kept["key"]) == key:
                 self.rows, self.embeddings = kept["rows"], kept["embeddings"]
                 return
-        seen = [
-            evaluate.predict(
-                run.model,
-                self.packed,
-                run.config.model_copy(update={"evaluate": split}),
-                run.weights,
-                run.device,
-                run.precision,
-            )
-            for split in run.config.fit
-        ]
+        seen = [run.predict(self.packed, split) for split in run.config.fit]
         self.rows = np.concatenate([each.rows for each in seen])
         self.embeddings = np.concatenate([each.embeddings for each in seen])
         # In a run folder without write permission they are made again each time.
@@ -131,7 +116,6 @@ class Training:
 
         Args:
             embedding: (D,) of unit length.
-            count: how many; all where there are fewer.
             guess: label of the predicted class.
 
         Returns:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lapml.apply.images import BATCH, class_names, refuse_output
+from lapml.apply.images import BATCH, refuse_output
 from lapml.apply.sidecar import described
 from lapml.config import Run, settings_of
 from lapml.data.batches import Batches
@@ -24,7 +24,7 @@ from lapml.errors import LapmlError
 from lapml.files import atomic, sha256, write_json
 from lapml.models.model import Classifier
 from lapml.runs.execute import load_model, open_data
-from lapml.runs.folder import open_run
+from lapml.runs.folder import class_names, open_run
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}  # format: its file beside the run's
 TOLERANCE = 1e-4  # of logits relative to the largest, and of the unit embedding
@@ -55,7 +55,6 @@ def export(folder: Path, form: str, output: Path | None = None, root: Path = Pat
     views, and on training images where the run's packed data are still there.
 
     Args:
-        folder: a run folder.
         form: a key of :data:`FILES`.
         output: the file; beside the run's own by default.
 

@@ -6,7 +6,6 @@ from functools import partial
 from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -117,13 +116,6 @@ def _square(file: Path, side: int, banner: int) -> tuple[bytes, tuple[int, int, 
         return square(file, side, banner)
     except LapmlError as error:
         return error
-
-
-def class_names(folder: Path, provenance: dict[str, Any]) -> list[str]:
-    """One name per label, of a run's provenance.json; LapmlError where an old version wrote that without them."""
-    if not provenance.get("class_names"):
-        raise LapmlError(f"{folder / 'provenance.json'}: class_names: missing, as in old runs; train it again")
-    return provenance["class_names"]
 
 
 def refuse_output(file: Path, run: Path) -> None:

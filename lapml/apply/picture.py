@@ -33,7 +33,6 @@ def draw(file: Path, result: dict[str, Any], view: np.ndarray, map_: np.ndarray,
     """Write the figure of one image as PNG.
 
     Args:
-        file: where to.
         result: of :func:`lapml.apply.explain.explain`.
         view: (side, side, 3) uint8.
         map_: (h, w) class activation map of the target over the whole view.

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
-from lapml.apply.images import BATCH, Failed, class_names, listed, packs, shown
+from lapml.apply.images import BATCH, Failed, listed, packs, shown
 from lapml.common.text import line
 from lapml.runs import evaluate
 from lapml.runs.execute import ready
-from lapml.runs.folder import open_run
+from lapml.runs.folder import class_names, open_run
 
 LONGEST = 48  # letters of an image's name in the table
 
@@ -26,11 +27,9 @@ def predict(
     """The most probable classes of each image, preprocessed as in evaluation; a batch of images is in memory at a time.
 
     Args:
-        folder: a run folder.
         images: files, folders and patterns, see :func:`~lapml.apply.images.listed`.
         top: how many classes.
-        banner: rows of pixels to cut off the bottom of every image; None: as packing does for the run's data set.
-        failed: files that are not images are added to it, with the reason; None: the first one is an error.
+        banner, failed: as of :func:`~lapml.apply.images.packs`.
 
     Yields:
         A dict for each file that could be read, in order: ``image`` (its path) and ``predictions``, see :func:`best`.
@@ -43,21 +42,15 @@ def predict(
     run = ready(folder, record, len(names))
     files = listed(images, failed)
     for packed in packs(files, run.config, names, banner, failed):
-        seen = evaluate.predict(run.model, packed, run.config, run.weights, run.device, run.precision)
-        for place, logits in zip(packed.meta["places"], seen.logits, strict=True):
+        for place, logits in zip(packed.meta["places"], run.predict(packed).logits, strict=True):
             yield {"image": str(files[place]), "predictions": best(logits, names, top)}
 
 
 def best(logits: np.ndarray, names: list[str], top: int) -> list[dict[str, Any]]:
-    """``class`` and ``probability`` (0 to 1) of the most probable classes of one image, best first.
-
-    Args:
-        logits: (K,).
-        top: how many; all where there are fewer.
-    """
-    shares = np.exp(logits - logits.max())
+    """``class`` and ``probability`` (0 to 1) of the ``top`` most probable classes of one image, best first; ``logits``: (K,)."""
+    shares = softmax(logits)
     order = np.argsort(-logits, kind="stable")[:top]
-    return [{"class": names[label], "probability": float(shares[label] / shares.sum())} for label in order]
+    return [{"class": names[label], "probability": float(shares[label])} for label in order]
 
 
 def table(results: Iterable[dict[str, Any]]) -> Iterator[str]:

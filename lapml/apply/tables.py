@@ -1,10 +1,10 @@
 """What predict and explain find as JSON and CSV, one object or line per image, as the results come."""
 
 import csv
-import io
 import json
 from collections.abc import Iterable, Iterator
 from textwrap import indent
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -19,11 +19,14 @@ def as_json(results: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 def as_csv(results: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Lines of CSV: names of columns, if there is a result, and one line per image."""
+    line = csv.writer(
+        SimpleNamespace(write=str), lineterminator="\n"
+    ).writerow  # it returns what its file's `write` does
     for number, result in enumerate(results):
         row = _row(result)
         if not number:
-            yield _line(row.keys())
-        yield _line(row.values())
+            yield line(row.keys())
+        yield line(row.values())
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
@@ -34,15 +37,6 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
     for rank, each in enumerate(result["predictions"], start=1):
         row |= {f"class{rank}": each["class"], f"probability{rank}": each["probability"]}
     for rank, each in enumerate(result.get("neighbours", []), start=1):
-        row |= {
-            f"neighbour{rank}": each["image"],
-            f"neighbour{rank}_class": each["class"],
-            f"neighbour{rank}_similarity": each["similarity"],
-        }
+        row |= {f"neighbour{rank}": each["image"], f"neighbour{rank}_class": each["class"]}
+        row[f"neighbour{rank}_similarity"] = each["similarity"]
     return row
-
-
-def _line(values: Iterable[Any]) -> str:
-    made = io.StringIO()
-    csv.writer(made, lineterminator="\n").writerow(values)
-    return made.getvalue()
