@@ -46,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kit", description="A suite on a machine that reaches nothing.")
     commands = parser.add_subparsers(required=True)
 
-    make = commands.add_parser("make", help="make the pieces of a kit", formatter_class=_Shown)
+    make = commands.add_parser(
+        "make", help="make the pieces of a kit", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     make.set_defaults(work_of=_make)
     make.add_argument("suite", type=Path, help="a params file of this checkout")
     make.add_argument("--images", type=Path, help="a folder with the images, as they are to travel")
@@ -58,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="take the pieces in, make the data ready, run the suite, pack what is finished; again, to go on",
         epilog="Exit status: 0 all runs are finished; 75 some are to do, give the same command again; 1 something failed.",
-        formatter_class=_Shown,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     run.set_defaults(work_of=_run)
     run.add_argument("pieces", type=Path, help="the folder with the pieces of a kit")
@@ -85,10 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--output", type=Path, default=Path("kit/results"), help="folder of the tar of finished runs")
     run.add_argument("--work", type=Path, default=Path("kit/work"), help="folder for what is taken in and installed")
     return parser
-
-
-class _Shown(argparse.ArgumentDefaultsHelpFormatter):
-    """Every option with its default."""
 
 
 def _positive(kind: Callable) -> Callable:

@@ -6,7 +6,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kit.plan import refuse_unfit
 from lapml.common import provenance, tars
 from lapml.config import Params, digest, load
 from lapml.errors import LapmlError
@@ -66,6 +65,16 @@ def make(
     return written
 
 
+def refuse_unfit(params: Params) -> None:
+    """LapmlError for a suite whose runs need more than the other machine has."""
+    if params.tuned_methods:
+        methods = ", ".join(params.tuned_methods)
+        raise LapmlError(
+            f"tuned_methods: found {methods}, expected none: they are tuned by Optuna, which a kit does not bring. Tune where "
+            "it is (`lapml tune`), write the numbers that it finds, and list these methods under ablation"
+        )
+
+
 def image_files(params: Params, images: Path | None) -> dict[str, Path]:
     """The files of the folder, by name; none if every data set is synthetic."""
     foreign = [name for name in params.datasets if params.data[name].source != "synthetic"]
@@ -117,12 +126,8 @@ def split(sizes: dict[str, int], mib: float, checkout: int) -> list[list[str]]:
     """Names of the members of each piece: as few pieces as will do, filled evenly, whole files only.
 
     Args:
-        sizes: bytes of each member.
-        mib: see :func:`make`.
-        checkout: its bytes.
-
-    Raises:
-        LapmlError: a file is too large for any piece.
+        sizes: bytes of each member, ``checkout`` of the checkout.
+        mib: see :func:`make`; LapmlError where a file is too large for any piece.
     """
     most = int(mib * 2**20) - checkout - 2 * tars.EMPTY
     largest = max(sizes, key=lambda name: sizes[name])
@@ -145,11 +150,8 @@ def split(sizes: dict[str, int], mib: float, checkout: int) -> list[list[str]]:
 
 
 def locked_lines(names: list[str], python: str, texts: list[str]) -> str:
-    """The lines of lock files that pin these packages, hashes included, without markers.
-
-    Raises:
-        LapmlError: a package is in none of them.
-    """
+    """The lines of lock files that pin these packages, hashes included, without markers; LapmlError where one is in none of
+    them."""
     from packaging.markers import Marker
 
     environment = {

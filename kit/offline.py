@@ -16,10 +16,7 @@ ROOT = Path(".")
 
 
 def offline(plan: Namespace) -> int:
-    """Do all of it; returns the exit status.
-
-    Args:
-        plan: the options of ``python -m kit run``.
+    """Do all of it by the options of ``python -m kit run``; returns the exit status.
 
     Raises:
         LapmlError: bad pieces, a step that failed, a suite that cannot run here.

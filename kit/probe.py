@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from kit.plan import soonest
 from kit.processes import TICK, Asked, end, start, tail
 from kit.runs import Bench
 from lapml.errors import LapmlError, Stopped
@@ -49,11 +49,8 @@ def _wait(processes: list[subprocess.Popen], seconds: float, asked: Asked) -> No
 
 
 def learning_rate(bench: Bench, rates: list[float], epochs: int, asked: Asked) -> float:
-    """The rate of the best validation top-1 of a short development run of the first method; of equals the first.
-
-    Raises:
-        LapmlError: none of them came to its end.
-    """
+    """The rate of the best validation top-1 of a short development run of the first method; of equals the first. LapmlError
+    where none of them came to its end."""
     job = bench.jobs()[0]
     running, places = [], []
     for at, rate in enumerate(rates):
@@ -89,10 +86,7 @@ def side_by_side(bench: Bench, counts: list[int], seconds: float, asked: Asked) 
     """Try each number of runs together for ``seconds`` (their start is not in the speed).
 
     Returns:
-        ``images_per_second`` of each number, and ``together``: the number by which what is left to do finishes soonest.
-
-    Raises:
-        LapmlError: no run came to its first step.
+        ``images_per_second`` of each number, and ``together``: the number by which what is left to do finishes :func:`soonest`.
     """
     left, rates = bench.left(), {}
     for count in sorted({min(count, len(left)) for count in counts}):
@@ -108,6 +102,29 @@ def side_by_side(bench: Bench, counts: list[int], seconds: float, asked: Asked) 
     together = soonest(rates, len(left))
     print(f"{together} side by side finish soonest", flush=True)
     return {"images_per_second": rates, "together": together}
+
+
+def finish(rates: dict[int, float], runs: int, together: int) -> float:
+    """How long equal runs take, in images a run over images a second, with ``together`` runs side by side.
+
+    Full rounds go at the speed measured for ``together``, what is left over at that of its number, between measured ones
+    in a straight line. ``rates``: images a second of all runs together, by how many there are.
+    """
+    known = sorted(rates)
+    full, rest = divmod(runs, together)
+    speed = lambda count: float(np.interp(count, known, [rates[each] for each in known]))  # noqa: E731
+    return full * together / speed(together) + (rest / speed(rest) if rest else 0.0)
+
+
+def soonest(rates: dict[int, float], runs: int) -> int:
+    """How many runs side by side finish all of them soonest; of equals the fewest. LapmlError where none came so far that its
+    speed is known."""
+    measured = {count: rate for count, rate in rates.items() if rate > 0}
+    if not measured:
+        raise LapmlError(
+            "side by side: no run came to its first step in that time; give more --probe-seconds, or --jobs"
+        )
+    return min(sorted(measured), key=lambda count: finish(measured, runs, min(count, runs)))
 
 
 def progress(folder: Path) -> tuple[int, float]:
@@ -129,10 +146,7 @@ def progress(folder: Path) -> tuple[int, float]:
 @contextmanager
 def mps(bench: Bench) -> Iterator[bool]:
     """CUDA's multi-process service for the runs in here, if this machine has it and it works: kernels of several runs then
-    share the GPU at the same moment. Its pipes lie in the kit's folder; nothing else of the GPU is touched.
-
-    Yields:
-        whether it runs.
+    share the GPU at the same moment. Its pipes lie in the kit's folder; nothing else of the GPU is touched. Yields whether it runs.
     """
     import torch
 

@@ -47,14 +47,8 @@ class Asked:
 
 @contextmanager
 def alone(file: Path, wait: float = 10) -> Iterator[int]:
-    """Hold a lock that every started process holds too, so that what a killed kit left running is waited for.
-
-    Yields:
-        the descriptor that those processes inherit.
-
-    Raises:
-        LapmlError: another one has it.
-    """
+    """Hold a lock that every started process holds too, so that what a killed kit left running is waited for; LapmlError where
+    another one has it. Yields the descriptor that those processes inherit."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w") as lock:
         until = time.monotonic() + wait
@@ -103,12 +97,7 @@ def end(processes: Sequence[subprocess.Popen], grace: float = GRACE) -> None:
 
 
 def finish(what: str, command: Sequence[str], log: Path, env: Mapping[str, str], lock: int, asked: Asked) -> None:
-    """Run a command to its end.
-
-    Raises:
-        LapmlError: it failed; the end of its output is in the message.
-        Stopped: it was asked to stop.
-    """
+    """Run a command to its end; LapmlError with the end of its output where it failed, Stopped where it was asked to stop."""
     log.unlink(missing_ok=True)
     process = start(command, log, env, lock)
     while process.poll() is None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from kit.plan import jobs, refuse_unfit
+from kit.make import refuse_unfit
 from kit.processes import TICK, Asked, end, start, tail
 from kit.take import Work
 from lapml.config import Params, load
 from lapml.errors import Stopped
 from lapml.paths import Paths
-from lapml.report.carried import Job, finished
+from lapml.report.carried import finished
+from lapml.runs.collect import Job
 
 
 @dataclass
@@ -41,8 +42,12 @@ class Bench:
         self.params = load(self.suite, self.overrides)
 
     def jobs(self) -> list[Job]:
-        """The runs of the suite."""
-        return jobs(self.params)
+        """The runs of the suite, seeds outermost: whenever the time is over, as many methods as possible have as many seeds as
+        possible."""
+        params = self.params
+        return [
+            Job(data, method, seed) for seed in params.seeds for data in params.datasets for method in params.ablation
+        ]
 
     def left(self) -> list[Job]:
         """Those that are not finished."""

@@ -66,12 +66,10 @@ class Work:
 
 
 def take_in(pieces: Path, work: Work) -> list[int]:
-    """Unpack the pieces that lie in a folder, and return the numbers of those that are still missing.
-
-    Raises:
-        LapmlError: a piece that is damaged, given twice, of another kit, or for another Python.
-    """
+    """Unpack the pieces that lie in a folder, and return the numbers of those that are still missing; LapmlError for a piece
+    that is damaged, given twice, of another kit, or for another Python."""
     given: dict[int, Path] = {}
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not pieces.is_dir():
         raise LapmlError(f"{pieces}: no such folder, expected one with the pieces of a kit (kit/out of `make kit`)")
     for path in sorted(pieces.glob("*.tar")):
@@ -81,13 +79,16 @@ def take_in(pieces: Path, work: Work) -> list[int]:
         about = {key: record[key] for key in ABOUT}
         if work.state["about"] not in (None, about):
             raise LapmlError(
-                f"{path}: is of another kit ({about['kit']}, {about['suite']}) than {_first(given) or work.folder} "
+                f"{path}: is of another kit ({about['kit']}, {about['suite']}) than {next(iter(given.values()), work.folder)} "
                 f"({work.state['about']['kit']}, {work.state['about']['suite']}); give pieces of one `make kit`, or for "
                 f"another kit another --work"
             )
         if record["piece"] in given:
             raise LapmlError(f"{path}: is piece {record['piece']}, as is {given[record['piece']]}; remove one of them")
-        _refuse_python(path, about["python"])
+        if about["python"] != here:
+            raise LapmlError(
+                f"{path}: is for Python {about['python']}, found {here}; make it with PY={here.replace('.', '')}"
+            )
         given[record["piece"]] = path
         work.state["about"] = about
     for number, path in given.items():
@@ -99,15 +100,6 @@ def take_in(pieces: Path, work: Work) -> list[int]:
     if work.state["about"] is None:
         raise LapmlError(f"{pieces}: holds no piece of a kit; `make kit` writes them to kit/out")
     return [number for number in range(1, work.state["about"]["of"] + 1) if number not in work.state["pieces"]]
-
-
-def _first(given: dict[int, Path]) -> Path | None:
-    return next(iter(given.values()), None)
-
-
-def _refuse_python(path: Path, python: str) -> None:
-    if python != (here := f"{sys.version_info.major}.{sys.version_info.minor}"):
-        raise LapmlError(f"{path}: is for Python {python}, found {here}; make it with PY={here.replace('.', '')}")
 
 
 def _unpacked(path: Path, folder: Path) -> None:
@@ -122,11 +114,8 @@ def _unpacked(path: Path, folder: Path) -> None:
 
 
 def install(work: Work, root: Path) -> None:
-    """Install the wheels beside the machine's packages, and make this process see them too.
-
-    Raises:
-        LapmlError: something that a kit does not bring is missing.
-    """
+    """Install the wheels beside the machine's packages, and make this process see them too; LapmlError where something that a
+    kit does not bring is missing."""
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise LapmlError(
             f"{sys.executable}: has no {', '.join(missing)}; a kit needs a Python that has them (PYTHON=…)"
@@ -135,17 +124,8 @@ def install(work: Work, root: Path) -> None:
     def wheels() -> None:
         shutil.rmtree(work.site, ignore_errors=True)
         files = sorted(map(str, (work.kit / "wheels").glob("*.whl")))
-        pip = (
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-cache-dir",
-            "--no-compile",
-        )
-        work.call("install", *pip, "--no-index", "--no-deps", "--target", str(work.site), *files)
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir")
+        work.call("install", *pip, "--no-compile", "--no-index", "--no-deps", "--target", str(work.site), *files)
 
     work.once("install", wheels)
     if str(work.site) not in sys.path:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kit import make, plan
+from kit import make
 from kit.take import NEEDED, Work, take_in
 from lapml import config
 from lapml.common import tars
@@ -115,7 +115,7 @@ def test_a_suite_with_margins_to_tune_is_refused_with_what_to_do():
     with pytest.raises(
         LapmlError, match=r"tuned_methods: found margin, adaptive_margin.*lapml tune.*list these methods under ablation"
     ):
-        plan.refuse_unfit(config.load(ROOT / "params.yaml"))
+        make.refuse_unfit(config.load(ROOT / "params.yaml"))
 
 
 # --- taking in ---

@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import plan, processes
+from kit import probe, processes
 from kit.processes import Asked
-from kit.runs import Outcome, run_all
+from kit.runs import Bench, Outcome, run_all
 from kit.take import Work
 from lapml import config
 from lapml.errors import LapmlError, Stopped
+from lapml.paths import Paths
 from lapml.report import carried
-from lapml.report.carried import Job
+from lapml.runs.collect import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,23 +43,23 @@ def test_what_is_chosen_finishes_soonest(speeds, runs):
     rates = dict(zip((1, 4, 8, 12), speeds, strict=True))
     for together in rates:
         now = min(together, runs)
-        assert np.isclose(plan.finish(rates, runs, now), by_rounds(rates, runs, now))
-    best = plan.soonest(rates, runs)
+        assert np.isclose(probe.finish(rates, runs, now), by_rounds(rates, runs, now))
+    best = probe.soonest(rates, runs)
     assert by_rounds(rates, runs, min(best, runs)) <= min(by_rounds(rates, runs, min(k, runs)) for k in rates) * (
         1 + 1e-9
     )
 
 
 def test_ten_runs_are_done_sooner_by_tens_than_by_eights():
-    assert plan.soonest({1: 100, 4: 300, 8: 400, 10: 410}, 10) == 10
-    assert plan.soonest({1: 100, 4: 300, 8: 0.0}, 10) == 4  # none of eight came to its first step
+    assert probe.soonest({1: 100, 4: 300, 8: 400, 10: 410}, 10) == 10
+    assert probe.soonest({1: 100, 4: 300, 8: 0.0}, 10) == 4  # none of eight came to its first step
     with pytest.raises(LapmlError, match="no run came to its first step"):
-        plan.soonest({1: 0.0}, 10)
+        probe.soonest({1: 0.0}, 10)
 
 
 def test_seeds_are_outermost():
     params = config.load(ROOT / "suites/cub200.yaml")
-    order = plan.jobs(params)
+    order = Bench(Path(), [], params, Paths("cub200"), None).jobs()
     assert [job.seed for job in order] == [0] * 7 + [1] * 7
     assert [job.method for job in order[:7]] == params.ablation == [job.method for job in order[7:]]
     train = params.train
