@@ -2,14 +2,11 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks.record import circumstances, revision, written
-from benchmarks.scheduler import ROOT, project
+from benchmarks.record import circumstances, revision, table, written
+from benchmarks.scheduler import project, run
 from lapml.common.provenance import device_name
 from lapml.common.recorded import read_json
 from lapml.config import Params
@@ -35,39 +32,32 @@ def workers(
     """
     if not (tuned := [*params.studies(), *params.of(dataset).tune.methods]):
         raise LapmlError(f"{file}: found no method to tune, expected some in tuned_methods or tune.methods")
-    asked = ["--params", str(file.resolve()), "--set", f"tune.trials={trials}"]
+    asked = ("--params", str(file.resolve()))
     seconds, scores = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        project(Path(folder))
+    with tempfile.TemporaryDirectory() as name:
+        project(folder := Path(name))
         here = Paths(paths.suite, folder)
-        for stage in (["data", "fetch", dataset], ["data", "prepare", dataset], ["localise", dataset, "--anyway"]):
-            _run(["lapml", *stage, *asked[:2]], folder)
+        for stage in (("data", "fetch"), ("data", "prepare"), ("localise", "--anyway")):
+            run(folder, "lapml", *stage, dataset, *asked)
+        study = ("lapml", "tune", dataset, "--method", tuned[0], *asked, "--set", f"tune.trials={trials}", "--workers")
         for count in counts:
             for old in (here.base / "studies", here.base / "tuned"):
                 shutil.rmtree(old, ignore_errors=True)
-            seconds[count] = _run(
-                ["lapml", "tune", dataset, "--method", tuned[0], "--workers", str(count), *asked], folder
-            )
+            seconds[count], _ = run(folder, *study, str(count))
             scores[count] = read_json(here.tuned(dataset, tuned[0]))["score"]
     record = {
         **circumstances(device_name()), "suite": paths.suite, "method": tuned[0], "trials": trials, "cores": os.cpu_count(),
         "seconds": seconds, "scores": scores,
     }  # fmt: skip
-    lines = ["| workers | seconds | speed | best score |", "|---:|---:|---:|---:|"]
-    for count, taken in seconds.items():
-        lines.append(f"| {count} | {taken:.0f} | {seconds[counts[0]] / taken:.2f} | {scores[count]:.2f} |")
+    rows = [
+        (f"{count}", f"{taken:.0f}", f"{seconds[counts[0]] / taken:.2f}", f"{scores[count]:.2f}")
+        for count, taken in seconds.items()
+    ]
     about = (
         f"`lapml tune {dataset} --method {tuned[0]} --workers N` of suite {paths.suite} with {trials} trials, from its start to "
         f"its end, once each; {os.cpu_count()} cores, one thread a process; {record['device']}; load average "
         f"{record['load_average']:.1f} at the end; {revision(record)}."
     )
-    return written(record, "\n".join([about, "", *lines]), output, "workers")
-
-
-def _run(command: list[str], folder: str) -> float:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", *command], cwd=folder, env=environment, text=True, capture_output=True)
-    if done.returncode:
-        raise LapmlError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
-    return time.perf_counter() - started
+    return written(
+        record, "\n".join([about, "", *table(["workers", "seconds", "speed", "best score"], rows)]), output, "workers"
+    )

@@ -87,10 +87,6 @@ class Paths:
         deletes it."""
         return self.base / "studies" / str(dataset) / f"{name}.db"
 
-    def journal(self, dataset: str, study: str) -> Path:
-        """Where older versions kept the trials of a study."""
-        return self.base / "journals" / str(dataset) / f"{study}.journal"
-
     def run(self, dataset: str, method: str, seed: int | str) -> Path:
         """The folder of :data:`RUN_FILES`."""
         return self.base / "runs" / str(dataset) / str(method) / str(seed)

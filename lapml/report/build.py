@@ -61,7 +61,20 @@ def report(
     diagnoses = {name: _diagnosis(params, paths, name) for name in params.datasets}
     over = {name: backbones.of_suite(name, runs, params) for name in params.datasets}
     html = page.build(
-        params, text, runs, epochs, table, tuned, pictures, overridden, diagnoses, heading, sections, by_dataset, risks, over
+        params,
+        text,
+        runs,
+        epochs,
+        table,
+        tuned,
+        pictures,
+        overridden,
+        diagnoses,
+        heading,
+        sections,
+        by_dataset,
+        risks,
+        over,
     )
     paths.report.mkdir(parents=True, exist_ok=True)
     with scratch(paths.report / ".partial") as partial:

@@ -14,8 +14,7 @@ import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
@@ -155,28 +154,6 @@ def _refuse_odd(study: optuna.Study) -> None:
                     raise ValueError(f"trial {trial.number}: {name}: found {value!r}, expected a finite number")
         if trial.state == TrialState.COMPLETE and not trial.values:
             raise ValueError(f"trial {trial.number}: is complete without a score")
-
-
-def taken_over(study: optuna.Study, journal: Path) -> int:
-    """Copy the finished trials of a study that an older version kept in a journal file, which stays; how many there were.
-    LapmlError where the journal is damaged."""
-    with locked(journal.with_name(f".{journal.name}.lock")):
-        if study.get_trials(deepcopy=False) or not journal.is_file():
-            return 0
-        try:
-            storage = JournalStorage(JournalFileBackend(str(journal)))
-            old = optuna.load_study(study_name=journal.stem, storage=storage)
-            _refuse_odd(old)
-        except Exception as error:  # damage raises many types
-            raise LapmlError(
-                f"{journal}: holds a study of an older version and cannot be read ({words(error)}); delete it to start this study "
-                "over"
-            ) from error
-        for key, value in old.user_attrs.items():
-            study.set_user_attr(key, value)
-        trials = [trial for trial in _counted(old) if trial.state.is_finished()]
-        study.add_trials(trials)
-        return len(trials)
 
 
 def _counted(study: optuna.Study) -> list[FrozenTrial]:

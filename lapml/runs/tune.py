@@ -65,7 +65,7 @@ def tune(
     made = dict(zip(("commit", "dirty"), commit(), strict=True))
     search = _search(params, paths, dataset, method)
     with shared.reported(search.params.tune.storage, paths.study(dataset, search.name)):
-        study = _opened(search, paths, log) if ranks.rank() == 0 else None  # one of several ranks
+        study = _opened(search, paths) if ranks.rank() == 0 else None  # one of several ranks
         if study:
             shared.wait_for_dead(study, log)
         without = _without(search, study, log)
@@ -110,21 +110,17 @@ def _search(params: Params, paths: Paths, dataset: str, method: str) -> Search:
     return Search(params, dataset, method, frozen, packed, maps, identity)
 
 
-def _opened(search: Search, paths: Paths, log: Callable[[str], None]) -> optuna.Study:
+def _opened(search: Search, paths: Paths) -> optuna.Study:
     tune, dataset, method = search.params.tune, search.dataset, search.method
     about = {"dataset": dataset, "method": method, "commit": commit()[0], shared.BEGUN: tune.trials}
-    study = shared.opened(tune.storage, paths.study(dataset, search.name), search.name, about)
-    journal = paths.journal(dataset, digest({**search.identity, "trials": tune.trials}))  # its name in older versions
-    if count := shared.taken_over(study, journal):
-        log(f"{dataset}/{method}: took {count} finished trial(s) over from {journal}, of an older version of lapml")
-    return study
+    return shared.opened(tune.storage, paths.study(dataset, search.name), search.name, about)
 
 
 def _help(params: Params, paths: Paths, dataset: str, method: str) -> None:
     """The work of a further process of ``lapml tune --workers``."""
     search = _search(params, paths, dataset, method)
     with shared.reported(search.params.tune.storage, paths.study(dataset, search.name)):
-        study = _opened(search, paths, workers.say)
+        study = _opened(search, paths)
         _work(search, study, _without(search, study, workers.say), workers.say)
 
 

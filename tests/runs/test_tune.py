@@ -19,8 +19,6 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from safetensors.torch import save_file
 from sqlalchemy import event
@@ -258,34 +256,6 @@ def test_more_trials_go_on_with_a_study(params, paths, tmp_path, whole, first, a
     assert trials_of(run(params("tune.trials=10"), other)) == trials_of(more)
     asked.clear()
     assert trials_of(run(params(), paths)) == trials_of(first) and not asked
-
-
-def test_a_study_of_an_older_version_is_taken_over(params, paths, whole, asked):
-    """Its finished trials count; what a killed process left in its journal does not."""
-    identity = study_identity(params(), "birds", "margin", {}, "0" * 64)
-    journal = paths.journal("birds", digest({**identity, "trials": TRIALS}))
-    journal.parent.mkdir(parents=True)
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    old = optuna.create_study(storage=storage, study_name=journal.stem, direction="maximize")
-    made = kept(whole.paths, params=params).trials
-    old.add_trial(made[0])
-    old.tell(old.ask(), state=TrialState.FAIL)  # dropped
-    old.add_trials(made[1:4])
-    old.ask()
-    journal.write_bytes(journal.read_bytes()[:-9])  # a crash cut the last line
-    before, lines = journal.read_bytes(), []
-    result = run(params(), paths, log=lines.append)
-    assert f"took 4 finished trial(s) over from {journal}" in lines[0] and len(asked) == 2 * (TRIALS - 4)
-    assert trials_of(result) == trials_of(whole.result) and journal.read_bytes() == before
-
-
-def test_a_damaged_study_of_an_older_version(params, paths, asked):
-    identity = study_identity(params(), "birds", "margin", {}, "0" * 64)
-    journal = paths.journal("birds", digest({**identity, "trials": TRIALS}))
-    journal.parent.mkdir(parents=True)
-    journal.write_text('{"no": "journal"}\nnot even JSON\n')
-    with pytest.raises(LapmlError, match="of an older version and cannot be read .*delete it"):
-        run(params(), paths)
 
 
 def test_the_adaptive_row_keeps_what_the_margin_row_found(params, paths, tmp_path, first, asked):
