@@ -75,6 +75,5 @@ def packing(files: list[Path], side: int, banner: int, paths: Paths) -> float:
     paths.base.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.base) as folder:
         started = time.perf_counter()
-        with Packing.begun(Path(folder) / "pack", files, side, banner) as begun:
-            begun.work("bench", progress=False)
+        Packing(Path(folder) / "pack", files, side, banner).work("bench", progress=False)
         return time.perf_counter() - started

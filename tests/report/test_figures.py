@@ -11,7 +11,7 @@ import torch
 
 from lapml.analysis import tables
 from lapml.analysis.diagnosis.measure import Measured
-from lapml.report import diagnosis_figures, figures, pictures
+from lapml.report import diagnosis_figures, figures, pairs
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_maps_of_any_values_can_be_drawn():
     maps = torch.tensor(
         [[[0.1, 0.6], [0.0, 0.3]], [[-0.4, 0.2], [0.1, 0.0]], [[float("nan"), 1.0], [0.0, float("inf")]]]
     )
-    drawn = pictures.glow(maps)
+    drawn = pairs.glow(maps)
     np.testing.assert_allclose(drawn[0], maps[0])
     np.testing.assert_allclose(drawn[1], [[0.0, 0.6], [0.5, 0.4]])
     assert np.isfinite(drawn).all() and (drawn >= 0).all()
