@@ -15,7 +15,7 @@ from lapml.config import overlays
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
-    ["init"], ["config", "show"], ["suite", "list"], ["suite", "use"], ["suite", "report"],
+    ["init"], ["config", "show"], ["suite", "list"], ["suite", "use"], ["suite", "time"], ["suite", "report"],
     ["data", "fetch"], ["data", "prepare"], ["data", "check"], ["data", "split"], ["data", "show"],
     ["train"], ["evaluate"], ["tune"], ["report"], ["publish"],
     ["diagnose"], ["compare"], ["confusions"], ["picture"], ["predict"], ["explain"], ["export"],
