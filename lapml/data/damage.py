@@ -52,13 +52,11 @@ def libjpeg(file: Path) -> str:
     try:
         for _ in range(2):  # a process may be gone, as after Ctrl-C
             process = process or _started()
-            try:
+            with suppress(OSError):
                 process.stdin.write(json.dumps(os.fspath(file)) + "\n")
                 process.stdin.flush()
                 if answer := process.stdout.readline():
                     return json.loads(answer)
-            except OSError:
-                pass
             process = _ended(process)
         return ""
     except BaseException:  # as Ctrl-C: an answer may be on its way, which must not be taken for another file's
@@ -111,10 +109,8 @@ def _serve() -> None:
         for line in sys.stdin:
             printed.seek(0)
             printed.truncate()
-            try:
+            with suppress(Exception):  # what cannot be decoded at all, Pillow tells
                 decode_jpeg(torch.frombuffer(bytearray(Path(json.loads(line)).read_bytes()), dtype=torch.uint8))
-            except Exception:  # what cannot be decoded at all, Pillow tells
-                pass
             printed.seek(0)
             lines = printed.read().decode("utf-8", "replace").splitlines()
             print(json.dumps(next((each for each in lines if each.startswith(WARNINGS)), "")), flush=True)

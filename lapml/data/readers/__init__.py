@@ -5,7 +5,7 @@ A reader is a module with the names of :class:`Reader`. What they read is one fr
     image        path below ``root / IMAGES``
     label        0-based, contiguous over the chosen classes in the order of their ids
     class_name
-    official     "train", "val" or "test"; "val" only where OFFICIAL_VAL
+    official     "train", "val" or "test"; "val" only of readers in OFFICIAL_VAL (lapml/config/parts.py)
     box          [x, y, width, height] in pixels of the image as stored (its banner included), or None
     parts        [[x, y, visible], …] in the order of ``part_names``, or None
 """

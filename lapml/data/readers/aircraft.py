@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import pandas as pd
 
+from lapml.config.parts import LABELS
 from lapml.data.readers import Counts, Download, annotations, no_parts
 from lapml.data.readers.annotations import box_of_corners, is_id, numbers
 from lapml.errors import LapmlError
@@ -22,7 +23,7 @@ from lapml.errors import LapmlError
 TITLE = "FGVC-Aircraft"
 IMAGES = "data/images"
 BANNER = 20
-LEVELS = ("variant", "family", "manufacturer")
+LEVELS = LABELS["aircraft"]
 _SIZES = {"train": 3334, "val": 3333, "test": 3333}
 PUBLISHED = {
     "variant": Counts(classes=100, splits=_SIZES, per_class=(100, 100)),
