@@ -32,7 +32,7 @@ def pack(
         groups = [{f"{LOGS}/{log.name}": _end(log, ends)} for log in logs if log.is_file()]
         for job in finished(params, paths):
             folder = paths.run(*job)
-            names = [*FILES, *([READS] if (folder / READS).is_file() else [])]
+            names = (*FILES, *[READS] * (folder / READS).is_file())
             groups.append({f"{RUNS}/{job}/{name}": folder / name for name in names})
         tarfuls: list[dict[str, Path]] = [{}]
         filled = 0

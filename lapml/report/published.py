@@ -10,13 +10,12 @@ from lapml.analysis import backbones, tables
 from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.files import locked, scratch
-from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, RUN_FILES, Paths
+from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, Paths
 from lapml.report import diagnosis
+from lapml.report.carried import FILES
 from lapml.report.html import as_published, shows_pictures
-from lapml.runs.collect import UNREAD
 
 GALLERY = "gallery.html"  # large, with pictures of the data: not published
-PUBLISHED_RUN_FILES = tuple(name for name in RUN_FILES if name not in UNREAD)
 PUBLISHED_DIAGNOSIS_FILES = tuple(name for name in DIAGNOSIS_FILES if name != GALLERY)
 LOCK = "publishing.lock"  # one process publishes at a time
 
@@ -51,10 +50,8 @@ def publish(params: Params, paths: Paths, replace: bool = False) -> Path:
                 paths.published.rename(old)
             try:
                 new.rename(paths.published)
-            except OSError:
-                if old.exists():
-                    old.rename(paths.published)
-                raise
+            finally:
+                recover(paths)
     return paths.published
 
 
@@ -127,20 +124,19 @@ def _refuse_pictures(params: Params, paths: Paths, html: Path) -> None:
 
 def copy_run(run: Path, target: Path) -> None:
     """Copy what is published of a run: all but its weights."""
-    copy_folder(run, target, PUBLISHED_RUN_FILES, optional=READS)
+    copy_folder(run, target, (*FILES, *[READS] * (run / READS).is_file()))
 
 
-def copy_folder(source: Path, target: Path, names: tuple[str, ...], optional: str = "") -> None:
+def copy_folder(source: Path, target: Path, names: tuple[str, ...]) -> None:
     """Copy files into ``target``; a new folder appears whole, in an existing one other files stay."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch(target.with_name(f".{target.name}.partial")) as partial:
-        copied = [name for name in (*names, optional) if name in names or name and (source / name).is_file()]
-        for name in copied:
+        for name in names:
             shutil.copyfile(source / name, partial / name)
         if not target.exists():
             partial.rename(target)
             return
-        for name in copied:
+        for name in names:
             (partial / name).replace(target / name)
 
 
