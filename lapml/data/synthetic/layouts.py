@@ -12,7 +12,7 @@ classes their names; punctuation that the real names have is put into some.
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from lapml.files import scratch
 
 BANNER = 20  # rows of pixels, as FGVC-Aircraft's copyright notices
 STYLES = ("Belted", "Pleated", "Striped")  # names of DeepFashion's folders start so
+Files = Iterator[tuple[str, Image.Image | list[str] | bytes]]  # path below the root, and an image, lines or bytes
 MAT_HEADER = b"MATLAB 5.0 MAT-file, synthetic birds".ljust(116)  # scipy's own names the time
 
 
@@ -50,23 +51,31 @@ def draw(root: Path, settings: Synthetic, reader: str) -> None:
         raise LapmlError(f"{root}: exists already, expected a new folder; remove it to draw the birds again")
     root.parent.mkdir(parents=True, exist_ok=True)
     with scratch(root.with_name(f".{root.name}.partial")) as partial:
-        WRITERS[reader](partial, settings)
+        for name, content in WRITERS[reader](settings):
+            file = partial / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                file.write_bytes(content)
+            elif isinstance(content, list):
+                file.write_text("\n".join(content) + "\n", encoding="utf-8")
+            elif file.suffix == ".jpg":
+                content.save(file, quality=95, subsampling=0)
+            else:
+                content.save(file, compress_level=3 if content.mode == "RGB" else -1)
         partial.rename(root)
 
 
 # --- CUB-200-2011 ---
 
 
-def _cub200(root: Path, settings: Synthetic) -> None:
+def _cub200(settings: Synthetic) -> Files:
     lines = defaultdict(list)  # of each annotation file
     lines["parts/parts.txt"] = [f"{number} {part}" for number, part in enumerate(CUB_PARTS, 1)]
     lines["classes.txt"] = [f"{label + 1} {_cub_class(label)}" for label in range(settings.classes)]
     for identity, item in enumerate(pictures(settings), 1):
         name = f"{_cub_class(item.label)}/{item.kind.name}_{_odd_or_even(item):04d}.png"
-        for tree in ("images", "segmentations"):
-            (root / tree / name).parent.mkdir(parents=True, exist_ok=True)
-        item.picture.image.save(root / "images" / name, compress_level=3)
-        item.picture.mask.save(root / "segmentations" / name)
+        yield f"images/{name}", item.picture.image
+        yield f"segmentations/{name}", item.picture.mask
         box = " ".join(f"{value:.1f}" for value in item.picture.box)
         lines["images.txt"].append(f"{identity} {name}")
         lines["image_class_labels.txt"].append(f"{identity} {item.label + 1}")
@@ -74,8 +83,7 @@ def _cub200(root: Path, settings: Synthetic) -> None:
         lines["bounding_boxes.txt"].append(f"{identity} {box}")
         for part, (x, y, seen) in enumerate(item.picture.parts, 1):
             lines["parts/part_locs.txt"].append(f"{identity} {part} {x:.1f} {y:.1f} {seen:.0f}")
-    for name, rows in lines.items():
-        _text(root / name, rows)
+    yield from lines.items()
 
 
 def _cub_class(label: int) -> str:
@@ -85,12 +93,11 @@ def _cub_class(label: int) -> str:
 # --- FGVC-Aircraft ---
 
 
-def _aircraft(root: Path, settings: Synthetic) -> None:
-    data = root / "data"
+def _aircraft(settings: Synthetic) -> Files:
     listed = defaultdict(list)  # level and split, or "box" → lines
     for item in pictures(settings):
         number = f"{_scrambled(item.label, item.split, item.k):07d}"
-        _jpeg(_with_banner(item), data / "images" / f"{number}.jpg")
+        yield f"data/images/{number}.jpg", _with_banner(item)
         official = _official(item, settings)
         listed["box"].append(" ".join([number, *map(str, _corners(item))]))
         listed[official].append(number)
@@ -102,10 +109,10 @@ def _aircraft(root: Path, settings: Synthetic) -> None:
             rows = [f"{number} {label}" for label, number in sorted(rows, key=lambda row: row[0])]
         else:
             rows = sorted(rows)
-        _text(data / f"images_{name}.txt", rows)
+        yield f"data/images_{name}.txt", rows
     names = [_levels(label, species(label)) for label in range(settings.classes)]
     for level, file in (("variant", "variants"), ("family", "families"), ("manufacturer", "manufacturers")):
-        _text(data / f"{file}.txt", sorted({name[level] for name in names}))
+        yield f"data/{file}.txt", sorted({name[level] for name in names})
 
 
 def _levels(label: int, kind: Species) -> dict[str, str]:
@@ -137,7 +144,7 @@ def _with_banner(item: Item) -> Image.Image:
 # --- Stanford Cars ---
 
 
-def _cars(root: Path, settings: Synthetic) -> None:
+def _cars(settings: Synthetic) -> Files:
     order = {}
     for split, count in (("train", settings.train_images), ("test", settings.test_images)):
         places = [(label, split, k) for label in range(settings.classes) for k in range(count)]
@@ -146,20 +153,19 @@ def _cars(root: Path, settings: Synthetic) -> None:
     for item in pictures(settings):
         number = order[item.label, item.split, item.k]
         name = f"{number:05d}.jpg"
-        _jpeg(item.picture.image, root / f"cars_{item.split}" / name)
+        yield f"cars_{item.split}/{name}", item.picture.image
         values = (*_corners(item), item.label + 1)  # each in as few bytes as it needs, as MATLAB stores them
         rows[item.split][number] = (*(np.min_scalar_type(value).type(value) for value in values), name)
 
-    kit = root / "devkit"
     names = np.empty((1, settings.classes), object)
     names[0] = [_car(label, species(label)) for label in range(settings.classes)]
-    _mat(kit / "cars_meta.mat", class_names=names)
+    yield "devkit/cars_meta.mat", _mat(class_names=names)
     fields = [(name, object) for name in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")]
     train, test = ([row for _, row in sorted(rows[split].items())] for split in ("train", "test"))
-    _mat(kit / "cars_train_annos.mat", annotations=np.array([train], fields))
-    _mat(root / "cars_test_annos_withlabels.mat", annotations=np.array([test], fields))
+    yield "devkit/cars_train_annos.mat", _mat(annotations=np.array([train], fields))
+    yield "cars_test_annos_withlabels.mat", _mat(annotations=np.array([test], fields))
     unlabelled = [(*row[:4], row[5]) for row in test]
-    _mat(kit / "cars_test_annos.mat", annotations=np.array([unlabelled], fields[:4] + fields[5:]))
+    yield "devkit/cars_test_annos.mat", _mat(annotations=np.array([unlabelled], fields[:4] + fields[5:]))
 
 
 def _car(label: int, kind: Species) -> str:
@@ -169,33 +175,29 @@ def _car(label: int, kind: Species) -> str:
     return f"{kind.palette.name} {kind.form.name} {words} {2007 + label % 6}"
 
 
-def _mat(file: Path, **content: np.ndarray) -> None:
-    """A MATLAB 5 file with the same bytes whenever it is written."""
+def _mat(**content: np.ndarray) -> bytes:
+    """A MATLAB 5 file, the same whenever it is made."""
     buffer = io.BytesIO()
     savemat(buffer, content, do_compression=True)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(MAT_HEADER + buffer.getvalue()[len(MAT_HEADER) :])
+    return MAT_HEADER + buffer.getvalue()[len(MAT_HEADER) :]
 
 
 # --- DeepFashion ---
 
 
-def _deepfashion(root: Path, settings: Synthetic) -> None:
+def _deepfashion(settings: Synthetic) -> Files:
     found = {}
     for item in pictures(settings):
         # three styles, but every fourth is for validation: a style's folder does not tell the split
         name = f"img/{STYLES[item.k % 3]}_{item.kind.name}/img_{_odd_or_even(item):08d}.jpg"
-        _jpeg(item.picture.image, root / "Img" / name)
+        yield f"Img/{name}", item.picture.image
         box = " ".join(f"{value:03d}" for value in _corners(item))
         found[name] = (_category(item.label), box, _official(item, settings))
     last = _category(settings.classes - 1)
     cloths = {number: f"Cloth-{number}" for number in range(1, last + 1)}  # those that no class takes have no image
     cloths |= {_category(label): species(label).name.replace("_", "-") for label in range(settings.classes)}
-    _columns(
-        root / "Anno_coarse/list_category_cloth.txt",
-        ("category_name", "category_type"),
-        {name: number % 3 + 1 for number, name in sorted(cloths.items())},
-    )
+    types = {name: number % 3 + 1 for number, name in sorted(cloths.items())}
+    yield "Anno_coarse/list_category_cloth.txt", _columns(("category_name", "category_type"), types)
     images = sorted(found)  # so by style, not by category
     for at, (file, title) in enumerate(
         (
@@ -204,7 +206,7 @@ def _deepfashion(root: Path, settings: Synthetic) -> None:
             ("Eval/list_eval_partition.txt", "evaluation_status"),
         )
     ):
-        _columns(root / file, ("image_name", title), {name: found[name][at] for name in images})
+        yield file, _columns(("image_name", title), {name: found[name][at] for name in images})
 
 
 def _category(label: int) -> int:
@@ -212,24 +214,21 @@ def _category(label: int) -> int:
     return label + 1 + (label + 3) // 4
 
 
-def _columns(file: Path, titles: tuple[str, str], rows: dict[str, object]) -> None:
+def _columns(titles: tuple[str, str], rows: dict[str, object]) -> list[str]:
     """Two lines of header, then names padded to a column."""
     width = max(map(len, [titles[0], *rows]))
-    lines = [f"{name:<{width}}  {value}" for name, value in [titles, *rows.items()]]
-    _text(file, [str(len(rows)), *lines])
+    return [str(len(rows)), *(f"{name:<{width}}  {value}" for name, value in [titles, *rows.items()])]
 
 
 # --- one folder per class ---
 
 
-def _folder(root: Path, settings: Synthetic) -> None:
+def _folder(settings: Synthetic) -> Files:
     for item in pictures(settings):
-        _jpeg(item.picture.image, root / item.split / item.kind.name / f"{_odd_or_even(item):04d}.jpg")
-    first = root / "train" / species(0).name
-    for file in (root / ".DS_Store", first.parent / ".DS_Store", first / ".DS_Store"):
-        file.write_bytes(b"\0\0\0\1Bud1")
-    for file in (root / "notes.txt", first.parent / "notes.txt", first / "notes.txt"):
-        _text(file, ["Not an image, as real folders hold some."])
+        yield f"{item.split}/{item.kind.name}/{_odd_or_even(item):04d}.jpg", item.picture.image
+    for folder in ("", "train/", f"train/{species(0).name}/"):
+        yield f"{folder}.DS_Store", b"\0\0\0\1Bud1"
+        yield f"{folder}notes.txt", ["Not an image, as real folders hold some."]
 
 
 # --- shared ---
@@ -258,17 +257,7 @@ def _corners(item: Item) -> tuple[int, int, int, int]:
     return x + 1, y + 1, x + width, y + height
 
 
-def _jpeg(image: Image.Image, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image.save(file, quality=95, subsampling=0)
-
-
-def _text(file: Path, rows: Iterable[str]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(rows) + "\n", encoding="utf-8")
-
-
-WRITERS: dict[str, Callable[[Path, Synthetic], None]] = {
+WRITERS: dict[str, Callable[[Synthetic], Files]] = {
     "cub200": _cub200,
     "aircraft": _aircraft,
     "cars": _cars,
