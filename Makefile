@@ -51,11 +51,13 @@ quick: $(VENV)/.main  ## a first look: three methods of the main job, one seed, 
 pictures: reproduce  ## draw README's picture again, from the main job's images, maps and first baseline
 	@$(BIN)/lapml picture birds cutmix snapmix loc_cutmix --pair 9 --output docs/mixing.webp
 
+# What one worker has compiled, the others and the next run read, whatever the environment says of that.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 test: $(VENV)/.test  ## run the tests, but for those that take minutes
-	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
+	@$(PYTEST) -n auto --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.test  ## run the others: both orchestrators from data to report, killed processes, several ranks
-	@$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(ARGS)
+	@$(PYTEST) -n auto --dist worksteal -m slow $(ARGS)
 
 test-real: $(VENV)/.test  ## run the tests on real CUB-200-2011 (LAPML_CUB200 or data/CUB_200_2011)
 	@$(BIN)/python -m pytest -m real

@@ -228,7 +228,7 @@ def test_the_margin_losses_of_those_rows_are_at_work(small_run, packed, row):
 
 
 @pytest.mark.parametrize("row", [ROWS[0], ROWS[4]])
-def test_three_epochs_of_bf16_stay_near_fp32(small_run, packed, row):
+def test_epochs_of_bf16_stay_near_fp32(small_run, packed, row):
     """Whole runs: mean losses of the first epoch within 5 %, and finite to the end."""
     first, second = (
         train.fit(small_run(row, f"train.precision={precision}"), packed, log=lambda line: None).history

@@ -17,7 +17,7 @@ from PIL import Image
 from lapml import config
 from lapml.config import Params
 from lapml.paths import Paths
-from lapml.report import figures
+from lapml.report import figures, studies
 from lapml.report.html import data_uri
 from lapml.report.tiles import Mix, Pair, Tiles
 
@@ -219,7 +219,8 @@ def params_file() -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank pictures in place of drawn ones, for tests of what stands around them."""
-    monkeypatch.setattr(figures, "_chart", lambda draw, height=0.0: b'<svg xmlns="http://www.w3.org/2000/svg"/>')
+    for module, name in ((figures, "_chart"), (studies, "_draw")):
+        monkeypatch.setattr(module, name, lambda draw, *size, **more: b'<svg xmlns="http://www.w3.org/2000/svg"/>')
 
 
 @pytest.fixture(scope="session")

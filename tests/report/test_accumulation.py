@@ -279,6 +279,7 @@ def test_nothing_published_and_nothing_prepared(suite):
         accumulate.restore(params, paths)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_report_can_be_made_where_no_weights_are(elsewhere, params_file, monkeypatch):
     params, paths = elsewhere
     accumulate.restore(params, paths)

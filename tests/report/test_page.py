@@ -237,6 +237,7 @@ def test_uncommitted_code_and_more_reads_are_told(suite, edit):
     assert "read 2 times by 1 of 10 runs" in text and "read the test split more than once" in text
 
 
+@pytest.mark.usefixtures("quick")
 def test_published_numbers_stand_beside(make):
     entry = '{dataset: birds, method: "Mix <b>&", top1: 87.5, source: somewhere}'
     html = build(make(f"report.beside=[{entry}]"))
@@ -249,15 +250,18 @@ def test_published_numbers_stand_beside(make):
     )
 
 
+@pytest.mark.usefixtures("quick")
 def test_nothing_published_stands_beside(suite):
     assert "Published elsewhere" not in build(suite)
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_heading_says_what_each_data_set_was_trained_with(make):
     html = build(make("data.birds.overrides={model: {name: resnet18}, train: {epochs: 5}}"))
     assert "5 epochs of resnet18;" in html
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_suite_read_on_validation_says_so_wherever_it_names_the_split(suite):
     params, paths = suite
     runs = tables.collect(params, paths)

@@ -71,6 +71,7 @@ def test_with_other_images_of_every_class_nothing_changes():
     assert not faults and found == {"recall1": 40.0, "recall5": 80.0, "top5": 100.0, "recall_left_out": 0}
 
 
+@pytest.mark.usefixtures("quick")
 def test_few_classes_and_lone_images_in_every_output(suite, params_file):
     params, paths = suite
     relabel(paths, [0, *[1] * 10, *[2] * 10], ["a", "b", "c"], top5=None, recall_left_out=1)
@@ -89,6 +90,7 @@ def test_few_classes_and_lone_images_in_every_output(suite, params_file):
         assert "top-5 cannot miss" in text
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_test_split_of_one_image_a_class(suite, params_file):
     params, paths = suite
     names = [f"c{k}" for k in range(8)]

@@ -96,7 +96,7 @@ def test_the_command(small_params, small_run, packed, tmp_path, monkeypatch):
         assert printed.exit_code == 0, printed.output
     own = tmp_path / "live"
     assert json.loads((own / "metrics.json").read_text()) == {
-        "birds": {"cutmix": {"0": {"epoch": 3, "top1": pytest.approx(metrics["top1"])}}}
+        "birds": {"cutmix": {"0": {"epoch": 2, "top1": pytest.approx(metrics["top1"])}}}
     }
     pd.testing.assert_frame_equal(pd.read_csv(own / "curves/birds/cutmix/0.csv"), pd.read_csv(folder / "history.csv"))
     plots = json.loads((own / "dvc.yaml").read_text().removeprefix(FIRST_LINE))["plots"]

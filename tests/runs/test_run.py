@@ -89,7 +89,7 @@ def test_a_failure_while_writing_leaves_no_result_and_the_next_try_resumes(small
     assert not any((tmp_path / "run" / name).exists() for name in RUN_FILES)
     lines: list[str] = []
     runs.execute(small_run("baseline"), packed, tmp_path / "run", log=lines.append)
-    assert lines == ["resumed after epoch 3 of 3"]  # nothing is trained again
+    assert lines == ["resumed after epoch 2 of 2"]  # nothing is trained again
     assert open_run(tmp_path / "run")[1]["resumed"] == 1
 
 

@@ -419,7 +419,7 @@ def test_a_resumed_run_has_the_same_bank(small_run, packed, tmp_path, monkeypatc
         pass
 
     def interrupt(line: str) -> None:
-        if line.startswith("epoch 2/"):
+        if line.startswith("epoch 1/"):
             raise Interrupt
 
     run = small_run("loc_cutmix", "methods.loc_cutmix.mix.prob=0.5")

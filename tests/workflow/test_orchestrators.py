@@ -11,13 +11,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from snakemake.cli import main
+from typer.testing import CliRunner
 
 from lapml import config
+from lapml.cli.app import app
 from lapml.config import overlays
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,10 +70,16 @@ def run(folder: Path, *command: str, ok: bool = True) -> str:
 
 
 def planned(folder: Path, *options: str, ok: bool = True) -> str:
-    """What `snakemake -n` says in a folder. It runs in a fork of this process, which has Snakemake imported."""
+    """What `snakemake -n` says in a folder."""
+    return forked(folder, main, ["-n", *options], ok=ok)
+
+
+def forked(folder: Path, function: Callable[..., Any], *arguments: Any, ok: bool = True) -> str:
+    """What a function prints in a folder. It runs in a fork of this process, which has Snakemake imported."""
     with tempfile.TemporaryFile() as output:
-        arguments = (folder, ["-n", *options], output.fileno())
-        process = multiprocessing.get_context("fork").Process(target=_snakemake, args=arguments)
+        process = multiprocessing.get_context("fork").Process(
+            target=_within, args=(folder, output.fileno(), function, arguments)
+        )
         process.start()
         process.join()
         output.seek(0)
@@ -77,13 +88,23 @@ def planned(folder: Path, *options: str, ok: bool = True) -> str:
     return said
 
 
-def _snakemake(folder: Path, arguments: list[str], output: int) -> None:
+def _within(folder: Path, output: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     for number in (1, 2):
         os.dup2(output, number)
     sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # in place of those of pytest
-    sys.argv = ["snakemake", *arguments]
+    sys.argv = ["snakemake"]
+    os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    os.environ["OMP_NUM_THREADS"] = "1"
     os.chdir(folder)
-    main(arguments)
+    function(*arguments)
+
+
+def lapml(folder: Path, *command: str) -> str:
+    """What `lapml` says in a folder, in this process."""
+    with chdir(folder):
+        done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def dvc_init(folder: Path) -> None:
@@ -111,13 +132,18 @@ def snakemake_jobs(folder: Path, *options: str) -> set[tuple[str, frozenset[str]
 
 
 def dvc_stages(folder: Path) -> set[tuple[str, frozenset[str]]]:
-    """(command, outputs) of every stage of dvc.yaml, read in a process of its own."""
-    script = (
-        "import json; from dvc.repo import Repo; repo = Repo('.'); "
-        "print('STAGES' + json.dumps([[s.cmd, [o.def_path for o in s.outs]] for s in repo.index.stages if s.cmd]))"
-    )
-    text = run(folder, sys.executable, "-c", script)
-    return {(command, frozenset(outputs)) for command, outputs in json.loads(text.split("STAGES")[1])}
+    """(command, outputs) of every stage of dvc.yaml."""
+    import dvc.repo  # noqa: F401  before the fork
+
+    said = forked(folder, _print_stages)
+    return {(command, frozenset(outputs)) for command, outputs in json.loads(said.split("STAGES")[1])}
+
+
+def _print_stages() -> None:
+    from dvc.repo import Repo
+
+    stages = [[each.cmd, [out.def_path for out in each.outs]] for each in Repo(".").index.stages if each.cmd]
+    print("STAGES" + json.dumps(stages), flush=True)
 
 
 @pytest.mark.parametrize("suite", [None, "tiny", "sparrows", "cub200", "fixtures", "paper", "recipe-cub200"])
@@ -168,7 +194,7 @@ def test_any_method_is_tuned_before_it_trains(tmp_path: Path) -> None:
     jobs, stages = snakemake_jobs(folder), dvc_stages(folder)
     assert jobs <= stages
     asked = {}  # {command: inputs}
-    for block in run(folder, "snakemake", "-n", "-p", "--cores", "2").split("\n\n"):
+    for block in planned(folder, "-p", "--cores", "2").split("\n\n"):
         given = re.search(r"^    input: (.*)$", block, re.M)
         if command := re.search(r"^Shell command: lapml (.*?) --params", block, re.M):
             asked[command[1]] = given[1].split(", ") if given else []
@@ -182,14 +208,14 @@ def test_any_method_is_tuned_before_it_trains(tmp_path: Path) -> None:
 
 def test_where_nothing_mixes_by_maps_none_are_made(tmp_path: Path) -> None:
     folder = copy_project(tmp_path, "sparrows")
-    said = run(folder, "lapml", "localise", "cub200")  # without any data
+    said = lapml(folder, "localise", "cub200")  # without any data
     assert "no method of suite sparrows mixes by object or part maps: nothing to do" in said
     where = folder / "results/sparrows/localised/cub200"
     made = {path.relative_to(where).as_posix(): json.loads(path.read_text()) for path in where.rglob("*.json")}
     params = config.load(folder / "params.yaml")
     names = [*(f"runs/{row}" for row in params.all_methods()), "diagnosis"]
     assert made == {f"{name}.json": {"localised_sha256": None} for name in names}
-    run(folder, "lapml", "config", "resolve", "cub200")
+    lapml(folder, "config", "resolve", "cub200")
     assert json.loads((folder / "results/sparrows/settings/cub200/localise.json").read_text()) is None
 
 
@@ -233,10 +259,10 @@ def changed_of_maps(folder: Path) -> set[str]:
 
 def test_where_nothing_is_tuned_dvc_tunes_nothing(tmp_path: Path) -> None:
     folder = copy_project(tmp_path, "recipe-cub200")
-    run(folder, "lapml", "config", "resolve", "cub200")  # what the stages depend on is there
+    lapml(folder, "config", "resolve", "cub200")  # what the stages depend on is there
     assert json.loads((folder / "results/recipe-cub200/settings/cub200/studies/margin.json").read_text()) is None
     for method in ("margin", "adaptive_margin"):  # without any data
-        run(folder, "lapml", "tune", "cub200", "--method", method)
+        lapml(folder, "tune", "cub200", "--method", method)
         assert json.loads((folder / f"results/recipe-cub200/tuned/cub200/{method}.json").read_text())["trials"] == []
 
 
@@ -271,7 +297,7 @@ def test_an_overlay_of_ones_own_is_a_configfile(tmp_path: Path) -> None:
 
 def test_lint(tmp_path: Path) -> None:
     folder = copy_project(tmp_path, None)
-    assert "Congratulations" in run(folder, "snakemake", "--lint")
+    assert "Congratulations" in forked(folder, main, ["--lint"])
 
 
 def test_params_that_are_wrong_stop_snakemake_with_the_reason(tmp_path: Path) -> None:
@@ -301,7 +327,7 @@ def test_a_run_on_several_nodes_asks_for_what_each_of_them_needs(tmp_path: Path)
     edit(folder, "nodes: 1 ", "nodes: 2 ")
     for before, device, gres in (("auto", "cuda", ", gres=gpu:3"), ("cuda", "cpu", "")):
         edit(folder, f"device: {before} ", f"device: {device} ")
-        said = run(folder, "snakemake", "-n", "--cores", "4")
+        said = planned(folder, "--cores", "4")
         asked = re.findall(r"threads: 3\n    resources: tmpdir=\S+, (.*)", said)
         two_studies_and_two_runs = [f"gpu=0, nodes=2, tasks=2, tasks_per_gpu=0, mpi=srun{gres}"] * 4
         assert asked == two_studies_and_two_runs, device
@@ -318,7 +344,7 @@ def test_the_machine_that_submits_does_not_say_what_a_job_asks_for(tmp_path: Pat
             (tmp_path / "bin/nvidia-smi").chmod(0o755)
             monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
         asked.append(re.findall(r"resources: .*gpu=\d", planned(folder, "--cores", "2")))
-        said = run(folder, "snakemake", "--cores", "2", "--until", "fetch", "--forcerun", "fetch")
+        said = forked(folder, main, ["--cores", "2", "--until", "fetch", "--forcerun", "fetch"])
         limits.append(int(re.search(r'^Provided resources: gpu=Resource\("gpu", (\d+)\)', said, re.M)[1]))
     assert len(asked[0]) == 6 and all(each.endswith("gpu=1") for each in asked[0]) and asked[0] == asked[1]
     assert limits[0] > 1000 and limits[1] == 1

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_orchestrators import BIN, copy_project, dvc_init, edit, run, snakemake_jobs
+from snakemake.cli import main
+from test_orchestrators import BIN, copy_project, dvc_init, edit, forked, run, snakemake_jobs
 from typer.testing import CliRunner
 
 from lapml.cli import app
@@ -70,7 +71,7 @@ def known(folder: Path) -> tuple[str, dict]:
 
 def test_snakemake_fetches_and_packs_an_edited_source(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = "results/own/data/mine/packed/meta.json"
-    run(own, "snakemake", "--cores", "1", target)
+    forked(own, main, ["--cores", "1", target])
     first = known(own)
     assert snakemake_jobs(own, target) == set()
     edit(own, "source: old", "source: new")
@@ -88,7 +89,7 @@ def test_snakemake_fetches_and_packs_an_edited_source(own: Path, monkeypatch: py
         )
     commands = {command for command, _ in snakemake_jobs(own, target)}
     assert commands == {f"lapml data {step} mine --params params.yaml" for step in ("fetch", "prepare")}
-    run(own, "snakemake", "--cores", "1", target)
+    forked(own, main, ["--cores", "1", target])
     second = known(own)
     assert second[0] != first[0] and second[1]["files_sha256"] != first[1]["files_sha256"]
     assert snakemake_jobs(own, target) == set()
@@ -115,7 +116,7 @@ def test_a_variable_that_names_other_data_stops_both(own: Path, monkeypatch: pyt
     expected = "the variable says where data lie, not what they are"
     for step in ("prepare", "fetch"):
         assert expected in CliRunner().invoke(app, ["data", step, "mine"]).output
-    run(own, "snakemake", "--cores", "1", "results/own/data/mine/packed/meta.json", ok=False)
+    forked(own, main, ["--cores", "1", "results/own/data/mine/packed/meta.json"], ok=False)
     log = (own / "results/own/logs/prepare/mine.log").read_text()
     assert expected in log or expected in (own / "results/own/logs/fetch/mine.log").read_text()
 
