@@ -146,9 +146,10 @@ def _watched(root: str, kill_at: int | None) -> list[str]:
     events = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.truncate")
 
     def hook(event: str, arguments: tuple) -> None:
-        if event in events or event == "open" and arguments[2] & writing:
-            path = os.path.relpath(os.path.join(root, os.fsdecode(arguments[0]))) if arguments[0] else ".."
-            if not path.startswith("..") and isinstance(arguments[0], str | bytes | os.PathLike):
+        changes = event in events or event == "open" and arguments[2] & writing
+        if changes and arguments[0] and isinstance(arguments[0], str | bytes | os.PathLike):  # and not a descriptor
+            path = os.path.relpath(os.path.join(root, os.fsdecode(arguments[0])))
+            if not path.startswith(".."):
                 if len(seen) == kill_at:
                     os.kill(os.getpid(), signal.SIGKILL)
                 seen.append(f"{event} {path}")
