@@ -187,6 +187,8 @@ def test_commands_of(page, project):
         words = {"NAME": name, "RUN": f"results/{suite}/runs/{name}/baseline/0"}
         if line.startswith("lapml tune"):
             words["cub200"] = name
+        if page == "docs/usage.md":  # which has put a suite without this method into params.yaml
+            words["train@birds-cutmix-0"] = "train@birds-baseline-0"
         for word, value in words.items():
             line = re.sub(rf"\b{word}\b", value, line)
         if any(line.startswith(each) for each in DRY):
