@@ -2,14 +2,18 @@
 least confident answers are not given."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pyarrow.parquet import read_schema
 
 from lapml.analysis.sections import Section
 from lapml.analysis.tables import CALIBRATION, number
 from lapml.config import Params
+from lapml.errors import LapmlError
 from lapml.paths import Paths
+from lapml.runs.records import parquet
 
 HEADINGS = ["method", "cross-entropy", "after scaling", "temperature", "calibration error (%)", "after scaling",
             "Brier score"]  # fmt: skip
@@ -59,17 +63,22 @@ def risks(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def curves(params: Params, paths: Paths, dataset: str) -> dict[str, np.ndarray]:
-    """{method: (N,) :func:`risks`, the mean over seeds} of the methods whose runs all recorded their confidence."""
+    """{method: (N,) :func:`risks`, the mean over seeds} of the methods whose runs all recorded their confidence; LapmlError where
+    that is damaged."""
     found = {}
     for method in params.all_methods():
         files = [paths.run(dataset, method, seed) / "predictions.parquet" for seed in params.seeds]
-        tables = [pd.read_parquet(file) for file in files]
-        if all("confidence" in each for each in tables):
-            each_seed = [
-                risks(each["confidence"].to_numpy(), (each["top1"] == each["label"]).to_numpy()) for each in tables
-            ]
-            found[method] = np.mean(each_seed, axis=0)
+        if all("confidence" in read_schema(file).names for file in files):
+            found[method] = np.mean([_risks(file) for file in files], axis=0)
     return found
+
+
+def _risks(file: Path) -> np.ndarray:
+    try:
+        table = parquet(file, more=("confidence",))
+    except LapmlError as error:
+        raise LapmlError(f"{file.parent}: {error}; train the run again") from None
+    return risks(table["confidence"].to_numpy(), (table["top1"] == table["label"]).to_numpy())
 
 
 def coverages(dataset: str, found: dict[str, np.ndarray]) -> list[Section]:

@@ -36,12 +36,12 @@ def mismatch(truth: tuple[list, list], name: str, first: tuple[list, list]) -> s
     return f"found {len(truth[0])} images, expected {len(first[0])} (as in {name})"
 
 
-def parquet(path: Path, top: int = 1) -> pd.DataFrame:
-    """A run's predictions: image, label, and top1 to top``top``; LapmlError where the file is damaged, lacks a column, or has
-    values that are not image names and class numbers."""
+def parquet(path: Path, top: int = 1, more: tuple[str, ...] = ()) -> pd.DataFrame:
+    """A run's predictions: image, label, top1 to top``top``, and ``more`` columns; LapmlError where the file is damaged, lacks
+    a column, or has values that are not image names and class numbers."""
     columns = ["image", "label", *(f"top{rank + 1}" for rank in range(top))]
     try:
-        table = pd.read_parquet(path, columns=columns)
+        table = pd.read_parquet(path, columns=[*columns, *more])
     except Exception as error:  # pyarrow raises many types for a damaged file
         raise LapmlError(f"{path.name}: cannot be read ({' '.join(str(error).split())})") from None
     if table.empty:
