@@ -6,9 +6,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from lapml.analysis import mistakes, probabilities, tables
+from lapml.errors import LapmlError
 from lapml.paths import REPORT_FILES
 from lapml.report import account, page
 
@@ -198,6 +200,28 @@ def test_risk_is_shown_of_methods_of_which_all_runs_recorded_it(suite):
     html = build(suite, risks={"birds": found}, sections=probabilities.coverages("birds", found))
     text = " ".join(" ".join(check(html).text).split())
     assert f"cutmix {100 * wrong:.2f} {100 * (1 - wrong):.1f}" in text and "Wrong answers among those given" in text
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("damage", ["nan", "string", "beyond", "damaged"])
+def test_a_damaged_confidence_is_told_of_with_its_file(suite, damage):
+    params, paths = suite
+    for seed in params.seeds:
+        file = paths.run("birds", "cutmix", seed) / "predictions.parquet"
+        values = {"nan": float("nan"), "string": "sure", "beyond": 1.5}
+        pd.read_parquet(file).assign(confidence=values.get(damage, 0.5)).to_parquet(file)
+        if damage == "damaged":
+            whole = pq.ParquetFile(file)
+            column = next(
+                c for c in map(whole.metadata.row_group(0).column, range(99)) if c.path_in_schema == "confidence"
+            )
+            content = bytearray(file.read_bytes())
+            content[column.data_page_offset : column.data_page_offset + 8] = b"\xff" * 8
+            file.write_bytes(content)
+    with pytest.raises(
+        LapmlError, match=r"cutmix/\d+.*predictions.parquet: (confidence: expected a number|cannot be read).*train"
+    ):
+        probabilities.curves(params, paths, "birds")
 
 
 @pytest.mark.usefixtures("quick")
