@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ LEFT_OUT = {  # beginning of a command of docs/cluster.md: why it is not run
     "export ": "names data of yours",
     f"{PROFILE} --configfile suites/cub200.yaml": "takes days; its dry run stands above it",
 }
-RUN = Path("results/tiny/runs/birds/baseline/1")
+RUNS = Path("results/tiny/runs/birds/baseline")
 lacking = cluster.missing()
 if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
     lacking.append("snakemake-executor-plugin-slurm")
@@ -57,7 +57,8 @@ def copied(target: Path) -> Path:
     for part in PARTS:
         source = ROOT / part
         (shutil.copytree if source.is_dir() else shutil.copy2)(source, target / part)
-    (target / "again.yaml").write_text("base: suites/tiny.yaml\nseeds: [1]\ntrain: {epochs: 12}\n")
+    (target / "again.yaml").write_text("base: suites/tiny.yaml\nseeds: [1]\ntrain: {epochs: 60}\n")
+    (target / "long.yaml").write_text("base: suites/tiny.yaml\nseeds: [3]\ntrain: {epochs: 400}\n")
     (target / "wide.yaml").write_text("base: suites/tiny.yaml\nseeds: [2]\ntrain: {gpus: 2, threads: 2}\n")
     return target
 
@@ -143,19 +144,37 @@ def test_the_page_shows_commands_that_work(slurm, finished):
         assert done.returncode == 0, f"{line}\n{done.stdout[-4000:]}"
 
 
-def test_a_job_that_is_preempted_and_requeued_ends_as_if_undisturbed(slurm, finished, tmp_path):
-    folder, _ = finished
+@pytest.fixture
+def undisturbed(slurm, finished, tmp_path) -> Callable[[str, str], subprocess.Popen]:
+    """Begins the run of a params file and seed by the command alone, in a folder of its own with the same data."""
     alone = copied(tmp_path)
-    shutil.copytree(folder / "results/tiny/data", alone / "results/tiny/data")
-    undisturbed = subprocess.Popen("lapml train birds baseline 1 --params again.yaml", shell=True, cwd=alone, env=slurm)
+    shutil.copytree(finished[0] / "results/tiny/data", alone / "results/tiny/data")
+    return lambda params, seed: subprocess.Popen(
+        f"lapml train birds baseline {seed} --params {params}", shell=True, cwd=alone, env=slurm
+    )
+
+
+def refuse_other(one: Path, other: Path) -> None:
+    """Two folders of a run hold the same, but for its seconds."""
+    for name in ("model.safetensors", "predictions.parquet"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    histories = [pd.read_csv(each / "history.csv").drop(columns="seconds") for each in (one, other)]
+    pd.testing.assert_frame_equal(*histories)
+
+
+def test_a_job_that_is_preempted_and_requeued_ends_as_if_undisturbed(slurm, finished, tmp_path, undisturbed):
+    folder, run = finished[0], RUNS / "1"
+    alone = undisturbed("again.yaml", "1")
     command = f"{PROFILE} --configfile again.yaml --until train"
     with (folder / "again.log").open("w") as out:
         snakemake = subprocess.Popen(command, shell=True, cwd=folder, env=slurm, stdout=out, stderr=out)
-    epochs = lambda: (folder / RUN / "live.csv").exists() and len(pd.read_csv(folder / RUN / "live.csv"))  # noqa: E731
+    epochs = lambda: (folder / run / "live.csv").exists() and len(pd.read_csv(folder / run / "live.csv"))  # noqa: E731
+    running = partial(jobs, slurm, "--states=running", "--partition=low")
     job = ""
     for interrupt, restarts in (("sbatch -p high -c 4 --wrap true", 1), ("scontrol requeue JOB", 2)):
-        cluster.wait_for(lambda least=4 * restarts - 3: epochs() >= least, f"epochs before {interrupt}", 1200)
-        job = jobs(slurm, "--states=running", "--partition=low")["id"].item()
+        cluster.wait_for(lambda: len(running()) == 1, f"a running job before {interrupt}", 300)
+        cluster.wait_for(lambda least=20 * restarts - 19: epochs() >= least, f"epochs before {interrupt}", 1200)
+        job = running()["id"].item()
         subprocess.run(interrupt.replace("JOB", job), shell=True, cwd=tmp_path, env=slurm, check=True)
         restarted = partial(restarts_of, slurm, job, restarts)
         cluster.wait_for(restarted, f"a restart after {interrupt}", 300)
@@ -163,11 +182,22 @@ def test_a_job_that_is_preempted_and_requeued_ends_as_if_undisturbed(slurm, fini
     said = (folder / "again.log").read_text()
     assert "Trying to restart" not in said and said.count("has been submitted") == 1  # the same job
     assert "JobState=COMPLETED" in details(slurm, job)
-    assert undisturbed.wait(1800) == 0
-    for name in ("model.safetensors", "predictions.parquet"):
-        assert (folder / RUN / name).read_bytes() == (alone / RUN / name).read_bytes(), name
-    histories = [pd.read_csv(each / RUN / "history.csv").drop(columns="seconds") for each in (folder, alone)]
-    pd.testing.assert_frame_equal(*histories)
+    assert alone.wait(1800) == 0
+    refuse_other(folder / run, tmp_path / run)
+
+
+def test_a_job_that_its_time_limit_stops_is_gone_on_with_by_the_next(slurm, finished, tmp_path, undisturbed):
+    folder, run = finished[0], RUNS / "3"
+    alone, before = undisturbed("long.yaml", "3"), set(jobs(slurm)["id"])
+    command = f"{PROFILE} --configfile long.yaml --until train --retries 9 --set-resources train:runtime=1"
+    done = subprocess.run(command, shell=True, cwd=folder, env=slurm, text=True, stdout=-1, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-6000:]
+    found = jobs(slurm)
+    states = found[~found["id"].isin(before)].sort_values("start")["state"].tolist()
+    assert len(states) > 1 and set(states[:-1]) == {"TIMEOUT"} and states[-1] == "COMPLETED", states
+    assert done.stdout.count("Trying to restart") == len(states) - 1
+    assert alone.wait(1800) == 0
+    refuse_other(folder / run, tmp_path / run)
 
 
 def restarts_of(slurm: dict[str, str], job: str, count: int) -> bool:
