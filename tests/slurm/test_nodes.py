@@ -14,7 +14,7 @@ from test_slurm import pytestmark as pytestmark
 SPREAD = """base: suites/tiny.yaml
 suite: spread
 seeds: [1]
-train: {epochs: 12, device: cpu, gpus: 2, nodes: 2}
+train: {epochs: 40, device: cpu, gpus: 2, nodes: 2}
 """
 RUN = "results/spread/runs/birds/baseline/1"
 
@@ -37,10 +37,12 @@ def test_a_run_on_two_nodes_that_is_preempted_and_requeued_ends_as_on_one_machin
     with (folder / "said.log").open("w") as out:
         snakemake = subprocess.Popen(f"{command} train", shell=True, cwd=folder, env=two_nodes, stdout=out, stderr=out)
     epochs = lambda: (folder / RUN / "live.csv").exists() and len(pd.read_csv(folder / RUN / "live.csv"))  # noqa: E731
+    running = partial(jobs, two_nodes, "--states=running", "--partition=low")
     interrupts = ("sbatch -p high --nodes=2 --ntasks-per-node=1 -c 4 --wrap true", "scontrol requeue JOB")
     for restarts, interrupt in enumerate(interrupts, 1):
-        cluster.wait_for(lambda least=4 * restarts - 3: epochs() >= least, f"epochs before {interrupt}", 1200)
-        job = jobs(two_nodes, "--states=running", "--partition=low")["id"].item()
+        cluster.wait_for(lambda: len(running()) == 1, f"a running job before {interrupt}", 300)
+        cluster.wait_for(lambda least=15 * restarts - 14: epochs() >= least, f"epochs before {interrupt}", 1200)
+        job = running()["id"].item()
         asked = details(two_nodes, job)
         assert "NumNodes=2 NumCPUs=2 NumTasks=2 CPUs/Task=1 " in asked and " NodeList=node[0-1]\n" in asked, asked
         subprocess.run(interrupt.replace("JOB", job), shell=True, cwd=tmp_path, env=two_nodes, check=True)
