@@ -447,18 +447,18 @@ def what_is_published_is_not_run_again(folder: Path, other: Path) -> None:
     )
 
 
-def check_predictions(folder: Path, name: str, row: str) -> None:
+def check_predictions(folder: Path, name: str, method: str) -> None:
     """Each of the set's 12 test images once, and as many classes as there are."""
-    table = pd.read_parquet(folder / f"results/fixtures/runs/{name}/{row}/0/predictions.parquet")
+    table = pd.read_parquet(folder / f"results/fixtures/runs/{name}/{method}/0/predictions.parquet")
     assert len(table) == table["image"].nunique() == 12 and sorted(set(table["label"])) == [0, 1, 2, 3]
 
 
 @pytest.mark.slow
 def test_dvc_takes_all_five_data_sets_to_the_report_and_only_what_changed_again(tmp_path: Path) -> None:
-    """Through the longest chain of each set: two studies, and the row that they are for."""
+    """Through the longest chain of each set: two studies, and the method that they are for."""
     folder = copy_project(tmp_path, "fixtures")
     edit(folder, "ablation: [baseline]  ", "ablation: []  ")
-    edit(folder, "  row: baseline  ", "  row: adaptive_margin  ")
+    edit(folder, "  method: baseline  ", "  method: adaptive_margin  ")
     run(folder, "git", "init", "-q")
     run(folder, "dvc", "init", "-q")
     run(folder, "dvc", "config", "core.analytics", "false")
@@ -503,6 +503,6 @@ def test_dvc_takes_all_five_data_sets_to_the_report_and_only_what_changed_again(
 
 
 def training(name: str) -> set[str]:
-    """The stages of a data set that train, and the one that looks at all rows."""
+    """The stages of a data set that train, and the one that looks at all methods."""
     stages = {f"tune_margin@{name}", f"tune_adaptive@{name}", f"train_tuned@{name}-adaptive_margin-0"}
     return stages | {f"diagnose@{name}"}

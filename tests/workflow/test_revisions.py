@@ -30,7 +30,7 @@ MINI = """base: tiny.yaml
 suite: mini
 tuned_methods: []
 data:
-  birds: {drawn: {classes: 2, train_images: 8, test_images: 20}}
+  birds: {synthetic: {classes: 2, train_images: 8, test_images: 20}}
 train: {epochs: 2}
 diagnose: {images: 8}
 """
