@@ -165,6 +165,8 @@ def _silent(folder: Path, form: str) -> Iterator[None]:
     except (OSError, LapmlError):
         raise
     except Exception as error:  # torch's exporters and onnxruntime raise many types
+        while error.__cause__:  # the first of them says what it is, the others where
+            error = error.__cause__
         why = " ".join(str(error).split())[:300] or type(error).__name__
         other = next(name for name in FILES if name != form)
         raise LapmlError(
