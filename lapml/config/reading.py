@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lapml.common.sections import SAID
+from lapml.common.text import line as one_line
 from lapml.config import overlays
 from lapml.config.changing import merged
 from lapml.config.method import READING
@@ -151,7 +152,7 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
     for key, found in lines.items():
         layers = [] if isinstance(where, str) else where
         file = next((path for path, own in layers if _has(own, key)), layers[0][0] if layers else where)
-        said.append(f"{file}: {'.'.join(key) + ': ' if key else ''}{', or '.join(found)}")
+        said.append(f"{file}: {one_line('.'.join(key)) + ': ' if key else ''}{', or '.join(found)}")
     return "\n".join(said)
 
 
