@@ -74,7 +74,12 @@ CASES = {
     "adaptive_margin, in parts": ("adaptive_margin", ["train.accumulate=2", EVERY.format("adaptive_margin", 2)]),
     "cutmix, adamw, clipped": ("cutmix", ["train.optimizer=adamw", "train.clip_grad=0.5", "train.lr=0.003"]),
     "cutmix, averaged": ("cutmix", ["train.ema=0.9"]),
+    "margin, every 3": ("margin", [EVERY.format("margin", 3)]),
     **{row: (row, []) for row in ("mixup", "snapmix", "cutmix_semantic")},
+    "adaptive_margin, fresh maps, every 3": (
+        "adaptive_margin",
+        [FRESH.format("adaptive_margin"), EVERY.format("adaptive_margin", 3)],
+    ),
     "adaptive_margin, by share": (
         "adaptive_margin",
         [
