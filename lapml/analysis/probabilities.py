@@ -75,11 +75,9 @@ def curves(params: Params, paths: Paths, dataset: str) -> dict[str, np.ndarray]:
 
 def _risks(file: Path) -> np.ndarray:
     try:
-        table = parquet(file, more=("confidence",))
+        table = parquet(file, shares=("confidence",))
     except LapmlError as error:
         raise LapmlError(f"{file.parent}: {error}; train the run again") from None
-    if table["confidence"].dtype.kind != "f" or not table["confidence"].between(0, 1).all():
-        raise LapmlError(f"{file}: confidence: expected a number from 0 to 1 in every row; train the run again")
     return risks(table["confidence"].to_numpy(), (table["top1"] == table["label"]).to_numpy())
 
 

@@ -36,12 +36,12 @@ def mismatch(truth: tuple[list, list], name: str, first: tuple[list, list]) -> s
     return f"found {len(truth[0])} images, expected {len(first[0])} (as in {name})"
 
 
-def parquet(path: Path, top: int = 1, more: tuple[str, ...] = ()) -> pd.DataFrame:
-    """A run's predictions: image, label, top1 to top``top``, and ``more`` columns; LapmlError where the file is damaged, lacks
-    a column, or has values that are not image names and class numbers."""
+def parquet(path: Path, top: int = 1, shares: tuple[str, ...] = ()) -> pd.DataFrame:
+    """A run's predictions: image, label, top1 to top``top``, and ``shares``, columns of such; LapmlError where the file is damaged,
+    lacks a column, or has values that are not image names, class numbers and shares."""
     columns = ["image", "label", *(f"top{rank + 1}" for rank in range(top))]
     try:
-        table = pd.read_parquet(path, columns=[*columns, *more])
+        table = pd.read_parquet(path, columns=[*columns, *shares])
     except Exception as error:  # pyarrow raises many types for a damaged file
         raise LapmlError(f"{path.name}: cannot be read ({' '.join(str(error).split())})") from None
     if table.empty:
@@ -57,6 +57,9 @@ def parquet(path: Path, top: int = 1, more: tuple[str, ...] = ()) -> pd.DataFram
             raise LapmlError(
                 f"{path.name}: {column}: found {table[column].dtype}, expected the number of a class in every row"
             )
+    for column in shares:
+        if table[column].dtype.kind != "f" or not table[column].between(0, 1).all():
+            raise LapmlError(f"{path.name}: {column}: expected a number from 0 to 1 in every row")
     if (twice := table["image"].duplicated()).any():
         raise LapmlError(f"{path.name}: image: found {table['image'][twice].iloc[0]!r} twice, expected each image once")
     return table

@@ -293,10 +293,8 @@ def test_a_model_goes_through_everything(name, side, small_params, small_run, tm
         run = small_run(method, *overrides)
         fitted = fit(run, packed, log=lambda line: None)
         assert all(np.isfinite(row["loss"]) for row in fitted.history), method
-    if weights != "none":
-        overrides.append(
-            "model.freeze=all"
-        )  # the averages, with the rest; few steps would leave them between two kinds of images
+    if weights != "none":  # the averages stay, with the rest: few steps would leave them between two kinds of images
+        overrides.append("model.freeze=all")
     run = small_run("baseline", *overrides)
     folder = paths.run("birds", "baseline", 0)
     execute(run, packed, folder, log=lambda line: None)
