@@ -243,7 +243,7 @@ def test_browser_leafs_through_every_pair(browse, html):
 
 
 @pytest.mark.parametrize(
-    ("fragment", "pair"), [("#3", 3), ("#0", 1), ("#4", 1), ("#2.5", 1), ("#%E0%A4%A", 1), ("#list", 1)]
+    ("fragment", "pair"), [("#3", 3), ("#0", 1), ("#4", 1), ("#-1", 1), ("#2.5", 1), ("#%E0%A4%A", 1), ("#list", 1)]
 )
 def test_fragment_opens_its_pair_or_the_first(browse, html, fragment, pair):
     found, console = browse(_probed(html), fragment)
