@@ -66,21 +66,6 @@ def report_files():
     return [str(PATHS.report / name) for name in REPORT_FILES]
 
 
-def all_runs():
-    return [
-        path
-        for dataset in PARAMS.datasets
-        for method in PARAMS.all_methods()
-        for seed in PARAMS.seeds
-        for path in run_files(dataset, method, seed)
-    ]
-
-
-def diagnosed_runs(dataset):
-    """Files of the runs whose models give a diagnosis its class maps."""
-    return [path for seed in PARAMS.seeds for path in run_files(dataset, PARAMS.diagnose.method, seed)]
-
-
 @cache
 def settings_of(dataset):
     """What each stage of a data set depends on, resolved. It is the `params` of its job, which runs again where they change."""

@@ -2,7 +2,7 @@ rule diagnose:
     input:
         PATHS.source("{dataset}"),
         pack_files("{dataset}"),
-        lambda w: diagnosed_runs(w.dataset),
+        lambda w: expand(run_files(w.dataset, PARAMS.diagnose.method, "{seed}"), seed=PARAMS.seeds),
         lambda w: maps_of(w.dataset),
     output:
         diagnosis_files("{dataset}"),
@@ -22,7 +22,7 @@ rule report:
     input:
         [pack_files(dataset) for dataset in PARAMS.datasets],
         [PATHS.tuned(dataset, method) for dataset in PARAMS.datasets for method in PARAMS.tuned_methods],
-        all_runs(),
+        expand(run_files("{dataset}", "{method}", "{seed}"), dataset=PARAMS.datasets, method=PARAMS.all_methods(), seed=PARAMS.seeds),
         [diagnosis_files(dataset) for dataset in PARAMS.datasets],
     output:
         report_files()[:-1],

@@ -22,45 +22,16 @@ rule tune:
         "lapml tune {wildcards.dataset} --method {wildcards.method} --params {params.file} > {log} 2>&1"
 
 
+use rule tune as tune_margin with:
+    wildcard_constraints:
+        method="margin",
+
+
 # Nested: adaptive_margin is tuned with the (m, weight) that margin found.
-rule tune_margin:
-    input:
-        pack_files("{dataset}"),
-        lambda w: maps_of(w.dataset, "margin"),
-    output:
-        PATHS.tuned("{dataset}", "margin"),
-    log:
-        f"{LOGS}/tune/{{dataset}}-margin.log",
-    params:
-        file=params_file,
-        settings=lambda w: settings_of(w.dataset)["studies/margin"],
-    threads: train_threads
-    priority: 10  # the longest chain of the suite starts first
-    resources:
-        gpu=gpus_here,
-        nodes=nodes,
-        **OVER_NODES,
-    shell:
-        "lapml tune {wildcards.dataset} --method margin --params {params.file} > {log} 2>&1"
-
-
-rule tune_adaptive:
+use rule tune as tune_adaptive with:
     input:
         pack_files("{dataset}"),
         [PATHS.tuned("{dataset}", "margin")] if "margin" in PARAMS.studies() else [],
-        lambda w: maps_of(w.dataset, "adaptive_margin"),
-    output:
-        PATHS.tuned("{dataset}", "adaptive_margin"),
-    log:
-        f"{LOGS}/tune/{{dataset}}-adaptive_margin.log",
-    params:
-        file=params_file,
-        settings=lambda w: settings_of(w.dataset)["studies/adaptive_margin"],
-    threads: train_threads
-    priority: 10
-    resources:
-        gpu=gpus_here,
-        nodes=nodes,
-        **OVER_NODES,
-    shell:
-        "lapml tune {wildcards.dataset} --method adaptive_margin --params {params.file} > {log} 2>&1"
+        lambda w: maps_of(w.dataset, w.method),
+    wildcard_constraints:
+        method="adaptive_margin",

@@ -25,7 +25,6 @@ from lapml.runs import estimate, timing
 FILE = FOLDER / f"{BASE}.yaml"  # that the suite changes
 METHODS = ("baseline", "cutmix", "snapmix", "loc_cutmix")
 LEAST_STEPS = 8  # of an epoch
-SAMPLE = 24  # images that are looked at
 
 
 class Recipe(NamedTuple):
@@ -175,6 +174,7 @@ def _text(output: Path, name: str, data: dict[str, Any], recipe: Recipe, fit: in
     keys = "".join(f"    {key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in data.items())
     schedule = ", ".join(f"{key}: {value}" for key, value in train.items())
     tuned = ", ".join(base.tuned_methods)
+    quoted = json.dumps(name)  # `2024` is a number to YAML
     return f"""\
 # {name}: a suite for one's own images, written by `lapml init`. It holds what differs from the file that `base` names, where every
 # setting is explained.
@@ -182,8 +182,8 @@ def _text(output: Path, name: str, data: dict[str, Any], recipe: Recipe, fit: in
 #   time:     lapml suite time --params {_path(output, Path.cwd())}    # how long it takes here, after an edit too
 #   device:   {note or "any"}
 base: {json.dumps(_path(FILE, output.parent), ensure_ascii=False)}
-suite: {name}     # results go to results/{name}/
-datasets: [{name}]
+suite: {quoted}     # results go to results/{name}/
+datasets: [{quoted}]
 ablation: [{", ".join(METHODS)}]
 # Others: add {", ".join(others)} to ablation;
 # for those whose margins are searched first, write tuned_methods: [{tuned}].
@@ -192,7 +192,7 @@ tuned_methods: []
 seeds: {base.seeds}            # more seeds, narrower intervals
 data:
   {", ".join(f"{each}: null" for each in base.data)}               # not wanted here
-  {name}:
+  {quoted}:
 {keys}    stored_side: {recipe.stored}
     view: {{side: {recipe.side}}}      # add flip: false where left and right mean something
 # {recipe.what}

@@ -198,7 +198,7 @@ def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ())
     faults += [
         f"{name}: is not the file that this run wrote (checksum differs from provenance.json)"
         for name, checksum in (origin.get("files") or {}).items()
-        if name not in UNREAD and (folder / name).is_file() and sha256(folder / name) != checksum
+        if name not in UNREAD and sha256(folder / name) != checksum
     ]
     gpus = expected["train"]["gpus"]
     if (count := origin.get("processes", gpus)) != gpus:

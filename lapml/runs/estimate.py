@@ -56,11 +56,6 @@ class Jobs(NamedTuple):
     count: int = 1
     after: tuple[tuple[str, str], ...] = ()  # (data set, name) of those that end before
 
-    @property
-    def whole(self) -> float:
-        """Seconds of all, one after another."""
-        return self.seconds * self.count
-
 
 class Estimate(NamedTuple):
     """Of every data set: maps and studies where there are some, the runs of each method, and the diagnosis."""
@@ -218,7 +213,7 @@ def _study(params: Params, dataset: str, method: str, speed: Speed, images: Imag
     """Seconds of a study after its begin, if none of its trials is ended early."""
     tune = params.of(dataset).tune
     run = trial_run(params, dataset, method, tune.seeds[0], _tried(params, dataset, method))
-    trials = tune.trials * len(tune.seeds) + any(each.quantile for each in params.searched(method).values())
+    trials = tune.trials * len(tune.seeds) + any(each.quantile for each in params.of(dataset).searched(method).values())
     return trials * _trained(run, speed, images)
 
 
@@ -258,7 +253,9 @@ def estimated(params: Params, paths: Paths) -> str:
     wide = max(map(len, names))
     lines = [f"{'':{wide}}  {'a run':>8}  {'runs':>4}  {'together':>8}"]
     for name, job in zip(names, found.jobs, strict=True):
-        lines.append(f"{name:{wide}}  {duration(job.seconds):>8}  {job.count:>4}  {duration(job.whole):>8}")
+        lines.append(
+            f"{name:{wide}}  {duration(job.seconds):>8}  {job.count:>4}  {duration(job.seconds * job.count):>8}"
+        )
     return "\n".join(
         [
             f"suite {params.suite} on {where(device, at_once)} if nothing else runs there, {at_once} at a time, nothing made yet:",

@@ -87,7 +87,7 @@ def put_back(folder: Path) -> None:
         os.utime(folder / name)  # for orchestrators that compare times
 
 
-def set_aside(folder: Path, reads: str = "") -> list[Path]:
+def set_aside(folder: Path, reads: str) -> list[Path]:
     """Move the files of a run folder, except its saved state, beside it, and copy ``reads``, the readings of the test split;
     returns the new folders, none if there was nothing."""
     kept, places = folder / KEPT, []

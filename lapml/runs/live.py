@@ -4,7 +4,6 @@ nothing of it is on a run's own path."""
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,8 @@ class Events:
             return
         if not known:
             self.open.pop(run, None)
-            shutil.rmtree(self.folder / run, ignore_errors=True)
+            for old in (self.folder / run).glob("events.out.tfevents.*"):  # a run's own files may lie beside them
+                old.unlink()
         writer = self.open.pop(run, None) or self.writer(str(self.folder / run))
         for at in range(known, len(rows)):
             when = ended - sum(float(row["seconds"]) for row in rows[at + 1 :])

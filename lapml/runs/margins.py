@@ -22,11 +22,12 @@ def valued(
 ) -> dict[str, Any]:
     """The values that were drawn, with distances in the place of their quantiles."""
     values, distances = dict(drawn), Distances.read(without)
+    own = {"m": margin.m, "scale": margin.scale, **frozen}
+    own |= {path.removeprefix("margin."): value for path, value in drawn.items() if path.startswith("margin.")}
     if "m" in drawn and space["m"].quantile:
-        values["m"] = distances.margin(drawn["m"], margin.scale)
+        values["m"] = distances.margin(drawn["m"], own["scale"])
     if "delta" in drawn and space["delta"].quantile:
-        m = {"m": margin.m, **frozen, **values}["m"]
-        values["delta"] = distances.delta(drawn["delta"], m, margin.scale)
+        values["delta"] = distances.delta(drawn["delta"], (own | values)["m"], own["scale"])
     return values
 
 

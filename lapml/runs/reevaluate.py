@@ -68,28 +68,35 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
 
     If the run knows every class of that data set (by name), all metrics, with predictions among all classes of the run;
     else only Recall@K of the embedding. The run's own data set packed at another size counts as its own: only its test
-    split may be read, which is recorded as a reading.
+    split may be read, which is recorded as a reading. Classes of the same source that the run does not have are another.
 
     Args:
         dataset: a prepared data set of ``params``' suite.
 
     Raises:
         LapmlError: the run is not complete or of an old version, the data set is unknown or not prepared, or it is the
-            run's own and the run was trained on that split.
+            run's own and the split not its test split.
     """
     record, provenance = open_run(folder)
-    refuse_other(dataset, find_dataset(params, dataset), Paths(params.suite, root))
+    data = find_dataset(params, dataset)
+    refuse_other(dataset, data, Paths(params.suite, root))
     packed = Packed.open(Paths(params.suite, root).pack(dataset))
     names, source = provenance.get("class_names"), provenance.get("source")
     if not names or not source:
         raise LapmlError(
             f"{folder / 'provenance.json'}: class_names or source: missing, as in old runs; train it again"
         )
-    if packed.meta["source"]["annotations_sha256"] == source["annotations_sha256"]:
-        _refuse_trained(folder, ["train", "val"], split)
+    made = ready(folder, record, len(names))
+    relabelled = record["data"].get("labels") != data.labels  # the same images by other names
+    own = packed.meta["source"]["annotations_sha256"] == source["annotations_sha256"]
+    if own and (relabelled or not set(names).isdisjoint(packed.class_names)):
+        if split != "test":
+            raise LapmlError(
+                f"{folder}: {dataset} is the run's own data set, of which only the test split is read so; found --split {split}"
+            )
         record_read(folder, split, f"evaluate on {dataset} of {params.suite}")
     foreign = [name for name in packed.class_names if name not in names]
-    found = ready(folder, record, len(names)).predict(packed, split)
+    found = made.predict(packed, split)
     if foreign:
         measured = evaluate.retrieval(found)
     else:
@@ -108,21 +115,18 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
     return result
 
 
-def _refuse_trained(folder: Path, fit: list[str], split: str) -> None:
-    if split in fit:
+def _opened(folder: Path, split: str, why: str, root: Path) -> tuple[Ready, Packed, dict[str, Any]]:
+    """A finished run, its packed data and its provenance, to be read on a split; a reading of the test split is recorded."""
+    record, provenance = open_run(folder)
+    if split in (fit := record["fit"]):
         raise LapmlError(
             f"{folder}: this run was trained on {' + '.join(fit)} of this data, so its accuracy on {split} means "
             "nothing; train one with --development to read val"
         )
-
-
-def _opened(folder: Path, split: str, why: str, root: Path) -> tuple[Ready, Packed, dict[str, Any]]:
-    """A finished run, its packed data and its provenance, to be read on a split; a reading of the test split is recorded."""
-    record, provenance = open_run(folder)
-    _refuse_trained(folder, record["fit"], split)
     packed = open_data(folder, record, provenance, root)
-    record_read(folder, split, why)
-    return ready(folder, record, len(packed.class_names)), packed, provenance
+    run = ready(folder, record, len(packed.class_names))
+    record_read(folder, split, why)  # before any image is
+    return run, packed, provenance
 
 
 def _made_of(packed: Packed, provenance: dict[str, Any]) -> dict[str, Any]:

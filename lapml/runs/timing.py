@@ -24,7 +24,7 @@ from lapml.localise.store import Localised, shapes_of
 from lapml.models.device import DTYPES, pick_device
 from lapml.models.model import build
 from lapml.training.optim import set_rate
-from lapml.training.step import Learner, make_learner, take_step
+from lapml.training.step import make_learner, take_step
 
 WARM, SECONDS = 2, 2.0  # steps that come before, and how long steps of a kind are timed
 MOST = 8  # processes: more slow each other down no further
@@ -128,20 +128,14 @@ def _steps(run: Run, classes: int) -> tuple[float, Step]:
         learner.update_average(next(count))
 
     step_seconds = _timed(step, run, device, WARM, SECONDS)
-    images = next(source).images
-    return ready, Step(step_seconds, _timed(_glance(learner, images), run, device, 1, SECONDS / 4) / len(images))
-
-
-def _glance(learner: Learner, images: torch.Tensor) -> Callable[[], None]:
-    """A forward pass as evaluation takes it."""
-    model = learner.models()[-1].eval()
+    images, evaluated = next(source).images, learner.models()[-1].eval()
 
     @torch.no_grad()
     def glance() -> None:
         with learner.cast():
-            model(images)
+            evaluated(images)
 
-    return glance
+    return ready, Step(step_seconds, _timed(glance, run, device, 1, SECONDS / 4) / len(images))
 
 
 def _timed(work: Callable[[], None], run: Run, device: torch.device, warm: int, seconds: float) -> float:

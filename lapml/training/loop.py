@@ -97,6 +97,7 @@ def fit(
         learner = make_learner(config, model, len(packed.index), device, precision, maps)
         saved = state.Checkpoint(path, made, learner.models(), learner.optimizer, learner.bank)
         history, now = saved.restored(device, replace, log)
+        _show(history, live)  # what another run of this folder had got to is over
     earlier = sum(row["seconds"] for row in history) + now.seconds
     fitted = lambda: Fitted(learner.models(), history, weights, device, precision, saved.resumed, earlier)  # noqa: E731
     with (
@@ -125,7 +126,8 @@ def fit(
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
             ranks.average(buffer for each in learner.models() for buffer in each.moving_buffers())
             watch.refuse_bad_weights(learner.model, now.step)
-            _record(history, _row(epoch, schedule(train, steps, (epoch + 1) * steps - 1), now), live)
+            history.append(_row(epoch, schedule(train, steps, (epoch + 1) * steps - 1), now))
+            _show(history, live)
             now = state.Epoch()
             if stop or epoch + 1 == train.epochs or saved.due():
                 saved.save(history, now)
@@ -144,11 +146,14 @@ def _begin_step(config: Run, learner: Learner, steps: int, epoch: int, step: int
         torch.manual_seed(step_seed(config.seed, epoch, step, ranks.rank()))
 
 
-def _record(history: list[dict[str, Any]], row: dict[str, Any], live: Path | None) -> None:
-    """Add an epoch to the history, and to the file that is looked at meanwhile."""
-    history.append(row)
-    if live is not None and ranks.rank() == 0:
+def _show(history: list[dict[str, Any]], live: Path | None) -> None:
+    """Write the epochs so far to the file that is looked at meanwhile; none: remove it."""
+    if live is None or ranks.rank():
+        return
+    if history:
         write_text(live, as_csv(history))
+    else:
+        live.unlink(missing_ok=True)
 
 
 def as_csv(history: list[dict[str, Any]]) -> str:

@@ -66,6 +66,17 @@ def test_the_file_is_a_valid_suite_wherever_it_lies(project, output):
     assert not [each for each in Path(output).parent.iterdir() if each.name.startswith(".")]
 
 
+@pytest.mark.parametrize("name", ["2024", "007", "true", "null", "1e3", "2024-01-02", "-1", "no"])
+def test_names_that_yaml_would_take_for_something_else(project, name):
+    found = init("photos", "--name", name)
+    if name == "-1":
+        assert found.exit_code and "--name" in found.output
+        return
+    assert found.exit_code == 0, found.output
+    params = config.load(f"{name}.yaml")
+    assert params.suite == name and params.datasets == [name] and params.data[name].source == "photos"
+
+
 def test_how_long_it_takes_is_asked_again_after_an_edit(project):
     """By a command that the file and the output name, which agrees with init before the edit."""
     said = init("photos").output

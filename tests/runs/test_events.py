@@ -54,6 +54,18 @@ def test_a_finished_run(suite, small_run, packed, tmp_path, monkeypatch):
     assert not (tmp_path / "events/birds/baseline").exists()
 
 
+def test_runs_are_not_deleted(suite, small_run, packed):
+    """Where events are asked for in the folder of the runs themselves, they lie beside the runs' own files."""
+    params, paths = suite
+    folder = paths.run("birds", "cutmix", 0)
+    metrics = execute(small_run("cutmix"), packed, folder, log=lambda line: None)
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    for _ in range(2):
+        Events(params, paths, paths.base / "runs").added([Standing("birds", "cutmix", 0, DONE, top1=metrics["top1"])])
+        assert {name: (folder / name).read_bytes() for name in before} == before
+        assert (folder / ".kept").is_dir() and len(list(folder.glob("events.*"))) == 1
+
+
 def test_a_run_that_goes_on_begins_again_and_ends(suite, tmp_path):
     """Each epoch is written once; a run that was begun anew leaves nothing of the one before."""
     params, paths = suite

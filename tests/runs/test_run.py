@@ -171,9 +171,22 @@ def test_transfer_to_its_own_data_is_a_reading(folder, small_params, packed, tmp
     assert again.transfer(folder, "birds", "test", small_params(), tmp_path)["top1"] == own["top1"]
     assert len((folder / READS).read_text().splitlines()) == 2
     for split in ("train", "val"):
-        with pytest.raises(LapmlError, match=f"trained on train \\+ val of this data, so its accuracy on {split}"):
+        with pytest.raises(LapmlError, match=f"own data set, .* only the test split .*; found --split {split}"):
             again.transfer(folder, "birds", split, small_params(), tmp_path)
     assert len((folder / READS).read_text().splitlines()) == 2
+
+
+def test_transfer_to_other_classes_of_the_same_source_is_none(folder, small_params, packed, tmp_path, elsewhere):
+    """Images that the run has never seen; under other labels they may be those it has."""
+    other = elsewhere(["a", "b", "c"])
+    other.meta["source"] |= {"annotations_sha256": packed.meta["source"]["annotations_sha256"]}
+    assert again.transfer(folder, "birds", "train", small_params(), tmp_path)["n"] == 24
+    assert len((folder / READS).read_text().splitlines()) == 1
+    params = small_params()
+    by_family = params.data["birds"].model_copy(update={"labels": "family"})
+    relabelled = params.model_copy(update={"data": params.data | {"birds": by_family}})
+    with pytest.raises(LapmlError, match="own data set"):
+        again.transfer(folder, "birds", "train", relabelled, tmp_path)
 
 
 def test_a_run_of_another_version_is_refused(folder, small_params, opened, tmp_path):
@@ -185,6 +198,7 @@ def test_a_run_of_another_version_is_refused(folder, small_params, opened, tmp_p
     (folder / "provenance.json").write_text(json.dumps(provenance))
     with pytest.raises(LapmlError, match="config.json: train.milestones: missing; this version has other settings"):
         again.reevaluate(folder, "test", tmp_path)
+    assert len((folder / READS).read_text().splitlines()) == 1  # no image was read
 
 
 def test_transfer_that_cannot_be(folder, small_params, packed, tmp_path, elsewhere):

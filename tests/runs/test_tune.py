@@ -419,6 +419,24 @@ def test_margins_by_quantiles(params, paths, asked, distances, scale):
     assert all(low - 1e-3 <= width <= high + 1e-3 for width in widths) and len(set(widths)) > 1
 
 
+def test_margins_by_quantiles_go_by_what_the_trial_drew(params, paths, asked, distances):
+    """Scale and margin of the trial, not those of the method."""
+    scales = "tune.methods={margin: {margin.scale: {choices: [constant, share]}}}"
+    result = run(params(*QUANTILES, scales, "tune.trials=8"), paths)
+    drawn = [trial.params for trial in kept(paths, params=lambda: params(*QUANTILES, scales, "tune.trials=8")).trials]
+    assert {each["margin.scale"] for each in drawn} == {"constant", "share"}
+    for trial, each in zip(result["trials"], drawn, strict=True):
+        reached = D / (2 * RHO) if each["margin.scale"] == "share" else D
+        assert trial["values"]["m"] == pytest.approx(min(np.quantile(reached, each["m"]), 2**0.5), abs=1e-3)
+
+    own = "tune.methods={adaptive_margin: {margin.m: {low: 0.5, high: 0.6}}}"
+    width = "tune.adaptive_margin.delta={low: 0.9, high: 0.9001, quantile: true}"
+    settings = params("tune.margin={}", own, width)
+    for trial in run(settings, paths, "adaptive_margin")["trials"]:
+        values = trial["values"]
+        assert values["delta"] == pytest.approx(np.quantile(D, 0.9) - values["margin.m"], abs=2e-3)
+
+
 def test_the_run_without_margins_is_not_repeated(params, paths, asked, distances, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module, "_score", interrupted(4))

@@ -88,11 +88,12 @@ def test_what_an_epoch_leaves_is_no_file_of_a_run_before(suite, small_run, packe
     folder = paths.run("birds", "baseline", 0)
     execute(small_run("baseline"), packed, folder, log=quietly)
     before = (folder / "history.csv").read_bytes()
-    stop_at(monkeypatch, 10)
-    with pytest.raises(Stopped):
-        execute(small_run("baseline", "train.lr=0.02"), packed, folder, log=quietly, replace=True)
-    assert (folder / "history.csv").read_bytes() == before and (folder / LIVE).is_file()
-    monkeypatch.undo()
+    for stops, lr in ((10, 0.02), (3, 0.03), (10, 0.02)):  # the second is stopped in its first epoch
+        stop_at(monkeypatch, stops)
+        with pytest.raises(Stopped):
+            execute(small_run("baseline", f"train.lr={lr}"), packed, folder, log=quietly, replace=True)
+        assert (folder / "history.csv").read_bytes() == before and (folder / LIVE).is_file() == (stops == 10)
+        monkeypatch.undo()
     execute(small_run("baseline", "train.lr=0.02"), packed, folder, log=quietly, replace=True)
     assert not (folder / LIVE).exists() and not (folder.with_name("0.old-1") / LIVE).exists()
 
