@@ -15,6 +15,7 @@ from benchmarks.rows import Bench, endless, stepper
 from benchmarks.scheduler import project, run
 from lapml.analysis.stats import t_interval
 from lapml.config import Params
+from lapml.config.spaces import FILLED
 from lapml.errors import LapmlError
 from lapml.files import sha256, write_json
 from lapml.paths import RUN_FILES, Paths
@@ -121,6 +122,10 @@ def _grown(params: Params, paths: Paths, folder: Path, times: int) -> int:
     """A suite folder with ``times`` times the seeds; returns the number of its runs."""
     seeds = params.seeds
     grown = params.model_dump(mode="json") | {"seeds": [seed + 1000 * copy for copy in range(times) for seed in seeds]}
+    for method in grown["methods"].values():
+        for part in filter(None, (method["mixer"], method["loss"])):
+            for key in FILLED:
+                part.pop(key, None)
     project(folder)
     write_json(folder / "params.yaml", grown)  # JSON is YAML
     target, count = Paths(params.suite, folder), 0

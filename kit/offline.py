@@ -62,6 +62,7 @@ def _suite(plan: Namespace, work: Work, asked: Asked) -> int:
     try:
         if plan.gpu_tests and here.left() and not work.state["found"].get("gpu_tests"):
             passed = work.state["found"]["gpu_tests"] = probe.gpu_tests(here, plan.gpu_tests, asked)
+            work.save()
         with probe.mps(here) if max([plan.jobs, len(plan.rates), *plan.probe]) > 1 else nullcontext():
             together = _chosen(plan, here, asked)
             run_all(here, here.left(), together, plan.limit, asked, outcome, done=pack)

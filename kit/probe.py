@@ -61,6 +61,7 @@ def learning_rate(bench: Bench, rates: list[float], epochs: int, asked: Asked) -
         own += [
             f"ablation=[{job.method}]",
             f"diagnose.method={job.method}",
+            "report.primary=[]",
         ]  # else other methods' warm-ups must fit as well
         log = bench.log(job, name)
         log.unlink(missing_ok=True)

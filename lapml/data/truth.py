@@ -64,13 +64,6 @@ class Scene(NamedTuple):
     labels: Tensor  # (N,) int64
 
 
-def box_pixels(boxes: Tensor, side: int) -> Tensor:
-    """(N, side, side) bool: the pixels whose centre lies in each box (N, 4)."""
-    at = torch.arange(side, device=boxes.device) + 0.5
-    x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
-    return ((at >= y0) & (at < y1))[:, :, None] & ((at >= x0) & (at < x1))[:, None, :]
-
-
 def read_masks(root: Path, packed: Packed, rows: np.ndarray) -> np.ndarray | None:
     """The masks of some index rows as squares like the packed images, (N, S, S) uint8, 0 in all other rows; None if the data
     set has none.

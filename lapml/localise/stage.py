@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 
-from lapml.config import Data
+from lapml.config import Data, Localise
 from lapml.data.decode import square
 from lapml.data.fetch.sources import laid_out, refuse_other
 from lapml.data.index import rows_of
@@ -25,7 +25,7 @@ from lapml.data.readers import reader
 from lapml.errors import LapmlError
 from lapml.files import locked
 from lapml.localise.extract import load
-from lapml.localise.work import Read, Settings, Work
+from lapml.localise.work import Read, Work
 from lapml.paths import Paths
 
 
@@ -35,7 +35,7 @@ def localise(
     paths: Paths,
     splits: list[str],
     folder: Path,
-    settings: Settings,
+    settings: Localise,
     device: torch.device,
     threads: int = 1,
     progress: bool = True,
@@ -83,7 +83,7 @@ def localise_images(
     rows: np.ndarray,
     read: Read,
     folder: Path,
-    settings: Settings,
+    settings: Localise,
     about: dict[str, Any],
     device: torch.device,
     threads: int = 1,

@@ -17,7 +17,6 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -214,8 +213,3 @@ class Growing:
     def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
-
-
-def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """{name: sha256} of some files of a folder."""
-    return {name: sha256(folder / name) for name in names}

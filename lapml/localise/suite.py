@@ -29,10 +29,9 @@ def localise_suite(
                 "localise: found no such section in the params file, expected one; suites/base.yaml has it"
             )
         from lapml.localise.stage import localise  # slow to import, for nothing where no method asks
-        from lapml.localise.work import Settings
         from lapml.models.device import pick_device
 
-        settings, (device, _) = Settings(**resolved.localise.model_dump()), pick_device(resolved.train)
+        settings, (device, _) = resolved.localise, pick_device(resolved.train)
         folder, threads = paths.localised(dataset), resolved.train.threads
         meta = localise(
             dataset,

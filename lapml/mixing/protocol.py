@@ -166,8 +166,8 @@ class Mixer(Section):
         return self.model_copy(update={"maps": "fresh"}) if "recent" in self.needs() else self
 
     def shown(self, evidence: Evidence) -> Tensor | None:
-        """(≥ B, h, w) the map to show beside a picture, if it goes by one."""
-        fields = [FIELDS[need][0] for need in self.needs() if need != "truth"]
+        """(≥ B, h, w) the map to show beside a picture, if it goes by one (maps of parts are several)."""
+        fields = [FIELDS[need][0] for need in self.needs() if need not in ("truth", "parts")]
         return getattr(evidence, fields[0]) if fields else None
 
     def labels(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import torch
+from timm.layers import DropPath  # type: ignore[attr-defined]  # which timm exports implicitly
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -101,6 +102,10 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
         options["drop_path_rate"] = config.drop_path
     backbone, record = create(name, config.weights, seed, (key, "model.weights"), initial, **options)
     resize(backbone, side, key, name)
+    if not config.drop_path:  # some models of timm drop paths unless told not to
+        for module in backbone.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
     if config.truncate:
         tap, channels = cut(backbone, name, config.truncate)
     else:
@@ -135,19 +140,6 @@ def training_mode(model: nn.Module, batch_norm: str) -> None:
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch norm by the batch's own statistics, running ones left untouched (SnapMix's code updates them twice)."""
-    norms = [norm for norm in _norms(model) if norm.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
 
 
 @contextmanager

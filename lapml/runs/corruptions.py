@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur, pad
 
 from lapml.data.batches import Batch, Batches
-from lapml.data.truth import box_pixels
+from lapml.mixing import boxes
 
 SEVERITIES: dict[str, tuple[float, ...]] = {  # of ImageNet-C, from mild to severe
     "noise": (0.08, 0.12, 0.18, 0.26, 0.38),  # standard deviation of Gaussian noise, of values in 0..1
@@ -110,5 +110,5 @@ def _worse(batch: Batch, batches: Batches, name: str, severity: int) -> Tensor:
 def _hidden(batch: Batch, batches: Batches, what: str) -> Tensor:
     side = batch.images.shape[-1]
     seen = batches.annotations.seen(batch.rows, batch.windows.cpu().double().numpy(), side)
-    inside = box_pixels(seen.boxes.to(batch.images.device), side)[:, None]
+    inside = boxes.inside(seen.boxes.to(batch.images.device) - 0.5, side)[:, None]  # by their centres
     return batch.images * (~inside if what == "object" else inside)

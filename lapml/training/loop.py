@@ -27,7 +27,7 @@ from lapml.models.model import Classifier, build  # noqa: E402
 from lapml.training import state  # noqa: E402
 from lapml.training.optim import schedule, set_rate  # noqa: E402
 from lapml.training.progress import Progress  # noqa: E402
-from lapml.training.step import Learner, make_learner, take_step  # noqa: E402
+from lapml.training.step import make_learner, take_step  # noqa: E402
 from lapml.training.watch import Watch  # noqa: E402
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def fit(
             watch.epoch = epoch
             todo = batches.training(config.seed, epoch, train.batch, settings, now.step, learner.ahead, train.epochs)
             for batch in todo:
-                _begin_step(config, learner, steps, epoch, now.step)
+                set_rate(learner.optimizer, schedule(train, steps, epoch * steps + now.step))
+                torch.manual_seed(step_seed(config.seed, epoch, now.step, ranks.rank()))  # of what torch itself draws
                 stats, forwards, backwards = take_step(learner, batch)
                 learner.update_average(epoch * steps + now.step + 1)
                 watch.add(now.step, stats)
@@ -137,13 +138,6 @@ def fit(
             if then and epoch + 1 < train.epochs:
                 then(epoch + 1, fitted())
     return fitted()
-
-
-def _begin_step(config: Run, learner: Learner, steps: int, epoch: int, step: int) -> None:
-    """Set the learning rate of a step, and the seed of what torch itself draws in it."""
-    set_rate(learner.optimizer, schedule(config.train, steps, epoch * steps + step))
-    if config.model.drop_path:
-        torch.manual_seed(step_seed(config.seed, epoch, step, ranks.rank()))
 
 
 def _show(history: list[dict[str, Any]], live: Path | None) -> None:
@@ -199,5 +193,6 @@ def made_of(config: Run, packed: Packed, maps: "Localised | None", device: torch
 def _less(train: Train) -> str:
     """What to do where a batch is too large for a GPU."""
     parts = 2 * train.accumulate
-    fits = train.batch % parts == 0 and train.batch // parts > 1
+    pieces = parts * ranks.size()
+    fits = train.batch % pieces == 0 and train.batch // pieces > 1
     return f"try {f'train.accumulate={parts}' if fits else 'a smaller data.*.view.side'}, or {ALONE}"

@@ -17,7 +17,7 @@ from lapml.errors import LapmlError
 from lapml.mixing import FIELDS, Draws, Evidence, Mixed, snapmix, transmix
 from lapml.mixing.maps import class_maps
 from lapml.models.attention import class_attention
-from lapml.models.model import Classifier, Output, frozen_statistics
+from lapml.models.model import Classifier, Output, spare_statistics
 from lapml.training import losses
 
 
@@ -101,7 +101,7 @@ def _spared(model: Classifier, images: Tensor) -> Iterator[None]:
     uncached = torch.autocast(
         kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
     )
-    with torch.no_grad(), frozen_statistics(model), uncached:
+    with torch.no_grad(), spare_statistics(model), uncached:
         yield
 
 
@@ -118,7 +118,8 @@ def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed
     """The generated batch, where that needs nothing of the model as it is now: it can be made before its step. (Where a pass
     of the clean images is due anyway, by ``margin.reference: joint``, it is made in the step.)
 
-    (Within an epoch no two batches share an image, so what the steps before it add to a bank does not matter.)
+    (Within an epoch no two batches share an image, so what the steps before it add to a bank does not matter. Donors of the
+    same class are of any batch, though: what a bank holds of them is asked for in the step.)
 
     Args:
         stored: {evidence that mixers ask for: what gives it}, a key of :data:`~lapml.mixing.FIELDS` each.
@@ -126,6 +127,8 @@ def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed
     if not batch.mixed or settings.joint or not set(needs := settings.needs()) <= {"truth", *stored}:
         return None
     if settings.mixer is not None and settings.mixer.attends:
+        return None
+    if settings.mix is not None and settings.mix.same_class and "recent" in needs:
         return None
     return mix(settings, batch, Evidence(**_stored_evidence(needs, batch, stored)))
 

@@ -14,9 +14,10 @@ from lapml.data import views
 from lapml.data.batches import Batch, Batches
 from lapml.data.index import rows_of
 from lapml.data.pack import Packed
-from lapml.data.truth import Annotations, Scene, box_pixels
+from lapml.data.truth import Annotations, Scene
 from lapml.localise.evidence import stored
 from lapml.mixing import Evidence, Mixed, localized
+from lapml.mixing.boxes import inside
 from lapml.models.attention import refuse_without_class_token
 from lapml.models.device import DTYPES
 from lapml.models.model import Classifier, build
@@ -69,8 +70,12 @@ def distinct(params: Params, annotated: bool = True, localised: bool = False) ->
 
 
 def freshly(method: Method) -> Method:
-    """The same method by maps and features of a forward pass of their own, since a finished run has no bank."""
-    return method if method.mixer is None else method.model_copy(update={"mixer": method.mixer.freshly()})
+    """The same method by maps and features of a forward pass of their own, since a finished run has no bank; with donors of any
+    class, so that all methods have the same pairs."""
+    if method.mixer is None or method.mix is None:
+        return method
+    mix = method.mix.model_copy(update={"same_class": 0.0})
+    return method.model_copy(update={"mix": mix, "mixer": method.mixer.freshly()})
 
 
 def control(methods: dict[str, Method]) -> dict[str, Method]:
@@ -160,7 +165,7 @@ class Mixes:
             return None
         side = batch.images.shape[-1]
         truth = self.annotations.seen(batch.rows, batch.windows.double().cpu().numpy(), side).to(self.device)
-        objects = box_pixels(truth.boxes, side)
+        objects = inside(truth.boxes - 0.5, side)  # pixels whose centre lies in the box
         if self.masks is not None:
             stored = torch.from_numpy(self.masks[batch.rows]).to(self.device)
             objects = views.cut(stored[..., None], batch.windows, side)[:, 0] > 127.5

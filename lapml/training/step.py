@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from lapml.common import ranks
-from lapml.config import Method, Run
+from lapml.config import Method, Run, Train
 from lapml.data.batches import Batch
 from lapml.errors import LapmlError
 from lapml.localise.evidence import stored
@@ -45,10 +45,7 @@ class Learner:
     forward: Callable[[Tensor], Output]  # the model, or DDP around it
     optimizer: torch.optim.Optimizer
     settings: Method
-    batch_norm: str
-    label_smoothing: float
-    clip_grad: float | None
-    accumulate: int
+    train: Train
     bank: Bank | None
     frozen: Classifier | None  # as it was before training, for mixers that attend by it
     cast: Callable[[], AbstractContextManager]
@@ -57,7 +54,7 @@ class Learner:
 
     def passed(self, images: Tensor, references: Tensor | None = None) -> tuple[Output, Tensor | None]:
         """See :func:`lapml.training.passes.passed`."""
-        return passed(self.model, self.forward, images, references, self.accumulate, self.batch_norm)
+        return passed(self.model, self.forward, images, references, self.train.accumulate, self.train.batch_norm)
 
     @property
     def stored(self) -> dict[str, methods.Stored]:
@@ -128,10 +125,7 @@ def make_learner(
         forward,
         optimizer,
         settings,
-        train.batch_norm,
-        train.label_smoothing,
-        train.clip_grad,
-        train.accumulate,
+        train,
         bank,
         frozen,
         lambda: autocast(device, precision),
@@ -149,14 +143,15 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
     """
     settings, labels, margin = learner.settings, batch.labels[: batch.count], learner.settings.margin
     if not learner.model.training:  # as a step leaves it that took references
-        training_mode(learner.model, learner.batch_norm)
+        training_mode(learner.model, learner.train.batch_norm)
     forwards = backwards = batch.count
     again = batch.count  # passed once more where a batch goes in parts
     mixed = batch.made or learner.ahead(batch)
     clean = clean_logits = donor_labels = None
     with learner.cast():
         if batch.mixed and mixed is None:
-            with record_function("localise"):
+            # a joint reference is a pass like that of the generated batch, and is counted as one
+            with nullcontext() if settings.joint else record_function("localise"):
                 seen, more, back = methods.reference(
                     learner.model,
                     settings,
@@ -182,11 +177,11 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
             guess = output.logits.detach().argmax(1)
             credit = (guess == labels).float()
             if mixed is None:
-                loss = cross_entropy(losses.full(output.logits), labels, label_smoothing=learner.label_smoothing)
+                loss = cross_entropy(losses.full(output.logits), labels, label_smoothing=learner.train.label_smoothing)
                 stats = {"ce": loss.detach()}
             else:
                 loss, stats = methods.loss(
-                    settings, output, batch.labels, mixed, clean, clean_logits, learner.label_smoothing
+                    settings, output, batch.labels, mixed, clean, clean_logits, learner.train.label_smoothing
                 )
                 donor_labels = batch.labels[mixed.donors]
                 credit = credit * (1 - mixed.rho) + (guess == donor_labels) * mixed.rho
@@ -202,7 +197,7 @@ def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], int, i
         with record_function("bank"):
             learner.bank.keep(index, windows, output.features.detach(), weight, labels, hidden)
     _update(learner, loss)
-    forwards += again if learner.accumulate > 1 else 0
+    forwards += again if learner.train.accumulate > 1 else 0
     return {**stats, "loss": loss.detach(), "accuracy": 100 * credit.mean()}, forwards, backwards
 
 
@@ -218,9 +213,9 @@ def _update(learner: Learner, loss: Tensor) -> None:
     with record_function("backward"):
         learner.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if learner.accumulate > 1:
+        if learner.train.accumulate > 1:
             ranks.average(each.grad for each in learner.model.parameters() if each.grad is not None)
     with record_function("update"):
-        if learner.clip_grad is not None:
-            clip_grad_norm_(learner.model.parameters(), learner.clip_grad)
+        if learner.train.clip_grad is not None:
+            clip_grad_norm_(learner.model.parameters(), learner.train.clip_grad)
         learner.optimizer.step()

@@ -117,9 +117,11 @@ class Watch:
 
     def stopped(self, step: int) -> Stopped:
         """What ends a run that was asked to stop after ``step`` steps of the epoch; 0: after the whole epoch."""
-        where = f"epoch {self.epoch + 1} after step {step} of {self.steps}" if step else f"after epoch {self.epoch + 1}"
+        where = (
+            f"in epoch {self.epoch + 1} after step {step} of {self.steps}" if step else f"after epoch {self.epoch + 1}"
+        )
         then = "run the same command again" + (" to go on from there" if self.saved.path else "")
-        return Stopped(f"{self.run.dataset}/{self.run.method}/{self.run.seed}: stopped in {where}; {then}")
+        return Stopped(f"{self.run.dataset}/{self.run.method}/{self.run.seed}: stopped {where}; {then}")
 
     def _ask(self, number: int, _: FrameType | None) -> None:
         self.asked, ranks.asked = number, True

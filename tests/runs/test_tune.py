@@ -431,7 +431,8 @@ def test_margins_by_quantiles_go_by_what_the_trial_drew(params, paths, asked, di
 
     own = "tune.methods={adaptive_margin: {margin.m: {low: 0.5, high: 0.6}}}"
     width = "tune.adaptive_margin.delta={low: 0.9, high: 0.9001, quantile: true}"
-    settings = params("tune.margin={}", own, width)
+    settings = params(own, width)
+    run(settings, paths)
     for trial in run(settings, paths, "adaptive_margin")["trials"]:
         values = trial["values"]
         assert values["delta"] == pytest.approx(np.quantile(D, 0.9) - values["margin.m"], abs=2e-3)

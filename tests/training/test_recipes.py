@@ -362,3 +362,12 @@ def test_dropped_paths_are_of_the_model(small_run, packed):
     assert all(math.isfinite(row["loss"]) for row in loop.fit(run, packed, log=quietly).history)
     with pytest.raises(LapmlError, match="timm cannot make it"):
         build(run.model.model_copy(update={"name": "vgg11"}), 3, 224, seed=0)
+
+
+def test_paths_are_dropped_only_where_it_is_asked_for(small_run):
+    """timm's Swin drops a tenth unless it is told not to."""
+    swin = small_run("baseline", "model.name=swin_tiny_patch4_window7_224", "model.truncate=null").model
+    for asked, rate in ((0.0, 0.0), (0.3, 0.3)):
+        model, _ = build(swin.model_copy(update={"drop_path": asked}), 3, 224, seed=0)
+        paths = [module for module in model.modules() if isinstance(module, timm.layers.DropPath)]
+        assert paths and max(each.drop_prob for each in paths) == pytest.approx(rate)

@@ -21,7 +21,8 @@ def test_rules_that_ask_for_gpus_are_those_that_the_pages_name():
     asking = {
         re.match(r"\w+", block)[0]
         for block in re.split(r"^(?:rule |use rule \w+ as )", RULES, flags=re.M)[1:]
-        if "gpu=" in block or block.startswith(("train_tuned", "tune_margin", "tune_adaptive"))  # as of the rules they use
+        if "gpu=" in block
+        or block.startswith(("train_tuned", "tune_margin", "tune_adaptive"))  # as of the rules they use
     }
     page = (ROOT / "profiles/README.md").read_text()
     named = re.search(r"under `set-resources` for (.*?) \|", page)[1]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lapml.data.truth import Scene, box_pixels
+from lapml.data.truth import Scene
 from lapml.mixing import Truth
 from lapml.mixing.boxes import Mixed, inside
 
@@ -117,7 +117,7 @@ def localisation(maps: Tensor, truth: Truth, side: int, generator: torch.Generat
     drawn = torch.rand(count, POINTS, 2, generator=generator).to(maps.device) * extent[:, None] + low[:, None]
     large = interpolate(maps[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0]
     above = large >= THRESHOLD * large.amax((1, 2), keepdim=True)
-    pixels = box_pixels(truth.boxes, side)
+    pixels = inside(truth.boxes - 0.5, side)  # whose centre lies in the box
     iou = (above & pixels).sum((1, 2)) / (above | pixels).sum((1, 2)).clamp_min(1)
     seen = truth.parts[..., 2].any(1)
     found = {

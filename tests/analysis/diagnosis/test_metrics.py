@@ -532,11 +532,11 @@ def test_a_part_lies_in_the_pixel_that_it_lies_in():
         assert found["ghost"] == 1 - kept, x
 
 
-def test_box_pixels_are_those_whose_centre_lies_in_the_box():
+def test_pixels_of_a_box_are_those_whose_centre_lies_in_the_box():
     boxes = np.random.default_rng(0).uniform(0, 15, (40, 4))
     boxes[:, 2:] = np.minimum(boxes[:, :2] + boxes[:, 2:] / 2, 15)
     boxes[0] = [2, 3, 2, 3]
-    assert torch.equal(metrics.box_pixels(torch.from_numpy(boxes), 15), pixels_in(boxes, 15))
+    assert torch.equal(metrics.inside(torch.from_numpy(boxes) - 0.5, 15), pixels_in(boxes, 15))
 
 
 # --- localisation ---
