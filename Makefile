@@ -53,8 +53,9 @@ pictures: reproduce  ## draw README's picture again, from the main job's images,
 
 # What one worker has compiled, the others and the next run read, whatever the environment says of that.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+# One process more than there are cores: some tests wait for the disk, or for processes of their own.
 test: $(VENV)/.test  ## run the tests, but for those that take minutes
-	@$(PYTEST) -n auto --dist worksteal -m "not slow" $(ARGS)
+	@$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.test  ## run the others: both orchestrators from data to report, killed processes, several ranks
 	@$(PYTEST) -n auto --dist worksteal -m slow $(ARGS)
