@@ -87,7 +87,7 @@ def data_split(
     group_by: Annotated[
         str | None,
         typer.Option(
-            help="A regular expression: images of which it finds the same first group in the file name stay on one side."
+            help="A regular expression, searched in the path below CLASS: images with the same first group stay on one side."
         ),
     ] = None,
     exact: Annotated[

@@ -56,8 +56,9 @@ def split(
         What was done, in lines of text: counts of each split, what was kept together, classes without test images.
 
     Raises:
-        LapmlError: the folder has another layout, or too few images to test two classes; ``target`` is there, or within
-            ``folder``; or ``group_by`` is no regular expression with a group, or matches nothing.
+        LapmlError: the folder has another layout, or too few images to test two classes; two images of a class have one
+            name in a split; ``target`` is there, or within ``folder``; or ``group_by`` is no regular expression with a
+            group, or matches nothing.
     """
     if not folder.is_dir():
         raise LapmlError(f"{folder}: no such folder, expected one that holds a folder of images for each class")
@@ -71,33 +72,39 @@ def split(
     if target.resolve().is_relative_to(folder.resolve()):
         raise LapmlError(f"{target}: lies in {folder}, in which nothing is changed; name a folder outside it with --to")
     if layouts.by_class(top):
-        index, lines = _as_split(top), ["as CLASS/train and CLASS/test were: nothing is drawn"]
+        index, lines = _as_split(top)
     else:
         index, lines = _drawn(top, test, seed, group_by, exact, progress)
     how = _lay(index, top, target)
     return "\n".join([f"{target}: {len(index)} images of {top}, by {how}", counts(index), *lines])
 
 
-def _as_split(top: Path) -> pd.DataFrame:
-    """The index of CLASS/train, CLASS/test (and CLASS/val)."""
-    rows = []
+def _as_split(top: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The index of CLASS/train, CLASS/test (and CLASS/val), and what there is to say about it."""
+    rows, others, beside = [], [], []
     for name in layouts.folders_in(top):
+        named: set[str] = set()
         for split_name, folders in layouts.split_folders(top / name).items():
+            named.update(folders)
             for each in folders:
                 prefix = f"{name}/{each}/"
                 found = listing.images_in(str(top / prefix), prefix, top)
                 rows += [(path, name, split_name, path.removeprefix(prefix)) for path in found.images]
-    return _index(rows)
+                others += found.others
+        rest = sorted(set(os.listdir(top / name)) - named)
+        beside += [f"{name}/{each}" for each in rest if not layouts.clutter(each)]
+    return _index(rows), [
+        "as CLASS/train and CLASS/test were: nothing is drawn",
+        *_named("files left out, no images", others),
+        *_named("files and folders left out, beside those of the splits", beside),
+    ]
 
 
 def _drawn(
     top: Path, test: float, seed: int, group_by: str | None, exact: bool, progress: bool
 ) -> tuple[pd.DataFrame, list[str]]:
     """The index of a draw, and what there is to say about it."""
-    if {"train", "test"} <= set(layouts.split_folders(top)):
-        raise LapmlError(f"{top}: is split already, into train and test; set data.NAME.source to it")
-    if layouts.split_folders(top):
-        raise LapmlError(layouts.explained(top))
+    listing.refuse_split(top)
     found = listing.classes_in(top)
     listed = [path for each in found.values() for path in each.images]
     if not listed:
@@ -107,6 +114,10 @@ def _drawn(
     looks = tqdm(looks, "split", len(listed), unit="img", disable=not progress)
     seen = dict(zip(listed, looks, strict=True))
     paths = sorted(path for path, each in seen.items() if each)
+    if not paths:
+        raise LapmlError(
+            f"{top}: found {len(listed)} images of which none can be read, such as {line(listed[0])}; get them again"
+        )
     classes, within = (list(part) for part in zip(*(path.split("/", 1) for path in paths), strict=True))
     files, thumbnails = zip(*(each for path in paths if (each := seen[path])), strict=True)
     series = [series_of[path] for path in paths]
@@ -234,6 +245,11 @@ def _lay(index: pd.DataFrame, top: Path, target: Path) -> str:
         for row in index.itertuples():
             place = partial / row.split / row.label / row.within
             place.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(place):  # a copy would be written through the link, into the first image itself
+                raise LapmlError(
+                    f"{top / row.path}: is the second image that would be {row.split}/{row.label}/{row.within}, expected "
+                    "each name once; merge the folders of one split, or rename one image"
+                )
             kinds[_link((top / row.path).resolve(), place)] += 1
         os.rename(partial, target)
     return " and ".join(kinds)

@@ -182,6 +182,51 @@ def test_classes_that_are_split_already_are_laid_out_as_they_are(photos):
     assert "nothing is drawn" in text and len(content(photos.with_name("photos-split"))) == 30
 
 
+def given(root: Path, *files: str) -> Path:
+    """Small images of these names."""
+    for number, file in enumerate(files):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(root / file)
+    return root
+
+
+def test_two_images_of_one_name_in_a_split_are_refused(tmp_path):
+    names = [f"{name}/{part}/0.png" for name in "ab" for part in ("train", "training", "test")]
+    photos = given(tmp_path / "photos", *names)
+    before = content(photos)
+    with pytest.raises(LapmlError, match="a/training/0.png: is the second image that would be train/a/0.png, .* once"):
+        split(photos)
+    assert content(photos) == before and [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_what_lies_beside_splits_that_are_given_is_named(tmp_path):
+    names = [f"{name}/{part}/0.png" for name in "ab" for part in ("train", "val", "test")]
+    photos = given(tmp_path / "photos", *names, "a/loose.png", "a/extra/e.png", "a/.hidden.png")
+    (photos / "b/train/x.psdd").write_text("no image")
+    text = split(photos)
+    assert "files left out, no images: 1\n    b/train/x.psdd\n" in text
+    assert text.endswith("left out, beside those of the splits: 2\n    a/extra\n    a/loose.png")
+    assert len(content(tmp_path / "photos-split")) == 6
+
+
+@pytest.mark.parametrize("more", [["c/0.png", "c/1.png"], ["a/train/below/0.png"]])
+def test_splits_that_are_given_for_some_classes_only_are_refused(tmp_path, more):
+    """Or that hold folders: a draw would mix what was split."""
+    names = [f"{name}/{part}/{number}.png" for name in "ab" for part in ("train", "test") for number in range(3)]
+    photos = given(tmp_path / "photos", *names, *more)
+    with pytest.raises(LapmlError, match="photos: 'a' holds train and test, but not all folders do"):
+        split(photos)
+    assert not (tmp_path / "photos-split").exists()
+
+
+def test_images_that_cannot_be_read_at_all(tmp_path):
+    for name in "ab":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "0.jpg").write_bytes(b"\xff\xd8 no image")
+    with pytest.raises(LapmlError, match="photos: found 2 images of which none can be read, such as a/0.jpg; get them"):
+        split(tmp_path / "photos")
+
+
 @pytest.mark.parametrize("fails", [("link",), ("link", "symlink")], ids=["symbolic", "copies"])
 def test_where_hard_links_do_not_work(photos, monkeypatch, fails):
     def refuse(*_, **__):

@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lapml.data import formats
-from lapml.data.readers.layouts import SUFFIXES, clutter, decodable, explained, shown, split_folders, suffix
+from lapml.data.readers.layouts import (
+    SUFFIXES,
+    clutter,
+    decodable,
+    explained,
+    folders_in,
+    shown,
+    split_folders,
+    suffix,
+)
 from lapml.errors import LapmlError
 
 
@@ -127,6 +136,20 @@ def refuse_untrained(listing: dict[str, dict], root: Path) -> None:
                 f"({len(unknown)} such in all), expected "
                 "only classes that can be trained; mend the folder's name, or move it away"
             )
+
+
+def refuse_split(folder: Path) -> None:
+    """LapmlError where a folder, or some of its classes, are split already: a draw would not keep that."""
+    if {"train", "test"} <= set(split_folders(folder)):
+        raise LapmlError(f"{folder}: is split already, into train and test; set data.NAME.source to it")
+    if split_folders(folder):
+        raise LapmlError(explained(folder))
+    given = [name for name in folders_in(folder) if {"train", "test"} <= set(split_folders(folder / name))]
+    if given:
+        raise LapmlError(
+            f"{folder}: {shown(given[0])} holds train and test, but not all folders do, or theirs hold folders; expected "
+            "CLASS/train/*.jpg and CLASS/test/*.jpg of every class, or of none; lay all out so, or move the others away"
+        )
 
 
 def _refuse_undecodable(name: str, where: Path) -> None:
