@@ -92,6 +92,7 @@ def test_numbers_are_those_of_the_set(chosen, data):
     ("without", "message"),
     [
         ("19", "found class 19 in '19', expected class ids of the runs .1..18, 18 classes"),
+        ("1,25", "found class 25 in '1,25', expected class ids of the runs .1..18, 18 classes"),
         ("3-1", "found '3-1' in '3-1', expected 'all' or class ids"),
         ("1-18", "classes without 1-18: found no image, expected some"),
     ],

@@ -127,7 +127,9 @@ def test_chosen_classes_get_contiguous_labels(planes, classes, level, names):
     assert frame["image"].tolist() == whole[whole["class_name"].isin(names)]["image"].tolist()
 
 
-@pytest.mark.parametrize(("classes", "level"), [("7", None), ("0", None), ("1-7", None), ("6", "family")])
+@pytest.mark.parametrize(
+    ("classes", "level"), [("7", None), ("0", None), ("1-7", None), ("8-9", None), ("6", "family")]
+)
 def test_unknown_class(planes, classes, level):
     with pytest.raises(LapmlError, match=r"expected class ids of .*(variants|families)\.txt"):
         aircraft.read(planes.write(), classes, level)

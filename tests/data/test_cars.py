@@ -176,7 +176,7 @@ def test_chosen_classes_get_contiguous_labels(either, classes, names):
     assert frame["image"].tolist() == whole[whole["class_name"].isin(names)]["image"].tolist()
 
 
-@pytest.mark.parametrize("classes", ["4", "0", "1-4"])
+@pytest.mark.parametrize("classes", ["4", "0", "1-4", "5", "1,5", "5-9"])
 def test_unknown_class(either, classes):
     with pytest.raises(LapmlError, match=r"expected class ids of .*cars_(meta|annos)\.mat \(1\.\.3, 3 classes\)"):
         cars.read(either[0].write(), classes)

@@ -146,7 +146,7 @@ def test_empty_test_split(cub):
         cub200.read(cub.write(), "all")
 
 
-@pytest.mark.parametrize("classes", ["4", "1-4", "0"])
+@pytest.mark.parametrize("classes", ["4", "1-4", "0", "5", "1,5", "5-9"])
 def test_unknown_class(cub, classes):
     with pytest.raises(LapmlError, match="expected class ids of .*classes.txt"):
         cub200.read(cub.write(), classes)

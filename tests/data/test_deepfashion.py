@@ -226,7 +226,7 @@ def test_category_without_images_asked_for(fashion, classes, first):
     assert f"category {first}" in text and "(3 of 5)" in text
 
 
-@pytest.mark.parametrize("classes", ["6", "1-6", "0"])
+@pytest.mark.parametrize("classes", ["6", "1-6", "0", "7", "1,7", "7-9"])
 def test_unknown_class(fashion, classes):
     refused(fashion.write(), "expected class ids of .*list_category_cloth.txt", classes)
 

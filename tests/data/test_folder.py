@@ -92,7 +92,7 @@ def test_chosen_classes_get_contiguous_labels(tmp_path, classes, names):
     assert len(frame) == sum(f"/{name}/" in path for name in names for path in GOOD)
 
 
-@pytest.mark.parametrize("classes", ["4", "1-4", "0"])
+@pytest.mark.parametrize("classes", ["4", "1-4", "0", "5", "1,5", "5-9"])
 def test_unknown_class(tmp_path, classes):
     refused(lay(tmp_path, GOOD), "expected class ids of .*train", classes)
 

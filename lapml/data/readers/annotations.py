@@ -155,7 +155,8 @@ def choose(classes: str, names: dict[int, str], where: Path) -> list[int]:
         low, dash, high = part.partition("-")
         if not is_id(low) or (dash and not is_id(high)) or int(high or low) < int(low):
             raise LapmlError(f"classes: found {part!r} in {classes!r}, expected 'all' or class ids such as 113-133,5")
-        chosen |= set(range(int(low), min(int(high or low), max(names) + 1) + 1))  # one beyond is enough to be unknown
+        # Of a range, one number beyond the last class is enough to be unknown.
+        chosen |= {int(low), *range(int(low), min(int(high or low), max(names) + 1) + 1)}
     if unknown := sorted(chosen - set(names)):
         raise LapmlError(
             f"classes: found class {unknown[0]} in {classes!r}, expected class ids of {where} "
