@@ -65,7 +65,8 @@ def decode(file: Path, banner: int = 0, side: int | None = None) -> Decoded:
                 box = draft[1]  # a size that the scale does not divide is rounded up: the last pixel is seen in part
             image.load()  # a TIFF is turned here by Pillow itself; its tag is then gone
             turn = _orientation(image)
-            if image.format == "JPEG" and damage.ends_gray(image, whole[0]) and (why := damage.libjpeg(file)):
+            of_jpeg = image.format in ("JPEG", "MPO")
+            if of_jpeg and damage.ends_gray(image, whole[0]) and (why := damage.libjpeg(file)):
                 raise ValueError(f"part of the picture is lost: {why}")
             image = levels.rgb(image, lower)
             if turn > 1:

@@ -43,6 +43,22 @@ def test_a_picture_that_would_end_in_gray_is_refused(tmp_path, mode, kind):
         decode(tmp_path / "a.jpg", side=8)  # decoded at a smaller scale
 
 
+def test_two_pictures_in_one_file_are_judged_as_one(tmp_path):
+    """Of many phones: an MPO is a JPEG with another behind it."""
+    file = tmp_path / "a.jpg"
+    picture().save(file, "MPO", quality=90, save_all=True, append_images=[picture("L").convert("RGB")])
+    with Image.open(file) as opened:
+        assert opened.format == "MPO"
+    assert damage.found(file, "MPO") == "" and decode(file).size == (160, 120)
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 4] + b"\xff\xd9")  # half of the first
+    for side in (None, 8):
+        with pytest.raises(
+            LapmlError, match=r"a\.jpg: cannot be read .*part of the picture is lost: Corrupt JPEG data"
+        ):
+            decode(file, side=side)
+
+
 def test_a_gray_corner_alone_is_no_damage(tmp_path):
     image = picture()
     image.paste((128, 128, 128), (100, 60, 160, 120))
