@@ -20,8 +20,7 @@ def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) 
     Raises:
         LapmlError: the data set is not packed, or ``count`` is below one.
     """
-    import matplotlib  # slow to import, and `check` does not need it
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import, and `check` does not need it
     from matplotlib.patches import Rectangle
 
     if count < 1:
@@ -32,7 +31,7 @@ def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) 
     columns = min(len(chosen), 6)
     lines = -(-len(chosen) // columns)
     colours = dict(zip(SPLITS, ("tab:blue", "tab:orange", "tab:red"), strict=True))
-    figure = Figure(figsize=(2 * columns, 2.3 * lines + 0.4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(2 * columns, 2.3 * lines + 0.4), dpi=120, layout="constrained", facecolor="white")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set(xticks=[], yticks=[])
@@ -50,5 +49,5 @@ def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) 
         axis.set_xlabel(f"{label}\n{row['split']}", parse_math=False, fontsize=7, color=colours[row["split"]])
         axis.set(xlim=(0, side), ylim=(side, 0))
     figure.suptitle(f"{name}: {len(chosen)} of {len(packed.index)} images, stored at {side} x {side}", fontsize=9)
-    with atomic(output) as temporary, matplotlib.rc_context({"figure.facecolor": "white"}):
+    with atomic(output) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

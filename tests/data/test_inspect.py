@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from click.testing import Result
@@ -201,11 +202,13 @@ def test_show(cub, paths, settings, tmp_path):
     pack.prepare("birds", data, paths)
     sheets = []
     for number, options in enumerate([{"count": 3}, {"count": 3}, {"count": 1, "seed": 3}]):
-        pictures.show("birds", paths, output := tmp_path / "out" / f"{number}.png", **options)
+        with matplotlib.rc_context({"figure.facecolor": "black"}):  # of one's own matplotlibrc
+            pictures.show("birds", paths, output := tmp_path / "out" / f"{number}.png", **options)
         with Image.open(output) as sheet:
             sheets.append(np.asarray(sheet.convert("RGB")))
     assert np.array_equal(sheets[0], sheets[1]) and sheets[0].shape[1] > sheets[2].shape[1]
     assert all(len(np.unique(sheet.reshape(-1, 3), axis=0)) > 10 for sheet in sheets)  # not blank
+    assert all((sheet[0] == 255).all() for sheet in sheets)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["0.png", "1.png", "2.png"]
     with pytest.raises(LapmlError, match="count: found 0"):
         pictures.show("birds", paths, tmp_path / "sheet.png", count=0)
