@@ -229,7 +229,6 @@ class Packed:
         Raises:
             LapmlError: a file is missing, the files do not belong together, or it was made with other settings.
         """
-        folder = Path(folder)
         again = f"make it again with `lapml data prepare {folder.parent.name}`"
         for file in PACK_FILES:
             if not (folder / file).is_file():

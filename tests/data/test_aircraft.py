@@ -102,12 +102,6 @@ def test_no_level_is_the_variant(planes):
     assert aircraft.read(root, "all", None).equals(aircraft.read(root, "all", "variant"))
 
 
-@pytest.mark.parametrize("level", ["make", "", "variants"])
-def test_unknown_level(planes, level):
-    with pytest.raises(LapmlError, match=f"labels: found '{level}', expected one of variant, family, manufacturer"):
-        aircraft.read(planes.write(), "all", level)
-
-
 @pytest.mark.parametrize(
     ("classes", "level", "names"),
     [

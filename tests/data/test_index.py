@@ -74,8 +74,3 @@ def test_seed_changes_the_split_and_is_pinned():
 def test_one_training_image():
     with pytest.raises(LapmlError, match="class 'class 1' has 1 training images"):
         build(frame_of([(3, 1), (1, 1)]), 0.5, 0)
-
-
-def test_unknown_split():
-    with pytest.raises(LapmlError, match="unknown split 'dev'"):
-        rows_of(build(frame_of([(3, 1)]), 0.5, 0), ["dev"])

@@ -26,7 +26,6 @@ from lapml.data.synthetic import layouts
 from lapml.data.synthetic.anatomy import CUB_PARTS
 from lapml.data.synthetic.birds import Item, pictures
 from lapml.data.synthetic.species import species
-from lapml.errors import LapmlError
 
 SETTINGS = Synthetic(classes=9, train_images=5, test_images=2, side=48, seed=3, nuisance=0.7)  # three families
 FEW = SETTINGS.model_copy(update={"classes": 3, "train_images": 2, "test_images": 1})
@@ -146,14 +145,6 @@ def test_nothing_else_appears(drawn, reader):
     assert not [path for path in drawn(reader).rglob("*") if path.is_file() and path.stat().st_size == 0]
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_an_existing_folder_is_left_alone(drawn, reader):
-    before = files(drawn(reader))
-    with pytest.raises(LapmlError, match="exists already"):
-        layouts.draw(drawn(reader), SETTINGS, reader)
-    assert files(drawn(reader)) == before
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])
 @pytest.mark.parametrize("reader", READERS)
 def test_nothing_half_done_remains(tmp_path, monkeypatch, reader, error):
@@ -169,12 +160,6 @@ def test_nothing_half_done_remains(tmp_path, monkeypatch, reader, error):
     with pytest.raises(error):
         layouts.draw(tmp_path / "birds", SETTINGS, reader)
     assert len(calls) == 4 and list(tmp_path.iterdir()) == []
-
-
-def test_unknown_layout(tmp_path):
-    with pytest.raises(LapmlError, match="found 'imagenet', expected one of cub200, aircraft"):
-        layouts.draw(tmp_path / "birds", SETTINGS, "imagenet")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -18,7 +18,6 @@ import pandas as pd
 from lapml.config.parts import LABELS
 from lapml.data.readers import Counts, Download, annotations, no_parts
 from lapml.data.readers.annotations import box_of_corners, is_id, numbers
-from lapml.errors import LapmlError
 
 TITLE = "FGVC-Aircraft"
 IMAGES = "data/images"
@@ -57,11 +56,9 @@ def read(root: Path, classes: str, labels: str | None = None) -> pd.DataFrame:
 
     Raises:
         LapmlError: an annotation file is missing or empty, a line is malformed, an image is listed twice or is not there,
-            the level or a class is unknown, a class has fewer than two images outside test, or there is no test image.
+            a class is unknown, a class has fewer than two images outside test, or there is no test image.
     """
-    level = LEVELS[0] if labels is None else labels
-    if level not in LEVELS:
-        raise LapmlError(f"labels: found {level!r}, expected one of {', '.join(LEVELS)} (the levels of {TITLE})")
+    level = labels or LEVELS[0]
     names = _names(root, level)
     ids = annotations.choose(classes, dict(enumerate(names, 1)), root / CLASSES[level])
     number_of = {name: number for number, name in enumerate(names, 1)}

@@ -23,7 +23,6 @@ from lapml.config import Synthetic
 from lapml.data.synthetic.anatomy import CUB_PARTS
 from lapml.data.synthetic.birds import Item, pictures
 from lapml.data.synthetic.species import Species, species
-from lapml.errors import LapmlError
 from lapml.files import scratch
 
 BANNER = 20  # rows of pixels, as FGVC-Aircraft's copyright notices
@@ -33,22 +32,14 @@ MAT_HEADER = b"MATLAB 5.0 MAT-file, synthetic birds".ljust(116)  # scipy's own n
 
 
 def draw(root: Path, settings: Synthetic, reader: str) -> None:
-    """Write the synthetic birds below `root`, in the layout that `reader` reads.
+    """Write the synthetic birds to `root`, which is a new folder, in the layout that `reader` reads.
 
     A picture depends on its class, split and number in them, and on ``settings.seed``, ``side`` and ``nuisance``, not
     on the layout or on how many are drawn. The folder appears whole or not at all.
 
     Args:
         reader: a key of :data:`WRITERS`.
-
-    Raises:
-        LapmlError: `root` exists, or there is no such layout.
     """
-    root = Path(root)
-    if reader not in WRITERS:
-        raise LapmlError(f"reader: found {reader!r}, expected one of {', '.join(WRITERS)}")
-    if root.exists():
-        raise LapmlError(f"{root}: exists already, expected a new folder; remove it to draw the birds again")
     root.parent.mkdir(parents=True, exist_ok=True)
     with scratch(root.with_name(f".{root.name}.partial")) as partial:
         for name, content in WRITERS[reader](settings):
