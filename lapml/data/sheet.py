@@ -7,7 +7,6 @@ import numpy as np
 from lapml.common.text import line, shortened
 from lapml.data.index import SPLITS
 from lapml.data.pack import Packed
-from lapml.errors import LapmlError
 from lapml.files import atomic
 from lapml.paths import Paths
 
@@ -17,14 +16,14 @@ def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) 
 
     Boxes and parts are mapped from the original image's pixels into the stored square, as training sees it.
 
+    Args:
+        count: at least one.
+
     Raises:
-        LapmlError: the data set is not packed, or ``count`` is below one.
+        LapmlError: the data set is not packed.
     """
     from matplotlib.figure import Figure  # slow to import, and `check` does not need it
-    from matplotlib.patches import Rectangle
 
-    if count < 1:
-        raise LapmlError(f"count: found {count}, expected at least 1")
     packed = Packed.open(paths.pack(name))
     side = packed.meta["side"]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(packed.index))[:count])
@@ -38,16 +37,24 @@ def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) 
         axis.spines[:].set_visible(False)
     for axis, at in zip(axes, chosen, strict=False):
         row = packed.index.iloc[at]
-        scale = side / np.array([row["width"], row["height"]])
         axis.imshow(packed.images[at], extent=(0, side, side, 0))
-        if row["box"] is not None:
-            corner, extent = np.array(row["box"][:2]) * scale, np.array(row["box"][2:]) * scale
-            axis.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=colours[row["split"]], linewidth=1.5))
+        draw_box(axis, row, side, colours[row["split"]], 1.5)
         if visible := [part[:2] for part in row["parts"] or [] if part[2]]:
+            scale = side / np.array([row["width"], row["height"]])
             axis.scatter(*(np.array(visible) * scale).T, s=9, c="white", edgecolors="black", linewidths=0.6)
         label = shortened(line(row["class_name"].replace("_", " ")), 26)
         axis.set_xlabel(f"{label}\n{row['split']}", parse_math=False, fontsize=7, color=colours[row["split"]])
-        axis.set(xlim=(0, side), ylim=(side, 0))
     figure.suptitle(f"{name}: {len(chosen)} of {len(packed.index)} images, stored at {side} x {side}", fontsize=9)
     with atomic(output) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def draw_box(axis, row, side: int, colour: str, width: float) -> None:
+    """Draw the box of a row of the index, if it has one, into its image's square, with which the axis then ends."""
+    from matplotlib.patches import Rectangle
+
+    if row["box"] is not None:
+        scale = side / np.array([row["width"], row["height"]])
+        corner, extent = np.array(row["box"][:2]) * scale, np.array(row["box"][2:]) * scale
+        axis.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=colour, linewidth=width))
+    axis.set(xlim=(0, side), ylim=(side, 0))

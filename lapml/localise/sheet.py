@@ -7,7 +7,7 @@ import numpy as np
 
 from lapml.common.text import AS_TYPED, line, shortened
 from lapml.data.pack import Packed
-from lapml.errors import LapmlError
+from lapml.data.sheet import draw_box
 from lapml.files import atomic
 from lapml.localise.store import Localised
 from lapml.paths import Paths
@@ -31,7 +31,7 @@ def show(name: str, paths: Paths, output: Path, count: int = 24, seed: int = 0) 
     """Write the contact sheet of :func:`draw_sheet` to a file.
 
     Raises:
-        LapmlError: the data set is not packed or not localised, or ``count`` is below one.
+        LapmlError: the data set is not packed or not localised.
     """
     sheet = draw_sheet(name, paths, count, seed)
     with atomic(Path(output)) as temporary:
@@ -43,13 +43,11 @@ def draw_sheet(name: str, paths: Paths, count: int, seed: int = 0) -> bytes:
     its part maps' contours and peaks. The true box, where there is one, is drawn in white.
 
     Raises:
-        LapmlError: the data set is not packed or not localised, or ``count`` is below one.
+        LapmlError: the data set is not packed or not localised.
     """
     import matplotlib  # slow to import
     from matplotlib.figure import Figure
 
-    if count < 1:
-        raise LapmlError(f"count: found {count}, expected at least 1")
     packed = Packed.open(paths.pack(name))
     maps = Localised.open(paths.localised(name), packed.meta["sha256"])
     chosen = np.sort(np.random.default_rng(seed).permutation(len(maps.rows))[:count])
@@ -68,7 +66,7 @@ def draw_sheet(name: str, paths: Paths, count: int, seed: int = 0) -> bytes:
             _parts(right, image, maps.parts[at])
             left.set_xlabel(f"{shortened(line(row['class_name'].replace('_', ' ')), 24)}\n{row['split']}", fontsize=6)
             for axis in (left, right):
-                _box(axis, row, packed.meta["side"])
+                draw_box(axis, row, packed.meta["side"], "white", 0.8)
         settings = maps.meta["settings"]
         figure.suptitle(
             f"{name}: objects and {maps.meta['parts']} parts in {len(chosen)} of {len(maps.rows)} images, by "
@@ -109,13 +107,3 @@ def _parts(axis, image: np.ndarray, found: np.ndarray) -> None:
             axis.contour(large, [LEVEL], colors=colour, linewidths=1.0)
             y, x = np.unravel_index(found[part].argmax(), found[part].shape)
             axis.plot((x + 0.5) * cell, (y + 0.5) * cell, "o", color=colour, markersize=4, markeredgecolor="black")
-
-
-def _box(axis, row, side: int) -> None:
-    from matplotlib.patches import Rectangle
-
-    if row["box"] is not None:
-        scale = side / np.array([row["width"], row["height"]])
-        corner, extent = np.array(row["box"][:2]) * scale, np.array(row["box"][2:]) * scale
-        axis.add_patch(Rectangle(corner, *extent, fill=False, edgecolor="white", linewidth=0.8))
-    axis.set(xlim=(0, side), ylim=(side, 0))
