@@ -10,11 +10,11 @@ All bytes are read when a data set is fetched, and again when names, sizes or ti
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from lapml.config import Data, digest
+from lapml.data.decode import in_order
 from lapml.data.readers import read, reader
 from lapml.files import sha256
 
@@ -41,9 +41,8 @@ def looked_at(root: Path, data: Data, known: dict[str, Any] | None = None) -> tu
     elif data.source == "synthetic":
         files_sha256 = hashlib.sha256(root.name.encode()).hexdigest()
     else:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads run
-            for path, checksum in zip(files, pool.map(lambda path: sha256(root / path), files), strict=True):
-                total.update(f"{path}\0{checksum}\n".encode())
+        for path, checksum in zip(files, in_order(sha256, [root / path for path in files]), strict=True):
+            total.update(f"{path}\0{checksum}\n".encode())
         files_sha256 = total.hexdigest()
     images, annotations = how.fingerprint(root)
     return seen.hexdigest(), {"images": images, "annotations_sha256": annotations, "files_sha256": files_sha256}
