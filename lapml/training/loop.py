@@ -106,8 +106,7 @@ def fit(
         Progress(quiet, log, train, steps, len(history) * steps + now.step) as progress,
     ):
         for epoch in range(len(history), train.epochs):
-            started = time.perf_counter() - now.seconds
-            watch.epoch = epoch
+            started, watch.epoch = time.perf_counter() - now.seconds, epoch
             todo = batches.training(config.seed, epoch, train.batch, settings, now.step, learner.ahead, train.epochs)
             for batch in todo:
                 set_rate(learner.optimizer, schedule(train, steps, epoch * steps + now.step))
