@@ -106,7 +106,8 @@ def fit(
         Progress(quiet, log, train, steps, len(history) * steps + now.step) as progress,
     ):
         for epoch in range(len(history), train.epochs):
-            started, watch.epoch = time.perf_counter() - now.seconds, epoch
+            started = time.perf_counter() - now.seconds
+            watch.epoch = epoch
             todo = batches.training(config.seed, epoch, train.batch, settings, now.step, learner.ahead, train.epochs)
             for batch in todo:
                 set_rate(learner.optimizer, schedule(train, steps, epoch * steps + now.step))
@@ -126,8 +127,7 @@ def fit(
             now.means.over_ranks()  # what each has counted for itself becomes the mean, batch norm's statistics too
             ranks.average(buffer for each in learner.models() for buffer in each.moving_buffers())
             watch.refuse_bad_weights(learner.model, now.step)
-            history.append(_row(epoch, schedule(train, steps, (epoch + 1) * steps - 1), now))
-            _show(history, live)
+            _show(history, live, _row(epoch, schedule(train, steps, (epoch + 1) * steps - 1), now))
             now = state.Epoch()
             if stop or epoch + 1 == train.epochs or saved.due():
                 saved.save(history, now)
@@ -139,8 +139,9 @@ def fit(
     return fitted()
 
 
-def _show(history: list[dict[str, Any]], live: Path | None) -> None:
-    """Write the epochs so far to the file that is looked at meanwhile; none: remove it."""
+def _show(history: list[dict[str, Any]], live: Path | None, *rows: dict[str, Any]) -> None:
+    """Add epochs to the history, and write it to the file that is looked at meanwhile; an empty one removes that."""
+    history += rows
     if live is None or ranks.rank():
         return
     if history:
