@@ -87,8 +87,8 @@ def fit(
         DivergedError: a loss that is not finite, or that stays far above that of guessing.
         Stopped: after SIGTERM or SIGINT.
     """
-    train, settings, (device, precision) = config.train, config.settings, _ready(config, maps)
-    model, weights = build(config.model, len(packed.class_names), config.data.view.side, config.seed)
+    train, settings, seed, (device, precision) = config.train, config.settings, config.seed, _ready(config, maps)
+    model, weights = build(config.model, len(packed.class_names), config.data.view.side, seed)
     made = {**made_of(config, packed, maps, device), "weights": weights}
     with memory(f"model.name: {config.model.name} and what its training holds", f"take {ALONE}, or a smaller model"):
         rows, mean, std = rows_of(packed.index, config.fit), weights["mean"], weights["std"]
@@ -108,10 +108,9 @@ def fit(
         for epoch in range(len(history), train.epochs):
             started = time.perf_counter() - now.seconds
             watch.epoch = epoch
-            todo = batches.training(config.seed, epoch, train.batch, settings, now.step, learner.ahead, train.epochs)
-            for batch in todo:
+            for batch in batches.training(seed, epoch, train.batch, settings, now.step, learner.ahead, train.epochs):
                 set_rate(learner.optimizer, schedule(train, steps, epoch * steps + now.step))
-                torch.manual_seed(step_seed(config.seed, epoch, now.step, ranks.rank()))  # of what torch itself draws
+                torch.manual_seed(step_seed(seed, epoch, now.step, ranks.rank()))  # of what torch itself draws
                 stats, forwards, backwards = take_step(learner, batch)
                 learner.update_average(epoch * steps + now.step + 1)
                 watch.add(now.step, stats)
