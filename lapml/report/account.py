@@ -43,9 +43,11 @@ def rebuilds_paper(params: Params) -> bool:
 def provenance(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Name and distinct values of everything that made the runs."""
     dirty, unknown = int((runs["dirty"] == True).sum()), int(runs["dirty"].isna().sum())  # noqa: E712
-    state = [f"{dirty} of {len(runs)} runs from a working tree with uncommitted changes"] if dirty else ["clean tree"]
+    state = []
+    if dirty:
+        state.append(f"{dirty} of {len(runs)} runs from a working tree with uncommitted changes")
     if unknown:
-        state = [f"{unknown} of {len(runs)} runs from outside a git checkout: their code is not known"]
+        state.append(f"{unknown} of {len(runs)} runs from outside a git checkout: their code is not known")
     versions: dict[str, list[str]] = {}
     for text in runs["versions"]:
         for package, version in json.loads(text).items():
@@ -66,7 +68,7 @@ def provenance(runs: pd.DataFrame) -> list[tuple[str, list[str]]]:
             "precision, threads",
             [f"{', '.join(_values(runs['precision']))}; {', '.join(_values(runs['threads']))} thread(s)"],
         ),
-        ("commit", [*_values(runs["commit"]), *state]),
+        ("commit", [*_values(runs["commit"]), *(state or ["clean tree"])]),
         ("data, sha256", data),
         ("weights, sha256", weights),
         ("versions", [", ".join(f"{package} {' / '.join(found)}" for package, found in versions.items())]),
@@ -114,8 +116,6 @@ def plan(params: Params, runs: pd.DataFrame) -> str:
 def caveats(params: Params, runs: pd.DataFrame) -> list[str]:
     """Sentences on what the numbers do not say."""
     differing = [name for name in params.all_methods() if params.methods[name].overrides]
-    spaces = {name: params.tune.methods[name] for name in params.tuned_methods if name in params.tune.methods}
-    tuned = [f"{', '.join(space)} of {name}" for name, space in spaces.items()]
     lines = [
         "An interval over few seeds is wide, and its width is uncertain. The bootstrap is cautious on a small test split; "
         "on thousands of test images with few seeds that differ by more than a point it is too bold (simulated: 15 % false "
@@ -123,15 +123,7 @@ def caveats(params: Params, runs: pd.DataFrame) -> list[str]:
         "Methods that mix see other images and labels than the baseline in the same number of epochs; their extra cost "
         "is in the cost column, and accuracy at equal cost is shown only if the suite has methods for it.",
     ]
-    if tuned:
-        lines.append(
-            f"Tuned on validation data, for its method alone: {listed(tuned)}. Methods that are not tuned had less search."
-        )
-    elif not differing:
-        lines.append(
-            "The optimiser’s settings are the same for every method and were not tuned for each; only margins are tuned, on "
-            "validation data."
-        )
+    lines += _tuned(params, bool(differing))
     if differing:
         lines.append(
             f"Methods that also differ in their recipe (their overrides in the settings below): {listed(differing)}. The "
@@ -162,11 +154,24 @@ def caveats(params: Params, runs: pd.DataFrame) -> list[str]:
     if runs["commit"].nunique(dropna=False) > 1:
         lines.append("The runs come from more than one commit, see the list of runs; the code may differ "
                      "between them.")  # fmt: skip
-    if runs["localised_sha256"].nunique() > 1:
+    if runs.groupby("dataset")["localised_sha256"].nunique().max() > 1:
         lines.append(MAPS)
     if (runs["test_reads"] > 1).any():
         lines.append("Some runs read the test split more than once, see the list of runs.")
     return lines
+
+
+def _tuned(params: Params, differing: bool) -> list[str]:
+    """What was tuned; ``differing``: some methods differ in their recipe, which is said by itself."""
+    if set(params.tuned_methods) & set(params.tune.methods):  # more than margins
+        tuned = [f"{', '.join(params.searched(name))} of {name}" for name in params.tuned_methods]
+        return [
+            f"Tuned on validation data, for its method alone: {listed(tuned)}. Methods that are not tuned had less search."
+        ]
+    if differing:
+        return []
+    margins = "; only margins are tuned, on validation data" if params.tuned_methods else ""
+    return [f"The optimiser’s settings are the same for every method and were not tuned for each{margins}."]
 
 
 def _count(things: Sequence, name: str) -> str:

@@ -48,7 +48,7 @@ def report(
     risks = {name: probabilities.curves(params, paths, name) for name in params.datasets}
     sections = [
         *headline.sections(headline.headline(others, params), headline.contrasts(answers | others, params), params),
-        *probabilities.calibrations(table),
+        *probabilities.calibrations(table, params),
         *(section for name, curves in risks.items() for section in probabilities.coverages(name, curves)),
     ]
     searched = [method for method in params.all_methods() if method in params.tuned_methods]

@@ -180,7 +180,7 @@ def risk_against_coverage(curves: dict[str, np.ndarray], order: list[str]) -> by
     """Share of wrong answers among those given, against the share of images that get one. SVG; None without curves.
 
     Args:
-        curves: of ``selective.read``; order: of all methods, for their colours.
+        curves: of ``probabilities.curves``; order: of all methods, for their colours.
     """
     if not curves:
         return None

@@ -86,6 +86,7 @@ def build(
             for name in params.datasets
         ],
         note=tables.note(table, params),
+        trained_on_val=params.eval_split == "test",
         backbone_heads=backbones.HEADINGS,
         ran=account.provenance(runs),
         runs=account.table_of_runs(runs),
@@ -116,8 +117,10 @@ def verdict(table: pd.DataFrame) -> dict[str, Any]:
         steps.append(f"{row['method']} over {row['previous']}: {text}: {outcome}.")
     if rows[0]["n_seeds"] == 1:
         summary = "There is one seed only: whether a stage improves cannot be judged from it."
+    elif len(ups) == len(judged) == 1:
+        summary = f"{ups[0]} improved significantly on the method it is compared with."
     elif len(ups) == len(judged):
-        summary = f"Each of the {len(judged)} stages improved significantly on the one before it."
+        summary = f"Each of the {len(judged)} stages improved significantly on the method it is compared with."
     else:
         silent = [name for name in judged if name not in ups + downs]
         parts = [
@@ -172,8 +175,8 @@ def _results(params: Params, runs: pd.DataFrame, epochs: pd.DataFrame, table: pd
 
 
 def _mistakes(answers: dict[str, Answers] | None, params: Params) -> dict[str, Any]:
-    """The classes of most and least mistakes as cells, with a link that holds those of all classes and methods; and the confusion
-    matrices as cells: (percent as text, share 0..1, whether it is right)."""
+    """The classes where the best method is least and most often right as cells, with a link that holds those of all classes and
+    methods; and the confusion matrices as cells: (percent as text, share 0..1, whether it is right)."""
     if answers is None:
         return {"classes": None, "confused": None}
     every = mistakes.by_class(answers)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lapml.analysis import mistakes, probabilities, tables
+from lapml.config import load
 from lapml.errors import LapmlError
 from lapml.paths import REPORT_FILES
 from lapml.report import account, page
@@ -168,7 +169,7 @@ def test_a_confusion_matrix_names_its_classes_and_its_shares(suite):
 
 
 @pytest.mark.usefixtures("quick")
-def test_classes_of_most_and_fewest_mistakes_and_all_of_them_as_csv(suite):
+def test_classes_most_and_least_often_right_and_all_of_them_as_csv(suite, monkeypatch):
     params, paths = suite
     names = [f"{label:03}.Bird, <{label}>" for label in range(7)]
     answers = answers_of(suite, names)
@@ -183,6 +184,9 @@ def test_classes_of_most_and_fewest_mistakes_and_all_of_them_as_csv(suite):
     ordered = read.sort_values(best, kind="stable")
     assert [line[-1] for line in cells] == [f"{share:.0f}" for share in ordered[best]]
     assert [line[0] for line in cells] == [f"Bird, &lt;{name[-2]}&gt;" for name in ordered["class"]]
+    monkeypatch.setattr(mistakes, "EXTREMES", 2)
+    text = " ".join(" ".join(check(build(suite, answers={"birds": answers})).text).split())
+    assert f"the classes where {best}, the best method, is least and most often right, of 7." in text
 
 
 @pytest.mark.usefixtures("quick")
@@ -244,7 +248,9 @@ def test_verdict_follows_the_numbers(make, seeds):
         assert "cannot be judged" in words["summary"]
         return
     table["step_significant"], table["step"] = [False, True, True, True, True], [float("nan"), 1.0, 1.0, 1.0, 1.0]
-    assert page.verdict(table)["summary"].startswith("Each of the 4 stages improved significantly")
+    each = "Each of the 4 stages improved significantly on the method it is compared with."
+    assert page.verdict(table)["summary"].startswith(each)
+    assert page.verdict(table[:2])["summary"].startswith("cutmix improved significantly on the method it is")
     table["step"] = [float("nan"), 1.0, -1.0, 1.0, 1.0]
     assert "loc_cutmix was significantly worse" in page.verdict(table)["summary"]
     table["step_significant"] = False
@@ -259,6 +265,33 @@ def test_uncommitted_code_and_more_reads_are_told(suite, edit):
     text = " ".join("".join(check(build(suite)).text).split())
     assert "1 of 10 runs from a working tree with uncommitted changes" in text
     assert "read 2 times by 1 of 10 runs" in text and "read the test split more than once" in text
+    for name, dirty in (("cutmix", None), ("baseline", None)):
+        edit(paths.run("birds", name, 0) / "provenance.json", dirty=dirty)
+    state = dict(account.provenance(tables.collect(params, paths)))["commit"]
+    assert [line.partition(": ")[0] for line in state[1:]] == [
+        "1 of 10 runs from a working tree with uncommitted changes",
+        "2 of 10 runs from outside a git checkout",
+    ]
+
+
+def test_what_was_tuned_is_told(suite, params_file):
+    params, paths = suite
+    runs = tables.collect(params, paths)
+
+    def told(*overrides):
+        [line] = [line for line in account.caveats(load(params_file, overrides), runs) if "tuned" in line.lower()]
+        return line
+
+    assert told().endswith("not tuned for each; only margins are tuned, on validation data.")
+    assert told("tuned_methods=[]").endswith("were not tuned for each.")
+    searched = told(
+        "ablation=[baseline]",
+        "tuned_methods=[margin, cutmix]",
+        "tune.methods={cutmix: {train.lr: {low: 0.01, high: 0.1}}}",
+    )
+    assert searched.startswith(
+        "Tuned on validation data, for its method alone: m, weight of margin and train.lr of cutmix."
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -286,13 +319,26 @@ def test_the_heading_says_what_each_data_set_was_trained_with(make):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_suite_read_on_validation_says_so_wherever_it_names_the_split(suite):
+def test_a_suite_read_on_validation_says_so_wherever_it_names_the_split(suite, galleries):
     params, paths = suite
     runs = tables.collect(params, paths)
     read = params.model_copy(update={"eval_split": "val"})
     table = tables.accuracy(runs, tables.predictions(params, paths), params)
-    html = page.build(read, "suite: fake", runs, tables.histories(params, paths), table, {}, None)
+    pictures = {"birds": galleries("birds")}
+    html = page.build(read, "suite: fake", runs, tables.histories(params, paths), table, {}, pictures)
     assert "Validation accuracy of birds" in html and "Test accuracy" not in html
     assert "validation images of birds" in html and "over seeds and validation images" in html
     assert "they say nothing of the test split" in html
-    assert "they say nothing of the test split" not in build(suite)
+    assert "images of the validation split; blue frame" in html
+    plain = build(suite, galleries)
+    assert "they say nothing of the test split" not in plain
+    assert "images of the validation split, on which these final runs have also trained; blue frame" in plain
+
+
+def test_a_temperature_s_origin_is_told_with_the_reason_where_it_is_true(suite):
+    params, paths = suite
+    table = tables.accuracy(tables.collect(params, paths), tables.predictions(params, paths), params)
+    table = table.assign(**dict.fromkeys(tables.CALIBRATION, 0.5))
+    for split, end in (("test", "images, since runs are trained on the validation images too."), ("val", "images.")):
+        [section] = probabilities.calibrations(table, params.model_copy(update={"eval_split": split}))
+        assert f"the other four fifths of the {end} Calibration error: 15 bins" in section.note
