@@ -143,6 +143,8 @@ def restore(params: Params, paths: Paths) -> str:
             of it, by which published runs mix: once these were made, all runs that wait for them would be made again.
     """
     there = paths.as_published()
+    with locked(paths.base / LOCK):
+        recover(paths)
     packed, diagnosed = {}, {}
     for dataset in params.datasets:
         try:
@@ -273,11 +275,12 @@ def _copy_tuned(params: Params, source: Paths, target: Paths) -> None:
 
 def _take_over(published: Path, own: Path) -> None:
     """Copy a published run, in place of what is unfinished there, which is set aside; readings of the test split that are
-    recorded stay."""
-    earlier, later = readings(own), readings(published)
+    recorded stay, and none counts twice."""
+    earlier = readings(own).splitlines(keepends=True)
+    later = [line for line in readings(published).splitlines(keepends=True) if line not in earlier]
     copy_run(published, own)
     if earlier:
-        (own / READS).write_text(earlier + later, encoding="utf-8")
+        (own / READS).write_text("".join(earlier + later), encoding="utf-8")
     if (own / STATE).exists():
         state_aside(own / STATE)
     write_text(own / UNREAD[0], NOT_KEPT)

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pandas as pd
 import pytest
 
 from lapml.analysis import tables
@@ -224,6 +225,20 @@ def test_an_interrupted_run_is_replaced_and_its_readings_stay(elsewhere):
     assert (own.with_name("0.old-1") / "last.pt").read_bytes() == b"state"
 
 
+def test_taken_over_twice_a_reading_counts_once(elsewhere):
+    """An orchestrator deletes a stage's outputs before it makes it again; the readings are none of them."""
+    params, paths = elsewhere
+    own = paths.run("birds", "cutmix", 0)
+    (paths.as_published().run("birds", "cutmix", 0) / READS).write_text("theirs\n")
+    accumulate.restore(params, paths)
+    with open(own / READS, "a") as file:
+        file.write("a later one\n")
+    for name in RUN_FILES:
+        (own / name).unlink()
+    assert "1 runs taken over" in accumulate.restore(params, paths)
+    assert (own / READS).read_text() == "theirs\na later one\n"
+
+
 def test_a_run_in_training_is_not_taken_over(elsewhere):
     """Its saved state would be gone, and its result written over the published one."""
     params, paths = elsewhere
@@ -246,6 +261,14 @@ def test_a_publishing_that_was_killed_is_put_back(suite):
     paths.published.rename(hidden / "old")  # killed between the two renames of lapml publish
     assert "0 runs added, 10 of 10 are there" in accumulate.publish_finished(params, paths)
     assert files(paths.published) == before
+
+
+def test_what_a_killed_publishing_set_aside_is_taken_over(elsewhere):
+    params, paths = elsewhere
+    hidden = paths.published.with_name(f".{params.suite}.tmp")
+    hidden.mkdir()
+    paths.published.rename(hidden / "old")
+    assert accumulate.restore(params, paths) == f"{paths.published}: 10 runs taken over"
 
 
 def test_runs_that_do_not_fit_are_left(elsewhere, edit):
@@ -318,4 +341,7 @@ def test_maps_that_another_machine_rounded_differently_are_told_of(suite, edit):
     assert MAPS in account.caveats(params, tables.collect(params, paths))
     for seed in params.seeds:
         edit(paths.run("birds", "loc_cutmix", seed) / "provenance.json", localised_sha256="e" * 64)
-    assert MAPS not in account.caveats(params, tables.collect(params, paths))
+    runs = tables.collect(params, paths)
+    assert MAPS not in account.caveats(params, runs)
+    others = runs.assign(dataset="others", localised_sha256=runs["localised_sha256"].str.replace("e", "f"))
+    assert MAPS not in account.caveats(params, pd.concat([runs, others]))  # each data set has maps of its own
