@@ -80,13 +80,18 @@ def rows(folders: Sequence[Path], baseline: str | None = None, top: int = 1, wit
 
     Raises:
         LapmlError: no run, a damaged one, a seed of a method twice, other data or images than the first run's, fewer
-            than two methods, no such baseline, or no such class.
+            than two methods, no such baseline, no such class, or classes to leave out of a set with ``min_images``.
     """
     found = [find(folder) for folder in folders]
     runs = [read(folder, top) for several in found for folder in several]
     refuse_other_images(runs)
     if without:
         first = runs[0]
+        if first.config["data"].get("min_images") is not None:
+            raise LapmlError(
+                f"{first.folder / 'config.json'}: data.min_images: found {first.config['data']['min_images']}, expected null: it "
+                "left classes out, and runs do not record which numbers; --without needs classes chosen by data.NAME.classes"
+            )
         mask = kept(first.truth[1], first.config["data"]["classes"], first.origin.get("class_names"), without)
         runs = [left(run, mask) for run in runs]
     grouped = group(runs)
@@ -207,7 +212,8 @@ def caveats(methods: dict[str, Row]) -> list[str]:
             notes.append(f"The runs differ in {key}: {'; '.join(values)}.")
     if len({(origin.get("weights") or {}).get("sha256") for origin in origins}) > 1:
         notes.append("The runs start from different pretrained weights.")
-    if len({origin.get("localised_sha256") for origin in origins} - {None}) > 1:
+    of_same_settings = not any(each.startswith("localise.") for each in settings)
+    if of_same_settings and len({origin.get("localised_sha256") for origin in origins} - {None}) > 1:
         notes.append(MAPS)
     if any(origin.get("dirty") for origin in origins):
         notes.append("Some runs come from uncommitted code: their commit does not show all the code that ran.")

@@ -72,6 +72,11 @@ class Params(Section):
             refuse_unknown("report.primary", name, self.all_methods())
         for dataset in self.report.developed_on:
             refuse_unknown("report.developed_on", dataset, self.datasets)
+            if (least := self.data[dataset].min_images) is not None:
+                raise ValueError(
+                    f"report.developed_on: found {dataset}, whose min_images ({least}) leaves classes out, and runs do not record "
+                    f"which numbers; set data.{dataset}.min_images to null, and choose its classes by data.{dataset}.classes"
+                )
         for number in self.report.beside:
             refuse_unknown("report.beside", number.dataset, self.data)
         for dataset in self.data:

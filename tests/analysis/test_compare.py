@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from lapml.analysis import stats, tables
 from lapml.analysis.compare import as_json, compare, markdown
+from lapml.analysis.gather import MAPS
 from lapml.cli import app
 from lapml.cli.compare import compare as command
 from lapml.errors import LapmlError
@@ -266,6 +267,18 @@ def test_other_origins_are_noted(write, origin, expected):
     notes = compare([write("baseline/0"), write("cutmix/0", origin=origin)], replicates=50)["notes"]
     assert notes[-1] == expected
     assert expected not in compare([write("x/baseline/0"), write("x/cutmix/0")], replicates=50)["notes"]
+
+
+@pytest.mark.parametrize(("grid", "told"), [(4, True), (6, False)])
+def test_other_maps_are_noted_where_they_are_of_the_same_settings(write, grid, told):
+    real = json.loads((PUBLISHED / "warblers/runs/cub200/loc_cutmix/0/config.json").read_text())
+    settings, localise = real["settings"], real["localise"]
+    runs = [
+        write("one/0", settings=settings, localise=localise, origin={"localised_sha256": "e" * 64}),
+        write("two/0", settings=settings, localise=localise | {"parts": grid}, origin={"localised_sha256": "f" * 64}),
+    ]
+    notes = compare(runs, replicates=50)["notes"]
+    assert (MAPS in notes) is told and any("localise.parts (4: one; 6: two)" in note for note in notes) is not told
 
 
 def test_few_seeds_are_noted(write):

@@ -107,3 +107,21 @@ def test_the_data_set_is_one_of_the_suite():
         settings("report.developed_on={cub200: '1'}")
     with pytest.raises(LapmlError, match="report.developed_on.birds"):
         settings("report.developed_on={birds: some}")
+
+
+FEWER = {"data.reader": "folder", "data.min_images": 2}
+
+
+def test_classes_whose_numbers_are_not_recorded_are_refused(write):
+    """``min_images`` leaves classes out, so a label does not say which number its class has."""
+    runs = [write(f"{method}/0", **FEWER) for method in ("baseline", "cutmix")]
+    assert len(compare(runs, replicates=50)["rows"]) == 2
+    with pytest.raises(LapmlError, match=r"data.min_images: found 2, expected null.* --without needs"):
+        compare(runs, replicates=50, without="1")
+    mine = [f"{key.replace('.', '.birds.')}={value}" for key, value in FEWER.items()]
+    mine += ["data.birds.source=mine", "data.birds.synthetic=null"]
+    assert settings(*mine, "report.developed_on={}").report.developed_on == {}
+    with pytest.raises(
+        LapmlError, match=r"report.developed_on: found birds, whose min_images \(2\) leaves classes out"
+    ):
+        settings(*mine)
