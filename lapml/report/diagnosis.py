@@ -9,6 +9,7 @@ import pandas as pd
 
 from lapml.analysis.diagnosis import tables
 from lapml.analysis.diagnosis.measure import Known, Measured, measure, mixers, opened, settings, truths
+from lapml.common.recorded import read_json
 from lapml.config import Params
 from lapml.config.renamed import upgraded_diagnosis
 from lapml.data.fetch.sources import laid_out
@@ -48,7 +49,7 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
     """The finished diagnosis of a data set, or None where there is none.
 
     Raises:
-        LapmlError: it was made with other settings, data or models than the present ones.
+        LapmlError: it is damaged, the maps' record is, or it was made with other settings, data or models than the present ones.
     """
     file = paths.diagnosis(dataset) / "diagnosis.json"
     if not file.is_file():
@@ -62,7 +63,7 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
         record["settings"] = upgraded_diagnosis(record["settings"])
         made = (*(record[key] for key in ("settings", "seeds", "data_sha256", "models_sha256", "object")), localised)
         _ = record["images"], record["generated"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # the last two: null, or a list
         raise LapmlError(f"{file}: is damaged ({error}); {again}") from None
     origins = {
         str(seed): open_run(paths.run(dataset, params.diagnose.method, seed), optional=("model.safetensors",))[1]
@@ -92,7 +93,7 @@ def _maps(paths: Paths, dataset: str, recorded: str | None) -> str | None:
     file = paths.localised(dataset) / "meta.json"
     if recorded is None or not file.is_file():
         return recorded
-    return json.loads(file.read_text(encoding="utf-8")).get("sha256")
+    return read_json(file).get("sha256")
 
 
 def _objects(paths: Paths, dataset: str, recorded: str) -> str:

@@ -36,13 +36,18 @@ def draw(params: Params, paths: Paths, dataset: str, methods: list[str], pair: i
         output: its suffix says the format, one that matplotlib writes: .png, .webp, .pdf, …
 
     Raises:
-        LapmlError: there is no such method or format, or the run of ``diagnose.method`` is not there.
+        LapmlError: there is no such method or format, no method mixes, or the run of ``diagnose.method`` is not there.
     """
     formats = sorted(FigureCanvasAgg.get_supported_filetypes())
     if output.suffix[1:] not in formats:
         raise LapmlError(f"{output}: found suffix {output.suffix!r}, expected one of {', '.join(formats)}")
     known = truths(params, paths, dataset)
     mixing = mixers(params, dataset, known)
+    if not mixing:
+        raise LapmlError(
+            f"{dataset}: found no method of suite {params.suite} that mixes, expected at least one, so there is no pair to draw; "
+            "add one to ablation, or give --params of a suite that has one"
+        )
     if unknown := [name for name in methods if name not in mixing]:
         raise LapmlError(f"methods: found {', '.join(unknown)}, expected methods that mix: {', '.join(mixing)}")
     chosen = {name: mixing[name] for name in methods or mixing}

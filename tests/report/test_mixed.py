@@ -12,6 +12,7 @@ from lapml.cli import app
 from lapml.config import load
 from lapml.errors import LapmlError
 from lapml.paths import Paths
+from lapml.report import mixed
 from lapml.report.gallery import Mix, Pair
 from lapml.report.mixed import _pair, draw, picture
 
@@ -85,6 +86,15 @@ def test_no_picture_where_none_may_be_shown(tmp_path):
     assert (
         done.exit_code == 1 and "pictures of the data are not written, and a pair of mixed images is one" in done.output
     )
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_no_method_mixes_there_is_no_pair(tmp_path, monkeypatch):
+    for name, found in (("truths", None), ("mixers", {})):
+        monkeypatch.setattr(mixed, name, lambda *_, found=found: found)
+    params = load(PARAMS)
+    with pytest.raises(LapmlError, match=r"birds: found no method of suite demo that mixes.* no pair to draw"):
+        draw(params, Paths(params.suite, tmp_path), "birds", [], None, tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 

@@ -620,10 +620,25 @@ def test_a_retrained_model_is_refused_and_measured_anew(small_params, params, co
 def test_a_damaged_diagnosis_is_refused(params, copy):
     file = copy.diagnosis("birds") / "diagnosis.json"
     text = file.read_text()
-    for broken in (text[: len(text) // 2], "{}"):
+    for broken in (
+        text[: len(text) // 2],
+        "{}",
+        "[]",
+        "null",
+        text.replace('"settings": {', '"settings": null, "_": {'),
+    ):
         file.write_text(broken)
         with pytest.raises(LapmlError, match="damaged"):
             build.read(params, copy, "birds")
+
+
+def test_damaged_maps_are_named(tmp_path):
+    paths = Paths("demo", tmp_path)
+    meta = paths.localised("birds") / "meta.json"
+    meta.parent.mkdir(parents=True)
+    meta.write_text('{"sha256": "e')
+    with pytest.raises(LapmlError, match="meta.json: cannot be read as JSON"):
+        build._maps(paths, "birds", "e" * 64)
 
 
 def test_a_diagnosis_whose_models_are_gone_is_refused(params, copy):
