@@ -103,7 +103,7 @@ def _measured(name: str, maps: np.ndarray, truth: Places, params: Params) -> dic
     ratios, _ = intervals.estimated(above, below, ("pointing", "mass", "agreement"), params)
     row: dict[str, float | str] = {"method": name, **ratios}
     if maps.shape[2] == 1 and name != PARTS:
-        found = [max_box_acc(each[:, 0], truth.boxes, SIDE, THRESHOLDS).max_box_acc_v2 for each in maps]
+        found = [max_box_acc_v2(each[:, 0], truth.boxes, SIDE, THRESHOLDS) for each in maps]
         row["box_acc"] = float(np.mean(found))
     return row
 
@@ -144,18 +144,10 @@ def _covered(spans: np.ndarray, cells: int) -> np.ndarray:
     return covered.clip(0) * cells
 
 
-class BoxAcc(NamedTuple):
-    """Both measures over a set of images."""
-
-    max_box_acc: float  # the box of the largest region, IoU ≥ 0.5
-    max_box_acc_v2: float  # the best of all regions' boxes, mean over :data:`OVERLAPS`
-    largest: np.ndarray  # (T, 3) share of images by threshold and overlap: the largest region's box
-    best: np.ndarray  # (T, 3) the best box
-
-
-def max_box_acc(maps: np.ndarray, boxes: np.ndarray, side: int = 224, thresholds: int = 100) -> BoxAcc:
-    """MaxBoxAcc and MaxBoxAccV2: how often a map's thresholded region gives the object's box, at the best threshold (Choe, Oh, Lee,
-    Chun, Akata and Shim, *Evaluating weakly-supervised object localization methods right*, CVPR 2020).
+def max_box_acc_v2(maps: np.ndarray, boxes: np.ndarray, side: int, thresholds: int) -> float:
+    """MaxBoxAccV2: how often the best box around a map's thresholded regions is the object's, at the best threshold; mean over
+    :data:`OVERLAPS` (Choe, Oh, Lee, Chun, Akata and Shim, *Evaluating weakly-supervised object localization methods right*, CVPR
+    2020).
 
     Args:
         maps: (N, h, w), finite; each is enlarged bilinearly to ``side`` × ``side`` and stretched to 0..1. A
@@ -164,7 +156,7 @@ def max_box_acc(maps: np.ndarray, boxes: np.ndarray, side: int = 224, thresholds
         thresholds: T, evenly from 0; a region is what lies above one. (Their code uses 1000; on 60 sparrows 400 and
             100 gave the same.)
     """
-    found = np.zeros((2, thresholds, len(OVERLAPS)))
+    found = np.zeros((thresholds, len(OVERLAPS)))
     levels = np.arange(thresholds) / thresholds
     for each, box in zip(maps, np.asarray(boxes, np.float64) * side, strict=True):
         small = torch.from_numpy(np.asarray(each, np.float32))[None, None]
@@ -175,16 +167,11 @@ def max_box_acc(maps: np.ndarray, boxes: np.ndarray, side: int = 224, thresholds
         stretched = (large - low) / (high - low)
         for at, level in enumerate(levels):
             overlaps = box_iou(torch.from_numpy(regions(stretched > level)), torch.from_numpy(box)[None]).numpy()
-            found[0, at] += np.greater_equal(overlaps[0], OVERLAPS)
-            found[1, at] += np.greater_equal(overlaps.max(), OVERLAPS)
-    largest, best = found / max(len(maps), 1)
-    at = OVERLAPS.index(0.5)
-    return BoxAcc(float(largest[:, at].max()), float(best.max(0).mean()), largest, best)
+            found[at] += np.greater_equal(overlaps.max(), OVERLAPS)
+    return float((found / max(len(maps), 1)).max(0).mean())
 
 
 def regions(mask: np.ndarray) -> np.ndarray:
-    """(R, 4) left, top, right and bottom, in pixels, of a mask's regions (joined by sides or corners), the largest first."""
-    labels, count = label(mask, np.ones((3, 3)))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in find_objects(labels)], np.float64).reshape(-1, 4)
-    return boxes[np.argsort(-sizes, kind="stable")]
+    """(R, 4) left, top, right and bottom, in pixels, of a mask's regions (joined by sides or corners)."""
+    labels, _ = label(mask, np.ones((3, 3)))
+    return np.array([(x.start, y.start, x.stop, y.stop) for y, x in find_objects(labels)], np.float64).reshape(-1, 4)
