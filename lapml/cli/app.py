@@ -237,8 +237,7 @@ def report(
     from lapml.report.build import report as build
     from lapml.report.pictures import gallery
 
-    images = images and settings.report.images
-    page = build(settings, params, paths, images, partial(gallery, settings, paths) if images else None)
+    page = build(settings, params, paths, partial(gallery, settings, paths) if images else None)
     typer.echo(f"{page}")
 
 

@@ -20,22 +20,19 @@ def report(
     params: Params,
     params_path: str | Path,
     paths: Paths,
-    images: bool,
     galleries: Callable[[str, dict[str, Answers]], dict[str, Any]] | None = None,
 ) -> Path:
     """Write all of ``REPORT_FILES`` into ``paths.report``, each to a temporary name first; returns the path of report.html.
 
     Args:
         params_path: the file that ``params`` was read from; its text is shown.
-        images: show pictures of the data, if ``report.images`` allows them; else ``galleries`` is not called and the
-            page has no picture.
-        galleries: of a data set's name and answers, :func:`lapml.report.pictures.gallery`.
+        galleries: of a data set's name and answers, :func:`lapml.report.pictures.gallery`; None, or where ``report.images`` forbids
+            pictures of the data: the page has none.
 
     Raises:
         LapmlError: the runs do not fit the settings, see ``tables.collect``, or a gallery shows pictures that are not
             allowed; nothing is written then.
     """
-    images = images and params.report.images
     for name in params.datasets:
         diagnosis.refuse_gallery(params, paths, name)
     runs, epochs = tables.collect(params, paths), tables.histories(params, paths)
@@ -56,7 +53,9 @@ def report(
         name: {method: tables.tuned_record(params, paths, name, method) for method in searched}
         for name in params.datasets
     }
-    pictures = {name: galleries(name, by_dataset[name]) for name in params.datasets} if images and galleries else None
+    pictures = None
+    if galleries and params.report.images:
+        pictures = {name: galleries(name, by_dataset[name]) for name in params.datasets}
     text, overridden, heading = _settings(params, Path(params_path))
     diagnoses = {name: _diagnosis(params, paths, name) for name in params.datasets}
     over = {name: backbones.of_suite(name, runs, params) for name in params.datasets}

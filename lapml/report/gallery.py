@@ -14,13 +14,7 @@ SLACK = 0.005  # tolerance of a sum of 1, shown with two digits
 
 
 def page(title: str, subtitle: str, pairs: list[Pair], synthetic: bool) -> str:
-    """The gallery as HTML; ``synthetic``: the page says that its pictures are, and not photographs.
-
-    Raises:
-        ValueError: there is no pair.
-    """
-    if not pairs:
-        raise ValueError("pairs: found none, expected at least one")
+    """The gallery as HTML; ``synthetic``: the page says that its pictures are, and not photographs."""
     shown = [_pair(pair) for pair in pairs]
     judged = any(pair.box_reference or pair.box_donor for pair in pairs)  # the data set has true boxes
     return render("gallery.html.j2", title=title, subtitle=subtitle, synthetic=synthetic, judged=judged, pairs=shown)
@@ -69,5 +63,5 @@ def _mix(mix: Mix) -> dict[str, Any]:
     }
 
 
-def _digits(number: float | None) -> str:
-    return f"{number:.2f}" if number is not None and math.isfinite(number) else "–"
+def _digits(number: float) -> str:
+    return f"{number:.2f}" if math.isfinite(number) else "–"

@@ -307,7 +307,7 @@ def test_a_report_can_be_made_where_no_weights_are(elsewhere, params_file, monke
     params, paths = elsewhere
     accumulate.restore(params, paths)
     monkeypatch.setattr(diagnosis, "read", lambda *_: None)
-    assert json.loads((build.report(params, params_file, paths, False).parent / "summary.json").read_text())
+    assert json.loads((build.report(params, params_file, paths).parent / "summary.json").read_text())
 
 
 def test_margins_that_a_row_started_from_go_along(suite):

@@ -19,7 +19,7 @@ def test_report_writes_every_file_and_nothing_else(suite, galleries, params_file
         asked.append(dataset)
         return galleries(dataset, answers)
 
-    page = build.report(params, params_file, paths, True, spy)
+    page = build.report(params, params_file, paths, spy)
     assert page == paths.report / "report.html" and asked == ["birds"]
     assert sorted(path.name for path in paths.report.iterdir()) == sorted(REPORT_FILES)
     assert not list(paths.base.glob(".*"))
@@ -28,23 +28,19 @@ def test_report_writes_every_file_and_nothing_else(suite, galleries, params_file
     assert "for every method that mixes" in html  # a comment of the params file
 
 
-def test_report_without_images_asks_for_none(suite, params_file):
+def test_a_report_without_galleries_shows_no_picture(suite, params_file):
     params, paths = suite
-
-    def never(dataset, answers):
-        raise AssertionError("galleries called")
-
-    html = build.report(params, params_file, paths, False, never).read_text()
+    html = build.report(params, params_file, paths).read_text()
     assert 'content="none"' in html and "image/png" not in html
 
 
 def test_a_refused_report_leaves_the_old_one(suite, params_file):
     params, paths = suite
-    build.report(params, params_file, paths, False)
+    build.report(params, params_file, paths)
     before = {name: (paths.report / name).read_bytes() for name in REPORT_FILES}
     (paths.run("birds", "cutmix", 0) / "metrics.json").unlink()
     with pytest.raises(LapmlError, match="birds/cutmix/0: metrics.json: missing"):
-        build.report(params, params_file, paths, False)
+        build.report(params, params_file, paths)
     assert {name: (paths.report / name).read_bytes() for name in REPORT_FILES} == before
 
 
@@ -52,7 +48,7 @@ def test_report_is_the_same_each_time(suite, params_file):
     params, paths = suite
     made = []
     for _ in range(2):
-        build.report(params, params_file, paths, False)
+        build.report(params, params_file, paths)
         made.append({name: (paths.report / name).read_bytes() for name in REPORT_FILES})
     assert made[0] == made[1]
 
@@ -60,12 +56,12 @@ def test_report_is_the_same_each_time(suite, params_file):
 def test_the_introduction_is_never_another_suites(suite, tmp_path, params_file):
     """An overlay has its own words or none, and a suite of another name than the file's too."""
     params, paths = suite
-    assert "The embedded default" not in build.report(params, params_file, paths, False).read_text().partition("<h2")[0]
+    assert "The embedded default" not in build.report(params, params_file, paths).read_text().partition("<h2")[0]
     same = "".join(f"{key}: {value}\n" for key, value in (("suite", "fake"), ("seeds", "[0, 1]")))
     for heading, words in (("", []), ("# Fake runs, for a test.\n", ["<p>Fake runs, for a test.</p>"])):
         overlay = tmp_path / "mine.yaml"
         overlay.write_text(f"{heading}base: {params_file}\n{same}")
-        html = build.report(params, overlay, paths, False).read_text().partition("<h2")[0]
+        html = build.report(params, overlay, paths).read_text().partition("<h2")[0]
         assert "The embedded default" not in html and all(each in html for each in words)
 
 
@@ -76,7 +72,7 @@ def test_the_published_page_links_to_what_is_published():
 
 def test_publish_copies_without_weights(suite, galleries, params_file):
     params, paths = suite
-    build.report(params, params_file, paths, True, galleries)
+    build.report(params, params_file, paths, galleries)
     target = published.publish(params, paths)
     assert target == paths.published
     found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
@@ -97,7 +93,7 @@ def test_publish_replaces_what_was_there(suite, params_file):
     params, paths = suite
     paths.published.mkdir(parents=True)
     (paths.published / "stale.txt").write_text("old")
-    build.report(params, params_file, paths, False)
+    build.report(params, params_file, paths)
     published.publish(params, paths)
     assert not (paths.published / "stale.txt").exists()
     assert [path.name for path in paths.published.parent.iterdir()] == [params.suite]
@@ -105,10 +101,10 @@ def test_publish_replaces_what_was_there(suite, params_file):
 
 def test_publish_removes_no_published_run_without_being_told_to(suite, params_file):
     params, paths = suite
-    build.report(params, params_file, paths, False)
+    build.report(params, params_file, paths)
     published.publish(params, paths)
     fewer = params.model_copy(update={"seeds": [0]})
-    build.report(fewer, params_file, paths, False)
+    build.report(fewer, params_file, paths)
     gone = paths.published / "runs/birds/cutmix/1/metrics.json"
     with pytest.raises(
         LapmlError, match="holds 5 runs that the settings do not have .*birds/adaptive_margin/1.*--replace"
@@ -122,7 +118,7 @@ def test_publish_removes_no_published_run_without_being_told_to(suite, params_fi
 @pytest.mark.parametrize("moment", ["copy", "rename"])
 def test_a_failed_publish_loses_nothing(suite, params_file, monkeypatch, moment):
     params, paths = suite
-    build.report(params, params_file, paths, False)
+    build.report(params, params_file, paths)
     published.publish(params, paths)
     (paths.published / "mark.txt").write_text("kept")
     if moment == "copy":
@@ -144,7 +140,7 @@ def test_publish_refuses_no_or_half_a_report(suite, params_file):
     params, paths = suite
     with pytest.raises(LapmlError, match="run `lapml report` first"):
         published.publish(params, paths)
-    build.report(params, params_file, paths, False)
+    build.report(params, params_file, paths)
     (paths.report / "curves.csv").unlink()
     with pytest.raises(LapmlError, match="curves.csv: missing"):
         published.publish(params, paths)
@@ -152,7 +148,7 @@ def test_publish_refuses_no_or_half_a_report(suite, params_file):
 
 def test_publish_refuses_a_report_of_other_runs(suite, params_file, edit):
     params, paths = suite
-    build.report(params, params_file, paths, False)
+    build.report(params, params_file, paths)
     edit(paths.run("birds", "margin", 0) / "metrics.json", top5=96.0)
     with pytest.raises(LapmlError, match="run `lapml report` again"):
         published.publish(params, paths)
@@ -160,17 +156,17 @@ def test_publish_refuses_a_report_of_other_runs(suite, params_file, edit):
 
 def test_publish_refuses_pictures_of_others_data(make, galleries, params_file):
     params, paths = make("data.birds.source=/somewhere/CUB_200_2011", "data.birds.synthetic=null")
-    build.report(params, params_file, paths, True, galleries)
+    build.report(params, params_file, paths, galleries)
     with pytest.raises(LapmlError, match="pictures of birds.*run `lapml report --no-images` first"):
         published.publish(params, paths)
     assert not paths.published.exists()
-    build.report(params, params_file, paths, False)
+    build.report(params, params_file, paths)
     assert (published.publish(params, paths) / "report.html").exists()
 
 
 def test_publish_refuses_a_page_that_does_not_say(suite, params_file):
     params, paths = suite
-    page = build.report(params, params_file, paths, False)
+    page = build.report(params, params_file, paths)
     page.write_text("<html></html>")
     with pytest.raises(LapmlError, match="does not say whether"):
         published.publish(params, paths)

@@ -118,7 +118,7 @@ def ends(params, paths: Paths, params_file: Path) -> list[str]:
     pair = [paths.run("birds", "baseline", 0), damaged]
     before, found = contents(runs), []
     for use in (
-        lambda: build.report(params, params_file, paths, False),
+        lambda: build.report(params, params_file, paths),
         lambda: compared(compare(pair, None, 1, 0.95, 100)),
         lambda: compared(compare(pair, None, 5, 0.95, 100)),
         lambda: confused(confusions(pair, None, (), "last", 0.95, 100)),

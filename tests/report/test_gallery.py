@@ -219,11 +219,6 @@ def test_glow_is_opaque_by_the_share_of_the_highest_cell(heat):
     assert np.allclose(alpha, tiles.GLOW * expected, atol=1 / 255)
 
 
-def test_no_pair_is_refused():
-    with pytest.raises(ValueError, match="found none"):
-        gallery.page("", "", [], synthetic=True)
-
-
 def _probed(html: str) -> str:
     return html.replace("<head>", f"<head>{LISTEN}", 1).replace("</body>", f"{PROBE}</body>")
 

@@ -59,7 +59,7 @@ def test_of_a_suite(two):
 @pytest.mark.usefixtures("quick")
 def test_its_page_and_its_published_figure(two, params_file):
     params, paths = two
-    html = build.report(params, params_file, paths, False).read_text()
+    html = build.report(params, params_file, paths).read_text()
     assert "Accuracy against cost over backbones" in html
     written = html.partition("birds-backbones.csv")[2].partition("base64,")[2].partition('"')[0]
     table = pd.read_csv(io.BytesIO(base64.b64decode(written)))
@@ -72,7 +72,7 @@ def test_its_page_and_its_published_figure(two, params_file):
 def test_a_suite_of_one_backbone_has_none(suite, params_file):
     params, paths = suite
     assert backbones.of_suite("birds", tables.collect(params, paths), params).empty
-    assert "over backbones" not in build.report(params, params_file, paths, False).read_text()
+    assert "over backbones" not in build.report(params, params_file, paths).read_text()
 
 
 def test_other_weights_of_one_of_the_backbones_are_refused(two, edit):

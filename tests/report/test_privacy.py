@@ -145,7 +145,7 @@ def test_the_report_never_shows_what_the_settings_forbid(shop, monkeypatch):
     def never(dataset, answers):
         raise AssertionError("galleries called")
 
-    build.report(params, ROOT / "params.yaml", paths, True, never)
+    build.report(params, ROOT / "params.yaml", paths, never)
 
 
 @pytest.mark.parametrize("neighbours", [0, 3])

@@ -75,7 +75,7 @@ def test_with_other_images_of_every_class_nothing_changes():
 def test_few_classes_and_lone_images_in_every_output(suite, params_file):
     params, paths = suite
     relabel(paths, [0, *[1] * 10, *[2] * 10], ["a", "b", "c"], top5=None, recall_left_out=1)
-    report(params, params_file, paths, images=False)
+    report(params, params_file, paths)
     runs = pd.read_csv(paths.report / "runs.csv")
     assert runs["top5"].isna().all() and (runs["recall_left_out"] == 1).all() and (runs["recall1"] == 40).all()
     assert pd.read_csv(paths.report / "accuracy.csv")["top5"].isna().all()
@@ -95,7 +95,7 @@ def test_a_test_split_of_one_image_a_class(suite, params_file):
     params, paths = suite
     names = [f"c{k}" for k in range(8)]
     relabel(paths, list(range(8)), names, recall1=None, recall5=None, recall_left_out=8)
-    report(params, params_file, paths, images=False)
+    report(params, params_file, paths)
     text = (paths.report / "accuracy.md").read_text()
     assert "R@K leaves out 8 test images that are each the only one of its class." in text
     assert "R@1, R@5 cannot miss, or does not exist" in text
