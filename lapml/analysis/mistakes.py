@@ -10,7 +10,7 @@ from lapml.analysis.tables import BASELINE
 from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.paths import Paths
-from lapml.runs.records import Answers
+from lapml.runs.records import Answers, parquet
 
 MOST_CLASSES = 12  # of a confusion matrix: as many as stay readable
 EXTREMES = 5  # classes at either end of a list by accuracy
@@ -97,16 +97,15 @@ class Mistake:
 
 def probabilities(params: Params, paths: Paths, dataset: str, method: str) -> np.ndarray:
     """(N,) the probability of the true class that the runs of a method give each image, the mean over seeds; LapmlError where a run
-    did not record it."""
+    did not record it, or its record is damaged."""
     found = []
     for seed in params.seeds:
         path = paths.run(dataset, method, seed) / "predictions.parquet"
         try:
-            found.append(pd.read_parquet(path, columns=["probability"])["probability"].to_numpy(dtype=float))
-        except Exception as error:  # pyarrow raises many types
+            found.append(parquet(path, shares=("probability",))["probability"].to_numpy())
+        except LapmlError as error:
             raise LapmlError(
-                f"{path}: probability: cannot be read ({' '.join(str(error).split())}), expected one for each image; train the "
-                "run again, or give `lapml report --no-images`"
+                f"{path.parent}: {error}; train the run again, or give `lapml report --no-images`"
             ) from None
     return np.mean(found, axis=0)
 
