@@ -13,8 +13,9 @@ import numpy as np
 
 from lapml.analysis import gather, stats
 from lapml.analysis.gather import listed
-from lapml.analysis.tables import BOOTSTRAP_SEED, chance, interval, points
+from lapml.analysis.tables import chance, interval, points
 from lapml.common.text import markdown as escaped
+from lapml.common.text import markdown_table
 
 
 def compare(
@@ -55,17 +56,14 @@ def compare(
         label: gather.paired(label, runs, reference, base) for label, runs in methods.items() if label != reference
     }
     answers = [(_answers(runs), _answers(other)) for runs, other in pairs.values()]
-    compared = stats.compare_rows([None, *answers], replicates, confidence, BOOTSTRAP_SEED)
+    compared = stats.compare_rows([None, *answers], replicates, confidence)
     table = []
-    for (label, runs), (difference, p_holm, significant, seeds) in zip(methods.items(), compared, strict=True):
+    for (label, runs), found in zip(methods.items(), compared, strict=True):
         accuracy, half = stats.t_interval([100 * float(run.right.mean()) for run in runs.values()], confidence)
-        table.append({
-            "method": label, "seeds": list(runs), "accuracy": accuracy, "half": half,
-            "paired_seeds": [run.config["seed"] for run in pairs[label][0]] if label in pairs else [],
-            "difference": 100 * difference.mean, "low": 100 * difference.low, "high": 100 * difference.high,
-            "p": difference.p, "p_holm": p_holm, "significant": significant,
-            "seeds_needed": seeds.needed, "seeds_needed_low": seeds.low, "seeds_needed_high": seeds.high,
-        })  # fmt: skip
+        common = [run.config["seed"] for run in pairs[label][0]] if label in pairs else []
+        row = {"method": label, "seeds": list(runs), "accuracy": accuracy, "half": half, "paired_seeds": common}
+        ends = {"seeds_needed_low": found.seeds.low, "seeds_needed_high": found.seeds.high}
+        table.append(row | found.in_points() | ends)
     mcnemar = None
     if len(methods) == 2 and all(len(runs) == 1 for runs in methods.values()):
         [(ours, theirs)] = answers
@@ -84,7 +82,7 @@ def markdown(result: dict[str, Any]) -> str:
     level, split = f"{100 * result['confidence']:g} %", {"val": "validation"}.get(result["split"], result["split"])
     heads = ["method", "seeds", f"top-{result['top']} (± {level})", f"points over {reference} [{level}]", "p", "p, Holm",
              "seeds needed"]  # fmt: skip
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    lines = []
     for row in result["rows"]:
         cells = ["–"] * 4
         if row in others:
@@ -112,8 +110,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"{reference} does: {found['only_reference']}; p {p if p.startswith('<') else f'= {p}'}.",
             *notes,
         ]
-    table = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([*table, "", text, "", *(f"- {note}" for note in notes)])
+    return "\n".join([*markdown_table(heads, lines), "", text, "", *(f"- {note}" for note in notes)])
 
 
 def as_json(result: dict[str, Any]) -> str:

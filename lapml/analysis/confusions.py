@@ -16,7 +16,7 @@ import numpy as np
 
 from lapml.analysis import gather, stats
 from lapml.analysis.gather import listed
-from lapml.analysis.tables import BOOTSTRAP_SEED, comparison, interval
+from lapml.analysis.tables import comparison, interval
 from lapml.common.text import class_name, markdown_table
 from lapml.common.text import markdown as escaped
 from lapml.errors import LapmlError
@@ -86,7 +86,6 @@ def confusions(
             [None, *(_pair(rows, within, label, other) for label, other in zip(others, against, strict=True))],
             replicates,
             confidence,
-            BOOTSTRAP_SEED,
         )
         for against in ([reference] * len(others), list(rows)[:-1])
     ]

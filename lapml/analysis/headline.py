@@ -11,7 +11,7 @@ import numpy as np
 from lapml.analysis import stats
 from lapml.analysis.gather import kept
 from lapml.analysis.sections import Section
-from lapml.analysis.tables import BASELINE, BOOTSTRAP_SEED, chance, interval, points
+from lapml.analysis.tables import BASELINE, chance, interval, points
 from lapml.config import Params
 from lapml.runs.records import Answers
 
@@ -36,12 +36,10 @@ def headline(answers: dict[tuple[str, str], Answers], params: Params) -> Rows:
     and over ``baseline``, corrected over the data set's methods, :meth:`lapml.analysis.stats.Comparison.in_points`."""
     rows = []
     for dataset in params.report.developed_on:
-        right = {
-            method: answers[dataset, method].right for method in params.all_methods() if (dataset, method) in answers
-        }
+        right = {method: answers[dataset, method].right for method in params.all_methods()}
         base = right.get(BASELINE)
         pairs = [None if base is None or method == BASELINE else (each, base) for method, each in right.items()]
-        compared = stats.compare_rows(pairs, params.report.bootstrap, params.report.confidence, BOOTSTRAP_SEED)
+        compared = stats.compare_rows(pairs, params.report.bootstrap, params.report.confidence)
         for (method, each), found in zip(right.items(), compared, strict=True):
             top1, half = stats.t_interval(list(100 * each.mean(1)), params.report.confidence)
             row = {"dataset": dataset, "method": method, "images": each.shape[1], "top1": top1, "half": half}
@@ -55,7 +53,7 @@ def contrasts(answers: dict[tuple[str, str], Answers], params: Params) -> Rows:
     rows = []
     for dataset in params.datasets:
         pairs = [(answers[dataset, one].right, answers[dataset, other].right) for one, other in params.report.primary]
-        compared = stats.compare_rows(pairs, params.report.bootstrap, params.report.confidence, BOOTSTRAP_SEED)
+        compared = stats.compare_rows(pairs, params.report.bootstrap, params.report.confidence)
         for (method, against), found in zip(params.report.primary, compared, strict=True):
             rows.append({"dataset": dataset, "method": method, "against": against, **found.in_points()})
     return rows

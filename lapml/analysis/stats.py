@@ -20,6 +20,7 @@ from lapml.errors import LapmlError
 CELLS = 4_000_000  # drawn counts held at once: 32 MB
 POWER = 0.8  # the usual probability of finding an existing difference
 MOST_SEEDS = 1000  # larger numbers are infinite
+BOOTSTRAP_SEED = 0  # of the resampling, the same for every comparison: a table depends only on its runs
 
 
 class Difference(NamedTuple):
@@ -248,13 +249,13 @@ def seeds_needed(differences: Sequence[float], confidence: float, power: float =
 
 
 def compare_rows(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray] | None], replicates: int, confidence: float, seed: int
+    pairs: Sequence[tuple[np.ndarray, np.ndarray] | None], replicates: int, confidence: float
 ) -> list[Comparison]:
     """The differences of one table: each pair by :func:`paired_bootstrap`, all corrected together by :func:`holm`.
 
     Args:
         pairs: (a, b), each (S, N) as in :func:`paired_bootstrap`; None where there is nothing to compare.
-        replicates, confidence, seed: of the bootstrap; every pair starts from the same seed.
+        replicates, confidence: of the bootstrap; every pair starts from the same seed, :data:`BOOTSTRAP_SEED`.
 
     Returns:
         One :class:`Comparison` per pair. ``significant``: the corrected p is below 1 − confidence, and there is more than
@@ -264,7 +265,7 @@ def compare_rows(
         LapmlError: as :func:`paired_bootstrap`.
     """
     none = Difference(*[math.nan] * 4)
-    differences = [paired_bootstrap(*pair, replicates, confidence, seed) if pair else none for pair in pairs]
+    differences = [paired_bootstrap(*pair, replicates, confidence, BOOTSTRAP_SEED) if pair else none for pair in pairs]
     corrected = holm([difference.p for difference in differences])
     compared = []
     for pair, difference, p in zip(pairs, differences, corrected, strict=True):

@@ -23,7 +23,6 @@ __all__ = [
 
 BASELINE = "baseline"
 CALIBRATION = ("loss", "loss_scaled", "temperature", "ece", "ece_scaled", "brier")
-BOOTSTRAP_SEED = 0  # of the resampling, the same for every comparison: a table depends only on its runs
 
 
 def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], Answers], params: Params) -> pd.DataFrame:
@@ -60,7 +59,6 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], Answers], pa
                 ],
                 params.report.bootstrap,
                 params.report.confidence,
-                BOOTSTRAP_SEED,
             )
             for others in ([BASELINE] * len(methods), before)
         )
@@ -70,12 +68,11 @@ def accuracy(runs: pd.DataFrame, predictions: dict[tuple[str, str], Answers], pa
             top1, half = stats.t_interval(of_method["top1"].to_list(), params.report.confidence)
             row = {"dataset": dataset, "method": method, "n_seeds": len(of_method), "top1": top1, "top1_half": half}
             row |= {name: of_method[name].mean() for name in ACCURACIES[1:]}
-            row["recall_left_out"] = of_method.get("recall_left_out", pd.Series([0])).iloc[0]  # all share the images
+            row["recall_left_out"] = of_method["recall_left_out"].iloc[0]  # all share the images
             row |= _points("gain", "", gain) | _points("step", "step_", step)
             row |= {"previous": previous}
             row |= {
-                name: of_method[name].mean() if name in of_method else math.nan
-                for name in ("images_forward", "images_backward", "seconds", *CALIBRATION)
+                name: of_method[name].mean() for name in ("images_forward", "images_backward", "seconds", *CALIBRATION)
             }
             rows.append(row | {"cost": cost(of_method).mean()})
         base: dict[str, Any] = next(

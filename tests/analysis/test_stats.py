@@ -11,7 +11,16 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from lapml.analysis.stats import MOST_SEEDS, compare_rows, holm, mcnemar, paired_bootstrap, seeds_needed, t_interval
+from lapml.analysis.stats import (
+    BOOTSTRAP_SEED,
+    MOST_SEEDS,
+    compare_rows,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    seeds_needed,
+    t_interval,
+)
 from lapml.errors import LapmlError
 
 
@@ -336,10 +345,12 @@ def test_power_is_a_share(power):
 def test_compare_rows_is_its_parts():
     rng = np.random.default_rng(14)
     pairs = [answers(rng, 3, 300, gap) for gap in (0.0, 0.15, 0.6)]
-    compared = compare_rows([None, *map(tuple, pairs)], 1000, 0.95, 3)
+    compared = compare_rows([None, *map(tuple, pairs)], 1000, 0.95)
     none, *others = compared
     assert all(math.isnan(number) for number in (*none.difference, none.p_holm, *none.seeds)) and not none.significant
-    assert [each.difference for each in others] == [paired_bootstrap(a, b, 1000, 0.95, 3) for a, b in pairs]
+    assert [each.difference for each in others] == [
+        paired_bootstrap(a, b, 1000, 0.95, BOOTSTRAP_SEED) for a, b in pairs
+    ]
     corrected = multipletests([each.difference.p for each in others], method="holm")[1]
     assert [each.p_holm for each in others] == pytest.approx(corrected.tolist())
     assert [each.significant for each in others] == (corrected < 0.05).tolist() == [False, False, True]
@@ -350,9 +361,9 @@ def test_compare_rows_is_its_parts():
 
 def test_one_seed_is_never_significant():
     a = np.ones((1, 200), np.uint8)
-    [found] = compare_rows([(a, 0 * a)], 1000, 0.95, 0)
+    [found] = compare_rows([(a, 0 * a)], 1000, 0.95)
     assert found.p_holm < 0.05 and not found.significant and math.isnan(found.seeds.needed)
-    [found] = compare_rows([(np.repeat(a, 2, 0), np.repeat(0 * a, 2, 0))], 1000, 0.95, 0)
+    [found] = compare_rows([(np.repeat(a, 2, 0), np.repeat(0 * a, 2, 0))], 1000, 0.95)
     assert found.significant and found.seeds.needed == 2
 
 
@@ -360,7 +371,7 @@ def test_comparisons_without_a_difference_are_rarely_significant():
     """Family-wise: of tables of three rows that are all alike, few call any of them different from the first."""
     rng = np.random.default_rng(15)
     alarms = 0
-    for table in range(150):
+    for _ in range(150):
         base, *rows = (answers(rng, 4, 300, 0.0, 0.05)[0] for _ in range(4))
-        alarms += any(each.significant for each in compare_rows([(row, base) for row in rows], 300, 0.95, table))
+        alarms += any(each.significant for each in compare_rows([(row, base) for row in rows], 300, 0.95))
     assert alarms / 150 <= 0.05

@@ -44,16 +44,13 @@ class Known(NamedTuple):
     maps: "Localised | None" = None  # what the stage `localise` found
 
 
-NONE = pd.DataFrame()
-
-
 class Measured(NamedTuple):
     table: pd.DataFrame  # one row per mixer: method, and of each metric its value, low and high (shares of 1)
     maps: pd.DataFrame  # one row: the same of the metrics of localisation
     ratios: pd.DataFrame  # one row per (metric, against): value, low and high of loc_cutmix's over that one's
     labels: pd.DataFrame  # one row per (method, bin of ρ): images, mean ρ, mean true share
     record: dict[str, Any]  # what made them
-    localisers: pd.DataFrame = NONE  # a row for each localiser, see localisers.py; none where nothing was localised
+    localisers: pd.DataFrame  # a row for each localiser, see localisers.py; none where nothing was localised
 
 
 def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measured:
@@ -106,12 +103,12 @@ def measure(params: Params, paths: Paths, dataset: str, known: Known) -> Measure
     }
     if maps_found:
         record["localised_sha256"] = maps_found.meta["sha256"]
-    if compared is None:
-        return Measured(table, maps, ratios, _labels(bins), record)
-    record["compared"] = len(compared)
-    assert annotations is not None and maps_found is not None
-    truth = localisers.places(annotations, packed.index[["width", "height"]].to_numpy(np.float64), compared)
-    beside = localisers.compare(maps_found, truth, compared, of_models, params)
+    beside = pd.DataFrame()
+    if compared is not None:
+        record["compared"] = len(compared)
+        assert annotations is not None and maps_found is not None
+        truth = localisers.places(annotations, packed.index[["width", "height"]].to_numpy(np.float64), compared)
+        beside = localisers.compare(maps_found, truth, compared, of_models, params)
     return Measured(table, maps, ratios, _labels(bins), record, beside)
 
 
