@@ -168,9 +168,9 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | Non
     ``ece`` (expected calibration error by 15 bins of equal width, in percent; Guo et al., ICML 2017); ``loss_scaled`` and
     ``ece_scaled``: with logits divided by a temperature (Guo et al.); ``temperature``: that of all images.
 
-    A run of the tables is trained on the validation images too, or read on them, so none are left to take its temperature from. So
-    each fifth of the images is
-    scaled by the temperature of the other four: no image's label has a part in its own scaling. None where there are too few.
+    A run of the tables is trained on the validation images too, or read on them, so none are left to take its temperature
+    from. So each fifth of the images is scaled by the temperature of the other four: no image's label has a part in its own
+    scaling. None where there are too few.
 
     Args:
         logits: (N, K); labels: (N,).
