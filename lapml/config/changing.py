@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lapml.common.sections import Section, mistake
+from lapml.config.renamed import new_name
 from lapml.errors import expected
 
 
@@ -19,6 +20,10 @@ def validated(read: Callable[[Any], Section], keys: dict[str, Any], where: str) 
     try:
         return read(keys)
     except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([where, *map(str, first["loc"])])
+        if first["type"] == "extra_forbidden" and (new := new_name(key)):
+            raise ValueError(f"{key}: was renamed; write {new} instead") from None
         raise ValueError(mistake(error, where)) from None
 
 

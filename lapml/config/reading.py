@@ -22,6 +22,7 @@ from lapml.config.method import READING
 from lapml.config.renamed import new_name
 from lapml.config.schema import Params
 from lapml.errors import LapmlError
+from lapml.mixing import MIXERS
 
 
 def load(path: str | Path = "params.yaml", overrides: list[str] | tuple[str, ...] = ()) -> Params:
@@ -78,15 +79,15 @@ def _section(raw: dict[str, Any], key: str) -> dict[str, Any]:
 def override_in(raw: dict[str, Any], override: str) -> None:
     """Apply one --set. A key that a data set or method takes from `defaults` is changed for that one alone."""
     key, equals, text = override.partition("=")
-    *parents, last = key.strip().split(".")
     inherited: Any = expanded(raw)
+    *parents, last = _split(key.strip(), inherited)
     where = raw
     for part in parents:
         inherited = inherited.get(part) if isinstance(inherited, dict) else None
     if not equals or not isinstance(inherited, dict) or last not in inherited:
         for end in range(1, len(parents) + 2):
             old = [*parents, last][:end]
-            if new := new_name(".".join(old)):
+            if new := _renamed(old, expanded(raw)):
                 raise LapmlError(f"--set {override}: {'.'.join(old)} was renamed; write {new} instead")
         known = inherited if isinstance(inherited, dict) else {}
         if equals and (close := meant(key.strip(), expanded(raw))):
@@ -100,6 +101,28 @@ def override_in(raw: dict[str, Any], override: str) -> None:
         json.dumps(where[last], default=str)
     except (YAMLError, TypeError, ValueError, RecursionError):
         raise LapmlError(f"--set {override}: the value is not plain YAML") from None
+
+
+def _split(key: str, settings: Any) -> list[str]:
+    """The keys of a path such as ``tune.methods.cutmix.train.lr.low``. One that itself holds dots (``train.lr``) is taken where
+    there is one: at each level the longest that is there."""
+    parts, keys = key.split("."), []
+    while parts:
+        known = settings if isinstance(settings, dict) else {}
+        size = next((end for end in range(len(parts), 0, -1) if ".".join(parts[:end]) in known), 1)
+        keys.append(".".join(parts[:size]))
+        parts, settings = parts[size:], known.get(keys[-1])
+    return keys
+
+
+def _renamed(keys: list[str], settings: Any) -> str | None:
+    """The new name of a key; None if it was not renamed, as the keys of custom mixers never were."""
+    for part in keys[:-1]:
+        settings = settings.get(part) if isinstance(settings, dict) else None
+    name = settings.get("name") if isinstance(settings, dict) else None
+    if keys[-2:-1] == ["mixer"] and isinstance(name, str) and name not in MIXERS:
+        return None
+    return new_name(".".join(keys))
 
 
 def meant(key: str, raw: dict[str, Any]) -> str | None:

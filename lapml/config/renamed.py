@@ -14,7 +14,6 @@ KEYS = {  # of params files: old path, * for any name: new key
     "*train.head_lr": "head_lr_mult",
     "*margin.alpha": "weight",
     "*margin.positive": "pos_margin",
-    "*.loss.alpha": "weight",
     "*.mixer.beta": "alpha",
     "defaults.mixers.*.beta": "alpha",
 }

@@ -130,6 +130,17 @@ def test_what_is_wrong_is_one_line(project, override, said):
     assert len(str(error.value).splitlines()) == 1 and str(error.value).startswith("params.yaml: methods.")
 
 
+def test_own_keys_are_never_taken_for_renamed_ones(project):
+    """`alpha` of a loss and `beta` of a mixer once were keys of lapml."""
+    (project / "my_methods.py").write_text(EXAMPLE.replace("power", "alpha"))
+    with pytest.raises(LapmlError, match="methods.consistent.loss.weight: missing; add it$"):
+        config.load("params.yaml", ["methods.consistent.loss={name: my_methods.consistency, alpha: 2.0}"])
+    for key in ("methods.consistent.loss.alpha", "methods.bands.mixer.beta"):
+        with pytest.raises(LapmlError, match="KEY=VALUE|there is no such key") as error:
+            config.load("params.yaml", [f"{key}=2"])
+        assert "renamed" not in str(error.value)
+
+
 def test_a_file_that_cannot_be_imported_shows_its_own_error(project):
     (project / "my_methods.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(LapmlError, match="No module named 'nothing_of_that_name'"):

@@ -354,6 +354,17 @@ def test_a_bad_override(override):
     assert f"--set {override}" in said and len(said.splitlines()) == 1
 
 
+def test_an_override_below_a_key_that_holds_dots():
+    space = "tune.methods={cutmix: {train.lr: {low: 0.01, high: 0.1}, mix.prob: {low: 0.2, high: 1.0}}}"
+    params = config.load(PARAMS, [space, "tune.methods.cutmix.train.lr.low=0.02"])
+    assert params.tune.methods["cutmix"]["train.lr"] == Range(low=0.02, high=0.1)
+    params = config.load(PARAMS, [space, "tune.methods.cutmix.train.lr={low: 0.03, high: 0.1}"])
+    assert params.tune.methods["cutmix"]["train.lr"].low == 0.03
+    assert "did you mean tune.methods.cutmix.train.lr.low?" in mistake(
+        PARAMS, space, "tune.methods.cutmix.train.lr.lwo=1"
+    )
+
+
 def test_an_override_with_a_bad_value():
     assert "train.lr: found -2" in mistake(PARAMS, "train.lr=-2")
 
@@ -391,6 +402,7 @@ def test_overrides_of_a_data_set():
     [
         ({"train": {"rate": 1}}, "data.birds.overrides.train.rate: unknown key; remove it or correct its spelling"),
         ({"tune": {"margin": {"n": 1}}}, "data.birds.overrides.tune.margin.n: unknown key"),
+        ({"train": {"head_lr": 5}}, "data.birds.overrides.train.head_lr: was renamed; write head_lr_mult instead"),
         ({"train": {"lr": -1.0}}, "data.birds.overrides.train.lr: found -1.0, expected"),
         ({"train": {"epochs": 1}}, "data.birds.overrides.train: warmup_epochs: found 1"),
         ({"model": {"truncate": 12}}, "data.birds.overrides.model.truncate: found 12, expected"),
