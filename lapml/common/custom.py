@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from pydantic import ValidationError, create_model
 
 from lapml.common.sections import Section, mistake
-from lapml.errors import LapmlError
+from lapml.errors import LapmlError, words
 from lapml.files import sha256
 
 
@@ -109,7 +109,8 @@ def arguments_of(found: Callable, file: Path) -> type[Section]:
     """The model of the keys of a custom loss: its keyword arguments, with types and defaults.
 
     Raises:
-        ValueError: it does not take exactly one positional argument, or its annotations cannot be read.
+        ValueError: it does not take exactly one positional argument, its annotations cannot be read, or an argument can be no
+            key.
     """
     wanted, placed = {}, []
     try:
@@ -127,7 +128,12 @@ def arguments_of(found: Callable, file: Path) -> type[Section]:
             f"{file}: {found.__name__}: found the positional arguments {', '.join(placed) or 'none'}, expected (seen, *, your "
             "keys): write a * before those that are keys of params.yaml"
         )
-    return create_model("Keys", __base__=Section, **wanted)
+    try:
+        return create_model("Keys", __base__=Section, **wanted)
+    except Exception as error:  # pydantic raises many types where it knows nothing of a class
+        raise ValueError(
+            f"{file}: {found.__name__}: its keys must be numbers, text, lists or the like ({words(error)[:200]})"
+        ) from None
 
 
 def named(name: str, group: str) -> tuple[Callable, Path]:

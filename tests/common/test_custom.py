@@ -194,6 +194,13 @@ def test_a_file_that_cannot_be_used_is_one_line_too(project, change, said):
     assert str(error.value).startswith("params.yaml: methods.bands.mixer: ")
 
 
+def test_an_argument_of_a_loss_that_can_be_no_key_is_one_line_too(project):
+    (project / "my_methods.py").write_text(EXAMPLE.replace("power: float = 1.0", "power: torch.Tensor = None"))
+    with pytest.raises(LapmlError, match="consistency: its keys must be numbers, text, lists or the like") as error:
+        config.load("params.yaml")
+    assert len(str(error.value).splitlines()) == 1 and str(error.value).startswith("params.yaml: methods.consistent.")
+
+
 def test_of_a_decorated_function_its_own_file_counts(project):
     (project / "my_methods.py").write_text(EXAMPLE.replace("def bands(", "@torch.no_grad()\ndef bands("))
     mixer = config.load("params.yaml").methods["bands"].mixer
