@@ -6,6 +6,7 @@ the whole section, since its keys depend on its name.
 """
 
 import json
+from copy import deepcopy
 from difflib import get_close_matches
 from functools import lru_cache
 from io import StringIO
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, merge_attrib
 from ruamel.yaml.error import YAMLError
 
 from lapml.errors import LapmlError
@@ -93,6 +94,7 @@ def composed(path: Path) -> str:
         type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
     )
     whole = yaml.load(found[-1][0].read_text(encoding="utf-8"))
+    _part(whole, set())
     for _, raw in reversed(found[:-1]):
         merge(whole, raw)
     stream = StringIO()
@@ -104,6 +106,26 @@ def composed(path: Path) -> str:
         section = line[:1].isalpha() and (line.partition("#")[0].rstrip().endswith(":"))
         text += ("\n" if section and not text.endswith("\n\n") else "") + line.rstrip() + "\n"
     return f"{heading(path)}{NOTE.format(name=path.stem)}\n{text}"
+
+
+def _part(node: Any, seen: set[int]) -> None:
+    """Make copies of what an anchor shares, so that a change concerns one place only, and take the anchors away.
+
+    Args:
+        seen: ids of the sections and lists that have their place.
+    """
+    if getattr(node, merge_attrib, None):  # keys by `<<: *anchor`
+        own = dict(node.items())
+        delattr(node, merge_attrib)
+        node.update(own)
+    for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        if hasattr(value, "anchor"):
+            value.anchor.value = None
+        if isinstance(value, dict | list):
+            if id(value) in seen:
+                node[key] = value = deepcopy(value)
+            seen.add(id(value))
+            _part(value, seen)
 
 
 def heading(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from lapml.config import overlays
@@ -34,18 +35,14 @@ def find_dataset(params: Params, name: str) -> Data:
 
 
 def _having(dataset: str) -> list[str]:
-    """The names of the suites with a data set. Each file is read once and by itself, as composing them all takes seconds."""
-    known: dict[Path, bool] = {}
-
-    def has(path: Path) -> bool:
-        if path not in known:
-            raw = overlays.read(path)
-            known[path] = "base" in raw and has(path.parent / raw["base"])
-            if isinstance(data := raw.get("data"), dict) and dataset in data:
-                known[path] = data[dataset] is not None
-        return known[path]
-
-    return [name for name in names() if has(FOLDER / f"{name}.yaml")]
+    """The names of the suites with a data set; those that cannot be read are passed over."""
+    found = []
+    for name in names():
+        with suppress(LapmlError):
+            data = overlays.merged(overlays.layers(FOLDER / f"{name}.yaml")).get("data")
+            if isinstance(data, dict) and dataset in data:
+                found.append(name)
+    return found
 
 
 def use(name: str, target: Path = Path("params.yaml")) -> str:
@@ -69,4 +66,5 @@ def use(name: str, target: Path = Path("params.yaml")) -> str:
         shutil.copy2(target, old)
         kept = f" (its old content is kept as {old})"
     write_text(target, overlays.composed(source))
-    return f"{target} is now {source} over {FOLDER / BASE}.yaml{kept}"
+    below = "".join(f" over {path}" for path, _ in overlays.layers(source)[1:])
+    return f"{target} is now {source}{below}{kept}"

@@ -110,6 +110,14 @@ def test_the_suites_that_have_a_data_set() -> None:
     assert listed == sorted(raw["suite"] for raw in loaded if "cub200" in raw["data"])
 
 
+def test_a_suite_that_cannot_be_read_does_not_hide_the_others(project: Path) -> None:
+    whole = "data: {cub200: {}}\n"
+    for name, text in {"b": "base: 3\n", "c": "base: c.yaml\n", "d": "[", "e": f"base:\n{whole}", "f": whole}.items():
+        (project / "suites" / f"zz{name}.yaml").write_text(text)
+    found = runner.invoke(app, ["data", "fetch", "cub200"])
+    assert found.exit_code == 1 and "warblers-trials, zze, zzf (give --params" in found.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "meant"),
     [

@@ -202,6 +202,41 @@ def test_a_suite_holds_only_what_differs(name):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 90
 
 
+def test_what_an_anchor_shares_is_changed_in_one_place(tmp_path):
+    text = BASE.read_text(encoding="utf-8")
+    for old, new in (
+        ("  cutmix: {mixer: {name: cutmix}, label: area}\n",
+         "  cutmix: &c\n    mixer: &m {name: cutmix}\n    label: &l area\n    mix: {prob: 0.5}\n"
+         "  twin: *c\n  merged:\n    <<: *c\n    mixer: *m\n"),
+        ("seeds: [0, 1, 2]", "seeds: [0, &one 1, 2]"),
+        ("trials: 5 ", "trials: *one "),
+    ):  # fmt: skip
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (tmp_path / "whole.yaml").write_text(text, encoding="utf-8")
+    top, written = tmp_path / "top.yaml", tmp_path / "params.yaml"
+    top.write_text(
+        "base: whole.yaml\nmethods: {cutmix: {mix: {prob: 0.9}, mixer: {alpha: 0.2}}, merged: {mix: {prob: 0.7}}}\n",
+        encoding="utf-8",
+    )
+    written.write_text(overlays.composed(top), encoding="utf-8")
+    params = config.load(written)
+    assert params == config.load(top)
+    found = [(params.methods[name].mix.prob, params.methods[name].mixer.alpha) for name in ("cutmix", "twin", "merged")]
+    assert found == [(0.9, 0.2), (0.5, 1.0), (0.7, 1.0)]
+    code = [line.partition("#")[0] for line in written.read_text(encoding="utf-8").splitlines()]
+    assert not [line for line in code if "&" in line or "*" in line or "<<" in line]
+
+
+def test_using_a_suite_says_what_it_lies_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites/whole.yaml").write_text(overlays.composed(ROOT / "suites/tiny.yaml"), encoding="utf-8")
+    (tmp_path / "suites/mine.yaml").write_text("base: whole.yaml\nsuite: mine\n", encoding="utf-8")
+    assert suites.use("mine") == "params.yaml is now suites/mine.yaml over suites/whole.yaml"
+    assert suites.use("whole") == "params.yaml is now suites/whole.yaml"
+
+
 def test_using_a_suite_keeps_an_edited_params_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "suites").symlink_to(ROOT / "suites")
