@@ -1,8 +1,8 @@
 """A whole suite, params.yaml, and one run of it, as pydantic models. Their sections are in parts.py and tuning.py, methods in
 method.py.
 
-Every key is written out in params.yaml. The only defaults are an absent part of a method (None), a linear search range, and
-sections that a data set overrides nothing of.
+Every key is written out in params.yaml. The only defaults are those of keys that joined later (LATER), an absent part (None), a
+custom loss without the reference, a linear search range, and sections that a data set or method overrides nothing of.
 """
 
 import itertools
@@ -177,12 +177,14 @@ class Params(Section):
                 raise ValueError(
                     f"methods.{name}.mix.{key}: found {getattr(mix, key)}, expected less than {most}: the method would never mix"
                 )
-        if self.tuned_methods:
-            mixes = [mix for name in self.tuned_methods if (mix := self.methods[name].mix)]
-            warmup = max([params.train.warmup_epochs, *(mix.warmup_epochs for mix in mixes)])
+        studies = [name for name in self.studies() if "train.epochs" not in params.tune.methods.get(name, {})]
+        if studies:
+            mixes = [mix for name in studies if (mix := self.methods[name].mix)]
+            warmups = [params.of(dataset, name).train.warmup_epochs for name in studies]
+            warmup = max([*warmups, *(mix.warmup_epochs for mix in mixes)])
             clean = max([0, *(mix.warmup_epochs + mix.cooldown_epochs for mix in mixes)])
             unmixed = f"the epochs that its runs do not mix (mix.warmup_epochs + mix.cooldown_epochs: {clean})"
-            for least, what in ((warmup, f"the warm-up of its runs ({warmup})"), (clean, unmixed)):
+            for least, what in ((warmup, f"the warm-up of its runs ({warmup:g})"), (clean, unmixed)):
                 if params.tune.epochs <= least:
                     raise ValueError(f"tune.epochs: found {params.tune.epochs}{where}, expected more than {what}")
 

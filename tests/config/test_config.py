@@ -155,6 +155,27 @@ def test_settings_that_contradict_each_other(override, message):
         config.load(PARAMS, ["train.epochs=20", "tune.epochs=10", override])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "most"),
+    [
+        ("methods.adaptive_margin.overrides", {"train": {"warmup_epochs": 6}}, "the warm-up of its runs (6)"),
+        ("methods.margin.mix.warmup_epochs", 5, "the warm-up of its runs (5)"),  # where adaptive_margin starts
+        ("methods.margin.mix.cooldown_epochs", 3, "the epochs that its runs do not mix"),
+    ],
+)
+def test_a_study_that_would_never_warm_up_or_mix(tmp_path, key, value, most):
+    own = ["tuned_methods=[adaptive_margin]", "train.epochs=20", "tune.epochs=5"]
+    config.load(PARAMS, own)
+    said = mistake(written(tmp_path, changed(key, value)), *own)
+    assert f"tune.epochs: found 5, expected more than {most}" in said
+
+
+def test_trials_whose_epochs_are_tuned_are_as_long_as_these(tmp_path):
+    path = written(tmp_path, changed("methods.cutmix.overrides", {"train": {"warmup_epochs": 6}}))
+    listed = ["ablation=[baseline]", "tuned_methods=[cutmix]", "train.epochs=20", "tune.epochs=5"]
+    config.load(path, [*listed, "tune.methods={cutmix: {train.epochs: {low: 10, high: 20}}}"])
+
+
 @pytest.mark.parametrize("override", ["methods.cutmix.mix.cooldown_epochs=17", "methods.margin.mix.cooldown_epochs=7"])
 def test_a_cool_down_may_leave_one_epoch(override):
     config.load(PARAMS, ["train.epochs=20", "tune.epochs=10", override])
