@@ -154,13 +154,21 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
     ``tuned_methods`` alone.
 
     Raises:
-        LapmlError: it is missing, damaged, lacks a key, or was tuned on other data than are packed now, or with other maps.
+        LapmlError: it is missing, damaged, lacks a key, or was tuned on other data than are packed now, or with other maps; or
+            the suite does not tune the method.
     """
     find_dataset(params, dataset)
     space = params.of(dataset).tune.methods.get(method, {}) if method in params.tuned_methods else {}
     if method not in params.methods or not (space or params.methods[method].unresolved()):
         return None
     path = paths.tuned(dataset, method)
+    tuned = method in (*params.studies(), *params.of(dataset).tune.methods)
+    if not tuned and not json_object(path).get("values"):
+        key = f"methods.{method}.{params.methods[method].unresolved()[0]}"
+        raise LapmlError(
+            f"{key} is 'tuned', and this suite does not tune {method}: list it under tuned_methods, or give a number with "
+            f"--set {key}=…"
+        )
     if not path.exists():
         raise LapmlError(f"{path}: no tuned values yet; run `lapml tune {dataset}` first")
     record = checked(path, json_object(path), Tuned, f"damaged; delete it and run `lapml tune {dataset}`")
@@ -171,7 +179,7 @@ def tuned_values(params: Params, paths: Paths, dataset: str, method: str) -> dic
                 f"{path}: {key}: found {record[key][:12]}, expected {now[:12]} ({folder}): the values were tuned on other data "
                 f"or maps; run `lapml tune {dataset}` again"
             )
-    values = renamed.upgraded_tuned(record)["values"]
+    values = renamed.named(record, renamed.TUNED)["values"]
     if missing := [key for key in space if key not in values]:
         raise LapmlError(f"{path}: has no value of {missing[0]}; run `lapml tune {dataset}` again")
     return values

@@ -13,6 +13,7 @@ from lapml import config
 from lapml.config import overlays, stages, suites
 from lapml.config.reading import override_in
 from lapml.errors import LapmlError
+from lapml.files import write_json
 from lapml.paths import Paths
 
 ROOT = Path(__file__).parents[2]
@@ -394,6 +395,19 @@ def test_the_weights_of_a_file_count_by_what_it_holds(tmp_path):
     one = resolved(f"model.weights={file}")["runs/baseline"]
     file.write_bytes(b"another")
     assert one != resolved(f"model.weights={file}")["runs/baseline"]
+
+
+def test_a_method_that_the_suite_does_not_tune_needs_numbers(tmp_path):
+    params, paths = config.load(ROOT / "suites/quick.yaml"), Paths("quick", tmp_path)
+    said = (
+        "methods.margin.margin.m is 'tuned', and this suite does not tune margin: list it under tuned_methods, or give"
+    )
+    for _ in range(2):  # without its tuned file, and with that of a method that is not tuned
+        with pytest.raises(LapmlError, match=said):
+            config.tuned_values(params, paths, "birds", "margin")
+        write_json(paths.tuned("birds", "margin"), {"values": {}})
+    with pytest.raises(LapmlError, match="no tuned values yet; run `lapml tune birds` first"):
+        config.tuned_values(config.load(ROOT / "params.yaml"), Paths("demo", tmp_path), "birds", "margin")
 
 
 def test_the_files_are_written_whole_and_old_ones_go(tmp_path):
