@@ -48,8 +48,10 @@ def _answer(error: Any, given: list[str]) -> None:
     from lapml.errors import LapmlError
 
     option, _, value = next(each for each in given if each.startswith(error.option_name)).partition("=")
-    value = value or next(iter(given[given.index(option) + 1 :] if option in given else []), "")
-    file = given[given.index("--params") + 1] if "--params" in given[:-1] else "params.yaml"
+    following = next(iter(given[given.index(option) + 1 :] if option in given else []), "")
+    value = value or ("" if following.startswith("--") else following)
+    named = (each.partition("=")[2] for each in given if each.startswith("--params="))
+    file = given[given.index("--params") + 1] if "--params" in given[:-1] else next(named, "params.yaml")
     try:
         settings = expanded(overlays.merged(overlays.layers(Path(file))))
     except LapmlError:

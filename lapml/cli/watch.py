@@ -58,19 +58,19 @@ def watch(
     if once:
         console.print(_table(settings.suite, seen()))
         return
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        while True:
-            rows = seen()
-            live.update(_table(settings.suite, rows), refresh=True)
-            if all(row.state == DONE for row in rows):
-                return
-            try:
+    rows: list = []
+    try:
+        with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+            while True:
+                rows = seen()
+                live.update(_table(settings.suite, rows), refresh=True)
+                if all(row.state == DONE for row in rows):
+                    return
                 time.sleep(every)
-            except KeyboardInterrupt:
-                under_way = sum(row.state == RUNNING for row in rows)
-                live.stop()
-                typer.echo(f"{under_way} runs go on" if under_way else "no run is under way")
-                return
+    except KeyboardInterrupt:
+        under_way = sum(row.state == RUNNING for row in rows)
+        if rows:  # else, stopped before the first look
+            typer.echo(f"{under_way} runs go on" if under_way else "no run is under way")
 
 
 def _table(suite: str, rows: list):

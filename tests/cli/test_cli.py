@@ -125,12 +125,15 @@ def test_a_suite_that_cannot_be_read_does_not_hide_the_others(project: Path) -> 
         (["--lr=0.1"], "write --set train.lr=0.1"),
         (["--batch-size", "16"], "write --set train.batch=16"),
         (["--truncate"], "write --set model.truncate=VALUE"),
+        (["--epochs", "--replace"], "write --set train.epochs=VALUE"),
+        (["--bends", "3", "--params=mine.yaml"], "write --set model.bands=3"),
         (["-ex"], "Settings are given by --set KEY=VALUE"),
         (["--learning-rate", "1"], "Settings are given by --set KEY=VALUE"),
         (["--smok"], "--smoke"),
     ],
 )
 def test_an_option_that_is_a_setting_is_answered_by_set(given: list[str], meant: str) -> None:
+    Path("mine.yaml").write_text("base: suites/base.yaml\nmodel: {bands: 1}\n")
     result = runner.invoke(app, ["train", "birds", "cutmix", "0", *given])
     assert result.exit_code == 2 and meant in result.stderr
 
