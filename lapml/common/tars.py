@@ -108,5 +108,5 @@ def _refuse_unsafe(path: Path, member: tarfile.TarInfo) -> None:
         raise LapmlError(f"{path}: {member.name}: is {kind}, expected plain files only; nothing of it is used")
     if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
         raise LapmlError(f"{path}: {member.name}: leads outside of its folder; nothing of it is used")
-    if any(len(part.encode()) > LONGEST for part in name.parts):
+    if any(len(part.encode(errors="surrogateescape")) > LONGEST for part in name.parts):
         raise LapmlError(f"{path}: {member.name[:80]}…: found a name of over {LONGEST} bytes; nothing of it is used")

@@ -80,6 +80,15 @@ def test_what_is_no_plain_file_in_its_place_is_not_unpacked(files, tmp_path, bad
     assert set(files(tmp_path)) == {"bad.tar", "out/good"}
 
 
+def test_a_name_that_is_no_text_is_a_name(tmp_path):
+    for length, says in ((250, "not in its manifest"), (256, "a name of over 255 bytes")):
+        with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+            for info, data in (member("kit.json", data=b'{"members": {}}'), member("\udcff" * length)):
+                tar.addfile(info, io.BytesIO(data))
+        with pytest.raises(LapmlError, match=says):
+            tars.extract(tmp_path / "bad.tar", tmp_path / "out")
+
+
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, None])
 def test_a_file_that_is_no_tar_of_ours_is_refused(tmp_path, content):
     if content is None:
