@@ -18,9 +18,10 @@ from lapml.data.pack import Packed
 from lapml.data.readers import reader
 from lapml.data.readers.layouts import SUFFIXES, clutter, suffix
 from lapml.errors import LapmlError
-from lapml.paths import RUN_FILES
+from lapml.paths import CORRUPTIONS, EMBEDDINGS, READS, RUN_FILES, TRANSFERS
 
 BATCH = 64  # images in memory at once
+OWN = (*RUN_FILES, READS, TRANSFERS, CORRUPTIONS, EMBEDDINGS)  # files of a finished run
 
 
 Failed = list[tuple[Path, str]]  # files that could not be read, and why
@@ -124,7 +125,7 @@ def refuse_output(file: Path, run: Path) -> None:
         raise LapmlError(f"{shown(file)}: is a folder, expected a file to write; name another")
     if file.exists() and not file.is_file():
         raise LapmlError(f"{shown(file)}: is no plain file, expected one to be written whole; name another")
-    if file.name in RUN_FILES and file.resolve().parent == run.resolve():
+    if file.name in OWN and file.resolve().parent == run.resolve():
         raise LapmlError(f"{shown(file)}: is one of the run's own files, expected a new one; name another")
     if suffix(file.name) in SUFFIXES:
         raise LapmlError(f"{shown(file)}: has the name of an image, expected a file to write; name another")

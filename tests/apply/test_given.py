@@ -255,6 +255,8 @@ def test_explain_writes_csv_that_says_what_its_json_says(photos, monkeypatch):
         ("photos/new.JPG", "has the name of an image"),
         ("/dev/null", "is no plain file"),
         ("RUN/metrics.json", "is one of the run's own files"),
+        ("RUN/test_reads.jsonl", "is one of the run's own files"),
+        ("RUN/embeddings.npz", "is one of the run's own files"),
     ],
 )
 @pytest.mark.parametrize("command", ["predict --output", "explain --results"])
