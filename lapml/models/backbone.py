@@ -72,7 +72,7 @@ def create(
         LapmlError: unknown model, missing or wrong weights.
     """
     torch.manual_seed(seed)
-    state, record = weights.load(source, name) if initial else (None, {})
+    state, record = weights.load(source, name, keys[1]) if initial else (None, {})
     try:
         backbone = timm.create_model(name, pretrained=initial and source == "timm", **options)
     except Exception as error:  # timm raises many types here: unknown name, unsupported stride, no connection

