@@ -33,16 +33,6 @@ def new_name(key: str, names: dict[str, str] = KEYS) -> str | None:
     return next((new for pattern, new in names.items() if fnmatchcase(key, pattern)), None)
 
 
-def upgraded_tuned(record: dict[str, Any]) -> dict[str, Any]:
-    """A tuned file, old or new, with the new names."""
-    return named(record, TUNED)
-
-
-def upgraded_diagnosis(settings: Any) -> Any:
-    """The settings of a diagnosis, old or new, with the new names."""
-    return named(settings, DIAGNOSIS)
-
-
 def named(record: Any, names: dict[str, str], above: str = "") -> Any:
     """A record with some keys renamed. The keys of a custom mixer, which has a checksum, were never renamed."""
     if isinstance(record, list):

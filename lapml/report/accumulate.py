@@ -11,7 +11,7 @@ from lapml.common.locks import holder_of
 from lapml.common.recorded import read_json
 from lapml.common.saved import state_aside
 from lapml.config import Params
-from lapml.config.renamed import upgraded_tuned
+from lapml.config.renamed import TUNED, named
 from lapml.config.tuning import ADAPTIVE, MARGIN
 from lapml.errors import LapmlError
 from lapml.files import locked, write_json, write_text
@@ -229,7 +229,7 @@ def _same_tuned(params: Params, paths: Paths, there: Paths, dataset: str, method
     for name in _started_from(params, method):
         files = [each.tuned(dataset, name) for each in (paths, there)]
         if all(file.exists() for file in files):
-            mine, published = (upgraded_tuned(read_json(file)).get("values") for file in files)
+            mine, published = (named(read_json(file), TUNED).get("values") for file in files)
             if mine != published:
                 return False
     return True

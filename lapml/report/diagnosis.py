@@ -11,7 +11,7 @@ from lapml.analysis.diagnosis import tables
 from lapml.analysis.diagnosis.measure import Known, Measured, measure, mixers, opened, settings, truths
 from lapml.common.recorded import read_json
 from lapml.config import Params
-from lapml.config.renamed import upgraded_diagnosis
+from lapml.config.renamed import DIAGNOSIS, named
 from lapml.data.fetch.sources import laid_out
 from lapml.data.truth import MASKS
 from lapml.errors import LapmlError
@@ -60,7 +60,7 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
         frames = [_table(record.pop(name)) for name in ("mixers", "maps", "ratios", "labels")]
         beside = _table(record.pop("localisers", []))  # added later
         localised = record.get("localised_sha256")  # added later
-        record["settings"] = upgraded_diagnosis(record["settings"])
+        record["settings"] = named(record["settings"], DIAGNOSIS)
         made = (*(record[key] for key in ("settings", "seeds", "data_sha256", "models_sha256", "object")), localised)
         _ = record["images"], record["generated"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # the last two: null, or a list

@@ -15,7 +15,7 @@ import pandas as pd
 from lapml import config
 from lapml.common.recorded import Provenance, Tuned, checked, read_json
 from lapml.config import Params
-from lapml.config.renamed import upgraded_tuned
+from lapml.config.renamed import TUNED, named
 from lapml.config.tuning import ADAPTIVE, MARGIN
 from lapml.data.fetch.sources import refuse_other
 from lapml.errors import LapmlError
@@ -166,7 +166,7 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
 
 
 def _read_tuned(path: Path, dataset: str) -> dict[str, Any]:
-    return upgraded_tuned(checked(path, read_json(path), Tuned, _retune_advice(dataset)))
+    return named(checked(path, read_json(path), Tuned, _retune_advice(dataset)), TUNED)
 
 
 def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
