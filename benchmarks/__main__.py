@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, RAW, ParamsFile, Set, find_dataset, load, plain
+from lapml.cli.common import DEFAULT, RAW, ParamsFile, Set, load, plain
 
 app = typer.Typer(add_completion=False, help="Measure what lapml costs on this machine.", **RAW)
 
@@ -19,10 +19,8 @@ Output = Annotated[
 
 
 def _settings(params: Path, overrides: list[str], dataset: str):
-    settings, paths = load(params, overrides)
-    dataset = dataset or settings.datasets[0]
-    find_dataset(settings, dataset)
-    return settings, paths, dataset
+    settings, paths = load(params, overrides, dataset or None)
+    return settings, paths, dataset or settings.datasets[0]
 
 
 def _timed(file: str, function: str, repeats: int, steps: int, summary: str) -> None:

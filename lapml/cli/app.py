@@ -23,7 +23,6 @@ from lapml.cli.common import (
     ParamsFile,
     SeedNumber,
     Set,
-    find_dataset,
     is_first,
     load,
     plain,
@@ -104,8 +103,7 @@ def train(
     """
     import tempfile
 
-    settings, paths = load(params, overrides)
-    find_dataset(settings, dataset)
+    settings, paths = load(params, overrides, dataset)
     _launch_processes(settings, dataset)
     from lapml.common import ranks
     from lapml.data.fetch.sources import refuse_other
@@ -191,8 +189,7 @@ def tune(
 
     Example: lapml tune birds --workers 2
     """
-    settings, paths = load(params, overrides)
-    find_dataset(settings, dataset)
+    settings, paths = load(params, overrides, dataset)
     if workers > 1 and (gpus := settings.of(dataset).train.gpus) > 1:
         raise LapmlError(
             f"--workers: found {workers}, expected 1 with train.gpus {gpus}: a trial takes them all; leave one of them at 1"

@@ -62,12 +62,15 @@ def is_first() -> bool:
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
-def load(path: Path, overrides: list[str]):
-    """The params of a suite, and its paths."""
+def load(path: Path, overrides: list[str], dataset: str | None = None):
+    """The params of a suite, and its paths; LapmlError where it has no data set of a name that is given."""
     from lapml.config import load
+    from lapml.config.suites import find_dataset
     from lapml.paths import Paths
 
     params = load(path, overrides)
+    if dataset is not None:
+        find_dataset(params, dataset)
     return params, Paths(params.suite)
 
 
@@ -85,13 +88,6 @@ def say_device(train) -> None:
             f"note: train.device is auto and there is no GPU ({why}): this runs on the CPU; set train.device to cpu to "
             "silence this note"
         )
-
-
-def find_dataset(settings, name: str):
-    """The settings of a data set; LapmlError where there are none of that name."""
-    from lapml.config.suites import find_dataset
-
-    return find_dataset(settings, name)
 
 
 def refuse_pictures(settings, what: str, advice: str = "to allow it, give --set report.images=true") -> None:

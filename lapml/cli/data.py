@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, RAW, Dataset, ParamsFile, Set, find_dataset, load, plain, quiet, refuse_pictures
+from lapml.cli.common import DEFAULT, RAW, Dataset, ParamsFile, Set, load, plain, quiet, refuse_pictures
 from lapml.errors import LapmlError
 
 app = typer.Typer(help="Fetch, prepare, check and show data sets.", **RAW)
@@ -31,8 +31,8 @@ def data_fetch(
     """
     from lapml.data.fetch.sources import fetch
 
-    settings, paths = load(params, overrides)
-    fetch(name, find_dataset(settings, name), paths, anew)
+    settings, paths = load(params, overrides, name)
+    fetch(name, settings.data[name], paths, anew)
     _print_left_out(name, settings, paths)
     typer.echo(f"{paths.source(name)}")
 
@@ -46,9 +46,9 @@ def data_prepare(name: Dataset, params: ParamsFile = DEFAULT, overrides: Set = [
     """
     from lapml.data.pack import prepare
 
-    settings, paths = load(params, overrides)
+    settings, paths = load(params, overrides, name)
     boxed = [method for method in settings.all_methods() if settings.methods[method].annotated()]
-    prepare(name, find_dataset(settings, name), paths, boxed=boxed if name in settings.datasets else ())
+    prepare(name, settings.data[name], paths, boxed=boxed if name in settings.datasets else ())
     _print_left_out(name, settings, paths)
     typer.echo(f"{paths.pack(name)}")
 
@@ -70,8 +70,8 @@ def data_check(
     """
     from lapml.data.inspect import check
 
-    settings, paths = load(params, overrides)
-    checked = check(name, find_dataset(settings, name), paths, progress=not quiet())
+    settings, paths = load(params, overrides, name)
+    checked = check(name, settings.data[name], paths, progress=not quiet())
     typer.echo(json.dumps(checked.record(), indent=1, ensure_ascii=False) if as_json else checked.text(everything))
     if not checked.sound:
         raise typer.Exit(1)
@@ -122,8 +122,8 @@ def data_show(
     """
     from lapml.data.fetch.sources import refuse_other
 
-    settings, paths = load(params, overrides)
-    refuse_other(name, find_dataset(settings, name), paths)
+    settings, paths = load(params, overrides, name)
+    refuse_other(name, settings.data[name], paths)
     refuse_pictures(settings, "a contact sheet")
     if objects:
         from lapml.localise.sheet import show

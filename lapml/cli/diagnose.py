@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, Dataset, ParamsFile, Set, find_dataset, load, plain, refuse_pictures, say_device
+from lapml.cli.common import DEFAULT, Dataset, ParamsFile, Set, load, plain, refuse_pictures, say_device
 
 
 @plain
@@ -14,8 +14,7 @@ def diagnose(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []
 
     Example: lapml diagnose birds
     """
-    settings, paths = load(params, overrides)
-    find_dataset(settings, dataset)
+    settings, paths = load(params, overrides, dataset)
     from lapml.report.diagnosis import diagnose
 
     say_device(settings.of(dataset).train)
@@ -39,8 +38,7 @@ def picture(
 
     Example: lapml picture birds cutmix snapmix loc_cutmix --pair 9 --output mixing.pdf
     """
-    settings, paths = load(params, overrides)
-    find_dataset(settings, dataset)
+    settings, paths = load(params, overrides, dataset)
     refuse_pictures(settings, "a pair of mixed images")
     from lapml.report.mixed import draw
 

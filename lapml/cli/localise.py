@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, Dataset, ParamsFile, Set, find_dataset, load, plain, quiet, say_device
+from lapml.cli.common import DEFAULT, Dataset, ParamsFile, Set, load, plain, quiet, say_device
 
 
 @plain
@@ -19,8 +19,7 @@ def localise(
 
     Example: lapml localise birds
     """
-    settings, paths = load(params, overrides)
-    find_dataset(settings, dataset)
+    settings, paths = load(params, overrides, dataset)
     from lapml.localise.suite import localise_suite
 
     if anyway or settings.localising():

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lapml.cli.common import DEFAULT, RAW, Dataset, ParamsFile, Set, find_dataset, load, plain, say_device
+from lapml.cli.common import DEFAULT, RAW, Dataset, ParamsFile, Set, load, plain, say_device
 from lapml.errors import LapmlError
 
 config_app = typer.Typer(help="Show and check settings.", **RAW)
@@ -44,8 +44,7 @@ def config_resolve(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Se
 
     Example: lapml config resolve birds
     """
-    settings, paths = load(params, overrides)
-    find_dataset(settings, dataset)
+    settings, paths = load(params, overrides, dataset)
     from lapml.config.stages import write
 
     typer.echo(f"{write(settings, paths, dataset)}")
