@@ -36,7 +36,6 @@ def explain(
     neighbours: int = 5,
     target: str | None = None,
     banner: int | None = None,
-    root: Path = Path("."),
     failed: Failed | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Draw a figure for each image: the view, its class activation map, the top classes, the nearest training images.
@@ -63,7 +62,7 @@ def explain(
     names = class_names(folder, provenance)
     asked = None if target is None else _label(target, names)
     run = ready(folder, record, len(names))
-    training = Training(folder, run, record, provenance, root) if neighbours else None
+    training = Training(folder, run, record, provenance) if neighbours else None
     for packed in packs(files, run.config, names, banner, failed):
         batch = next(_batches(packed, np.arange(len(packed.index)), run, run.device).evaluation(BATCH))
         with autocast(run.device, run.precision):
@@ -92,10 +91,10 @@ class Training:
     """The images that a run was fit on, and their embeddings in the evaluation view, which are kept beside the run; LapmlError
     where the packed data are gone or changed."""
 
-    def __init__(self, folder: Path, run: Ready, record: dict[str, Any], provenance: dict[str, Any], root: Path):
+    def __init__(self, folder: Path, run: Ready, record: dict[str, Any], provenance: dict[str, Any]):
         self.run = run
         try:
-            self.packed = open_data(folder, record, provenance, root)
+            self.packed = open_data(folder, record, provenance)
         except LapmlError as error:
             raise LapmlError(f"{error}; or leave training images out with --neighbours 0") from None
         file, key = folder / EMBEDDINGS, f"{provenance['files']['model.safetensors']} {provenance['data_sha256']}"

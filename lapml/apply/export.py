@@ -48,7 +48,7 @@ class Exported(nn.Module):
         return output.logits, output.embedding
 
 
-def export(folder: Path, form: str, output: Path | None = None, root: Path = Path(".")) -> tuple[Path, dict[str, Any]]:
+def export(folder: Path, form: str, output: Path | None = None) -> tuple[Path, dict[str, Any]]:
     """Write a run's model in fp32, and FILE.json: its input, how an image becomes that, classes, origin, and how far it agrees.
 
     The file that was written is read again, by onnxruntime or torch on the CPU, and compared with the run's model on random
@@ -74,7 +74,7 @@ def export(folder: Path, form: str, output: Path | None = None, root: Path = Pat
     config = settings_of(folder / "config.json", record)
     model, weights = load_model(folder, config, len(names))
     try:
-        packed = open_data(folder, record, provenance, root)
+        packed = open_data(folder, record, provenance)
     except LapmlError:  # gone or other data: random views must do
         packed = None
     module = Exported(model, weights["mean"], weights["std"]).eval()

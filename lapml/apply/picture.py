@@ -56,7 +56,7 @@ def draw(file: Path, result: dict[str, Any], view: np.ndarray, map_: np.ndarray,
         name = shown(Path(Path(result["image"]).name))
         write(EDGE, EDGE, name, WIDTH - 2 * EDGE, fontsize=11)
         told = np.ptp(map_) > 1e-6 / map_.size  # a uniform map says nothing: no cell speaks for the class
-        target = short(result["target"]["class"], 200)
+        target = short(result["target"]["class"])
         for column, (head, below) in enumerate(
             (
                 (f"The view ({view.shape[1]} px)", "that the model is given"),
@@ -93,7 +93,7 @@ def _near(place: Callable, write: Callable, near: list[np.ndarray], about: list[
         axes.spines[:].set(color=colour, linewidth=1.8)
         style = {"fontsize": SMALL, "color": colour}
         write(left, above + NEAR + 0.05, f"{mark} {each['similarity']:.3f}", NEAR, **style)
-        write(left, above + NEAR + 0.2, short(each["class"], 200), NEAR, lines=2, **style)
+        write(left, above + NEAR + 0.2, short(each["class"]), NEAR, lines=2, **style)
 
 
 def fitted(canvas: FigureCanvasAgg, words: str, inches: float, lines: int, points: float) -> str:
@@ -133,12 +133,12 @@ def _bars(axes: Axes, result: dict[str, Any], fit: partial) -> None:
         axes.barh(line, 1, height=0.2, color=PALE)
         axes.barh(line, each["probability"], height=0.2, color=colour)
         look = {"fontsize": SMALL, "va": "bottom", "color": DARK if colour == GREY else colour, "linespacing": 1.1}
-        axes.text(0, line - 0.15, fit(short(each["class"], 200)), ha="left", **look)
+        axes.text(0, line - 0.15, fit(short(each["class"])), ha="left", **look)
         axes.text(1, line - 0.15, f"{100 * each['probability']:.1f} %", ha="right", **look)
     axes.set(xlim=(0, 1), ylim=(max(len(classes), 5) - 0.9, -0.75))
     axes.axis("off")
 
 
-def short(text: str, length: int) -> str:
-    """A class name as a caption: without its number."""
-    return shortened(class_name(text), length)
+def short(text: str) -> str:
+    """A class name as a caption: without its number, and never too long to be measured."""
+    return shortened(class_name(text), 200)
