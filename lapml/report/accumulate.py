@@ -133,10 +133,11 @@ def restore(params: Params, paths: Paths) -> str:
     if they fit the settings and the packed data as they are now. What was made here already is left alone.
 
     Of weights only their checksum was published; those who need them train the run again. The runs that the diagnosis
-    takes its models from are therefore taken over together with a published diagnosis of them, or not at all.
+    takes its models from are therefore taken over together with a published diagnosis of them, or not at all. Maps of the same
+    settings differ between kinds of machines by rounding: runs that mix by others than those here are taken over.
 
     Returns:
-        How many runs were taken over, and why the others were not.
+        How many runs were taken over, which of them mix by other maps than those here, and why the others were not.
 
     Raises:
         LapmlError: a data set is not prepared: only of packed data can be told whether a run is theirs. Or there are no maps
@@ -168,8 +169,6 @@ def restore(params: Params, paths: Paths) -> str:
             why = str(found)
         elif found["data_sha256"] != packed[dataset]:
             why = f"was made with other data ({found['data_sha256'][:12]}) than the packed"
-        elif found["localised_sha256"] not in (None, maps.get(dataset)):
-            why = f"mixes by other maps ({found['localised_sha256'][:12]}) than those here"
         elif method == params.diagnose.method and not diagnosed[dataset]:
             why = "the diagnosis needs its weights, which are not published"
         elif method in params.tuned_methods and not _same_tuned(params, paths, there, dataset, method):
@@ -179,7 +178,9 @@ def restore(params: Params, paths: Paths) -> str:
         else:
             _take_over(there.run(*job), own)
             taken.append(job)
-            continue
+            if found["localised_sha256"] in (None, maps.get(dataset)):
+                continue
+            why = f"taken over; it mixes by maps of another machine ({found['localised_sha256'][:12]}), as tables then say"
         left.append(f"{job}: {why}")
     for dataset, fits in diagnosed.items():
         if fits and not (paths.diagnosis(dataset) / "diagnosis.json").is_file():

@@ -193,7 +193,7 @@ def test_a_band_is_not_taken_over_beside_other_margins(elsewhere, suite, edit):
     assert not paths.tuned("birds", "adaptive_margin").exists()
 
 
-def test_runs_that_mix_by_maps_want_the_same_maps(elsewhere, edit):
+def test_runs_that_mix_by_maps_want_maps_and_say_if_those_are_others(elsewhere, edit):
     params, paths = elsewhere
     for seed in params.seeds:
         edit(paths.as_published().run("birds", "loc_cutmix", seed) / "provenance.json", localised_sha256="e" * 64)
@@ -206,11 +206,12 @@ def test_runs_that_mix_by_maps_want_the_same_maps(elsewhere, edit):
     meta.parent.mkdir(parents=True)
     meta.write_text('{"sha256": "other"}')
     text = accumulate.restore(params, paths)
-    assert (
-        "8 runs taken over" in text and "birds/loc_cutmix/1: mixes by other maps (eeeeeeeeeeee) than those here" in text
-    )
+    assert "10 runs taken over" in text and text.count("taken over; it mixes by maps of another machine (eeeeeeeeeeee)") == 2
+    assert tables.collect(params, paths).groupby("method")["localised_sha256"].first()["loc_cutmix"] == "e" * 64
+
+    shutil.rmtree(paths.base / "runs")
     meta.write_text(f'{{"sha256": "{"e" * 64}"}}')
-    assert "2 runs taken over" in accumulate.restore(params, paths)
+    assert accumulate.restore(params, paths) == f"{paths.published}: 10 runs taken over"
 
 
 def test_an_interrupted_run_is_replaced_and_its_readings_stay(elsewhere):
