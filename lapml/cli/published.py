@@ -15,6 +15,12 @@ def publish(
         bool, typer.Option("--finished", help="Add finished runs, even if there is no report yet.")
     ] = False,
     source: Annotated[Path | None, typer.Option("--from", help="Add the finished runs of a tar by kit/run.sh.")] = None,
+    made: Annotated[
+        bool,
+        typer.Option(
+            "--tables", help="Make report, tables and charts of the published runs again, from their records."
+        ),
+    ] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Also if published runs that the settings do not have are deleted.")
     ] = False,
@@ -27,9 +33,13 @@ def publish(
     settings, paths = load(params, overrides)
     from lapml.report.accumulate import publish_finished, publish_from
     from lapml.report.published import publish as publish_whole
+    from lapml.report.published import publish_tables
 
     if source is not None:
         typer.echo(publish_from(settings, paths, source))
+        return
+    if made:
+        typer.echo(f"{publish_tables(settings, params, paths)}")
         return
     typer.echo(f"{publish_finished(settings, paths) if finished else publish_whole(settings, paths, replace)}")
 

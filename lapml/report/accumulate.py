@@ -45,7 +45,7 @@ def publish_finished(params: Params, paths: Paths) -> str:
         published = _refuse_unfit(params, paths, there)
         paths.published.mkdir(parents=True, exist_ok=True)
         _copy_tuned(params, paths, there)
-        diagnosed = {dataset: _fits(params, paths, dataset) for dataset in params.datasets}
+        diagnosed = {dataset: diagnosis.fits(params, paths, dataset) for dataset in params.datasets}
         for job, found in examined(params, paths, UNREAD):
             if there.run(*job).exists():
                 continue
@@ -62,7 +62,9 @@ def publish_finished(params: Params, paths: Paths) -> str:
                 published[job.dataset].append(found)
                 added += 1
         for dataset in params.datasets:
-            behind = diagnosed[dataset] and not _fits(params, there, dataset)  # none yet, or one of fewer seeds
+            behind = diagnosed[dataset] and not diagnosis.fits(
+                params, there, dataset
+            )  # none yet, or one of fewer seeds
             if behind and _same_models(params, paths, there, dataset):
                 copy_folder(paths.diagnosis(dataset), there.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
     count = len(params.datasets) * len(params.all_methods()) * len(params.seeds)
@@ -155,7 +157,9 @@ def restore(params: Params, paths: Paths) -> str:
                 f"{paths.pack(dataset)}: not prepared yet; run `lapml data fetch {dataset} && lapml data prepare {dataset}` first"
             ) from None
         # taken over with all of its models' runs, of which those that are here are the same ones, or not at all
-        diagnosed[dataset] = _fits(params, there, dataset) and _same_models(params, there, paths, dataset, absent=True)
+        diagnosed[dataset] = diagnosis.fits(params, there, dataset) and _same_models(
+            params, there, paths, dataset, absent=True
+        )
     published = [(job, found) for job, found in examined(params, there, UNREAD) if there.run(*job).exists()]
     mixing = {job.dataset for job, found in published if isinstance(found, dict) and found["localised_sha256"]}
     maps = {dataset: _maps_sha256(paths.localised(dataset) / "meta.json") for dataset in mixing}
@@ -249,14 +253,6 @@ def _same_models(params: Params, one: Paths, other: Paths, dataset: str, absent:
         if models[0] != models[1]:
             return False
     return True
-
-
-def _fits(params: Params, paths: Paths, dataset: str) -> bool:
-    """Whether there is a diagnosis of these settings and runs."""
-    try:
-        return diagnosis.read(params, paths, dataset) is not None
-    except LapmlError:
-        return False
 
 
 def _copy_tuned(params: Params, source: Paths, target: Paths) -> None:

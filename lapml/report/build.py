@@ -13,6 +13,7 @@ from lapml.files import scratch
 from lapml.paths import DIAGNOSIS_FILES, REPORT_FILES, Paths
 from lapml.report import diagnosis, diagnosis_figures, page
 from lapml.report.html import data_uri, shows_pictures
+from lapml.runs.collect import UNREAD
 from lapml.runs.records import Answers, differences
 
 
@@ -21,6 +22,7 @@ def report(
     params_path: str | Path,
     paths: Paths,
     galleries: Callable[[str, dict[str, Answers]], dict[str, Any]] | None = None,
+    published: bool = False,
 ) -> Path:
     """Write all of ``REPORT_FILES`` into ``paths.report``, each to a temporary name first; returns the path of report.html.
 
@@ -28,6 +30,8 @@ def report(
         params_path: the file that ``params`` was read from; its text is shown.
         galleries: of a data set's name and answers, :func:`lapml.report.pictures.gallery`; None, or where ``report.images`` forbids
             pictures of the data: the page has none.
+        published: ``paths`` are those of published records: its runs have no weights, and a diagnosis that is not of all of them is
+            left out.
 
     Raises:
         LapmlError: the runs do not fit the settings, see ``tables.collect``, or a gallery shows pictures that are not
@@ -35,7 +39,7 @@ def report(
     """
     for name in params.datasets:
         diagnosis.refuse_gallery(params, paths, name)
-    runs, epochs = tables.collect(params, paths), tables.histories(params, paths)
+    runs, epochs = tables.collect(params, paths, UNREAD if published else ()), tables.histories(params, paths)
     answers = tables.predictions(params, paths)
     by_dataset = {
         dataset: {method: answers[dataset, method] for method in params.all_methods()} for dataset in params.datasets
@@ -57,7 +61,8 @@ def report(
     if galleries and params.report.images:
         pictures = {name: galleries(name, by_dataset[name]) for name in params.datasets}
     text, overridden, heading = _settings(params, Path(params_path))
-    diagnoses = {name: _diagnosis(params, paths, name) for name in params.datasets}
+    diagnosed = [name for name in params.datasets if not published or diagnosis.fits(params, paths, name)]
+    diagnoses = {name: _diagnosis(params, paths, name) if name in diagnosed else None for name in params.datasets}
     over = {name: backbones.of_suite(name, runs, params) for name in params.datasets}
     html = page.build(
         params,

@@ -45,6 +45,14 @@ def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
     return folder
 
 
+def fits(params: Params, paths: Paths, dataset: str) -> bool:
+    """Whether there is a diagnosis of these settings and runs."""
+    try:
+        return read(params, paths, dataset) is not None
+    except LapmlError:
+        return False
+
+
 def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
     """The finished diagnosis of a data set, or None where there is none.
 

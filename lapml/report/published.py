@@ -14,6 +14,7 @@ from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, Paths
 from lapml.report import diagnosis
 from lapml.report.carried import FILES
 from lapml.report.html import as_published, shows_pictures
+from lapml.runs.collect import UNREAD
 
 GALLERY = "gallery.html"  # large, with pictures of the data: not published
 PUBLISHED_DIAGNOSIS_FILES = tuple(name for name in DIAGNOSIS_FILES if name != GALLERY)
@@ -55,6 +56,40 @@ def publish(params: Params, paths: Paths, replace: bool = False) -> Path:
     return paths.published
 
 
+def publish_tables(params: Params, params_path: Path, paths: Paths) -> Path:
+    """Make report, tables and charts in ``paths.published`` from the records of the runs there: of a suite that was completed over
+    several occasions or machines, or that a later version of lapml tells more of. Nothing is trained, and the page has no pictures.
+
+    Args:
+        params_path: the file that ``params`` was read from.
+
+    Returns:
+        The page.
+
+    Raises:
+        LapmlError: not all runs of the suite are published, or they do not fit the settings; nothing is changed then.
+    """
+    there = paths.as_published()
+    with locked(paths.base / LOCK):
+        recover(paths)
+        if not paths.published.is_dir():
+            raise LapmlError(
+                f"{paths.published}: not there, expected published runs; run `lapml publish --finished` first"
+            )
+        with scratch(paths.published / ".tables") as folder:
+            there.report = folder
+            from lapml.report import build  # matplotlib, which `publish --finished` does without
+
+            html = build.report(params, params_path, there, published=True)
+            html.write_text(as_published(html.read_text(encoding="utf-8")), encoding="utf-8")
+            _draw(params, there, tables.collect(params, there, UNREAD), folder / "figures")
+            shutil.rmtree(paths.published / "figures", ignore_errors=True)
+            (folder / "figures").rename(paths.published / "figures")
+            for name in REPORT_FILES:  # report.html is the last
+                (folder / name).replace(paths.published / name)
+    return paths.published / "report.html"
+
+
 def _refuse_loss(paths: Paths, runs: pd.DataFrame) -> None:
     kept = {f"{row['dataset']}/{row['method']}/{row['seed']}" for row in runs.to_dict("records")}
     there = paths.published / "runs"
@@ -78,8 +113,6 @@ def recover(paths: Paths) -> None:
 
 
 def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> None:
-    from lapml.report import figures, page  # matplotlib, which `publish --finished` does without
-
     target.mkdir()
     for name in REPORT_FILES:
         shutil.copyfile(paths.report / name, target / name)
@@ -88,20 +121,28 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
     for row in runs.to_dict("records"):
         run = (str(row["dataset"]), str(row["method"]), str(row["seed"]))
         copy_run(paths.run(*run), target.joinpath("runs", *run))
+    _draw(params, paths, runs, target / "figures")
+    for dataset in params.datasets:
+        if diagnosis.read(params, paths, dataset):
+            copy_folder(paths.diagnosis(dataset), target / "diagnosis" / dataset, PUBLISHED_DIAGNOSIS_FILES)
+        for method in params.studies():
+            copy_file(paths.tuned(dataset, method), target / "tuned" / dataset / f"{method}.json")
+
+
+def _draw(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> None:
+    """Each chart of the page as an SVG in a new folder."""
+    from lapml.report import figures, page  # matplotlib, which `publish --finished` does without
+
+    target.mkdir()
     epochs = tables.histories(params, paths)
     table = tables.accuracy(runs, tables.predictions(params, paths), params)
     for dataset in params.datasets:
-        (target / "figures").mkdir(exist_ok=True)
         charts = page.charts(*(frame[frame["dataset"] == dataset] for frame in (runs, epochs, table)))
         if len(over := backbones.of_suite(dataset, runs, params)):
             charts["backbones"] = figures.over_backbones(over, params.all_methods())
         for name, chart in charts.items():
             if chart:
-                (target / "figures" / f"{dataset}-{name}.svg").write_bytes(chart)
-        if diagnosis.read(params, paths, dataset):
-            copy_folder(paths.diagnosis(dataset), target / "diagnosis" / dataset, PUBLISHED_DIAGNOSIS_FILES)
-        for method in params.studies():
-            copy_file(paths.tuned(dataset, method), target / "tuned" / dataset / f"{method}.json")
+                (target / f"{dataset}-{name}.svg").write_bytes(chart)
 
 
 def _refuse_pictures(params: Params, paths: Paths, html: Path) -> None:

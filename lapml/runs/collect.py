@@ -36,7 +36,7 @@ UNREAD = ("model.safetensors",)  # large, not needed for tables
 CURVES = ("loss", "accuracy")  # columns of history.csv that every method has
 
 
-def collect(params: Params, paths: Paths) -> pd.DataFrame:
+def collect(params: Params, paths: Paths, optional: tuple[str, ...] = ()) -> pd.DataFrame:
     """All runs of a suite, checked against its settings: one row per (dataset, method, seed), in the suite's order.
 
     Columns: dataset, method, seed; the metrics (percent, images, seconds of training); ``m, weight, delta, quantile``
@@ -44,13 +44,16 @@ def collect(params: Params, paths: Paths) -> pd.DataFrame:
     ``weights_name, weights_sha256``, ``run_seconds`` and the rest of provenance.json
     (``versions`` as JSON).
 
+    Args:
+        optional: files that may be missing, such as :data:`UNREAD` of published runs.
+
     Raises:
         LapmlError: lists every run that is missing, half written, made with other settings, other data or other
             weights, or evaluated on other images than the others, and the keys in which it differs.
     """
     rows: dict[str, list[dict[str, Any]]] = {dataset: [] for dataset in params.datasets}
     faults: dict[str, list[str]] = {dataset: [] for dataset in params.datasets}
-    for job, found in examined(params, paths):
+    for job, found in examined(params, paths, optional):
         if isinstance(found, Untuned):
             faults[job.dataset] += [str(found)] if str(found) not in faults[job.dataset] else []
         elif isinstance(found, LapmlError):

@@ -206,7 +206,10 @@ def test_runs_that_mix_by_maps_want_maps_and_say_if_those_are_others(elsewhere, 
     meta.parent.mkdir(parents=True)
     meta.write_text('{"sha256": "other"}')
     text = accumulate.restore(params, paths)
-    assert "10 runs taken over" in text and text.count("taken over; it mixes by maps of another machine (eeeeeeeeeeee)") == 2
+    assert (
+        "10 runs taken over" in text
+        and text.count("taken over; it mixes by maps of another machine (eeeeeeeeeeee)") == 2
+    )
     assert tables.collect(params, paths).groupby("method")["localised_sha256"].first()["loc_cutmix"] == "e" * 64
 
     shutil.rmtree(paths.base / "runs")
