@@ -90,14 +90,15 @@ def train(
         bool,
         typer.Option(
             "--replace",
-            help="Also train over a run with other settings, data or code; that run is kept as SEED.old-1.",
+            help="Also train over a run or state of other settings, data, code, torch or device; it is kept as SEED.old-1.",
         ),
     ] = False,
     smoke: Annotated[
         bool, typer.Option(help="Test run of two epochs, every batch of the second one mixed, in a temporary folder.")
     ] = False,
 ) -> None:
-    """Train one run and evaluate its last epoch. It trains on train + val, is read on test, and writes its run folder.
+    """Train one run and evaluate its last epoch. It trains on train + val and is read on test (eval_split:
+    val: on train, and on val), and writes its run folder.
 
     Example: lapml train birds loc_cutmix 0
     """

@@ -26,7 +26,9 @@ def diagnose(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []
 @plain
 def picture(
     dataset: Dataset,
-    methods: Annotated[list[str], typer.Argument(help="Methods that mix; none: all of the suite.")] = [],  # noqa: B006
+    methods: Annotated[
+        list[str], typer.Argument(help="Methods that mix; of several that mix alike, the first; none: all.")
+    ] = [],  # noqa: B006
     output: Annotated[Path, typer.Option(help="The picture: .png, .webp, .svg, .pdf, …")] = Path("mixed.png"),
     pair: Annotated[
         int | None, typer.Option(min=1, help="Which pair of the diagnosis' gallery; default: its first of two classes.")

@@ -40,7 +40,7 @@ def config_show(
 @config_app.command("resolve")
 @plain
 def config_resolve(dataset: Dataset, params: ParamsFile = DEFAULT, overrides: Set = []) -> None:  # noqa: B006
-    """Write the settings that each stage of a data set depends on to results/SUITE/settings, for the orchestrators.
+    """Write the settings that each stage of a data set depends on to results/SUITE/settings, for DVC.
 
     Example: lapml config resolve birds
     """

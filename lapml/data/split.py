@@ -1,7 +1,7 @@
 """Lay a folder of images, CLASS/*.jpg, out as train/CLASS and test/CLASS in a new folder, by links.
 
 Images that show the same stay on one side: equal files, near-duplicates (:mod:`lapml.data.similar`), and series that their
-names tell. Which side a group comes to depends on its files' names and the seed alone.
+names tell. The order in which groups are drawn depends on their files' names and the seed alone.
 """
 
 import hashlib

@@ -36,7 +36,7 @@ FIELDS = {  # what a mixer may ask for: the fields of Evidence that it is then g
 
 @dataclass(frozen=True)
 class Draws:
-    """A batch to be mixed, and every random number of it. B images are references; one more may be a donor only."""
+    """A batch to be mixed, and every random number of it. B images are references; those after them, if any, are donors only."""
 
     images: Tensor  # (≥ B, 3, H, H) normalised, the references first
     labels: Tensor  # (≥ B,) int64

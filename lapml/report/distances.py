@@ -1,9 +1,9 @@
 """Distance d of generated images from their references in the embeddings of finished models, against the similarity s of the
 exchanged parts.
 
-All models get the same training views, donors and draws, mixed by one method's localized CutMix with each model's class
-maps. In evaluation mode, so that an image which mixing did not change lies at d = 0. Donors of the reference's class are
-left out, as the margin losses do not push them.
+All models get the same training views, donors and draws, mixed by one method's localized CutMix, with each model's features
+(and class maps, where that method goes by them). In evaluation mode, so that an image which mixing did not change lies at
+d = 0. Donors of the reference's class are left out, as the margin losses do not push them.
 """
 
 import math
@@ -196,8 +196,8 @@ def markdown(found: Measured, confidence: float) -> str:
         lines.append([*cells, *(f"{row[name]:+.2f}".replace("-", "−") for name in ("s_d", "rho_d"))])
     text = (
         f"{found.dataset}: {found.images:,} generated images for each model, the same views, donors and draws, mixed as "
-        f"{escaped(found.mixed_by)} does, each model by its own class maps; donors of another class. d: distance of a generated "
-        "image's embedding from its reference's, in evaluation mode; ±: Student-t interval over seeds; s: similarity of the "
+        f"{escaped(found.mixed_by)} does, places compared by each model's own features; donors of another class. d: distance "
+        "of a generated image's embedding from its reference's, in evaluation mode; ±: Student-t interval over seeds; s: similarity of the "
         "parts; ρ: the donor's share of the label."
     )
     if edges:

@@ -49,7 +49,9 @@ def draw(params: Params, paths: Paths, dataset: str, methods: list[str], pair: i
             "add one to ablation, or give --params of a suite that has one"
         )
     if unknown := [name for name in methods if name not in mixing]:
-        raise LapmlError(f"methods: found {', '.join(unknown)}, expected methods that mix: {', '.join(mixing)}")
+        raise LapmlError(
+            f"methods: found {', '.join(unknown)}, expected methods that mix (of alike ones the first): {', '.join(mixing)}"
+        )
     chosen = {name: mixing[name] for name in methods or mixing}
     mixes, weights, _ = opened(params, paths, dataset, params.seeds[0], chosen, known)
     number, chosen_pair = _pair(pairs(mixes, weights, known.packed.class_names, pair or MOST), pair)

@@ -137,8 +137,9 @@ def _chosen(
     at = next((at for at, whole in enumerate(taken) if whole <= 3600 * hours), len(taken) - 1)
     params, whole = suites[at], taken[at]
     run = max(job.seconds for job in estimate.suite(params, speed, {name: images}, at_once).jobs if job.name in METHODS)
-    where = estimate.where(device, at_once)
+    where = estimate.where(device, at_once, params.train)
     written(recipes[at], f"{where}, about {duration(whole)} as written; fewer seeds or epochs take less in proportion")
+    at_a_time = at_once * params.train.threads * params.train.gpus
     runs, shown = len(params.all_methods()) * len(params.seeds), _path(output, Path.cwd())
     return "\n".join(
         [
@@ -155,7 +156,7 @@ def _chosen(
             ),
             f"how long it takes after an edit of the file: lapml suite time --params {shown}",
             "next:",
-            f"  snakemake --cores {at_once if device.type == 'cpu' else 'all'} --configfile {shown}",
+            f"  snakemake --cores {at_a_time if device.type == 'cpu' else 'all'} --configfile {shown}",
         ]
     )
 

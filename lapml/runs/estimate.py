@@ -12,7 +12,7 @@ import torch
 
 from lapml.common.provenance import device_name
 from lapml.common.text import duration
-from lapml.config import Data, Localise, Params, Run, resolve, trial_run
+from lapml.config import Data, Localise, Params, Run, Train, resolve, trial_run
 from lapml.config.tuning import ADAPTIVE, MARGIN
 from lapml.data import index
 from lapml.data.decode import cores, square
@@ -93,9 +93,9 @@ def places(params: Params) -> tuple[torch.device, int]:
     return device, max(1, min(cores() // (params.train.threads * params.train.gpus), count))
 
 
-def where(device: torch.device, at_once: int) -> str:
+def where(device: torch.device, at_once: int, train: Train) -> str:
     """The same in words."""
-    return device_name(device) if device.type == "cuda" else f"{at_once} CPU cores"
+    return device_name(device) if device.type == "cuda" else f"{at_once * train.threads * train.gpus} CPU cores"
 
 
 def sample(files: list) -> list:
@@ -258,7 +258,8 @@ def estimated(params: Params, paths: Paths) -> str:
         )
     return "\n".join(
         [
-            f"suite {params.suite} on {where(device, at_once)} if nothing else runs there, {at_once} at a time, nothing made yet:",
+            f"suite {params.suite} on {where(device, at_once, params.train)} if nothing else runs there, {at_once} at a time, "
+            "nothing made yet:",
             *lines,
             f"in all about {duration(found.seconds)}, from the images to the report",
         ]

@@ -67,6 +67,8 @@ def tune(
     with shared.reported(search.params.tune.storage, paths.study(dataset, search.name)):
         study = _opened(search, paths) if ranks.rank() == 0 else None  # one of several ranks
         if study:
+            place = shared.shown(search.params.tune.storage, paths.study(dataset, search.name))
+            log(f"{dataset}/{method}: the trials lie in {place}")
             shared.wait_for_dead(study, log)
         without = _without(search, study, log)
         with workers.beside(helpers, _help, (params, paths, dataset, method), log):
