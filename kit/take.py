@@ -180,13 +180,15 @@ def make_ready(work: Work, suite: Path, overrides: list[str]) -> None:
         work.state["seconds"][f"{step} {name}"] = seconds
 
     for name in params.datasets:
+        synthetic = params.data[name].source == "synthetic"
+        env = {} if synthetic else {f"LAPML_{name.upper().replace('-', '_')}": str(lay_out(work))}
         try:
+            if not synthetic and f"fetch {name}" not in work.state["seconds"]:
+                raise LapmlError("the images of this kit were not looked at yet; those of another one may be packed")
             refuse_other(name, params.data[name], paths)
             Packed.open(paths.pack(name), params.data[name])
             print(f"prepare {name}: done before", flush=True)
         except LapmlError:
-            synthetic = params.data[name].source == "synthetic"
-            env = {} if synthetic else {f"LAPML_{name.upper().replace('-', '_')}": str(lay_out(work))}
             for step in ("fetch", "prepare"):
                 call(step, name, "data", step, env=env)
         if params.localising():

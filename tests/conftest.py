@@ -192,4 +192,5 @@ def _seal(folder, provenance=None):
     provenance = provenance or json.loads((folder / "provenance.json").read_text())
     names = [name for name in RUN_FILES if name != "provenance.json" and (folder / name).exists()]
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    files = (provenance.get("files") or {}) | files  # weights that were not published have one too
     (folder / "provenance.json").write_text(json.dumps({**provenance, "files": files}))

@@ -92,6 +92,11 @@ def rows(folders: Sequence[Path], baseline: str | None = None, top: int = 1, wit
                 f"{first.folder / 'config.json'}: data.min_images: found {first.config['data']['min_images']}, expected null: it "
                 "left classes out, and runs do not record which numbers; --without needs classes chosen by data.NAME.classes"
             )
+        if (first.config["data"]["reader"], first.config["data"]["classes"]) == ("deepfashion", "all"):
+            raise LapmlError(
+                f"{first.folder / 'config.json'}: data.classes: found all, which leaves out categories without images, and runs do "
+                "not record which; --without needs classes chosen by their numbers"
+            )
         mask = kept(first.truth[1], first.config["data"]["classes"], first.origin.get("class_names"), without)
         runs = [left(run, mask) for run in runs]
     grouped = group(runs)

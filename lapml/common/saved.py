@@ -1,5 +1,6 @@
 """Saved states of interrupted work, and where they are moved when other work replaces them."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -33,10 +34,20 @@ def load(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A saved state, or None if missing or damaged."""
+    """A saved state, or None if missing or damaged.
+
+    Raises:
+        OSError: it cannot be read now: for want of memory, or of the disk.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # of many types
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise
+    except Exception as error:  # of many types
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from None
         return None
     return state if isinstance(state, dict) else None
 

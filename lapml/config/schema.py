@@ -77,6 +77,11 @@ class Params(Section):
                     f"report.developed_on: found {dataset}, whose min_images ({least}) leaves classes out, and runs do not record "
                     f"which numbers; set data.{dataset}.min_images to null, and choose its classes by data.{dataset}.classes"
                 )
+            if (self.data[dataset].reader, self.data[dataset].classes) == ("deepfashion", "all"):
+                raise ValueError(
+                    f"report.developed_on: found {dataset}, whose classes are all that have images, and runs do not record which; "
+                    f"choose them by number, by data.{dataset}.classes"
+                )
         for number in self.report.beside:
             refuse_unknown("report.beside", number.dataset, self.data)
         for dataset in self.data:

@@ -42,6 +42,8 @@ def rgb(image: Image.Image, lower: Callable[[], np.ndarray] | None) -> Image.Ima
         gray = _levels(pixels)
         if _tag(image, PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
             gray = 255 - gray  # Pillow itself turns over what has 8 bits or fewer
+        if isinstance(clear := image.info.get("transparency"), int):  # a level that is to be seen through
+            gray = np.where(pixels == clear, 255, gray).astype(np.uint8)
         return Image.fromarray(gray).convert("RGB")
     if image.mode == "LAB":
         return ImageCms.applyTransform(image, _from_lab())

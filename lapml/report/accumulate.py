@@ -17,7 +17,7 @@ from lapml.errors import LapmlError
 from lapml.files import locked, write_json, write_text
 from lapml.paths import READS, RUN_FILES, Paths
 from lapml.report import diagnosis
-from lapml.report.carried import unpack
+from lapml.report.carried import FILES, unpack
 from lapml.report.published import GALLERY, LOCK, PUBLISHED_DIAGNOSIS_FILES, copy_file, copy_folder, copy_run, recover
 from lapml.runs.collect import UNREAD, examined, one_origin
 from lapml.runs.folder import NOT_KEPT
@@ -275,9 +275,9 @@ def _take_over(published: Path, own: Path) -> None:
     recorded stay, and none counts twice."""
     earlier = readings(own).splitlines(keepends=True)
     later = [line for line in readings(published).splitlines(keepends=True) if line not in earlier]
-    copy_run(published, own)
-    if earlier:
-        (own / READS).write_text("".join(earlier + later), encoding="utf-8")
+    if earlier or later:
+        write_text(own / READS, "".join(earlier + later))  # first: no kill loses any
+    copy_folder(published, own, FILES)
     if (own / STATE).exists():
         state_aside(own / STATE)
     write_text(own / UNREAD[0], NOT_KEPT)

@@ -9,7 +9,7 @@ from lapml.analysis import backbones, headline, probabilities, tables
 from lapml.analysis.diagnosis import tables as diagnosis_tables
 from lapml.analysis.sections import markdown
 from lapml.config import Params, overlays
-from lapml.files import scratch
+from lapml.files import locked, scratch
 from lapml.paths import DIAGNOSIS_FILES, REPORT_FILES, Paths
 from lapml.report import diagnosis, diagnosis_figures, page
 from lapml.report.html import data_uri, shows_pictures
@@ -81,7 +81,7 @@ def report(
         over,
     )
     paths.report.mkdir(parents=True, exist_ok=True)
-    with scratch(paths.report / ".partial") as partial:
+    with locked(paths.report.with_name(f".{paths.report.name}.lock")), scratch(paths.report / ".partial") as partial:
         tables.write(partial, params, runs, epochs, table, markdown(sections))
         (partial / "report.html").write_text(html, encoding="utf-8")
         (paths.report / "report.html").unlink(missing_ok=True)  # never an old page beside new tables

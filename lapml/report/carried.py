@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lapml.common import tars
+from lapml.common.recorded import read_json
 from lapml.config import Params
 from lapml.errors import LapmlError
 from lapml.files import scratch
@@ -18,8 +19,11 @@ MOST_LOG = 64 * 2**10  # bytes from the end of a log
 
 
 def finished(params: Params, paths: Paths) -> list[Job]:
-    """The complete runs of these settings."""
-    return [job for job, found in examined(params, paths, UNREAD) if not isinstance(found, LapmlError)]
+    """The complete runs of these settings, on the data as they are packed."""
+    found = {job: row for job, row in examined(params, paths, UNREAD) if not isinstance(row, LapmlError)}
+    metas = {dataset: paths.pack(dataset) / "meta.json" for dataset in params.datasets}
+    packed = {dataset: read_json(meta).get("sha256") for dataset, meta in metas.items() if meta.is_file()}
+    return [job for job, row in found.items() if row["data_sha256"] == packed.get(job.dataset, row["data_sha256"])]
 
 
 def pack(

@@ -15,10 +15,10 @@ from lapml.config.renamed import DIAGNOSIS, named
 from lapml.data.fetch.sources import laid_out
 from lapml.data.truth import MASKS
 from lapml.errors import LapmlError
-from lapml.files import scratch, write_json
+from lapml.files import locked, scratch, write_json
 from lapml.paths import DIAGNOSIS_FILES, Paths
 from lapml.report.html import shows_pictures
-from lapml.runs.folder import open_run
+from lapml.runs.folder import kept, open_run
 
 
 def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
@@ -33,14 +33,15 @@ def diagnose(params: Params, paths: Paths, dataset: str) -> Path:
     found = measure(params, paths, dataset, known)
     folder = paths.diagnosis(dataset)
     folder.mkdir(parents=True, exist_ok=True)
-    with scratch(folder / ".partial") as partial:
+    with locked(folder.with_name(f".{folder.name}.lock")), scratch(folder / ".partial") as partial:
         found.table.to_csv(partial / "diagnosis.csv", index=False)
         (partial / "diagnosis.md").write_text(tables.markdown(found, params), encoding="utf-8")
         write_json(partial / "diagnosis.json", tables.record(found))
         (partial / "quality.svg").write_bytes(figures.quality(found, params.all_methods()))
         (partial / "labels.svg").write_bytes(figures.labels(found, params.all_methods()))
         (partial / "gallery.html").write_text(_gallery(params, paths, dataset, known), encoding="utf-8")
-        for name in DIAGNOSIS_FILES:
+        (folder / "diagnosis.json").unlink(missing_ok=True)  # never an old one beside new tables
+        for name in DIAGNOSIS_FILES:  # diagnosis.json is the last
             (partial / name).replace(folder / name)
     return folder
 
@@ -83,7 +84,7 @@ def read(params: Params, paths: Paths, dataset: str) -> Measured | None:
         next(iter(origins.values()))["data_sha256"],
         {seed: origin["files"]["model.safetensors"] for seed, origin in origins.items()},
         _objects(paths, dataset, record["object"]),
-        _maps(paths, dataset, localised),
+        _maps(params, paths, dataset, localised),
     )
     for name, found, expected in zip(("settings", "seeds", "data", "models", "masks", "maps"), made, now, strict=True):
         if found != json.loads(json.dumps(expected)):
@@ -96,12 +97,19 @@ def _table(records: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(records).rename(columns={"row": "method"})  # its old name
 
 
-def _maps(paths: Paths, dataset: str, recorded: str | None) -> str | None:
-    """Checksum of the present maps, if a diagnosis used maps; if they are gone, of the maps that it used."""
+def _maps(params: Params, paths: Paths, dataset: str, recorded: str | None) -> str | None:
+    """Checksum of the present maps, if a diagnosis used maps; of the maps that it used if they are gone, or another machine's, and
+    its models' runs were taken over, which cannot be diagnosed again, with runs that mix by those maps."""
     file = paths.localised(dataset) / "meta.json"
     if recorded is None or not file.is_file():
         return recorded
-    return read_json(file).get("sha256")
+    present = read_json(file).get("sha256")
+    models = [paths.run(dataset, params.diagnose.method, seed) / "model.safetensors" for seed in params.seeds]
+    if present == recorded or any(kept(file) for file in models if file.is_file()):
+        return present
+    runs = [paths.run(dataset, method, seed) for method in params.localising() for seed in params.seeds]
+    origins = [read_json(run / "provenance.json") for run in runs if (run / "provenance.json").is_file()]
+    return recorded if any(origin.get("localised_sha256") == recorded for origin in origins) else present
 
 
 def _objects(paths: Paths, dataset: str, recorded: str) -> str:

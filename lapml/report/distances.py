@@ -197,8 +197,8 @@ def markdown(found: Measured, confidence: float) -> str:
     text = (
         f"{found.dataset}: {found.images:,} generated images for each model, the same views, donors and draws, mixed as "
         f"{escaped(found.mixed_by)} does, places compared by each model's own features; donors of another class. d: distance "
-        "of a generated image's embedding from its reference's, in evaluation mode; ±: Student-t interval over seeds; s: similarity of the "
-        "parts; ρ: the donor's share of the label."
+        "of a generated image's embedding from its reference's, in evaluation mode; ±: Student-t interval over seeds; s: "
+        "similarity of the parts; ρ: the donor's share of the label."
     )
     if edges:
         text += f" m{' and δ are' if edges.delta is not None else ' is'} those of {escaped(edges.method)}."

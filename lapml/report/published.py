@@ -29,8 +29,8 @@ def publish(params: Params, paths: Paths, replace: bool = False) -> Path:
         replace: also if published runs that the settings no longer have are deleted.
 
     Raises:
-        LapmlError: no complete report, runs that do not fit the settings, a report of other runs, a page with pictures
-            that may not be published, or published runs would be deleted.
+        LapmlError: no complete report, runs that do not fit the settings, a report of other runs, settings or diagnoses, a page
+            with pictures that may not be published, or published runs would be deleted.
     """
     if missing := [name for name in REPORT_FILES if not (paths.report / name).is_file()]:
         raise LapmlError(f"{paths.report}: {', '.join(missing)}: missing; run `lapml report` first")
@@ -38,6 +38,12 @@ def publish(params: Params, paths: Paths, replace: bool = False) -> Path:
     if (paths.report / "runs.csv").read_text(encoding="utf-8") != runs.to_csv(index=False):
         raise LapmlError(f"{paths.report / 'runs.csv'}: is not of the present runs; run `lapml report` again")
     _refuse_pictures(params, paths, paths.report / "report.html")
+    table = tables.accuracy(runs, tables.predictions(params, paths), params)
+    if (paths.report / "accuracy.csv").read_text(encoding="utf-8") != table.to_csv(index=False):
+        raise LapmlError(f"{paths.report / 'accuracy.csv'}: is not of the present settings; run `lapml report` again")
+    for file in (paths.diagnosis(dataset) / "diagnosis.json" for dataset in params.datasets):
+        if file.is_file() and file.stat().st_mtime > (paths.report / "report.html").stat().st_mtime:
+            raise LapmlError(f"{file}: is later than {paths.report / 'report.html'}; run `lapml report` again")
     paths.published.parent.mkdir(parents=True, exist_ok=True)
     folder = _scratch_folder(paths)
     new, old = folder / "new", folder / "old"
@@ -47,9 +53,9 @@ def publish(params: Params, paths: Paths, replace: bool = False) -> Path:
             _refuse_loss(paths, runs)
         with scratch(folder):
             _copy(params, paths, runs, new)
-            if paths.published.exists():
-                paths.published.rename(old)
             try:
+                if paths.published.exists():
+                    paths.published.rename(old)
                 new.rename(paths.published)
             finally:
                 recover(paths)
@@ -76,13 +82,14 @@ def publish_tables(params: Params, params_path: Path, paths: Paths) -> Path:
             raise LapmlError(
                 f"{paths.published}: not there, expected published runs; run `lapml publish --finished` first"
             )
-        with scratch(paths.published / ".tables") as folder:
-            there.report = folder
+        with scratch(_scratch_folder(paths)) as beside:
+            there.report = folder = beside / "new"
             from lapml.report import build  # matplotlib, which `publish --finished` does without
 
             html = build.report(params, params_path, there, published=True)
             html.write_text(as_published(html.read_text(encoding="utf-8")), encoding="utf-8")
             _draw(params, there, tables.collect(params, there, UNREAD), folder / "figures")
+            (paths.published / "report.html").unlink(missing_ok=True)  # never an old page beside new tables
             shutil.rmtree(paths.published / "figures", ignore_errors=True)
             (folder / "figures").rename(paths.published / "figures")
             for name in REPORT_FILES:  # report.html is the last

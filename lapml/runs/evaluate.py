@@ -88,8 +88,9 @@ def outputs(
     model.eval()
     found = []
     for batch in batches.evaluation(size):
+        images = change(batch, batches) if change else batch.images  # in full precision
         with autocast(batches.device, precision):
-            found.append(model(change(batch, batches) if change else batch.images)[1:])
+            found.append(model(images)[1:])
     logits, embeddings = (torch.cat(part).float() for part in zip(*found, strict=True))
     return logits, embeddings
 

@@ -46,6 +46,8 @@ def open_run(folder: Path, optional: Collection[str] = ()) -> tuple[dict[str, An
         raise LapmlError(f"{folder}: config.json or provenance.json is damaged ({error}); {again}") from None
     checked(folder / "provenance.json", provenance, Provenance, again)
     checked(folder / "config.json", config, Config, again)
+    if unknown := [name for name in RUN_FILES if name != "provenance.json" and name not in files]:
+        raise LapmlError(f"{folder / 'provenance.json'}: files: {unknown[0]}: missing; {again}")
     for name, expected in files.items():
         if name in optional and not ((folder / name).exists() and kept(folder / name)):
             continue

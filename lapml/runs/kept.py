@@ -17,7 +17,7 @@ from typing import Any
 from lapml.common.saved import differences, next_old, olds, shown
 from lapml.config import settings_of, weights_file
 from lapml.errors import LapmlError
-from lapml.files import scratch, write_text
+from lapml.files import scratch, synced, write_text
 from lapml.paths import LIVE, READS, RUN_FILES
 from lapml.runs.folder import kept as holds
 from lapml.runs.folder import open_run
@@ -67,10 +67,13 @@ def readings(folder: Path) -> str:
 def finish(folder: Path, new: Path, reads: str, log: Callable[[str], None]) -> None:
     """Make the folder ``new``, which holds :data:`~lapml.paths.RUN_FILES`, the finished run of ``folder``; an earlier one is set
     aside, with ``reads``, the earlier readings of the test split."""
+    for place in (*new.iterdir(), new):
+        synced(place)  # before the saved state is removed, so that no crash can take both
     for place in set_aside(folder, reads):
         log(f"{place}: the former files of {folder}")
     os.rename(new, folder / KEPT)
     put_back(folder)
+    synced(folder)
     _forget(folder)
 
 

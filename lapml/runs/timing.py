@@ -62,6 +62,8 @@ def mixture(run: Run) -> list[tuple[float, Run]]:
     """The kinds of steps that a run takes, as runs that take one kind alone, and the share of each."""
     method, train = run.settings, run.train
     shared = {"batch": train.batch // train.gpus, "gpus": 1, "nodes": 1}  # what one process does of it
+    if train.batch_norm == "sync":
+        shared["batch_norm"] = "local"
     run = run.model_copy(update={"train": train.model_copy(update=shared)})
     without = dict.fromkeys(("mix", "mixer", "label", "margin", "adaptive"))
 

@@ -25,7 +25,7 @@ from lapml.config.tuning import ADAPTIVE, MARGIN, Choices, Range
 from lapml.data.fetch.sources import refuse_other
 from lapml.data.pack import Packed
 from lapml.errors import DivergedError, LapmlError
-from lapml.files import write_json
+from lapml.files import locked, write_json
 from lapml.localise.evidence import opened
 from lapml.models.device import without_gpu
 from lapml.paths import Paths
@@ -182,7 +182,9 @@ def _result(
         "versions": versions(),
     }
     if study:
-        write_json(paths.tuned(dataset, method), result)
+        path = paths.tuned(dataset, method)
+        with locked(path.with_name(f".{path.name}.lock")):  # workers of a study end at the same time
+            write_json(path, result)
     return result
 
 

@@ -15,7 +15,7 @@ import torch  # noqa: E402
 from lapml.common import ranks  # noqa: E402
 from lapml.common.gpus import ALONE, memory  # noqa: E402
 from lapml.common.provenance import code_sha256, versions  # noqa: E402
-from lapml.config import Run, Train  # noqa: E402
+from lapml.config import Run, Train, digest  # noqa: E402
 from lapml.data.batches import Batches  # noqa: E402
 from lapml.data.draws import step_seed  # noqa: E402
 from lapml.data.index import rows_of  # noqa: E402
@@ -89,7 +89,7 @@ def fit(
     """
     train, settings, seed, (device, precision) = config.train, config.settings, config.seed, _ready(config, maps)
     model, weights = build(config.model, len(packed.class_names), config.data.view.side, seed)
-    made = {**made_of(config, packed, maps, device), "weights": weights}
+    made = {**_made_alike(config, packed, maps, device), "weights": weights}
     with memory(f"model.name: {config.model.name} and what its training holds", f"take {ALONE}, or a smaller model"):
         rows, mean, std = rows_of(packed.index, config.fit), weights["mean"], weights["std"]
         batches = Batches(packed, rows, config.data.view, mean, std, device, DTYPES[precision])
@@ -187,6 +187,19 @@ def made_of(config: Run, packed: Packed, maps: "Localised | None", device: torch
         "device": device.type,
         "processes": ranks.size(),
     }
+
+
+def _made_alike(config: Run, packed: Packed, maps: "Localised | None", device: torch.device) -> dict[str, Any]:
+    """:func:`made_of`; LapmlError where it is not the same in all processes, of which the first one's is recorded."""
+    made = made_of(config, packed, maps, device)
+    digests = ranks.collected(digest(made))
+    if len(set(digests)) > 1:
+        at = next(rank for rank, each in enumerate(digests) if each != digests[0])
+        raise LapmlError(
+            f"process {at} differs from process 0 in settings, data, maps, code, torch or kind of device; expected the same "
+            "line, on the same files, on each machine"
+        )
+    return made
 
 
 def _less(train: Train) -> str:

@@ -109,6 +109,17 @@ def test_the_data_set_is_one_of_the_suite():
         settings("report.developed_on={birds: some}")
 
 
+def test_categories_without_images_have_numbers_too(write):
+    """DeepFashion's are left out of "all", so a label does not say which number its class has."""
+    runs = [write(f"{method}/0", **{"data.reader": "deepfashion"}) for method in ("baseline", "cutmix")]
+    with pytest.raises(LapmlError, match="data.classes: found all, which leaves out categories without images"):
+        compare(runs, replicates=50, without="1")
+    theirs = ["data.birds.reader=deepfashion", "data.birds.source=mine", "data.birds.synthetic=null"]
+    with pytest.raises(LapmlError, match="report.developed_on: found birds, whose classes are all that have images"):
+        settings(*theirs, "data.birds.classes=all")
+    assert settings(*theirs, "data.birds.classes=1-37,39-44").report.developed_on
+
+
 FEWER = {"data.reader": "folder", "data.min_images": 2}
 
 

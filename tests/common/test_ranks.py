@@ -259,6 +259,9 @@ def jobs(runs: dict, params, packed: Packed, folder: Path) -> dict:
             failed(train.fit, changed(baseline, gpus=count, epochs=1), packed, log=quietly) for count in (1, 2, 3)
         ],
         "refused batch": lambda: failed(train.fit, changed(baseline, batch=9, epochs=1), packed, log=quietly),
+        "other settings on a process": lambda: failed(
+            train.fit, changed(baseline, lr=0.1 + ranks.rank() / 100, epochs=1), packed, log=quietly
+        ),
         "refused sync": lambda: failed(train.fit, changed(baseline, batch_norm="sync"), packed, log=quietly),
         "local": lambda: fitted(local, packed, path / "local.pt"),
         "stopped in mid-epoch": lambda: resumed(adaptive, "middle", 6),
@@ -542,6 +545,17 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_all(done):
 def test_a_batch_that_ranks_cannot_share(done):
     one, two = done["refused batch"]
     message = "train.batch: found 9, expected a multiple of the 2 processes that share it"
+    assert two == [(LapmlError.__name__, message)] * 2
+    assert one == ("", "went well")
+
+
+def test_processes_that_train_otherwise_are_refused(done):
+    """The record of a run is the first one's."""
+    one, two = done["other settings on a process"]
+    message = (
+        "process 1 differs from process 0 in settings, data, maps, code, torch or kind of device; expected the same line, on the "
+        "same files, on each machine"
+    )
     assert two == [(LapmlError.__name__, message)] * 2
     assert one == ("", "went well")
 

@@ -184,3 +184,12 @@ def test_a_tiff_that_holds_less_than_it_declares_is_refused(tmp_path):
     (tmp_path / "a.tif").write_bytes(content)
     with pytest.raises(LapmlError, match="a.tif: cannot be read as an image .it holds 80 x 60 pixels of 80 x 90"):
         decode(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_level_to_be_seen_through_is_white(bits, tmp_path):
+    values = np.full((60, 80), 0x60 * 257 if bits == 16 else 0x60, np.uint16 if bits == 16 else np.uint8)
+    values[:, :40] = 0
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=0)
+    seen = decode(tmp_path / "a.png").image
+    assert np.asarray(seen)[5, 5].tolist() == [255] * 3 and np.asarray(seen)[5, 60].max() < 255

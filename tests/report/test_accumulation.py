@@ -135,9 +135,9 @@ def test_a_diagnosis_of_fewer_seeds_is_replaced(suite, monkeypatch):
     accumulate.publish_finished(params, paths)
     there = paths.as_published().diagnosis("birds") / "diagnosis.json"
     there.write_text("of fewer seeds")
-    fits = accumulate._fits
+    fits = diagnosis.fits
     monkeypatch.setattr(
-        accumulate, "_fits", lambda params, where, name: where.base == paths.base and fits(params, where, name)
+        diagnosis, "fits", lambda params, where, name: where.base == paths.base and fits(params, where, name)
     )
     accumulate.publish_finished(params, paths)
     assert there.read_bytes() == (paths.diagnosis("birds") / "diagnosis.json").read_bytes()
@@ -349,3 +349,39 @@ def test_maps_that_another_machine_rounded_differently_are_told_of(suite, edit):
     assert MAPS not in account.caveats(params, runs)
     others = runs.assign(dataset="others", localised_sha256=runs["localised_sha256"].str.replace("e", "f"))
     assert MAPS not in account.caveats(params, pd.concat([runs, others]))  # each data set has maps of its own
+
+
+def test_a_diagnosis_that_was_taken_over_stands_beside_the_maps_of_another_machine(elsewhere, edit):
+    """It cannot be made again: the weights of its models are not here. That of one's own runs can."""
+    params, paths = elsewhere
+    for seed in params.seeds:
+        edit(paths.as_published().run("birds", "loc_cutmix", seed) / "provenance.json", localised_sha256="e" * 64)
+    meta = paths.localised("birds") / "meta.json"
+    meta.parent.mkdir(parents=True)
+    meta.write_text('{"sha256": "other"}')
+    accumulate.restore(params, paths)
+    mixing = params.model_copy(update={"methods": dict(params.methods)})
+    object.__setattr__(mixing, "localising", lambda: ["loc_cutmix"])  # as if it mixed by them
+    assert diagnosis._maps(mixing, paths, "birds", "e" * 64) == "e" * 64
+    assert diagnosis._maps(mixing, paths, "birds", "f" * 64) == "other"  # no run mixes by those
+    for seed in params.seeds:
+        (paths.run("birds", params.diagnose.method, seed) / "model.safetensors").write_text("weights")
+    assert diagnosis._maps(mixing, paths, "birds", "e" * 64) == "other"
+
+
+def test_readings_are_kept_by_a_restore_that_is_killed(elsewhere, monkeypatch):
+    params, paths = elsewhere
+    own, published = paths.run("birds", "cutmix", 0), paths.as_published().run("birds", "cutmix", 0)
+    own.mkdir(parents=True)
+    (own / READS).write_text('{"own": 1}\n')
+    (published / READS).write_text('{"published": 1}\n')
+
+    def killed(*_):
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(accumulate, "copy_folder", killed)
+        with pytest.raises(InterruptedError):
+            accumulate._take_over(published, own)
+    accumulate.restore(params, paths)
+    assert (own / READS).read_text() == '{"own": 1}\n{"published": 1}\n'

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_report_writes_every_file_and_nothing_else(suite, galleries, params_file
     page = build.report(params, params_file, paths, spy)
     assert page == paths.report / "report.html" and asked == ["birds"]
     assert sorted(path.name for path in paths.report.iterdir()) == sorted(REPORT_FILES)
-    assert not list(paths.base.glob(".*"))
+    assert [path.name for path in paths.base.glob(".*")] == [".report.lock"]
     html = page.read_text()
     assert f"train.epochs: used 4, the file says {config.load(params_file).train.epochs}" in html
     assert "for every method that mixes" in html  # a comment of the params file
@@ -115,7 +116,7 @@ def test_publish_removes_no_published_run_without_being_told_to(suite, params_fi
     assert not gone.exists() and (paths.published / "runs/birds/cutmix/0/metrics.json").exists()
 
 
-@pytest.mark.parametrize("moment", ["copy", "rename"])
+@pytest.mark.parametrize("moment", ["copy", "put aside", "rename"])
 def test_a_failed_publish_loses_nothing(suite, params_file, monkeypatch, moment):
     params, paths = suite
     build.report(params, params_file, paths)
@@ -123,6 +124,11 @@ def test_a_failed_publish_loses_nothing(suite, params_file, monkeypatch, moment)
     (paths.published / "mark.txt").write_text("kept")
     if moment == "copy":
         monkeypatch.setattr(published.shutil, "copyfile", _fail)
+    elif moment == "put aside":  # a signal in its last moment
+        rename = Path.rename
+        monkeypatch.setattr(
+            Path, "rename", lambda self, to: (rename(self, to), _fail() if to.name == "old" else None)[0]
+        )
     else:
         rename = Path.rename
         monkeypatch.setattr(Path, "rename", lambda self, to: _fail() if self.name == "new" else rename(self, to))
@@ -134,6 +140,21 @@ def test_a_failed_publish_loses_nothing(suite, params_file, monkeypatch, moment)
 
 def _fail(*args):
     raise OSError("disk full")
+
+
+def test_a_report_of_other_settings_or_of_an_earlier_diagnosis_is_not_published(suite, params_file):
+    params, paths = suite
+    build.report(params, params_file, paths)
+    wider = params.model_copy(update={"report": params.report.model_copy(update={"confidence": 0.5})})
+    with pytest.raises(LapmlError, match="accuracy.csv: is not of the present settings; run `lapml report` again"):
+        published.publish(wider, paths)
+    paths.diagnosis("birds").mkdir(parents=True)
+    later = paths.diagnosis("birds") / "diagnosis.json"
+    later.write_text("{}")
+    os.utime(later, (2**32, 2**32))
+    with pytest.raises(LapmlError, match="diagnosis.json: is later than .*report.html; run `lapml report` again"):
+        published.publish(params, paths)
+    assert not paths.published.exists()
 
 
 def test_publish_refuses_no_or_half_a_report(suite, params_file):

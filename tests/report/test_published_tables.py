@@ -40,7 +40,7 @@ def test_they_are_those_of_the_suite(alone, params_file):
         }
         del found[paths.published.joinpath("figures/old.svg").relative_to(paths.published)]
         assert found == made
-    assert not paths.published.joinpath(".tables").exists() and not list(paths.published.rglob(RUN_FILES[-1]))
+    assert not list(paths.published.parent.glob(".*")) and not list(paths.published.rglob(RUN_FILES[-1]))
 
 
 def test_a_diagnosis_of_other_runs_is_left_out(alone, params_file):

@@ -253,3 +253,10 @@ def test_a_folder_that_is_not_there_is_named(asked):
     params = config.load("params.yaml", ["data.birds.source=nowhere", "data.birds.synthetic=null"])
     with pytest.raises(LapmlError, match="nowhere: no such folder"):
         estimate.images_of(params, Paths(params.suite), "birds", estimate.places(params)[0])
+
+
+def test_shared_batch_norm_is_timed_as_one_process_has_it(small_run):
+    run = small_run("loc_cutmix")
+    several = run.model_copy(update={"train": run.train.model_copy(update={"batch_norm": "sync", "gpus": 2})})
+    for _, kind in timing.mixture(several):
+        assert (kind.train.batch_norm, kind.train.gpus, kind.train.batch) == ("local", 1, run.train.batch // 2)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lapml.common import saved
 from lapml.training import state
 
 
@@ -73,3 +74,21 @@ def test_an_epoch_counts_its_steps():
     assert epoch.counts == {"images_forward": 21, "images_backward": 15, "mixed_batches": 2} and epoch.step == 3
     again = state.Epoch.restored(epoch.state(), torch.device("cpu"))
     assert again.counts == epoch.counts and again.means.values() == {"loss": 1.0} and again.step == 3
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), MemoryError(), RuntimeError("can't allocate memory")]
+)
+def test_a_state_that_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch, error):
+    """It stays where it is, and the command ends with one line."""
+    file = tmp_path / "last.pt"
+    saved.save(file, {"key": "a"})
+
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(OSError):
+        saved.read(file)
+    monkeypatch.undo()
+    assert saved.read(file) == {"key": "a"} and saved.read(tmp_path / "none") is None
