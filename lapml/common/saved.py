@@ -11,6 +11,10 @@ from lapml.common.recorded import MISSING, differing
 from lapml.files import atomic
 
 SHOWN = 6  # differences that a message names
+NOT_NOW = {  # errors of the system that say nothing of a file's content
+    errno.EACCES, errno.EAGAIN, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPERM, errno.ESTALE,
+    errno.ETIMEDOUT,
+}  # fmt: skip
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -41,13 +45,11 @@ def read(path: Path) -> dict[str, Any] | None:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except OSError:
-        raise
     except Exception as error:  # of many types
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from None
+        if isinstance(error, OSError) and error.errno in NOT_NOW:
+            raise
         return None
     return state if isinstance(state, dict) else None
 

@@ -216,7 +216,8 @@ def test_a_trial_that_was_killed_before_it_drew_a_value(params, paths, whole, as
     shared.opened(None, paths.study("birds", name), name, {shared.BEGUN: TRIALS}).ask()
     lines: list[str] = []
     result = run(params(), paths, log=lines.append)
-    assert lines[0].startswith("1 trial(s) of this study are in work elsewhere, or were left by a killed process")
+    assert lines[0].startswith("birds/margin: the trials lie in ")
+    assert lines[1].startswith("1 trial(s) of this study are in work elsewhere, or were left by a killed process")
     assert kept(paths, params=params).trials[0].state == TrialState.FAIL
     assert trials_of(result) == trials_of(whole.result)
 

@@ -142,7 +142,7 @@ def test_whole_numbers_and_choices(params, paths, asked):
     ):
         assert {each[path] for each in values} == choices
     assert [run.train.epochs for run in asked] == [each["train.epochs"] for each in values]  # in place of tune.epochs
-    assert "train.optimizer = " in lines[0] and "train.epochs = " in lines[0]
+    assert "train.optimizer = " in lines[1] and "train.epochs = " in lines[1]
     asked.clear()
     assert search(params(*overrides, space=space), paths, "baseline") == found and not asked  # read from the file again
     run = resolved(params(*overrides, space=space), paths, "birds", "baseline", 0)

@@ -403,8 +403,10 @@ def test_a_state_is_saved_once_a_minute_and_at_the_end(small_run, packed, tmp_pa
 
 def test_a_run_that_keeps_no_state_asks_for_none(small_run, packed, monkeypatch):
     monkeypatch.setattr(train.state, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(train.state.ranks, "collected", None)  # what saving begins with
+    asked, collected = [], train.ranks.collected
+    monkeypatch.setattr(train.ranks, "collected", lambda value: asked.append(value) or collected(value))
     assert len(train.fit(small_run("baseline"), packed, log=quietly).history) == 2
+    assert len(asked) == 1  # whether all processes train the same; saving begins so too
 
 
 @pytest.mark.parametrize(

@@ -632,13 +632,13 @@ def test_a_damaged_diagnosis_is_refused(params, copy):
             build.read(params, copy, "birds")
 
 
-def test_damaged_maps_are_named(tmp_path):
+def test_damaged_maps_are_named(params, tmp_path):
     paths = Paths("demo", tmp_path)
     meta = paths.localised("birds") / "meta.json"
     meta.parent.mkdir(parents=True)
     meta.write_text('{"sha256": "e')
     with pytest.raises(LapmlError, match="meta.json: cannot be read as JSON"):
-        build._maps(paths, "birds", "e" * 64)
+        build._maps(params, paths, "birds", "e" * 64)
 
 
 def test_a_diagnosis_whose_models_are_gone_is_refused(params, copy):
