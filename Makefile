@@ -55,7 +55,7 @@ pictures: reproduce  ## draw README's picture again, from the main job's images,
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 # One process more than there are cores: some tests wait for the disk, or for processes of their own.
 test: $(VENV)/.test  ## run the tests, but for those that take minutes
-	@$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal -m "not slow" $(ARGS)
+	@$(PYTEST) -n $$(($$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.test  ## run the others: both orchestrators from data to report, killed processes, several ranks
 	@$(PYTEST) -n auto --dist worksteal -m slow $(ARGS)

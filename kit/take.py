@@ -189,8 +189,8 @@ def make_ready(work: Work, suite: Path, overrides: list[str]) -> None:
             Packed.open(paths.pack(name), params.data[name])
             print(f"prepare {name}: done before", flush=True)
         except LapmlError:
-            for step in ("fetch", "prepare"):
-                call(step, name, "data", step, env=env)
+            for step, anew in (("fetch", () if synthetic else ("--anew",)), ("prepare", ())):
+                call(step, name, "data", step, *anew, env=env)
         if params.localising():
             try:
                 found(params, paths, name, Packed.open(paths.pack(name), params.data[name]))

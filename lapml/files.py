@@ -1,5 +1,6 @@
 """Files: checksums, atomic writes, locks and temporary folders."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -49,10 +50,13 @@ def scratch(path: Path) -> Iterator[Path]:
 
 
 def synced(path: Path) -> None:
-    """Have a file's content, or a folder's names, on the disk itself."""
+    """Have a file's content, or a folder's names, on the disk itself, where the file system can do that."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # of a folder, on some of them
+            raise
     finally:
         os.close(handle)
 

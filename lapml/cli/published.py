@@ -37,11 +37,12 @@ def publish(
 
     if source is not None:
         typer.echo(publish_from(settings, paths, source))
-        return
+    elif finished:
+        typer.echo(publish_finished(settings, paths))
+    elif not made:
+        typer.echo(f"{publish_whole(settings, paths, replace)}")
     if made:
         typer.echo(f"{publish_tables(settings, params, paths)}")
-        return
-    typer.echo(f"{publish_finished(settings, paths) if finished else publish_whole(settings, paths, replace)}")
 
 
 @plain

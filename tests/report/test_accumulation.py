@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
+from lapml import config
 from lapml.analysis import tables
 from lapml.analysis.gather import MAPS
 from lapml.common.locks import alone
@@ -385,3 +386,19 @@ def test_readings_are_kept_by_a_restore_that_is_killed(elsewhere, monkeypatch):
             accumulate._take_over(published, own)
     accumulate.restore(params, paths)
     assert (own / READS).read_text() == '{"own": 1}\n{"published": 1}\n'
+
+
+def test_margins_that_were_taken_over_stand_beside_the_maps_of_another_machine(elsewhere, suite, edit):
+    """So that further seeds can be trained with them. Those tuned here by other maps do not."""
+    params, paths = elsewhere
+    record = paths.as_published().tuned("birds", "margin")
+    edit(record, localised_sha256="e" * 64)
+    meta = paths.localised("birds") / "meta.json"
+    meta.parent.mkdir(parents=True)
+    meta.write_text(json.dumps({"sha256": "f" * 64}))
+    accumulate.restore(params, paths)
+    values = json.loads(record.read_text())["values"]
+    assert config.tuned_values(params, paths, "birds", "margin") == values
+    edit(paths.tuned("birds", "margin"), score=1.0)
+    with pytest.raises(LapmlError, match="tuned on other data or maps"):
+        config.tuned_values(params, paths, "birds", "margin")

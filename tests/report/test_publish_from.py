@@ -203,3 +203,10 @@ def test_a_checkout_that_says_another_commit_is_named_by_the_kit_s_where_the_cod
             assert found["checkout"] == {"commit": "c" * 40, "dirty": True}
         else:
             assert (found["commit"], found["dirty"]) == ("c" * 40, dirty) and "checkout" not in found
+
+
+def test_runs_of_data_that_were_packed_anew_since_do_not_travel(there, edit):
+    params, paths = there
+    assert len(carried.finished(params, paths)) == len(params.all_methods()) * len(params.seeds)
+    edit(paths.pack("birds") / "meta.json", sha256="a" * 64)
+    assert carried.finished(params, paths) == []

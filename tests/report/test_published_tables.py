@@ -32,6 +32,7 @@ def test_they_are_those_of_the_suite(alone, params_file):
     params, paths, made = alone
     for _ in range(2):
         assert publish_tables(params, params_file, paths) == paths.published / "report.html"
+        assert not (paths.published / "figures/old.svg").exists()
         (paths.published / "figures/old.svg").write_text("of a chart that is no more")
         found = {
             path.relative_to(paths.published): path.read_bytes()
@@ -43,7 +44,7 @@ def test_they_are_those_of_the_suite(alone, params_file):
     assert not list(paths.published.parent.glob(".*")) and not list(paths.published.rglob(RUN_FILES[-1]))
 
 
-def test_a_diagnosis_of_other_runs_is_left_out(alone, params_file):
+def test_a_damaged_diagnosis_is_left_out(alone, params_file):
     params, paths, made = alone
     folder = paths.as_published().diagnosis("birds")
     folder.mkdir(parents=True)
