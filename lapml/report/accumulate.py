@@ -62,9 +62,8 @@ def publish_finished(params: Params, paths: Paths) -> str:
                 published[job.dataset].append(found)
                 added += 1
         for dataset in params.datasets:
-            behind = diagnosed[dataset] and not diagnosis.fits(
-                params, there, dataset
-            )  # none yet, or one of fewer seeds
+            # none yet, or one of fewer seeds
+            behind = diagnosed[dataset] and not diagnosis.fits(params, there, dataset)
             if behind and _same_models(params, paths, there, dataset):
                 copy_folder(paths.diagnosis(dataset), there.diagnosis(dataset), PUBLISHED_DIAGNOSIS_FILES)
     count = len(params.datasets) * len(params.all_methods()) * len(params.seeds)

@@ -52,7 +52,7 @@ def publish(params: Params, paths: Paths, replace: bool = False) -> Path:
         if not replace:
             _refuse_loss(paths, runs)
         with scratch(folder):
-            _copy(params, paths, runs, new)
+            _copy(params, paths, runs, table, new)
             try:
                 if paths.published.exists():
                     paths.published.rename(old)
@@ -88,7 +88,9 @@ def publish_tables(params: Params, params_path: Path, paths: Paths) -> Path:
 
             html = build.report(params, params_path, there, published=True)
             html.write_text(as_published(html.read_text(encoding="utf-8")), encoding="utf-8")
-            _draw(params, there, tables.collect(params, there, UNREAD), folder / "figures")
+            runs = tables.collect(params, there, UNREAD)
+            table = tables.accuracy(runs, tables.predictions(params, there), params)
+            _draw(params, there, runs, table, folder / "figures")
             (paths.published / "report.html").unlink(missing_ok=True)  # never an old page beside new tables
             shutil.rmtree(paths.published / "figures", ignore_errors=True)
             (folder / "figures").rename(paths.published / "figures")
@@ -119,7 +121,7 @@ def recover(paths: Paths) -> None:
         old.rename(paths.published)
 
 
-def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> None:
+def _copy(params: Params, paths: Paths, runs: pd.DataFrame, table: pd.DataFrame, target: Path) -> None:
     target.mkdir()
     for name in REPORT_FILES:
         shutil.copyfile(paths.report / name, target / name)
@@ -128,7 +130,7 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
     for row in runs.to_dict("records"):
         run = (str(row["dataset"]), str(row["method"]), str(row["seed"]))
         copy_run(paths.run(*run), target.joinpath("runs", *run))
-    _draw(params, paths, runs, target / "figures")
+    _draw(params, paths, runs, table, target / "figures")
     for dataset in params.datasets:
         if diagnosis.read(params, paths, dataset):
             copy_folder(paths.diagnosis(dataset), target / "diagnosis" / dataset, PUBLISHED_DIAGNOSIS_FILES)
@@ -136,13 +138,12 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> Non
             copy_file(paths.tuned(dataset, method), target / "tuned" / dataset / f"{method}.json")
 
 
-def _draw(params: Params, paths: Paths, runs: pd.DataFrame, target: Path) -> None:
+def _draw(params: Params, paths: Paths, runs: pd.DataFrame, table: pd.DataFrame, target: Path) -> None:
     """Each chart of the page as an SVG in a new folder."""
     from lapml.report import figures, page  # matplotlib, which `publish --finished` does without
 
     target.mkdir()
     epochs = tables.histories(params, paths)
-    table = tables.accuracy(runs, tables.predictions(params, paths), params)
     for dataset in params.datasets:
         charts = page.charts(*(frame[frame["dataset"] == dataset] for frame in (runs, epochs, table)))
         if len(over := backbones.of_suite(dataset, runs, params)):
