@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lapml.config.schema import Params
 
 RECIPE = ("model", "train", "view")  # sections that a method's overrides change
+DISTANCES = ("margin.m", "adaptive.delta")  # may be searched by quantiles of the distances that occur
 FILLED = ("sha256", "evidence")  # keys of custom mixers and losses that lapml fills in
 FIXED = (  # what a job runs on, what a method is, and files
     "train.device",
@@ -73,10 +74,8 @@ def refuse(params: "Params", dataset: str) -> None:
                 raise ValueError(
                     f"{where}: is tuned by tune.{method} already; give a number in methods.{method}.{path}"
                 )
-            if each.quantile:
-                raise ValueError(
-                    f"{where}.quantile: found true, expected false: of tune.margin and tune.adaptive_margin only"
-                )
+            if each.quantile and path not in DISTANCES:
+                raise ValueError(f"{where}.quantile: found true, expected false: of {' and '.join(DISTANCES)} only")
             for value in each.tried():
                 try:
                     _refuse(params, dataset, method, path, value)

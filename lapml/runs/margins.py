@@ -23,11 +23,12 @@ def valued(
     """The values that were drawn, with distances in the place of their quantiles."""
     values, distances = dict(drawn), Distances.read(without)
     own = {"m": margin.m, "scale": margin.scale, **frozen}
-    own |= {path.removeprefix("margin."): value for path, value in drawn.items() if path.startswith("margin.")}
-    if "m" in drawn and space["m"].quantile:
-        values["m"] = distances.margin(drawn["m"], own["scale"])
-    if "delta" in drawn and space["delta"].quantile:
-        values["delta"] = distances.delta(drawn["delta"], (own | values)["m"], own["scale"])
+    own |= {path.removeprefix("margin."): value for path, value in drawn.items()}
+    by_quantile = [name for name in drawn if space[name].quantile]
+    for name in {"m", "margin.m"}.intersection(by_quantile):
+        own["m"] = values[name] = distances.margin(drawn[name], own["scale"])
+    for name in {"delta", "adaptive.delta"}.intersection(by_quantile):
+        values[name] = distances.delta(drawn[name], own["m"], own["scale"])
     return values
 
 

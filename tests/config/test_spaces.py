@@ -92,7 +92,7 @@ def test_a_tuned_value_that_is_not_allowed_is_one_line(value):
         ("cutmix: {train.compile: {low: 0, high: 1}}", "train.compile: found 0, expected: input should be a valid boolean"),
         ("cutmix: {train.optimizer: {choices: [sgd, adam]}}", "train.optimizer: found 'adam', expected"),
         ("cutmix: {train.optimizer: {choices: [sgd]}}", "train.optimizer.choices: found ['sgd'], expected"),
-        ("cutmix: {mix.prob: {low: 0, high: 1, quantile: true}}", "mix.prob.quantile: found true, expected false"),
+        ("cutmix: {mix.prob: {low: 0, high: 1, quantile: true}}", "mix.prob.quantile: found true, expected false: of margin.m and"),
         ("loc_cutmix: {mixer.maps: {choices: [recent, objects]}}", "maps: found 'recent', expected one that mixes by the same"),
         ("margin: {margin.m: {low: 0, high: 1}}", "margin.m: is tuned by tune.margin already"),
         ("cutmx: {train.lr: {low: 0.1, high: 1}}", "tune.methods: found 'cutmx', expected one of"),

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from lapml.config import digest, study_identity, trial_run
+from lapml.config import digest, resolve, study_identity, trial_run
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError, Stopped
 from lapml.paths import Paths
@@ -176,9 +176,9 @@ def test_an_interrupted_study_ends_in_the_same_margins(params, paths, whole, ask
     assert trials_of(result) == trials_of(whole.result) and result["values"] == whole.result["values"]
 
 
-def kept(paths, *overrides, params):
-    """The study of `margin` as it lies on the disk."""
-    name = digest(study_identity(params(*overrides), "birds", "margin", {}, "0" * 64))
+def kept(paths, *overrides, params, method="margin"):
+    """The study of a method as it lies on the disk."""
+    name = digest(study_identity(params(*overrides), "birds", method, {}, "0" * 64))
     return shared.opened(None, paths.study("birds", name), name, {})
 
 
@@ -437,6 +437,37 @@ def test_margins_by_quantiles_go_by_what_the_trial_drew(params, paths, asked, di
     for trial in run(settings, paths, "adaptive_margin")["trials"]:
         values = trial["values"]
         assert values["delta"] == pytest.approx(np.quantile(D, 0.9) - values["margin.m"], abs=2e-3)
+
+
+@pytest.mark.parametrize("scale", ["constant", "share"])
+def test_both_margins_in_one_study_by_quantiles(params, paths, asked, distances, scale):
+    """By their paths in ``tune.methods``, as of a method of any name."""
+    ranges = (
+        "margin.m: {low: 0.1, high: 0.9, quantile: true}, margin.weight: {low: 0.01, high: 1.0, log: true}, "
+        "adaptive.delta: {low: 0.5, high: 1.0, quantile: true}"
+    )
+    own = {
+        "margin.m": 0.5,
+        "margin.weight": 0.1,
+        "margin.scale": scale,
+        "adaptive.delta": 0.1,
+        "adaptive.quantile": 0.0,
+    }
+    changes = [f"methods.adaptive_margin.{path}={value}" for path, value in own.items()]
+    listed = "tuned_methods=[adaptive_margin]", f"tune.methods={{adaptive_margin: {{{ranges}}}}}"
+    chosen = params(*changes, *listed, "tune.trials=6")
+    result = run(chosen, paths, "adaptive_margin")
+    (plain,) = distances
+    assert plain.settings.margin is None and plain.settings.adaptive is None and result["without"] == 90.0
+    study = kept(paths, params=lambda: chosen, method="adaptive_margin")
+    for trial, each in zip(result["trials"], study.trials, strict=True):
+        drawn, edge = each.params, 2 * RHO if scale == "share" else 1.0
+        m = min(np.quantile(D / edge, drawn["margin.m"]), 2**0.5)
+        width = min(max(np.quantile(D - m * edge, drawn["adaptive.delta"]), 0), 2**0.5)
+        expected = {"margin.m": m, "margin.weight": drawn["margin.weight"], "adaptive.delta": width}
+        assert trial["values"] == pytest.approx(expected, abs=2e-4)
+    final = resolve(chosen, "birds", "adaptive_margin", 0, result["values"]).settings
+    assert final.margin.m == result["values"]["margin.m"] and final.adaptive.delta == result["values"]["adaptive.delta"]
 
 
 def test_the_run_without_margins_is_not_repeated(params, paths, asked, distances, monkeypatch):
