@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from lapml.analysis import gather, stats
-from lapml.analysis.gather import listed
 from lapml.analysis.tables import chance, interval, points
 from lapml.common.text import markdown as escaped
 from lapml.common.text import markdown_table
@@ -72,7 +71,7 @@ def compare(
     return {
         "dataset": run.config["dataset"], "split": run.config["evaluate"], "without": without, "images": len(run.right), "top": top,
         "confidence": confidence, "replicates": replicates, "reference": reference, "rows": table, "mcnemar": mcnemar,
-        "notes": _seed_notes(table) + gather.caveats(methods),
+        "notes": gather.seed_notes(table) + gather.caveats(methods),
     }  # fmt: skip
 
 
@@ -131,25 +130,6 @@ def as_json(result: dict[str, Any]) -> str:
 def _answers(runs: list[gather.Run]) -> np.ndarray:
     """(S, N) 1 where a run has an image right, else 0."""
     return np.stack([run.right for run in runs])
-
-
-def _seed_notes(table: list[dict[str, Any]]) -> list[str]:
-    base, *others = table
-    if all(row["seeds"] == base["seeds"] for row in others):
-        notes = [f"Seeds of every method: {listed(base['seeds'])}."]
-    else:
-        notes = ["Seeds: " + "; ".join(f"{listed(row['seeds'])} of {row['method']}" for row in table) + "."]
-    for row in others:
-        if len(row["paired_seeds"]) < max(len(row["seeds"]), len(base["seeds"])):
-            notes.append(f"{row['method']} over {base['method']}: by the common seeds ({listed(row['paired_seeds'])}).")
-    if any(len(row["paired_seeds"]) == 1 for row in others):
-        notes.append("Where one seed is compared, p is of the images only, and nothing is called significant.")
-    if any(1 < len(row["paired_seeds"]) < 5 for row in others):
-        notes.append(
-            "Fewer than five seeds: on thousands of images the bootstrap is then too bold; read a p just below the level as a "
-            "hint."
-        )
-    return notes
 
 
 def _needed(row: dict[str, Any]) -> str:

@@ -46,7 +46,8 @@ def confusions(
         dataset, split, images, sisters (classes that have one), sharing (what they share), groups {name: classes}, confidence,
         replicates, reference; ``rows``, a dict each, the reference first: method, seeds; within and elsewhere (mistakes
         between sisters and others) with within_half; over the reference, and over the method above (``step_``): difference,
-        low, high, p_holm, significant of mistakes between sisters; groups {name: share}. A number that does not exist is NaN.
+        low, high, p_holm, significant of mistakes between sisters; paired_seeds (with the reference); groups {name: share};
+        ``notes``, sentences. A number that does not exist is NaN, as over a method above that shares no seed.
 
     Raises:
         LapmlError: as of :func:`~lapml.analysis.gather.rows` and :func:`groups_of`; a class that names are not recorded of;
@@ -81,24 +82,27 @@ def confusions(
 
     mistakes = {label: [within(run) for run in row.values()] for label, row in rows.items()}
     others = list(rows)[1:]
-    compared = [
-        stats.compare_rows(
-            [None, *(_pair(rows, within, label, other) for label, other in zip(others, against, strict=True))],
-            replicates,
-            confidence,
-        )
-        for against in ([reference] * len(others), list(rows)[:-1])
-    ]
+    pairs = {label: gather.paired(label, rows[label], reference, base) for label in others}
+    steps = {
+        label: gather.paired(label, rows[label], above, rows[above])
+        for above, label in zip(rows, others, strict=False)
+        if above == reference or set(rows[label]) & set(rows[above])
+    }
+    over, step = (
+        stats.compare_rows([_mistakes(found.get(label), within) for label in rows], replicates, confidence)
+        for found in (pairs, steps)
+    )
     table = [
-        _line(label, rows[label], mistakes[label], labels, confidence, over, step)
+        _line(label, rows[label], mistakes[label], labels, confidence, *compared)
+        | {"paired_seeds": [run.config["seed"] for run in pairs[label][0]] if label in pairs else []}
         | {"groups": {group: share(label, of_image == group) for group in groups}}
-        for label, over, step in zip(rows, *compared, strict=True)
+        for label, *compared in zip(rows, over, step, strict=True)
     ]
     return {
         "dataset": example.config["dataset"], "split": example.config["evaluate"], "images": len(labels),
         "sisters": sum(sizes[group] for group in sisters), "classes": len(names), "sharing": sharing,
         "groups": {group: sizes[group] for group in groups}, "confidence": confidence, "replicates": replicates,
-        "reference": reference, "rows": table,
+        "reference": reference, "rows": table, "notes": gather.seed_notes(table),
     }  # fmt: skip
 
 
@@ -144,15 +148,14 @@ def markdown(result: dict[str, Any]) -> str:
         f"and images, {result['replicates']:,} replicates, p corrected by Holm over each column. Last columns: mistakes within "
         "a group, in percent of its images (its classes)."
     )
-    return "\n".join([*markdown_table(heads, lines), "", text])
+    return "\n".join([*markdown_table(heads, lines), "", text, "", *(f"- {escaped(note)}" for note in result["notes"])])
 
 
-def _pair(
-    rows: dict[str, gather.Row], within: Callable[[gather.Run], np.ndarray], label: str, other: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The mistakes of two methods, by the seeds that are compared with each other."""
-    ours, theirs = gather.paired(label, rows[label], other, rows[other])
-    return np.stack([within(run) for run in ours]), np.stack([within(run) for run in theirs])
+def _mistakes(
+    pair: tuple[list[gather.Run], list[gather.Run]] | None, within: Callable[[gather.Run], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Those of two methods, by the runs that are compared with each other; None where there are none."""
+    return pair and (np.stack([within(run) for run in pair[0]]), np.stack([within(run) for run in pair[1]]))
 
 
 def groups_of(file: Path, names: Sequence[str]) -> list[str]:

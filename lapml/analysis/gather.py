@@ -194,6 +194,30 @@ def paired(label: str, runs: Row, reference: str, base: Row) -> tuple[list[Run],
     return [runs[seed] for seed in common], [base[seed] for seed in common]
 
 
+def seed_notes(table: list[dict[str, Any]]) -> list[str]:
+    """Sentences on which seeds are compared.
+
+    Args:
+        table: a dict each method, the reference first: method, seeds, and but for the reference paired_seeds.
+    """
+    base, *others = table
+    if all(row["seeds"] == base["seeds"] for row in others):
+        notes = [f"Seeds of every method: {listed(base['seeds'])}."]
+    else:
+        notes = ["Seeds: " + "; ".join(f"{listed(row['seeds'])} of {row['method']}" for row in table) + "."]
+    for row in others:
+        if len(row["paired_seeds"]) < max(len(row["seeds"]), len(base["seeds"])):
+            notes.append(f"{row['method']} over {base['method']}: by the common seeds ({listed(row['paired_seeds'])}).")
+    if any(len(row["paired_seeds"]) == 1 for row in others):
+        notes.append("Where one seed is compared, p is of the images only, and nothing is called significant.")
+    if any(1 < len(row["paired_seeds"]) < 5 for row in others):
+        notes.append(
+            "Fewer than five seeds: on thousands of images the bootstrap is then too bold; read a p just below the level as a "
+            "hint."
+        )
+    return notes
+
+
 def caveats(methods: dict[str, Row]) -> list[str]:
     """Sentences on other differences between the methods."""
     compared = ("suite", "method", "seed", "settings")

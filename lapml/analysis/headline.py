@@ -76,11 +76,15 @@ def sections(heads: Rows, named: Rows, params: Params) -> list[Section]:
         bold = [row["significant"] for row in rows]
         title = "classes that nothing was developed on"
         found.append(Section(dataset, title, columns, cells, note, bold, label="headline"))
-    note = (
-        f"The comparisons that the suite named before a {params.split_name()} image was read (`report.primary`); p corrected "
-        f"by Holm’s method over these {len(params.report.primary)} alone."
-    )
     for dataset in params.datasets if named else ():
+        note = (
+            f"The comparisons that the suite named before a {params.split_name()} image was read (`report.primary`); p corrected "
+            f"by Holm’s method over these {len(params.report.primary)} alone."
+        )
+        if dataset in params.report.developed_on:
+            note += (
+                f" They are of the headline’s images: those of all classes but {params.report.developed_on[dataset]}."
+            )
         cells = [
             [f"{row['method']} − {row['against']}", _points(row), chance(row["p"]), chance(row["p_holm"])]
             for row in named

@@ -2,12 +2,14 @@
 least confident answers are not given."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pyarrow.parquet import read_schema
 
+from lapml.analysis.gather import listed
 from lapml.analysis.sections import Section
 from lapml.analysis.tables import CALIBRATION, number
 from lapml.config import Params
@@ -83,10 +85,13 @@ def _risks(file: Path) -> np.ndarray:
     return risks(table["confidence"].to_numpy(), (table["top1"] == table["label"]).to_numpy())
 
 
-def coverages(dataset: str, found: dict[str, np.ndarray]) -> list[Section]:
-    """The table of :func:`curves`; none without a curve."""
+def coverages(dataset: str, found: dict[str, np.ndarray], methods: Sequence[str]) -> list[Section]:
+    """The table of :func:`curves`, which says which ``methods`` have none; no table without a curve."""
     rows = []
     for method, risk in found.items():
         kept = [risk[math.ceil(share * len(risk)) - 1] for share in COVERAGES]
         rows.append([method, number(100 * risk.mean(), ".2f"), *(number(100 * (1 - each), ".1f") for each in kept)])
-    return [Section(dataset, "risk against coverage", RISK_HEADINGS, rows, RISK_NOTE)] if rows else []
+    note, lacking = RISK_NOTE, [method for method in methods if method not in found]
+    if lacking:
+        note += f" Without {listed(lacking)}: not all runs of {'it' if len(lacking) == 1 else 'them'} recorded their confidence."
+    return [Section(dataset, "risk against coverage", RISK_HEADINGS, rows, note)] if rows else []

@@ -50,7 +50,11 @@ def report(
     sections = [
         *headline.sections(headline.headline(others, params), headline.contrasts(answers | others, params), params),
         *probabilities.calibrations(table, params),
-        *(section for name, curves in risks.items() for section in probabilities.coverages(name, curves)),
+        *(
+            section
+            for name, curves in risks.items()
+            for section in probabilities.coverages(name, curves, params.all_methods())
+        ),
     ]
     searched = [method for method in params.all_methods() if method in params.tuned_methods]
     tuned = {

@@ -82,7 +82,7 @@ def accuracy_curves(epochs: pd.DataFrame) -> bytes:
 
 
 def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
-    """Where generated images lie: mean distance d and the margin m (dotted). SVG.
+    """Where generated images lie: mean distance d and the margin (dotted): m, or 2mρ at the mean share ρ. SVG.
 
     None where no method recorded distances.
     """
@@ -95,10 +95,14 @@ def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
         _bands(axes, epochs, order, "d_mean", title, "distance of unit embeddings (0 to 2)")
         for method in epochs["method"].unique():
             colour, _ = look(order.index(method))
-            margins = runs.loc[runs["method"] == method, "m"].dropna()
-            if len(margins):
-                axes.axhline(margins.iloc[0], color=colour, linestyle=":", linewidth=1.4)
-        axes.plot([], [], color="#5f5f5f", linestyle=":", linewidth=1.4, label="margin m")
+            margins = runs.loc[(runs["method"] == method) & runs["m"].notna(), ["m", "scale"]].to_dict("records")
+            for margin in margins[:1]:
+                if margin["scale"] == "share":
+                    shares = epochs[epochs["method"] == method].groupby("epoch")["rho_mean"].mean()
+                    axes.plot(shares.index, 2 * margin["m"] * shares, color=colour, linestyle=":", linewidth=1.4)
+                else:
+                    axes.axhline(margin["m"], color=colour, linestyle=":", linewidth=1.4)
+        axes.plot([], [], color="#5f5f5f", linestyle=":", linewidth=1.4, label="margin")
         axes.set_ylim(bottom=0)
 
     return _chart(draw)

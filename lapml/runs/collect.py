@@ -39,7 +39,7 @@ CURVES = ("loss", "accuracy")  # columns of history.csv that every method has
 def collect(params: Params, paths: Paths, optional: tuple[str, ...] = ()) -> pd.DataFrame:
     """All runs of a suite, checked against its settings: one row per (dataset, method, seed), in the suite's order.
 
-    Columns: dataset, method, seed; the metrics (percent, images, seconds of training); ``m, weight, delta, quantile``
+    Columns: dataset, method, seed; the metrics (percent, images, seconds of training); ``m, weight, scale, delta, quantile``
     (empty if a method has none); ``recall_left_out`` (images that R@K leaves out);
     ``weights_name, weights_sha256``, ``run_seconds`` and the rest of provenance.json
     (``versions`` as JSON).
@@ -219,7 +219,7 @@ def _run(folder: Path, expected: dict[str, Any], optional: tuple[str, ...] = ())
     margin, adaptive = (expected["settings"].get(name) or {} for name in ("margin", "adaptive"))
     weights = origin["weights"] or {}
     row = {name: metrics.get(name, math.nan) for name in METRICS} | accuracies
-    row |= {name: section.get(name) for section, names in ((margin, ("m", "weight")), (adaptive, ("delta", "quantile")))
+    row |= {name: section.get(name) for section, names in ((margin, ("m", "weight", "scale")), (adaptive, ("delta", "quantile")))
             for name in names}  # fmt: skip
     row |= {"weights_name": weights.get("name"), "weights_sha256": weights.get("sha256")}
     row |= {name: origin.get(name) for name in PROVENANCE if name not in ("weights", "seconds", "versions")}

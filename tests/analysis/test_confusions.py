@@ -121,7 +121,8 @@ def test_groups_of_a_file_in_place_of_words(runs, tmp_path):
     words = "class,group\n" + "".join(f"{name},{_group(name, 'last')}\n" for name in NAMES)
     file.write_text("\ufeff" + words, encoding="utf-8")  # as spreadsheets write it
     own, by_word = (markdown(confusions(runs, replicates=100, file=each)).splitlines() for each in (file, None))
-    assert own[:-1] == by_word[:-1] and own[-1] != by_word[-1]
+    assert [(one, other) for one, other in zip(own, by_word, strict=True) if one != other] == [(own[6], by_word[6])]
+    assert "Sisters" in own[6]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,28 @@ def test_the_table_says_what_the_numbers_are(runs):
     assert lines[0].endswith("| other mistakes % | Sparrow (3) | Tern (2) |")
     assert len({line.count("|") for line in lines[:5]}) == 1
     assert lines[2].startswith(f"| baseline | 2 | {result['rows'][0]['within']:.1f} ± ") and "| – | – |" in lines[2]
-    assert "5 of 7" in lines[-1] and "120 test images" in lines[-1]
+    text, note = lines[lines.index("") + 1], lines[-2:]
+    assert "5 of 7" in text and "120 test images" in text
+    assert note[0] == "- Seeds of every method: 0, 1." and note[1].startswith("- Fewer than five seeds")
+
+
+def test_methods_of_different_seeds(runs):
+    """Each is compared by the seeds that it shares; with the one above only if there are any."""
+    baseline, cutmix, margin = runs[:2], runs[2:4], runs[4:]
+    result = confusions([*baseline, cutmix[0], margin[1]], replicates=100)
+    first, second, third = result["rows"]
+    assert (
+        second["difference"]
+        == second["step_difference"]
+        == pytest.approx(second["within"] - counted(baseline[0], ("Sparrow", "Tern"))[0])
+    )
+    assert third["difference"] == pytest.approx(third["within"] - counted(baseline[1], ("Sparrow", "Tern"))[0])
+    assert np.isnan(third["step_difference"]) and [row["paired_seeds"] for row in result["rows"]] == [[], [0], [1]]
+    text = markdown(result)
+    assert (
+        "- cutmix over baseline: by the common seeds (0)." in text
+        and "margin over baseline: by the common seeds (1)" in text
+    )
 
 
 def test_command(runs):

@@ -68,6 +68,11 @@ def test_primary_contrasts_are_of_the_headline_s_images():
     right = tables.predictions(params, PATHS)
     [row] = contrasts(right | others(right, params), params)
     assert row["difference"] == pytest.approx(np.mean(accuracies("loc_cutmix")) - np.mean(accuracies("cutmix")))
+    assert "They are of the headline’s images: those of all classes but 1-3,12-18." in shown(
+        sections(headline(others(right, params), params), [row], params)
+    )
+    everything = settings("report.primary=[[loc_cutmix, cutmix]]", "report.developed_on={}")
+    assert "headline" not in shown(sections([], contrasts(right, everything), everything))
 
 
 def test_without_such_classes_there_is_no_headline():

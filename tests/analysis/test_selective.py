@@ -46,9 +46,11 @@ def test_a_table_by_hand():
     right = np.array([True] * 8 + [False] * 2)
     curves = {"a_method": probabilities.risks(np.linspace(1, 0.1, 10), right)}
     area = np.mean([0] * 8 + [1 / 9, 2 / 10])
-    [section] = probabilities.coverages("birds", curves)
+    [section] = probabilities.coverages("birds", curves, ["a_method"])
     assert section.rows == [["a_method", f"{100 * area:.2f}", "80.0", "88.9", "100.0", "100.0"]]
     text = markdown([section])
     assert f"| a_method | {100 * area:.2f} | 80.0 | 88.9 | 100.0 | 100.0 |" in text
     assert text.startswith("### birds: risk") and text.endswith(f"\n\n{probabilities.RISK_NOTE}\n")
-    assert probabilities.coverages("none", {}) == [] and markdown([]) == ""
+    assert probabilities.coverages("none", {}, ["a_method"]) == [] and markdown([]) == ""
+    [section] = probabilities.coverages("birds", curves, ["old", "a_method", "older"])
+    assert section.note.endswith(" Without old, older: not all runs of them recorded their confidence.")

@@ -85,6 +85,20 @@ def probed(html: str, script: str) -> str:
     return html.replace("<head>", f"<head>{LISTEN}", 1).replace("</body>", f"<script>{script}</script></body>")
 
 
+def test_a_p_that_is_only_bounded_sorts_as_a_number(browse, html):
+    cells = ["0.02", "< 0.001", "0.13", "–", "0.0012", "1.00"]
+    table = "".join(f"<tr><td>{cell}</td></tr>" for cell in cells)
+    table = f'<table class="sortable"><thead><tr><th>p</th></tr></thead><tbody>{table}</tbody></table>'
+    script = """addEventListener("load", () => {
+      heads[0].querySelector("button").click();
+      report({ turn: heads[0].getAttribute("aria-sort"), cells: rows(), problems });
+    });"""
+    page = html.replace("<section>", f"{table}<section>", 1)
+    assert page.index(table) < html.index('class="sortable"')
+    found, _ = browse(probed(page, MAIN + script))
+    assert found == {"turn": "descending", "cells": ["1.00", "0.13", "0.02", "0.0012", "< 0.001", "–"], "problems": []}
+
+
 def test_a_click_on_a_heading_sorts(browse, html):
     script = """addEventListener("load", () => {
       const found = { first: rows(), problems, turns: [], others: [] };

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from lapml.analysis import tables
 from lapml.analysis.diagnosis.measure import Measured
@@ -40,6 +41,28 @@ def test_charts_are_svg_and_the_same_each_time(frames):
     assert first["distances"] == figures.distances(epochs, runs)
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_a_margin_that_grows_with_the_share_is_drawn_where_it_is(make, monkeypatch):
+    """At 2mρ, the mean over the seeds; a constant one at m."""
+    params, paths = make("methods.margin.margin.scale=share")
+    runs, epochs = tables.collect(params, paths), tables.histories(params, paths)
+    assert set(runs.loc[runs["method"] == "margin", "scale"]) == {"share"}
+    drawn = {}
+
+    def draw(function):
+        axes = Figure().add_subplot()
+        function(axes)
+        dotted = [line for line in axes.lines if line.get_linestyle() == ":" and len(line.get_xdata())]
+        drawn.update({line.get_color(): np.asarray(line.get_ydata()) for line in dotted})
+
+    monkeypatch.setattr(figures, "_chart", draw)
+    figures.distances(epochs, runs)
+    order = list(dict.fromkeys(runs["method"]))
+    colours = {name: figures.look(order.index(name))[0] for name in ("margin", "adaptive_margin")}
+    own = epochs[epochs["method"] == "margin"].pivot(index="epoch", columns="seed", values="rho_mean")
+    assert drawn[colours["margin"]] == pytest.approx(2 * 0.8 * own.to_numpy().mean(1), nan_ok=True)
+    assert set(drawn[colours["adaptive_margin"]]) == {0.8} and drawn.keys() == set(colours.values())
 
 
 def test_charts_of_one_seed_and_one_row(make):
