@@ -13,6 +13,7 @@ from timm.layers import DropPath  # type: ignore[attr-defined]  # which timm exp
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from lapml.common import ranks
 from lapml.config import Model
 from lapml.errors import LapmlError, words
 from lapml.models.backbone import Tap, create, last_map, resize
@@ -168,6 +169,8 @@ def normalised_alike(model: nn.Module, before: list[Tensor]) -> Iterator[None]:
     """Within, in evaluation mode, batch norm uses the statistics of the model's last pass in training mode, so that an
     image's output is what it would have been in that batch. They follow from what that pass did to the running ones.
 
+    For one pass of as many images as that one had.
+
     Args:
         before: :func:`running_statistics` before that pass.
     """
@@ -177,12 +180,21 @@ def normalised_alike(model: nn.Module, before: list[Tensor]) -> Iterator[None]:
     for norm in norms:  # replaced, not written to: backward needs the same tensors
         mean, var = (now.lerp(next(old), 1 - 1 / norm.momentum) for now in (norm.running_mean, norm.running_var))
         norm.running_mean, norm.running_var = mean, var.clamp_min(0)  # rounding may leave less
+    hooks = [norm.register_forward_pre_hook(_of_the_batch) for norm in norms]
     model.eval()
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for norm, (mean, var) in zip(norms, running, strict=True):
             norm.running_mean, norm.running_var = mean, var
+
+
+def _of_the_batch(norm: nn.Module, given: tuple[Tensor]) -> None:
+    """Before a pass: a batch of n values is normalised by (n − 1) / n times the variance that the running one takes in."""
+    count = given[0].numel() // given[0].shape[1] * (ranks.size() if isinstance(norm, nn.SyncBatchNorm) else 1)
+    norm.running_var = norm.running_var * ((count - 1) / count)
 
 
 def _norms(model: nn.Module) -> list[nn.Module]:

@@ -213,8 +213,8 @@ def _study(params: Params, dataset: str, method: str, speed: Speed, images: Imag
     """Seconds of a study after its begin, if none of its trials is ended early."""
     tune = params.of(dataset).tune
     run = trial_run(params, dataset, method, tune.seeds[0], _tried(params, dataset, method))
-    trials = tune.trials * len(tune.seeds) + any(each.quantile for each in params.of(dataset).searched(method).values())
-    return trials * _trained(run, speed, images)
+    trials = tune.trials + any(each.quantile for each in params.of(dataset).searched(method).values())
+    return trials * len(tune.seeds) * _trained(run, speed, images)
 
 
 def _ends(jobs: list[Jobs], at_once: int) -> float:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
+from lapml.common import ranks
 from lapml.common.sections import FARTHEST
 from lapml.config import Run
 from lapml.data.pack import Packed
 from lapml.models.device import autocast
-from lapml.models.model import running_statistics, training_mode
+from lapml.models.model import training_mode
 from lapml.training.loop import Fitted
 from lapml.training.losses import distance
 from lapml.training.mixes import Mixes, freshly
-from lapml.training.passes import embedded
+from lapml.training.passes import begun, embedded
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
@@ -64,26 +65,35 @@ class Distances:
 
 @torch.no_grad()
 def measured(config: Run, packed: Packed, fitted: Fitted, maps: "Localised | None" = None) -> Distances:
-    """Distances in the training views of a trained run, with batch norm as in training. Changes the model's running statistics.
+    """Distances in the training views of a trained run, with batch norm, parts and references as in training. Changes the
+    model's running statistics.
 
     Args:
         config: of the run, which mixes.
         fitted: the run; class maps and features come from a forward pass of their own.
     """
-    model, method = fitted.model.eval(), freshly(config.settings.always_mixing())
+    own, parts = config.settings, config.train.accumulate
+    mixing = own.always_mixing().model_copy(update={"margin": None, "adaptive": None})
+    model, method = fitted.model.eval(), freshly(mixing)
     mixes = Mixes(config, model, fitted.weights, packed, {"mixed": method}, precision=fitted.precision, maps=maps)
     found: dict[str, list[np.ndarray]] = {"d": [], "rho": []}
     negative = False
     with autocast(fitted.device, fitted.precision):
         for batch, _, made, _ in mixes.generate(PAIRS):
             mixed = made["mixed"].mixed
-            training_mode(model, config.train.batch_norm)
-            before = running_statistics(model)
-            generated = model(mixed.images).embedding
-            negative |= bool((generated < 0).any())
-            d = distance(generated, embedded(model, batch.images[: batch.count], before))
+            d = []
+            for images, references in zip(
+                mixed.images.chunk(parts), batch.images[: batch.count].chunk(parts), strict=True
+            ):
+                training_mode(model, config.train.batch_norm)
+                before = begun(model, fitted.device)
+                generated = model(images).embedding
+                negative |= bool((generated < 0).any())
+                clean = model(references).embedding if own.joint else embedded(model, references, before)
+                d.append(distance(generated, clean))
+            model.eval()  # for the evidence of the next batch
             other = batch.labels[: batch.count] != batch.labels[mixed.donors]
-            for name, values in (("d", d), ("rho", mixed.rho)):
+            for name, values in (("d", torch.cat(d)), ("rho", mixed.rho)):
                 found[name].append(values[other].float().cpu().numpy())
-    d, rho = (np.concatenate(found[name]) for name in ("d", "rho"))
-    return Distances(d, rho, FARTHEST if negative else math.sqrt(2))
+    d, rho = (np.concatenate(sum(ranks.collected(found[name]), [])) for name in ("d", "rho"))
+    return Distances(d, rho, FARTHEST if any(ranks.collected(negative)) else math.sqrt(2))

@@ -211,11 +211,11 @@ def _tried(
     log(f"{where}: {margins.shown(values)}")
     scores: list[float] = []
 
-    def check(epoch: int, score: float) -> None:
+    def check(part: int, score: float) -> None:
         """Whether a run goes on; all ranks hear it."""
         prune = False
         if trial:
-            trial.report(score, len(scores) * config.train.epochs + epoch)
+            trial.report(score, len(scores) * CHECKS + part)
             prune = trial.should_prune()
         if ranks.agreed(prune):
             raise optuna.TrialPruned
@@ -243,7 +243,8 @@ def _score(
     """Validation top-1 in percent of one development run, and the run.
 
     Args:
-        check: called with an epoch and the score after it, a few times on the way; what it raises ends the run.
+        check: called with the part of the run that is done, in fourths, and the score after it; what it raises ends the run.
+            (Runs of different lengths are compared by the same part, since the rate falls with it.)
     """
 
     def score(fitted: Fitted) -> float:
@@ -251,30 +252,38 @@ def _score(
         return evaluate.metrics(seen)["top1"]
 
     epochs = config.train.epochs
-    looks = {epochs * part // CHECKS for part in range(1, CHECKS)} if check else ()
+    looks = {epochs * part // CHECKS: part for part in range(1, CHECKS)} if check else {}
 
     def then(epoch: int, fitted: Fitted) -> None:
         if epoch in looks:
-            check(epoch, score(fitted))
+            check(looks[epoch], score(fitted))
 
     fitted = fit(config, packed, log=lambda line: None, maps=maps, then=then)
     return score(fitted), fitted
 
 
 def _without(search: Search, study: optuna.Study | None, log: Callable[[str], None]) -> dict[str, Any] | None:
-    """Score and distances of the method's run without margin losses, where ranges are of quantiles; found once, they are kept in
-    the study."""
+    """Score and distances of the method's runs without margin losses, where ranges are of quantiles; found once, they are kept in
+    the study. The score is the mean over ``tune.seeds``, as a trial's is; distances are the first run's. With
+    ``margin.reference: joint`` they learn from the clean images too, as the trials do."""
     if not any(each.quantile for each in search.space.values()):
         return None
     if known := ranks.agreed(study.user_attrs.get(WITHOUT) if study else None):
         return known
     params, dataset, method = search.params, search.dataset, search.method
-    log(f"{dataset}/{method}: a run without margin losses first, for the distances that occur")
-    config = trial_run(params, dataset, method, params.tune.seeds[0], dict.fromkeys(MARGINS, 0.0))
-    plain = config.settings.model_copy(update={"margin": None, "adaptive": None})
-    config = config.model_copy(update={"settings": plain})
-    score, fitted = _score(config, search.packed, search.maps)
-    found = {"score": score, **measured(config, search.packed, fitted, search.maps).record()}
+    log(f"{dataset}/{method}: without margin losses first, for the distances that occur")
+    scores: list[float] = []
+    distances: dict[str, Any] = {}
+    for seed in params.tune.seeds:
+        config = trial_run(params, dataset, method, seed, dict.fromkeys(MARGINS, 0.0))
+        margin = config.settings.margin
+        idle = margin.model_copy(update={"weight": 0.0}) if margin and config.settings.joint else None
+        plain = config.settings.model_copy(update={"margin": idle, "adaptive": None})
+        config = config.model_copy(update={"settings": plain})
+        score, fitted = _score(config, search.packed, search.maps)
+        distances = distances or measured(config, search.packed, fitted, search.maps).record()
+        scores.append(score)
+    found = {"score": sum(scores) / len(scores), **distances}
     found = ranks.agreed((study.user_attrs.get(WITHOUT) if study else None) or found)  # another worker's, if first
     if study:
         study.set_user_attr(WITHOUT, found)

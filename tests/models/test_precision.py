@@ -14,10 +14,10 @@ from lapml.data.index import rows_of
 from lapml.mixing import Draws, Evidence, Mixed, boxes, mix, mixer
 from lapml.mixing import maps as localize
 from lapml.models.device import autocast
-from lapml.models.model import Classifier, build, running_statistics, training_mode
+from lapml.models.model import Classifier, build, training_mode
 from lapml.training import loop as train
 from lapml.training import losses, methods
-from lapml.training.passes import embedded
+from lapml.training.passes import begun, embedded
 
 CPU, SIDE = torch.device("cpu"), 48
 ROWS = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin")
@@ -174,7 +174,7 @@ def whole_loss(run, batch, model: Classifier, mixed: Mixed | None, precision: st
         if mixed is None:
             loss = cross_entropy(losses.full(model(batch.images).logits), batch.labels)
         else:
-            before = running_statistics(model)
+            before = begun(model, batch.images.device)
             output = model(mixed.images)
             clean = embedded(model, batch.images, before) if run.settings.margin else None
             loss, _ = methods.loss(run.settings, output, batch.labels, mixed, clean)
@@ -218,7 +218,7 @@ def test_the_margin_losses_of_those_rows_are_at_work(small_run, packed, row):
     run = rows_of_margins(small_run, row)
     batch, model, _ = batch_and_model(run, packed)
     mixed = mixed_of(run, batch, model)
-    before = running_statistics(model)
+    before = begun(model, batch.images.device)
     output = model(mixed.images)
     clean = embedded(model, batch.images, before)
     _, stats = methods.loss(run.settings, output, batch.labels, mixed, clean)

@@ -35,6 +35,21 @@ def test_of_a_trained_run(small_run, packed, monkeypatch, keys):
     assert found.d.std() > 0
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_passes_are_those_of_training(small_run, packed, monkeypatch, joint):
+    """In parts, and with the references of its own: of a joint method, clean batches' own passes."""
+    monkeypatch.setattr("lapml.runs.occurring.PAIRS", 24)
+    keys = ["methods.margin.margin.reference=joint", "methods.margin.margin.every=1"] if joint else []
+    config = small_run("margin", "train.batch=12", "train.accumulate=2", *keys)
+    fitted = train.fit(config, packed, log=lambda line: None)
+    sizes = []
+    fitted.model.head.register_forward_pre_hook(lambda head, given: sizes.append((len(given[0]), head.training)))
+    found = measured(config, packed, fitted)
+    assert len(found.d) == len(found.rho)
+    training = [size for size, whether in sizes if whether]
+    assert set(training) == {6} and len(training) == (2 if joint else 1) * 2 * 2
+
+
 def test_looking_after_an_epoch_changes_nothing(small_run, packed):
     config, seen = small_run("loc_cutmix"), []
 

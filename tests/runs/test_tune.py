@@ -401,7 +401,7 @@ def test_margins_by_quantiles(params, paths, asked, distances, scale):
     (plain,) = distances
     assert plain.settings.margin is None and plain.settings.mixer == chosen.methods["margin"].mixer
     assert plain.fit == ["train"] and plain.seed == 100
-    assert len(asked) == 1 + 2 * TRIALS and result["without"] == 90.0
+    assert len(asked) == 2 + 2 * TRIALS and result["without"] == 90.25  # the mean over the seeds, as of a trial
     reached = D / (2 * RHO) if scale == "share" else D
     drawn = [trial.params["m"] for trial in kept(paths, params=lambda: chosen).trials]
     for trial, quantile in zip(result["trials"], drawn, strict=True):
@@ -439,6 +439,33 @@ def test_margins_by_quantiles_go_by_what_the_trial_drew(params, paths, asked, di
         assert values["delta"] == pytest.approx(np.quantile(D, 0.9) - values["margin.m"], abs=2e-3)
 
 
+def test_without_margin_losses_a_joint_method_learns_from_clean_images_still(params, paths, asked, distances):
+    """As its trials do, so that what that gives is not taken for what the margins give."""
+    joint = "methods.margin.margin.reference=joint", "methods.margin.margin.every=1"
+    run(params(*QUANTILES, *joint), paths)
+    (plain,) = distances
+    assert plain.settings.joint and plain.settings.margin.weight == 0.0
+
+
+def test_runs_of_different_lengths_are_looked_at_after_the_same_parts(params, monkeypatch):
+    """Their rates are then alike; by epochs, long runs would be ended for being in their beginning."""
+    looks = {}
+
+    def fit(config, *_, then, **__):
+        for epoch in range(1, config.train.epochs):
+            then(epoch, SimpleNamespace(model=None, weights=None, device=None, precision=None))
+        return SimpleNamespace(model=None, weights=None, device=None, precision=None)
+
+    monkeypatch.setattr(module, "fit", fit)
+    monkeypatch.setattr(module.evaluate, "predict", lambda *_: None)
+    monkeypatch.setattr(module.evaluate, "metrics", lambda _: {"top1": 50.0})
+    for epochs in (8, 20):
+        chosen = trial_run(params(f"tune.epochs={epochs}", "train.epochs=20"), "birds", "cutmix", 100, {})
+        looks[epochs] = []
+        module._score(chosen, None, None, lambda part, score, seen=looks[epochs]: seen.append(part))
+    assert looks == {8: [1, 2, 3], 20: [1, 2, 3]}
+
+
 @pytest.mark.parametrize("scale", ["constant", "share"])
 def test_both_margins_in_one_study_by_quantiles(params, paths, asked, distances, scale):
     """By their paths in ``tune.methods``, as of a method of any name."""
@@ -458,7 +485,7 @@ def test_both_margins_in_one_study_by_quantiles(params, paths, asked, distances,
     chosen = params(*changes, *listed, "tune.trials=6")
     result = run(chosen, paths, "adaptive_margin")
     (plain,) = distances
-    assert plain.settings.margin is None and plain.settings.adaptive is None and result["without"] == 90.0
+    assert plain.settings.margin is None and plain.settings.adaptive is None and result["without"] == 90.25
     study = kept(paths, params=lambda: chosen, method="adaptive_margin")
     for trial, each in zip(result["trials"], study.trials, strict=True):
         drawn, edge = each.params, 2 * RHO if scale == "share" else 1.0
