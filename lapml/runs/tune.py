@@ -5,7 +5,7 @@ Only the validation split is read. Each tuned method gets the same fixed number 
 scores depend on, so that a changed setting never meets a finished study. Each trial is sampled from (seed, its number), so that an
 interrupted study that one worker takes up again ends in the same values. Several workers may share a study (study.py).
 
-Where a range is one of quantiles, a run without the margin losses comes first: it gives the distances that occur, and a score
+Where a range is one of quantiles, runs without the margin losses come first: they give the distances that occur, and a score
 to compare the trials with.
 """
 
