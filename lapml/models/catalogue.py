@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lapml.errors import LapmlError, words
 from lapml.models.backbone import Tap, create, native_side, resize, taken
 from lapml.models.frozen import stages
-from lapml.models.model import GRID, cut
+from lapml.models.model import GRID, cut, uneven
 from lapml.models.weights import WHEELS
 
 
@@ -69,10 +69,8 @@ def row(
         raise LapmlError(
             f"model.name: {name} at {side} px has a map of {shape[2]}×{shape[2]} cells, fewer than {GRID}×{GRID}"
         )
-    if side % shape[2]:
-        raise LapmlError(
-            f"model.name: {name} at {side} px has a map of {shape[2]}×{shape[2]} cells, which do not divide the side"
-        )
+    if why := uneven(backbone, side, shape[2]):
+        raise LapmlError(f"model.name: {name} at {side} px has a map of {shape[2]}×{shape[2]} cells{why}")
     return {
         "name": name,
         "side": side,

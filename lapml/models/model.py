@@ -95,7 +95,7 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
 
     Raises:
         LapmlError: unknown model, wrong weights, no spatial map, one under 6×6, a side that the model does not take or the stride
-            does not divide, or stages to freeze that are not there.
+            does not divide, a stride that is no power of two and no patch, or stages to freeze that are not there.
     """
     key, name = "model.name", config.name
     options: dict[str, Any] = {"output_stride": config.output_stride} if config.output_stride else {}
@@ -120,15 +120,14 @@ def build(config: Model, classes: int, side: int, seed: int, initial: bool = Tru
             f"model: the map of {config.name} at {side} px has {grid[0]}×{grid[1]} cells, expected at least {GRID}×{GRID}: "
             "enlarge view.side, or set model.truncate or model.output_stride lower"
         )
-    stride = side // grid[0]
-    if side % grid[0] or (stride & (stride - 1) and stride != _patch(backbone)):
+    if why := uneven(backbone, side, grid[0]):
         raise LapmlError(
-            f"view.side: {side} px gives a map of {grid[0]}×{grid[1]} cells, which the stride does not divide: padding would "
-            "shift the cells; expected a multiple of the model's stride"
+            f"view.side: {side} px gives {config.name} a map of {grid[0]}×{grid[1]} cells{why}; expected a multiple of the "
+            "model's stride, which is to be a power of two or a transformer's patch"
         )
     if config.freeze:
         freeze(model, config.freeze, config.name, side)
-    model.stride = stride
+    model.stride = side // grid[0]
     cfg = backbone.pretrained_cfg
     return model, {**record, "mean": list(cfg["mean"]), "std": list(cfg["std"]), "grid": list(grid)}
 
@@ -222,6 +221,24 @@ def _grid(model: Classifier, side: int, name: str) -> tuple[int, int]:
         raise LapmlError(f"model.name: {name} does not take {side} px inputs ({words(error)}); set view.side") from None
     model.train(training)
     return height, width
+
+
+def uneven(backbone: nn.Module, side: int, cells: int) -> str:
+    """Why a map's cells may not lie evenly over the input, to be said behind their number; "" if they do.
+
+    A model's stride is a power of two, or a transformer's patch. Where cells are of another size, padding shifts most of them.
+    (A few models have another stride, such as ConvMixer's 7: they cannot be told from those, and are refused too.)
+
+    Args:
+        side: of the input in pixels.
+        cells: per side of the map.
+    """
+    if side % cells:
+        return ", which do not divide the side"
+    stride = side // cells
+    if stride & (stride - 1) and stride != _patch(backbone):
+        return f" of {stride} px, which is no power of two and no transformer's patch"
+    return ""
 
 
 def _patch(backbone: nn.Module) -> int | None:

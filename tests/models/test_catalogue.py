@@ -67,11 +67,24 @@ def test_weights_that_are_here_are_told(monkeypatch):
         ("test_resnet", 96, "has a map of 3×3 cells, fewer than 6×6"),
         ("mixer_s32_224", 192, "does not take 192 px inputs"),
         ("test_vit", 100, "does not take 100 px inputs|which do not divide the side"),
+        ("convmixer_768_32", None, "32×32 cells of 7 px, which is no power of two and no transformer's patch"),
+        ("test_resnet", 240, "8×8 cells of 30 px, which is no power of two"),
     ],
 )
 def test_what_cannot_be_used_says_why(name, side, said):
     with pytest.raises(LapmlError, match=said):
         catalogue.row(name, side)
+
+
+@pytest.mark.parametrize("name, side", [("convmixer_768_32", 56), ("test_resnet", 240), ("test_resnet", 200)])
+def test_what_building_refuses_is_not_offered(name, side):
+    settings = Model(name=name, weights="none", truncate=None, output_stride=None, embedding_dim=None)
+    said = []
+    for refused in (lambda: catalogue.row(name, side), lambda: build(settings, 3, side, 0)):
+        with pytest.raises(LapmlError) as caught:
+            refused()
+        said.append(str(caught.value).partition(" cells")[2].partition(";")[0])
+    assert said[0] == said[1] != ""
 
 
 def test_the_commands():
