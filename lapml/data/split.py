@@ -137,7 +137,10 @@ def _drawn(
         *_named("files left out, no images", [path for each in found.values() for path in each.others]),
         *_named("files left out, unreadable", [path for path, each in seen.items() if not each]),
         *_together(paths, groups),
-        *_named("classes too small to be split, all in train", [f"{name} ({sizes[name]})" for name in untested]),
+        *_named(
+            f"classes that cannot be split (under {TRAINED + 1} images, or kept together), all in train",
+            [f"{name} ({sizes[name]})" for name in untested],
+        ),
     ]
     if untested:
         lines.append("    (data.NAME.min_images leaves them out)")

@@ -109,7 +109,7 @@ def test_all_images_are_laid_out_and_can_be_read(photos):
     )
     assert text.startswith(f"{there}: 30 images of {photos}, by hard links\n")
     assert re.search(r"^train +24 +3 +8 / 8 / 8", text, re.MULTILINE) and re.search(r"^test +6 +3", text, re.MULTILINE)
-    assert "kept together" not in text and "too small" not in text
+    assert "kept together" not in text and "cannot be split" not in text
 
 
 def test_seed_and_target(photos, tmp_path):
@@ -154,7 +154,7 @@ def test_near_duplicates_and_equal_files_stay_on_one_side(photos):
     )
 
 
-def test_what_is_left_out_and_too_small_is_named(photos, tmp_path):
+def test_what_is_left_out_and_cannot_be_split_is_named(photos, tmp_path):
     (photos / "wren/broken.jpg").write_bytes(b"\xff\xd8 no image")
     (photos / "wren/notes.txt").write_text("none")
     (photos / "wren/.DS_Store").write_text("none")
@@ -164,8 +164,17 @@ def test_what_is_left_out_and_too_small_is_named(photos, tmp_path):
         picture(9, number).save(photos / f"dodo/{number}.png")
     text = split(photos)
     assert "no images: 1\n    wren/notes.txt" in text and "unreadable: 1\n    wren/broken.jpg" in text
-    assert "classes too small to be split, all in train: 1\n    dodo (2)\n    (data.NAME.min_images" in text
+    why = "classes that cannot be split (under 3 images, or kept together), all in train"
+    assert f"{why}: 1\n    dodo (2)\n    (data.NAME.min_images" in text
     assert len(content(photos.with_name("photos-split"))) == 32
+
+
+def test_a_large_class_that_is_one_series_is_not_called_small(photos):
+    (photos / "video").mkdir()
+    for number in range(12):
+        picture(9, number).save(photos / f"video/film_{number}.png")
+    text = split(photos, group_by=r"^(film)_")
+    assert "or kept together), all in train: 1\n    video (12)\n" in text and "too small" not in text
 
 
 def test_classes_that_are_split_already_are_laid_out_as_they_are(photos):
