@@ -72,7 +72,8 @@ def data_check(
 
     settings, paths = load(params, overrides, name)
     checked = check(name, settings.data[name], paths, progress=not quiet())
-    typer.echo(json.dumps(checked.record(), indent=1, ensure_ascii=False) if as_json else checked.text(everything))
+    # In ASCII, for names of files left out may be bytes that are no text.
+    typer.echo(json.dumps(checked.record(), indent=1) if as_json else checked.text(everything))
     if not checked.sound:
         raise typer.Exit(1)
 

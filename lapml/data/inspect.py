@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from lapml.common.text import line
 from lapml.config import Data
 from lapml.data.decode import in_order, upright
 from lapml.data.fetch.sources import laid_out
@@ -135,7 +136,7 @@ def left_out(data: Data, root: Path, limit: int | None = EXAMPLES, files: bool =
     }
     paragraphs = []
     for title, lines in notes.items():
-        shown = lines[:limit]
+        shown = [line(each) for each in lines[:limit]]
         if len(lines) > len(shown):
             shown.append(f"… and {len(lines) - len(shown)} more: `lapml data check` names them all")
         if lines:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -292,6 +293,32 @@ def test_the_commands_say_what_is_left_out(tmp_path, monkeypatch):
         said = result.stdout if command == "check" else result.stderr
         assert "4 files left out:" in said
         assert "train/a: 4 left out: 4 '.heic' (HEIC: install pillow-heif)" in said
+
+
+def test_names_left_out_that_are_no_text_are_printed(tmp_path, monkeypatch):
+    """To a standard output that takes UTF-8 alone."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for copy in range(2):
+            Image.effect_noise((20, 20), 50).save(tmp_path / "own" / name / f"{copy}.png")
+    name = os.fsdecode(b"b\xe4r\n.txt")  # as old archives of Windows name it
+    try:
+        (tmp_path / "own/train/a" / name).write_text("none")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    options = ["--params", str(ROOT / "params.yaml")]
+    for key, value in {"reader": "folder", "source": "own", "synthetic": "null"}.items():
+        options += ["--set", f"data.birds.{key}={value}"]
+
+    def run(command: str, *more: str) -> str:
+        result = CliRunner().invoke(app, ["data", command, "birds", *options, *more])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    run("fetch")
+    assert r"train/a/b\udce4r\n.txt: '.txt' (no image)" in run("check", "--all")
+    assert json.loads(run("check", "--json"))["left_out"] == {f"train/a/{name}": "'.txt' (no image)"}
 
 
 def test_classes_that_min_images_leaves_out_are_named(tmp_path, monkeypatch):
