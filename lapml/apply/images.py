@@ -30,18 +30,22 @@ Failed = list[tuple[Path, str]]  # files that could not be read, and why
 def listed(named: list[Path], failed: Failed | None = None, without: Path | None = None) -> list[Path]:
     """The image files that files, folders and patterns name, in that order; those of a folder or a pattern are sorted.
 
-    A folder is searched with all folders below it, but for hidden ones and links, for files with one of
+    A folder is searched with all folders below it, but for hidden ones and links to folders, for files with one of
     :data:`~lapml.data.readers.layouts.SUFFIXES`. A name such as ``photos/**/*.jpg`` is a pattern where there is no such
     file. The same file named twice is taken once.
 
     Args:
-        failed: folders and patterns without images are added to it, with the reason; None: the first one is an error.
+        failed: folders and patterns without images, and links to folders that are not searched, are added to it, with the
+            reason; None: the first one is an error.
         without: a folder below others that is not searched.
 
     Raises:
-        LapmlError: a folder or a pattern has no images, or a folder cannot be searched, and ``failed`` is None.
+        LapmlError: a folder or a pattern has no images, a folder cannot be searched, or one below it is a link to what is not
+            searched, and ``failed`` is None.
     """
     files: dict[str, Path] = {}
+    searched: set[str] = set()  # the true paths of folders
+    links: dict[str, Path] = {}  # to folders, by the true paths of those
     for name in named:
         matches = [name]
         if has_magic(str(name)) and not os.path.lexists(name):
@@ -49,24 +53,38 @@ def listed(named: list[Path], failed: Failed | None = None, without: Path | None
             if not matches:
                 _fail(failed, name, f"{shown(name)}: no such file, and as a pattern it matches none; check the path")
         for match in matches:
-            below = _below(match, failed, without) if os.path.isdir(match) else [match]
+            below = _below(match, failed, without, searched, links) if os.path.isdir(match) else [match]
             for file in below:
                 files.setdefault(os.path.realpath(file), file)
+    for there, link in links.items():
+        if there not in searched:
+            _fail(
+                failed,
+                link,
+                f"{shown(link)}: is a link to a folder, which is not followed; name it too, or move it away",
+            )
     return list(files.values())
 
 
-def _below(folder: Path, failed: Failed | None, without: Path | None) -> list[Path]:
-    found, errors = [], []
+def _below(
+    folder: Path, failed: Failed | None, without: Path | None, searched: set[str], links: dict[str, Path]
+) -> list[Path]:
+    """The image files in a folder and below it; adds to the folders ``searched``, and to the ``links`` to folders."""
+    found, errors, linked = [], [], []
     for where, folders, names in os.walk(folder, onerror=errors.append):
         folders[:] = [each for each in folders if not clutter(each)]
         if without is not None:
             folders[:] = [each for each in folders if Path(where, each).resolve() != without.resolve()]
+        searched.add(os.path.realpath(where))
+        linked += [link for each in folders if (link := Path(where, each)).is_symlink()]
         found += [Path(where, each) for each in names if suffix(each) in SUFFIXES and not clutter(each)]
     for error in errors:
         _fail(
             failed, folder, f"{shown(Path(error.filename))}: cannot be searched ({error.strerror}); see its permissions"
         )
-    if not found and not errors:
+    for link in linked:
+        links.setdefault(os.path.realpath(link), link)
+    if not found and not errors and not linked:
         _fail(failed, folder, f"{shown(folder)}: a folder without images, expected files in {' '.join(SUFFIXES)}")
     return sorted(found)
 

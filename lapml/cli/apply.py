@@ -12,7 +12,8 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 Images = Annotated[
     list[Path],
     typer.Argument(
-        help="Image files, folders (all below them is searched), and patterns in quotes: 'photos/**/*.jpg'."
+        help="Image files, folders (all below them is searched, but for links to folders), and patterns in quotes: "
+        "'photos/**/*.jpg'."
     ),
 ]
 Banner = Annotated[

@@ -61,6 +61,31 @@ def test_a_folder_is_searched_with_all_below_it(tree):
     assert names("photos") == ALL
 
 
+def test_linked_folders_that_are_not_searched_are_named(tree):
+    (tree / "photos/more").symlink_to(tree / "other")
+    (tree / "photos/again").symlink_to(tree / "other")
+    (tree / "photos/.hid").symlink_to(tree / "other")
+    (tree / "photos/deep/trash").symlink_to(tree / "photos/.trash")
+    with pytest.raises(LapmlError, match="photos/.*: is a link to a folder, which is not followed; name it too"):
+        names("photos")
+    failed: list = []
+    assert names("photos", failed=failed) == ALL
+    assert {str(file) for file, _ in failed} < {"photos/more", "photos/again", "photos/deep/trash"} and len(failed) == 2
+    assert all(why.startswith(f"{file}: is a link to a folder") for file, why in failed)
+    for more in ("other", "photos/more"):  # as the message says
+        failed.clear()
+        assert len(names("photos", more, failed=failed)) == len(ALL) + 1
+        assert [str(file) for file, _ in failed] == ["photos/deep/trash"]
+
+
+def test_a_folder_of_linked_folders_alone_says_so(tree):
+    (tree / "links").mkdir()
+    (tree / "links/one").symlink_to(tree / "other")
+    with pytest.raises(LapmlError, match="links/one: is a link to a folder"):
+        names("links")
+    assert names("links", "other") == ["other/g.jpg"]
+
+
 def test_every_suffix_of_the_folder_reader_is_known(tree):
     (tree / "each").mkdir()
     for suffix in SUFFIXES:
