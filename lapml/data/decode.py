@@ -51,7 +51,7 @@ def decode(file: Path, banner: int = 0, side: int | None = None) -> Decoded:
 
     Raises:
         LapmlError: the file is missing, empty, truncated or no image, ends in the gray that a damaged JPEG is filled up
-            with, or is no more than a banner.
+            with, is no more than a banner, or has more pixels than Pillow opens.
     """
     try:
         if file.stat().st_size == 0:
@@ -81,10 +81,13 @@ def decode(file: Path, banner: int = 0, side: int | None = None) -> Decoded:
             size = whole if orientation < 5 else whole[::-1]
             return Decoded(image, size, orientation, (*corners.min(0).tolist(), *corners.max(0).tolist()))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-        why = words(error)
+        why, advice = words(error), "replace this file, or get it again"
+        if isinstance(error, Image.DecompressionBombError):  # sound, but for its size
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6  # at which Pillow raises; it warns at half of that
+            why, advice = f"more pixels than Pillow opens, {most:.0f} million", "make it smaller"
         if isinstance(error, UnidentifiedImageError):  # whose text is no more than the file's name
             why = formats.needed(file) or "no format that can be opened here"
-        raise LapmlError(f"{file}: cannot be read as an image ({why}); replace this file, or get it again") from None
+        raise LapmlError(f"{file}: cannot be read as an image ({why}); {advice}") from None
 
 
 def _refuse_uncovered(image: Image.Image) -> None:

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from PIL import Image
+from PIL.TiffImagePlugin import SUBIFD, TiffImageFile
 
 # A module to import, and what to call in it to have Pillow open more formats; "" where the import will do.
 PLUGINS = {
@@ -24,6 +25,11 @@ NEEDED = {  # how a file starts → what it is, and the package that opens it
     b"\xff\x0a": "JPEG XL: install pillow-jxl-plugin",
     b"\0\0\0\x0cJXL ": "JPEG XL: install pillow-jxl-plugin",
 }
+NEW_SUBFILE_TYPE = 254  # a TIFF's tag: its first bit marks a smaller copy of another picture of the file
+
+
+class PreviewError(ValueError):
+    """Of a file, Pillow opens no more than a small preview."""
 
 
 @cache
@@ -46,12 +52,23 @@ def opened(file: Path | str) -> Image.Image:
     so.
 
     Raises:
+        PreviewError: the picture itself cannot be opened.
         OSError, and other exceptions of Pillow's: it is no image, or of no format that can be opened here.
     """
     register()
     named = Image.registered_extensions().get(os.path.splitext(file)[1].lower())
     known = [form for form, (_, accepts) in Image.OPEN.items() if accepts is not None or form == named]
-    return Image.open(file, formats=[form for form in known if form not in CLOSED])
+    image = Image.open(file, formats=[form for form in known if form not in CLOSED])
+    if isinstance(image, TiffImageFile) and _is_preview(image):
+        image.close()
+        raise PreviewError("only its preview can be read, as of a camera's RAW file: convert it to JPEG or TIFF")
+    return image
+
+
+def _is_preview(image: TiffImageFile) -> bool:
+    """Whether the first picture of a TIFF is a smaller copy of another one in it."""
+    smaller = (image.tag_v2.get(NEW_SUBFILE_TYPE) or 0) & 1
+    return bool(smaller) and (SUBIFD in image.tag_v2 or image.n_frames > 1)
 
 
 def refusal(file: Path | str) -> str:
@@ -59,6 +76,10 @@ def refusal(file: Path | str) -> str:
     try:
         with opened(file):
             return ""
+    except PreviewError as error:
+        return str(error)
+    except Image.DecompressionBombError:
+        return ""  # it is one, and packing says that it is too large
     except Exception:  # Pillow's plugins raise many types
         return needed(file) or ("empty" if os.path.getsize(file) == 0 else "no image")
 

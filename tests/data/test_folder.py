@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffTags
+from PIL.TiffImagePlugin import SUBIFD, ImageFileDirectory_v2
 from torchvision.datasets import ImageFolder
 
 from lapml.config.parts import LABELS
@@ -228,6 +229,41 @@ def test_what_is_left_out_is_named_with_the_reason(tmp_path):
         "test/wren/a.eps": "'.eps' (no image)",
     }
     assert len(folder.read(root, "all")) == 9
+
+
+def tiff(*sides: int, mark: int, sub: bool = False) -> bytes:
+    """Pictures of these sides in one file; ``mark`` is the first one's NewSubfileType; ``sub``: it names others below it."""
+    first, *others = (Image.effect_noise((side, side), 50).convert("RGB") for side in sides)
+    tags = ImageFileDirectory_v2()
+    tags[formats.NEW_SUBFILE_TYPE] = mark
+    if sub:
+        tags.tagtype[SUBIFD] = TiffTags.LONG
+        tags[SUBIFD] = (8,)
+    buffer = io.BytesIO()
+    first.save(buffer, "TIFF", tiffinfo=tags, save_all=True, append_images=others)
+    return buffer.getvalue()
+
+
+def test_only_the_preview_of_a_raw_file_is_not_read(tmp_path):
+    root = lay(tmp_path, GOOD)
+    (root / "train/wren/1.NEF").write_bytes(tiff(9, mark=1, sub=True))
+    (root / "train/wren/2.dng").write_bytes(tiff(9, 40, mark=1))
+    (root / "train/wren/pyramid").write_bytes(tiff(40, 9, mark=0))
+    (root / "train/wren/alone").write_bytes(tiff(9, mark=1))
+    why = "(only its preview can be read, as of a camera's RAW file: convert it to JPEG or TIFF)"
+    assert folder.left_out(root) == {"train/wren/1.NEF": f"'.nef' {why}", "train/wren/2.dng": f"'.dng' {why}"}
+    images = set(folder.read(root, "all")["image"])
+    assert {"train/wren/pyramid", "train/wren/alone"} < images and len(images) == 11
+    with pytest.raises(LapmlError, match="1.NEF: cannot be read as an image .only its preview .* or TIFF.; replace"):
+        decode(root / "train/wren/1.NEF")
+    assert decode(root / "train/wren/pyramid").size == (40, 40)
+
+
+def test_an_image_that_is_too_large_for_pillow_is_left_to_packing(tmp_path, monkeypatch):
+    root = lay(tmp_path, GOOD)
+    (root / "train/wren/1.jp2").write_bytes(picture("JPEG2000"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    assert folder.left_out(root) == {} and "train/wren/1.jp2" in set(folder.read(root, "all")["image"])
 
 
 def test_heic_alone_says_what_to_install(tmp_path):

@@ -212,6 +212,14 @@ def test_bad_image_is_named_and_no_pack_appears(cub, paths, packed, kind):
     assert not paths.pack("birds").exists()
 
 
+def test_an_image_that_is_too_large_for_pillow_says_so(cub, packed, monkeypatch):
+    cub.pictures[cub.path(8)] = _encode(Image.new("RGB", (1000, 2001)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    message = r"bird 1\.png: cannot be read as an image \(more pixels than Pillow opens, 2 million\); make it smaller$"
+    with pytest.raises(LapmlError, match=message):
+        packed()
+
+
 def test_failure_leaves_the_old_pack(cub, paths, packed):
     before = packed().meta
     cub.pictures[cub.path(8)] = b""
