@@ -50,11 +50,7 @@ def report(
     sections = [
         *headline.sections(headline.headline(others, params), headline.contrasts(answers | others, params), params),
         *probabilities.calibrations(table, params),
-        *(
-            section
-            for name, curves in risks.items()
-            for section in probabilities.coverages(name, curves, params.all_methods())
-        ),
+        *(each for name in risks for each in probabilities.coverages(name, risks[name], params.all_methods())),
     ]
     searched = [method for method in params.all_methods() if method in params.tuned_methods]
     tuned = {
