@@ -54,6 +54,12 @@ def read(path: Path) -> dict[str, Any] | None:
     return state if isinstance(state, dict) else None
 
 
+def state_differences(state: dict[str, Any], made: dict[str, Any]) -> list[str]:
+    """How the record ``made`` of a saved state differs from that of the work at hand, see :func:`differences`."""
+    found = state.get("made")
+    return differences(found, json.loads(json.dumps(made))) if found else ["lapml: found another version"]
+
+
 def differences(found: Any, asked: Any, key: str = "") -> list[str]:
     """Where two records differ: ``train.epochs: found 12, asked for 2``. Absent keys count as null."""
     pairs = [

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lapml.common.saved import differences, next_old, olds, shown
+from lapml.common.saved import differences, next_old, olds, read, shown, state_aside, state_differences
 from lapml.config import settings_of, weights_file
 from lapml.errors import LapmlError
 from lapml.files import scratch, synced, write_text
@@ -31,7 +31,8 @@ Record = dict[str, Any]
 def finished(
     folder: Path, asked: Record, weights: str, replace: bool, log: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """Metrics of the run in a folder, if it is finished and the one asked for; else None.
+    """Metrics of the run in a folder, if it is finished and the one asked for; else None. A saved state of another one, begun
+    since, is then set aside.
 
     Args:
         asked: settings, data and code, see :func:`lapml.training.loop.made_of`.
@@ -39,6 +40,7 @@ def finished(
 
     Raises:
         LapmlError: there is another finished run, and not ``replace``.
+        OSError: there is a saved state that cannot be read now.
     """
     here, copy = (_differences(place, asked, weights) for place in (folder, folder / KEPT))
     if here == []:
@@ -55,6 +57,7 @@ def finished(
         log(f"{folder}: is put back: finished before with the same settings, data and code")
     else:
         return None
+    _set_other_state_aside(folder, asked, log)
     _forget(folder)
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
@@ -75,6 +78,17 @@ def finish(folder: Path, new: Path, reads: str, log: Callable[[str], None]) -> N
     put_back(folder)
     synced(folder)
     _forget(folder)
+
+
+def _set_other_state_aside(folder: Path, asked: Record, log: Callable[[str], None]) -> None:
+    """Move a saved state beside its finished run, unless it is this run's own, or damaged."""
+    path = folder / STATE
+    state = read(path) if path.exists() else None
+    if state is None or "key" not in state:
+        return
+    origin = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    if lines := state_differences(state, {**asked, "weights": origin.get("weights")}):
+        log(f"{state_aside(path)}: set aside, it differs: {shown(lines)}")
 
 
 def _forget(folder: Path) -> None:

@@ -157,8 +157,7 @@ class Checkpoint:
             return None
         if state.get("key") == digest(self.made):
             return state
-        made = state.get("made")
-        lines = saved.differences(made, json.loads(json.dumps(self.made))) if made else ["lapml: found another version"]
+        lines = saved.state_differences(state, self.made)
         if not replace:
             raise LapmlError(
                 f"{self.path}: is the saved state of a run that differs, after "

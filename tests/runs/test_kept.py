@@ -166,6 +166,37 @@ def test_what_an_orchestrator_deleted_is_put_back_if_it_is_what_was_asked_for(ma
     assert not (made.folder / "last.pt").exists()
 
 
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_state_of_other_settings_is_kept_where_the_finished_run_is_asked_for_again(made, monkeypatch, deleted):
+    """Stopped in a longer run, and then the settings are those of before; its own state is removed without a word."""
+    first, _ = made()
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "finish", lambda *given: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            made(other(), replace=True)
+    longer = (made.folder / "last.pt").read_bytes()
+    if deleted:
+        delete_outputs(made.folder)
+    again, lines = made(replace=deleted)
+    aside = made.folder.with_name("0.old-1") / "last.pt"
+    assert again == first and aside.read_bytes() == longer and not (made.folder / "last.pt").exists()
+    assert lines[1:] == [f"{aside}: set aside, it differs: train.epochs: found 3, asked for 2"]
+
+    aside.rename(made.folder / "last.pt")
+    made(other(), replace=True)  # goes on with it
+    assert open_run(made.folder)[1]["resumed"] == 1
+
+
+def test_a_state_of_the_finished_run_is_removed(made, monkeypatch):
+    """A process was killed before it could."""
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "_forget", lambda folder: None)
+        made()
+    assert (made.folder / "last.pt").exists()
+    _, lines = made()
+    assert len(lines) == 1 and not (made.folder / "last.pt").exists() and not made.folder.with_name("0.old-1").exists()
+
+
 def test_what_an_orchestrator_deleted_is_kept_if_something_else_was_asked_for(made):
     made()
     before = contents(made.folder)
