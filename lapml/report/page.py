@@ -13,7 +13,7 @@ from lapml.analysis.sections import Section
 from lapml.common.text import class_name
 from lapml.config import Params
 from lapml.report import account, backbones, figures, studies
-from lapml.report.html import data_uri, render
+from lapml.report.html import data_uri, render, settings_digest
 from lapml.runs.records import Answers
 
 STAGES = ("cutmix", "loc_cutmix", "margin", "adaptive_margin")  # of the ablation; the others are comparators
@@ -58,6 +58,7 @@ def build(
     return render(
         "page.html.j2",
         suite=params.suite,
+        settings=settings_digest(params),
         plan=account.plan(params, runs),
         introduction=text,
         facts=facts,

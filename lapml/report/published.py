@@ -13,7 +13,7 @@ from lapml.files import locked, scratch
 from lapml.paths import DIAGNOSIS_FILES, READS, REPORT_FILES, Paths
 from lapml.report import diagnosis
 from lapml.report.carried import FILES
-from lapml.report.html import as_published, shows_pictures
+from lapml.report.html import as_published, is_of_settings, shows_pictures
 from lapml.runs.collect import UNREAD
 
 GALLERY = "gallery.html"  # large, with pictures of the data: not published
@@ -41,6 +41,8 @@ def publish(params: Params, paths: Paths, replace: bool = False) -> Path:
     table = tables.accuracy(runs, tables.predictions(params, paths), params)
     if (paths.report / "accuracy.csv").read_text(encoding="utf-8") != table.to_csv(index=False):
         raise LapmlError(f"{paths.report / 'accuracy.csv'}: is not of the present settings; run `lapml report` again")
+    if not is_of_settings(html := paths.report / "report.html", params):  # what the tables above do not hold
+        raise LapmlError(f"{html}: is not of the present settings (section report); run `lapml report` again")
     for file in (paths.diagnosis(dataset) / "diagnosis.json" for dataset in params.datasets):
         if file.is_file() and file.stat().st_mtime > (paths.report / "report.html").stat().st_mtime:
             raise LapmlError(f"{file}: is later than {paths.report / 'report.html'}; run `lapml report` again")

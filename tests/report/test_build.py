@@ -1,9 +1,11 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from lapml import config
+from lapml.config.parts import Published
 from lapml.errors import LapmlError
 from lapml.paths import REPORT_FILES
 from lapml.report import build, published
@@ -148,6 +150,14 @@ def test_a_report_of_other_settings_or_of_an_earlier_diagnosis_is_not_published(
     wider = params.model_copy(update={"report": params.report.model_copy(update={"confidence": 0.5})})
     with pytest.raises(LapmlError, match="accuracy.csv: is not of the present settings; run `lapml report` again"):
         published.publish(wider, paths)
+    beside = {"dataset": "birds", "method": "theirs", "top1": 80.0, "source": "a paper"}
+    for change in (  # neither is in accuracy.csv
+        {"primary": [["adaptive_margin", "baseline"]]},
+        {"beside": [Published(**beside)]},
+    ):
+        other = params.model_copy(update={"report": params.report.model_copy(update=change)})
+        with pytest.raises(LapmlError, match="report.html: is not of the present settings.*; run `lapml report` again"):
+            published.publish(other, paths)
     paths.diagnosis("birds").mkdir(parents=True)
     later = paths.diagnosis("birds") / "diagnosis.json"
     later.write_text("{}")
@@ -155,6 +165,17 @@ def test_a_report_of_other_settings_or_of_an_earlier_diagnosis_is_not_published(
     with pytest.raises(LapmlError, match="diagnosis.json: is later than .*report.html; run `lapml report` again"):
         published.publish(params, paths)
     assert not paths.published.exists()
+
+
+def test_a_report_that_does_not_say_its_settings_is_not_published(suite, params_file):
+    """As an earlier version made it."""
+    params, paths = suite
+    page = build.report(params, params_file, paths)
+    html = page.read_text()
+    page.write_text(re.sub('<meta name="lapml-report" content="\\w+">\n', "", html))
+    assert page.read_text() != html
+    with pytest.raises(LapmlError, match="report.html: is not of the present settings.*; run `lapml report` again"):
+        published.publish(params, paths)
 
 
 def test_publish_refuses_no_or_half_a_report(suite, params_file):
