@@ -5,7 +5,7 @@ SIGTERM or Ctrl-C with its state saved: the same command continues.
 """
 
 import signal
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -131,7 +131,8 @@ def train(
             metrics = execute(config, packed, Path(temporary, "run") if smoke else folder, quiet(), _log, maps, replace)
     _log(f"{config.evaluate} top-1 {metrics['top1']:.2f} %  ({'smoke' if smoke else folder})")
     if not (smoke or development) and is_first():
-        typer.echo(left(settings, paths))
+        with suppress(OSError, LapmlError):  # the run is finished, whatever can be said of the others
+            typer.echo(left(settings, paths))
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Locks: one process at a time per run folder. The system frees them when their holder dies."""
 
+import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -48,9 +49,30 @@ def holder_of(thing: Path) -> str | None:
     return None
 
 
+def is_held(thing: Path) -> bool:
+    """Whether a process holds the lock of a file or folder. The lock is only read, as it may be another user's; none is made."""
+    try:
+        lock = os.open(_lock(thing), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(lock)
+    return False
+
+
+def _lock(thing: Path) -> Path:
+    return thing.with_name(f".{thing.name}.lock")
+
+
 def _files(thing: Path) -> tuple[FileLock, Path]:
     thing.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(thing.with_name(f".{thing.name}.lock")), thing.with_name(f".{thing.name}.holder")
+    return FileLock(_lock(thing)), thing.with_name(f".{thing.name}.holder")
 
 
 def _taken(lock: FileLock, wait: float) -> bool:

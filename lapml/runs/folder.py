@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from lapml.common.locks import holder_of
+from lapml.common.locks import is_held
 from lapml.common.recorded import Config, Provenance, checked
 from lapml.errors import LapmlError
 from lapml.files import sha256
@@ -119,5 +119,5 @@ def kept(path: Path) -> bool:
 
 
 def is_under_way(folder: Path) -> bool:
-    """Whether a process works on a run; no lock is made where none was."""
-    return folder.with_name(f".{folder.name}.holder").is_file() and holder_of(folder) is not None
+    """Whether a process works on a run; no lock is made or taken."""
+    return folder.with_name(f".{folder.name}.holder").is_file() and is_held(folder)

@@ -1,12 +1,16 @@
 """How much of a suite is left: counted and timed by its finished runs alone."""
 
 import json
+from importlib import import_module
 
 import pytest
+from typer.testing import CliRunner
 
 from lapml import config
+from lapml.cli.app import app
 from lapml.common.locks import alone
 from lapml.common.provenance import device_name
+from lapml.data.pack import Packed
 from lapml.models.device import pick_device
 from lapml.paths import Paths
 from lapml.runs.left import left
@@ -75,3 +79,16 @@ def test_runs_under_way_share_the_time(params, tmp_path, finished):
     assert sorted(tmp_path.rglob("*")) == before, "asking leaves nothing behind"
     with alone(paths.run("birds", "cutmix", 0), print):
         assert left(params, paths).endswith("the other 5 take about 50 s, 2 at a time")
+
+
+def test_a_run_that_succeeded_has_not_failed_where_nothing_can_be_said_of_the_others(params, packed, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(import_module("lapml.cli.app"), "load", lambda *_: (params, Paths(params.suite)))
+    monkeypatch.setattr("lapml.data.fetch.sources.refuse_other", lambda *_: None)
+    monkeypatch.setattr(Packed, "open", lambda *_: packed)
+    monkeypatch.setattr("lapml.runs.execute.execute", lambda *_: {"top1": 50.0})
+    monkeypatch.setattr("lapml.runs.left.left", refused)
+    done = CliRunner().invoke(app, ["train", "birds", "baseline", "0"])
+    assert done.exit_code == 0 and "test top-1 50.00 %" in done.output and "denied" not in done.output

@@ -6,6 +6,7 @@ import signal
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from lapml.cli.app import app
@@ -103,6 +104,22 @@ def test_a_run_of_other_settings_is_not_done(suite, small_run, packed, small_par
     execute(small_run("baseline"), packed, paths.run("birds", "baseline", 0), log=quietly)
     other = small_params(*OVERRIDES, "train.lr=0.02")
     assert [standings(each, paths)[0].state for each in (params, other)] == [DONE, OTHER]
+
+
+def test_a_run_of_another_user_is_looked_at(suite, monkeypatch):
+    """Whose lock cannot be taken: not opened for writing."""
+    params, paths = suite
+    folder = paths.run("birds", "baseline", 0)
+    refused = PermissionError(13, "Permission denied")
+    with alone(folder, quietly), monkeypatch.context() as patch:
+        holder = folder.with_name(".0.holder").read_bytes()
+        patch.setattr(FileLock, "acquire", lambda *_, **__: (_ for _ in ()).throw(refused))
+        assert standings(params, paths)[0].state == RUNNING
+        folder.with_name(".0.lock").rename(folder.with_name("lock"))
+        assert standings(params, paths)[0].state == WAITING  # there is none
+        folder.with_name("lock").rename(folder.with_name(".0.lock"))
+    folder.with_name(".0.holder").write_bytes(holder)  # it was killed
+    assert standings(params, paths)[0].state == WAITING
 
 
 def test_a_damaged_file_is_no_progress(suite):
