@@ -24,7 +24,9 @@ def code_sha256() -> str:
     """Checksum of the package's source files: an interrupted run continues only with the same code."""
     digest = hashlib.sha256()
     for path in sorted(HERE.rglob("*.py")):
-        if path.relative_to(HERE).parts[0] not in NO_PART_OF_A_RUN:
+        parts = path.relative_to(HERE).parts
+        hidden = any(part.startswith(".") for part in parts)  # what editors and notebooks leave
+        if parts[0] not in NO_PART_OF_A_RUN and not hidden:
             digest.update(path.relative_to(HERE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

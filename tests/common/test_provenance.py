@@ -115,6 +115,16 @@ def test_rooms_that_only_read_are_no_part_of_a_run(copied, monkeypatch):
     assert provenance.code_sha256() != before
 
 
+def test_what_editors_and_notebooks_leave_is_no_code(copied, monkeypatch):
+    """The lock of a file that is open in Emacs is a link to nowhere."""
+    monkeypatch.setattr(provenance, "HERE", copied / "lapml")
+    before = provenance.code_sha256()
+    (copied / "lapml/runs/.#execute.py").symlink_to("someone@host.123")
+    (copied / "lapml/runs/.ipynb_checkpoints").mkdir()
+    (copied / "lapml/runs/.ipynb_checkpoints/execute-checkpoint.py").write_text("# an edit\n")
+    assert provenance.code_sha256() == before
+
+
 def test_the_commit_of_a_copy_is_what_packing_wrote(copied, monkeypatch):
     assert commit_in(copied) == "(None, None)"
     for dirty in (False, True):
