@@ -30,6 +30,8 @@ def publish(
 
     Example: lapml publish --params suites/sparrows.yaml
     """
+    if replace and (finished or made or source is not None):
+        raise typer.BadParameter("give it without --finished, --from and --tables", param_hint="--replace")
     settings, paths = load(params, overrides)
     from lapml.report.accumulate import publish_finished, publish_from
     from lapml.report.published import publish as publish_whole
@@ -37,12 +39,12 @@ def publish(
 
     if source is not None:
         typer.echo(publish_from(settings, paths, source))
-    elif finished:
+    if finished:
         typer.echo(publish_finished(settings, paths))
-    elif not made:
-        typer.echo(f"{publish_whole(settings, paths, replace)}")
     if made:
         typer.echo(f"{publish_tables(settings, params, paths)}")
+    if not (finished or made or source is not None):
+        typer.echo(f"{publish_whole(settings, paths, replace)}")
 
 
 @plain

@@ -210,3 +210,21 @@ def test_runs_of_data_that_were_packed_anew_since_do_not_travel(there, edit):
     assert len(carried.finished(params, paths)) == len(params.all_methods()) * len(params.seeds)
     edit(paths.pack("birds") / "meta.json", sha256="a" * 64)
     assert carried.finished(params, paths) == []
+
+
+def test_options_that_are_given_together_all_count(there, pack, home, monkeypatch):
+    """Of a tar that lacks a run which is finished here."""
+    params, paths = there
+    run = paths.run("birds", "cutmix", 1)
+    whole = (run / "metrics.json").read_bytes()
+    (run / "metrics.json").unlink()
+    tar = pack()
+    (run / "metrics.json").write_bytes(whole)
+    monkeypatch.setattr("lapml.cli.published.load", lambda *_: there)
+    said = CliRunner().invoke(app, ["publish", "--finished", "--from", str(tar)])
+    assert said.exit_code == 0, said.output
+    assert "5 runs added, 5 of 6" in said.output and "1 runs added, 6 of 6" in said.output
+    for options in (["--finished"], ["--from", str(tar)], ["--tables"]):
+        refused = CliRunner().invoke(app, ["publish", "--replace", *options], env={"COLUMNS": "200"})
+        assert refused.exit_code == 2 and "--replace" in refused.output
+        assert "give it without --finished, --from and --tables" in refused.output
