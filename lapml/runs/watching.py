@@ -63,7 +63,8 @@ def _standing(paths: Paths, record: dict[str, Any] | None, dataset: str, method:
     if not running and (whole := _whole(folder)):
         made, origin, top1 = whole
         state = DONE if record is not None and made == record | {"seed": seed} else OTHER
-        run = Standing(dataset, method, seed, state, epochs, epochs, top1=top1)
+        had = made["train"]["epochs"]
+        run = Standing(dataset, method, seed, state, had, had, top1=top1)
         return run._replace(took=origin["seconds"], device=origin["device"]) if state == DONE else run
     rows = _rows(folder / LIVE)
     if rows is None:

@@ -104,6 +104,8 @@ def test_a_run_of_other_settings_is_not_done(suite, small_run, packed, small_par
     execute(small_run("baseline"), packed, paths.run("birds", "baseline", 0), log=quietly)
     other = small_params(*OVERRIDES, "train.lr=0.02")
     assert [standings(each, paths)[0].state for each in (params, other)] == [DONE, OTHER]
+    longer = standings(small_params(*OVERRIDES, "train.epochs=99"), paths)[0]
+    assert (longer.state, longer.epoch, longer.epochs) == (OTHER, 2, 2)  # what it had
 
 
 def test_a_run_of_another_user_is_looked_at(suite, monkeypatch):
