@@ -74,13 +74,13 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
         dataset: a prepared data set of ``params``' suite.
 
     Raises:
-        LapmlError: the run is not complete or of an old version, the data set is unknown or not prepared, or it is the
-            run's own and the split not its test split.
+        LapmlError: the run is not complete or of an old version, the data set is unknown, not prepared or packed with other
+            settings, or it is the run's own and the split not its test split.
     """
     record, provenance = open_run(folder)
     data = find_dataset(params, dataset)
     refuse_other(dataset, data, Paths(params.suite, root))
-    packed = Packed.open(Paths(params.suite, root).pack(dataset))
+    packed = Packed.open(Paths(params.suite, root).pack(dataset), data)
     names, source = provenance.get("class_names"), provenance.get("source")
     if not names or not source:
         raise LapmlError(

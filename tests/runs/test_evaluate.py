@@ -8,13 +8,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
+from lapml.data.fetch.sources import fetch
 from lapml.data.index import rows_of
+from lapml.data.pack import prepare
 from lapml.errors import LapmlError
 from lapml.models.model import build
+from lapml.paths import Paths
 from lapml.runs import evaluate
 from lapml.runs.evaluate import Predictions, metrics, recall_at, table
+from lapml.runs.reevaluate import transfer
 
 
 def predictions_of(count: int, classes: int, seed: int = 0, width: int = 6, integer: bool = False) -> Predictions:
@@ -227,3 +232,22 @@ def test_an_empty_split(small_run, packed):
     empty = type(packed)(index, packed.images, packed.meta, packed.class_names)
     with pytest.raises(LapmlError, match="its test split is empty"):
         evaluate.predict(None, empty, run, {}, torch.device("cpu"), "fp32")
+
+
+def test_a_pack_of_other_settings_is_not_read(small_params, write, tmp_path):
+    """As training refuses it: the split would be another one."""
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (folder := tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(6):
+            picture = np.random.default_rng([number, *name.encode()]).integers(0, 255, (20, 20, 3), np.uint8)
+            Image.fromarray(picture).save(folder / f"{number}.png")
+    params, paths = small_params(), Paths("demo", tmp_path)
+    changes = {"source": str(tmp_path / "images"), "reader": "folder", "synthetic": None, "classes": "all"}
+    packed = params.data["birds"].model_copy(update={**changes, "val_fraction": 0.2})
+    fetch("birds", packed, paths)
+    prepare("birds", packed, paths, progress=False)
+    asked = params.model_copy(update={"data": {"birds": packed.model_copy(update={"val_fraction": 0.5})}})
+    with pytest.raises(
+        LapmlError, match=r"made with val_fraction 0.2, expected data.birds.val_fraction: 0.5; make it again"
+    ):
+        transfer(write("baseline/0"), "birds", "val", asked, tmp_path)
