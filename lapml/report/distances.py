@@ -146,7 +146,7 @@ def _of_run(folder: Path, mixer: Method, localise: dict | None, images: int, roo
     mixing = {"settings": mixer, "seed": 0, "localise": localise and Localise(**localise)}
     config = run.config.model_copy(update=mixing)  # the same views and draws for every model
     columns: dict[str, list[np.ndarray]] = {"d": [], "s": [], "rho": []}
-    maps = opened(config, paths_of(folder, record, root), packed)
+    maps = opened(config, paths_of(folder, record, root, provenance["data_sha256"]), packed)
     mixes = Mixes(config, run.model, run.weights, packed, {"mixed": mixer}, precision=run.precision, maps=maps)
     for batch, _, made, _ in mixes.generate(images):
         mixed = made["mixed"].mixed

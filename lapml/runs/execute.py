@@ -147,7 +147,7 @@ def ready(folder: Path, record: dict[str, Any], classes: int) -> Ready:
 
 def open_data(folder: Path, record: dict[str, Any], provenance: dict[str, Any], root: Path = Path(".")) -> Packed:
     """The packed data of a finished run (of :func:`open_run`); LapmlError if they are gone or changed."""
-    where = paths_of(folder, record, root).pack(record["dataset"])
+    where = paths_of(folder, record, root, provenance["data_sha256"]).pack(record["dataset"])
     packed = Packed.open(where)
     if packed.meta["sha256"] != provenance["data_sha256"]:
         raise LapmlError(

@@ -11,7 +11,7 @@ from typing import Any
 from lapml.common.locks import is_held
 from lapml.common.recorded import Config, Provenance, checked
 from lapml.errors import LapmlError
-from lapml.files import sha256
+from lapml.files import json_object, sha256
 from lapml.paths import RUN_FILES, Paths
 
 MARKS = {*RUN_FILES, "last.pt"}  # a folder with any of them is a run, complete or not
@@ -105,12 +105,16 @@ def class_names(folder: Path, provenance: dict[str, Any]) -> list[str]:
     return provenance["class_names"]
 
 
-def paths_of(folder: Path, record: dict[str, Any], root: Path) -> Paths:
+def paths_of(folder: Path, record: dict[str, Any], root: Path, data_sha256: str = "") -> Paths:
     """Where the data of a run, given its config.json, lie: below ``root``, or, where they do not, in the project that holds the
-    run's folder."""
+    run's folder; there too where those below ``root`` have another checksum than the run's, if it is given, and those have it."""
     given = Paths(record["suite"], root)
     home = next((each.parent for each in folder.resolve().parents if each.name == "results"), root)
-    return given if given.pack(record["dataset"]).exists() else Paths(record["suite"], home)
+    own = Paths(record["suite"], home)
+    if not given.pack(record["dataset"]).exists():
+        return own
+    here, there = (json_object(each.pack(record["dataset"]) / "meta.json").get("sha256") for each in (given, own))
+    return own if here != data_sha256 == there else given
 
 
 def kept(path: Path) -> bool:

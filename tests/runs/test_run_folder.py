@@ -1,12 +1,16 @@
 """A path that is no run's is told what is wrong with it, and which runs may be meant."""
 
+import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.paths import Paths
+from lapml.runs.execute import open_data
 from lapml.runs.folder import open_run, paths_of, runs_below
 
 RUNS = "results/t/runs/mine"
@@ -78,3 +82,21 @@ def test_the_data_of_a_run_lie_in_its_own_project(project, monkeypatch):
     assert paths_of(run, record, Path(".")).pack("mine") == project / "results/t/data/mine/packed"
     Paths("t", ".").pack("mine").mkdir(parents=True)
     assert paths_of(run, record, Path(".")).pack("mine") == Path("results/t/data/mine/packed"), "here, where they are"
+
+
+def test_data_of_the_same_name_here_are_not_taken_for_the_run_s(project, monkeypatch):
+    """A run of another checkout, whose own data are whole; without them, those here are named."""
+    record = {"suite": "t", "dataset": "mine"}
+    monkeypatch.chdir("other")
+    run, own, here = Path("..", RUNS, "cutmix/0"), project / "results/t/data/mine/packed", Paths("t").pack("mine")
+    for folder, checksum in ((own, "a"), (here, "b")):
+        folder.mkdir(parents=True)
+        (folder / "meta.json").write_text(json.dumps({"sha256": checksum * 64}))
+    opened = []
+    meta = lambda folder: json.loads((folder / "meta.json").read_text())  # noqa: E731
+    monkeypatch.setattr(Packed, "open", lambda folder: opened.append(folder) or SimpleNamespace(meta=meta(folder)))
+    for checksum, expected in (("a", own), ("b", here)):
+        open_data(run, record, {"data_sha256": checksum * 64})
+        assert opened.pop() == expected
+    with pytest.raises(LapmlError, match=f"^{here}: holds other data"):
+        open_data(run, record, {"data_sha256": "c" * 64})
