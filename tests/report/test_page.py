@@ -342,3 +342,20 @@ def test_a_temperature_s_origin_is_told_with_the_reason_where_it_is_true(suite):
     for split, end in (("test", "images, since runs are trained on the validation images too."), ("val", "images.")):
         [section] = probabilities.calibrations(table, params.model_copy(update={"eval_split": split}))
         assert f"the other four fifths of the {end} Calibration error: 15 bins" in section.note
+
+
+def test_imagenet_is_named_where_the_weights_are_of_it(suite):
+    params, paths = suite
+    runs = tables.collect(params, paths)
+    photographs = params.data["birds"].model_copy(update={"source": "/somewhere"})
+
+    def told(weights):
+        model = params.model.model_copy(update={"weights": weights})
+        read = params.model_copy(update={"model": model, "data": {"birds": photographs}})
+        return [line for line in account.caveats(read, runs) if "weights" in line]
+
+    assert told("none") == []
+    assert "were trained on ImageNet" in told("pypi")[0]
+    for other in ("timm", "mine.safetensors"):
+        [line] = told(other)
+        assert line.startswith("The weights are pretrained:") and "trained on ImageNet" not in line
