@@ -60,7 +60,7 @@ def gallery(params: Params, paths: Paths, dataset: str, answers: dict[str, Answe
     looks = {method: [tiles.tile(*each) for each in found] for method, found in cams.items()}
     best = mistakes.ranked(answers, params)[0]
     hardest = mistakes.hardest(answers[best], mistakes.probabilities(params, paths, dataset, best), MISTAKES_SHOWN)
-    wrong = _mistakes(tiles, hardest, packed, params.data[dataset].view)
+    wrong = _mistakes(tiles, hardest, packed, params.of(dataset, best).data[dataset].view)
     shown = {"mixes": mixed, "cams": looks, "objects": sheet, "best": best, "mistakes": wrong}
     return shown | {"all": list(tiles.pictures.values())}
 

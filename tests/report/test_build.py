@@ -1,15 +1,21 @@
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lapml import config
+from lapml.analysis import mistakes, tables
+from lapml.config.method import MethodOverrides
 from lapml.config.parts import Published
+from lapml.data.pack import Packed
 from lapml.errors import LapmlError
 from lapml.paths import REPORT_FILES
-from lapml.report import build, published
+from lapml.report import build, pictures, published
 from lapml.report.html import as_published
+from lapml.runs.folder import NOT_KEPT
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -212,3 +218,25 @@ def test_publish_refuses_a_page_that_does_not_say(suite, params_file):
     page.write_text("<html></html>")
     with pytest.raises(LapmlError, match="does not say whether"):
         published.publish(params, paths)
+
+
+def test_mistakes_are_shown_as_their_method_sees_them(suite, pack_of, monkeypatch):
+    """It may cut its views otherwise than the data set's other methods."""
+    params, paths = suite
+    view = {"overrides": MethodOverrides(view={"side": 80})}
+    smaller = {name: params.methods[name].model_copy(update=view) for name in ("margin", "adaptive_margin")}
+    params = params.model_copy(update={"methods": params.methods | smaller})
+    for file in paths.base.glob("runs/*/*/*/model.safetensors"):
+        file.write_text(NOT_KEPT)
+    found = tables.predictions(params, paths)
+    answers = {method: found["birds", method] for method in params.all_methods()}
+    best = answers[mistakes.ranked(answers, params)[0]]
+    count = len(best.images)
+    packed = pack_of(np.zeros((count, 8, 8, 3), np.uint8), [*best.labels], ["train"] * count, [(40, 30)] * count)
+    packed = replace(packed, index=packed.index.assign(path=[*best.images]))
+    monkeypatch.setattr(Packed, "open", lambda *_: packed)
+    sides, cut = [], pictures.views.cut
+    monkeypatch.setattr(pictures.views, "cut", lambda *given: sides.append(given[2]) or cut(*given))
+    shown = pictures.gallery(params, paths, "birds", answers)
+    assert shown["best"] in ("margin", "adaptive_margin") and shown["mistakes"] and set(sides) == {80}
+    assert params.data["birds"].view.side != 80
