@@ -39,8 +39,8 @@ class Recipe(NamedTuple):
     least: int  # the shorter side of images that it is for, in pixels
 
 
-GPU = Recipe("the whole model, as of suites/cub200.yaml", 224, 256, "{truncate: null}",
-             {"epochs": 60, "batch": 32, "warmup_epochs": 3}, 10_000, 150)  # fmt: skip
+GPU = Recipe("the whole model, first stages frozen, as of suites/cub200.yaml", 224, 256, "{truncate: null, freeze: 3}",
+             {"epochs": 30, "batch": 32, "lr": 0.03, "head_lr_mult": 1.0}, 10_000, 150)  # fmt: skip
 WHOLE = Recipe("the whole model, first stages frozen, as of suites/warblers.yaml", 192, 256, "{truncate: null, freeze: 3}",
                {"epochs": 30, "batch": 16, "lr": 0.015, "head_lr_mult": 1.0}, 2_000, 150)  # fmt: skip
 CUT = Recipe("cut at stride 16, as of suites/sparrows.yaml: it cannot see fine marks", 96, 128, "{truncate: 16}",
@@ -68,7 +68,7 @@ def init(folder: Path, name: str, output: Path | None, labels: str | None, hours
     if not FILE.is_file():
         raise LapmlError(f"{FILE}: no such file; run from the project's folder")
     base = load(FILE)
-    name, output = _named(folder, name, output, base)
+    name, output = _named(folder, name, output, base, replace)
     if output.exists() and not replace:
         raise LapmlError(f"{output}: exists, and is not overwritten; give --output another file, or --replace")
     how = reader("folder")
@@ -82,11 +82,12 @@ def init(folder: Path, name: str, output: Path | None, labels: str | None, hours
     return chosen
 
 
-def _named(folder: Path, name: str, output: Path | None, base: Params) -> tuple[str, Path]:
-    """The names of suite and file."""
+def _named(folder: Path, name: str, output: Path | None, base: Params, replace: bool) -> tuple[str, Path]:
+    """The names of suite and file; the name of a suite is free if its file is replaced."""
     name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-_")
     output = output or Path(f"{name}.yaml")
-    taken = {*names(), *base.data, BASE, *TAKEN}
+    replaced = {output.stem} if replace and output.parent.resolve() == FOLDER.resolve() else set()
+    taken = {*names()} - replaced | {*base.data, BASE, *TAKEN}
     if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME or name in taken:
         raise LapmlError(
             f"--name: found {name!r}, expected letters, digits, _ and -, and none of {', '.join(sorted(taken))}; give another"

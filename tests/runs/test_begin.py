@@ -1,11 +1,13 @@
 """lapml init: the suite that it writes is valid wherever it lies, fits the folder, and is never written over a file."""
 
 import itertools
+import json
 import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from lapml import config
@@ -108,6 +110,28 @@ def test_nothing_is_overwritten(project):
     assert Path("photos.yaml").read_text() == "mine"
     assert init("photos", "--replace").exit_code == 0
     assert config.load("photos.yaml").suite == "photos"
+
+
+def test_a_suite_among_the_others_is_replaced_by_itself(project):
+    again = ("photos", "--output", "suites/photos.yaml")
+    assert init(*again).exit_code == 0
+    assert init(*again, "--replace").exit_code == 0
+    assert config.load("suites/photos.yaml").suite == "photos"
+    found = init("photos", "--output", "suites/other.yaml", "--replace")
+    assert found.exit_code == 1 and "--name: found 'photos'" in found.stderr  # which is another suite's
+
+
+@pytest.mark.parametrize("recipe", [begin.GPU, begin.WHOLE, begin.CUT, begin.SMALL], ids=lambda recipe: recipe.model)
+def test_a_recipe_is_that_of_the_suite_which_it_names(recipe):
+    theirs = config.load(ROOT / re.search(r"suites/\w+\.yaml", recipe.what)[0])
+    train = [f"train.{key}={value}" for key, value in recipe.train.items()]
+    model = YAML(typ="safe").load(recipe.model).items()
+    own = config.load(
+        ROOT / "suites/base.yaml", [*train, *(f"model.{key}={json.dumps(value)}" for key, value in model)]
+    )
+    assert own.train == theirs.train and own.model == theirs.model
+    (data,) = (theirs.data[name] for name in theirs.datasets)
+    assert (recipe.side, recipe.stored) == (data.view.side, data.stored_side)
 
 
 @pytest.mark.parametrize(
