@@ -15,6 +15,9 @@ WORK = {
 }
 
 
+PLACES = ("dataset", "method", "seed")  # what is named by its place or an option of its own, never by a setting
+
+
 class Group(TyperGroup):
     """All commands of `lapml`."""
 
@@ -29,7 +32,7 @@ class Group(TyperGroup):
                 )
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command. Where an unknown option is the name of a setting, say how that is given."""
+        """Run a command. Where an unknown option is the name of an argument or a setting, say how that is given."""
         given = list(ctx.args)
         try:
             return super().invoke(ctx)
@@ -40,11 +43,17 @@ class Group(TyperGroup):
 
 
 def _answer(error: Any, given: list[str]) -> None:
-    """Put into an error of an unknown option the `--set` that was probably meant."""
+    """Put into an error of an unknown option the argument or the `--set` that was probably meant."""
+    name = error.option_name.lstrip("-").replace("-", "_")
+    if name in [each.name for each in error.ctx.command.params if each.param_type_name == "argument"]:
+        usage = error.ctx.get_usage().partition(": ")[2]
+        error.message = f"No such option: {error.option_name}. It is given by its place: {usage}"
+        error.possibilities = None
+        return
     if not any("--set" in each.opts for each in error.ctx.command.params):
         return
     from lapml.config import expanded, overlays
-    from lapml.config.reading import meant
+    from lapml.config.reading import meant, paths
     from lapml.errors import LapmlError
 
     option, _, value = next(each for each in given if each.startswith(error.option_name)).partition("=")
@@ -56,8 +65,9 @@ def _answer(error: Any, given: list[str]) -> None:
         settings = expanded(overlays.merged(overlays.layers(Path(file))))
     except LapmlError:
         return  # a params file that cannot be read has no settings
-    if key := meant(error.option_name.lstrip("-").replace("-", "_"), settings):
+    if key := None if name in PLACES else meant(name, settings):
         error.message = f"No such option: {error.option_name}. It is a setting: write --set {key}={value or 'VALUE'}"
         error.possibilities = None
-    elif not error.possibilities:
+    elif not error.possibilities or any(path[-1] == name for path in paths(settings)):
+        error.possibilities = None
         error.message += ". Settings are given by --set KEY=VALUE; `lapml config show` prints them"

@@ -37,12 +37,11 @@ def load(path: str | Path = "params.yaml", overrides: list[str] | tuple[str, ...
     """
     found = overlays.layers(Path(path))
     raw = overlays.merged(found)
-    for override in overrides:
-        override_in(raw, override)
+    given = [override_in(raw, override) for override in overrides]
     try:
         return Params.model_validate(expanded(raw), context=READING)
     except ValidationError as error:
-        raise LapmlError(explained(found, raw, error)) from None
+        raise LapmlError(explained(found, raw, error, given)) from None
 
 
 def expanded(raw: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +63,7 @@ def expanded(raw: dict[str, Any]) -> dict[str, Any]:
         if isinstance(mixer := given.get("mixer"), dict):
             mixers = _section(defaults, "mixers")
             made["mixer"] = refine(mixers.get(name) if isinstance(name := mixer.get("name"), str) else None, mixer)
+        if isinstance(mixer, dict) or isinstance(given.get("mix"), dict):
             made["mix"] = refine(defaults.get("mix"), given.get("mix", {}))
         return made
 
@@ -76,15 +76,16 @@ def _section(raw: dict[str, Any], key: str) -> dict[str, Any]:
     return section if isinstance(section := raw.get(key), dict) else {}
 
 
-def override_in(raw: dict[str, Any], override: str) -> None:
-    """Apply one --set. A key that a data set or method takes from `defaults` is changed for that one alone."""
+def override_in(raw: dict[str, Any], override: str) -> str:
+    """Apply one --set; returns its key. A key that a data set or method takes from `defaults` is changed for that one alone."""
     key, equals, text = override.partition("=")
     inherited: Any = expanded(raw)
     *parents, last = _split(key.strip(), inherited)
     where = raw
     for part in parents:
         inherited = inherited.get(part) if isinstance(inherited, dict) else None
-    if not equals or not isinstance(inherited, dict) or last not in inherited:
+    there = isinstance(inherited, dict) and last in inherited
+    if not equals or not (there or _may_join(parents, expanded(raw))):
         for end in range(1, len(parents) + 2):
             old = [*parents, last][:end]
             if new := _renamed(old, expanded(raw)):
@@ -101,6 +102,22 @@ def override_in(raw: dict[str, Any], override: str) -> None:
         json.dumps(where[last], default=str)
     except (YAMLError, TypeError, ValueError, RecursionError):
         raise LapmlError(f"--set {override}: the value is not plain YAML") from None
+    return ".".join([*parents, last])
+
+
+def _may_join(parents: list[str], settings: Any) -> bool:
+    """Whether a section may get keys that it lacks, which the models check: one of `overrides`, a custom mixer or loss."""
+    match parents:
+        case ["data" | "methods", _, "overrides", *_]:
+            for part in parents[:2]:
+                settings = settings.get(part) if isinstance(settings, dict) else None
+            for part in parents[2:]:
+                settings = settings.get(part, {}) if isinstance(settings, dict) else None
+            return isinstance(settings, dict)
+        case ["methods", method, "mixer" | "loss" as part]:
+            name = _section(_section(_section(settings, "methods"), method), part).get("name")
+            return isinstance(name, str) and name not in MIXERS
+    return False
 
 
 def _split(key: str, settings: Any) -> list[str]:
@@ -127,25 +144,32 @@ def _renamed(keys: list[str], settings: Any) -> str | None:
 
 def meant(key: str, raw: dict[str, Any]) -> str | None:
     """The key of some settings that was probably meant by one that they lack: ``train.epochs`` for ``train.epoch``, and for
-    ``epochs`` alone, which is looked for in `train` first."""
-    paths = sorted((".".join(path) for path in _paths(raw)), key=lambda path: not path.startswith("train."))
+    ``epochs`` alone; None if several sections have such a key, `train` not among them, for which one is meant is unknown."""
+    known = [path for path in paths(raw) if not any(part.isdecimal() for part in path)]  # no items of lists
     if "." in key:
-        return next(iter(get_close_matches(key, paths, 1)), None)
-    ends = {path.rpartition(".")[2]: path for path in reversed(paths)}
-    return next((ends[end] for end in get_close_matches(key, ends, 1)), None)
+        return next(iter(get_close_matches(key, map(".".join, known), 1)), None)
+    ends: dict[str, list[tuple[str, ...]]] = {}
+    for path in known:
+        ends.setdefault(path[-1], []).append(path)
+    having = next((ends[end] for end in get_close_matches(key, ends, 1)), [])
+    one = [path for path in having if path[0] == "train"] or having
+    return ".".join(one[0]) if len(one) == 1 and len(one[0]) > 1 else None
 
 
-def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: ValidationError) -> str:
+def explained(
+    where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: ValidationError, overrides: Collection[str] = ()
+) -> str:
     """A line for each mistake: file, key, found, expected (the alternatives of a union together).
 
     Args:
         where: what was read, or the layers of a params file; messages name the topmost that holds the key.
         raw: the settings before `defaults` were applied.
+        overrides: the keys that were given by --set: messages of these and of keys below them say so.
     """
     whole = raw if isinstance(where, str) else expanded(raw)
     lines: dict[tuple[str, ...], list[str]] = {}
     absent = [tuple(map(str, item["loc"])) for item in error.errors() if item["type"] == "missing"]
-    old = {(*key[:-1], new) for key in _paths(whole) if (new := new_name(".".join(key)))}
+    old = {(*key[:-1], new) for key in paths(whole) if (new := new_name(".".join(key)))}
     for item in error.errors():
         key = _written(raw, tuple(_keys(whole, item["loc"], item["type"] == "missing")))
         message = item["msg"].removeprefix("Value error, ")
@@ -175,7 +199,12 @@ def explained(where: str | list[tuple[Path, dict[str, Any]]], raw: Any, error: V
     for key, found in lines.items():
         layers = [] if isinstance(where, str) else where
         file = next((path for path, own in layers if _has(own, key)), layers[0][0] if layers else where)
-        said.append(f"{file}: {one_line('.'.join(key)) + ': ' if key else ''}{', or '.join(found)}")
+        line = f"{one_line('.'.join(key)) + ': ' if key else ''}{', or '.join(found)}"
+        starts = tuple(f"{each}{end}" for each in overrides for end in (":", "."))
+        given = line.startswith(starts) or line.replace(": ", ".", 1).startswith(
+            starts
+        )  # a rule of a section names its key next
+        said.append(f"--set {line}" if given else f"{file}: {line}")
     return "\n".join(said)
 
 
@@ -186,7 +215,7 @@ def _beside(whole: dict[str, Any], key: tuple[str, ...], absent: list[tuple[str,
     def place(path: tuple[str, ...]) -> tuple[str, ...]:
         return ("*", *path[2:-1]) if path[0] in ("data", "methods") and len(path) > 2 else path[:-1]
 
-    known = [path for path in (*_paths(whole), *absent) if place(path) == place(key)]
+    known = [path for path in (*paths(whole), *absent) if place(path) == place(key)]
     return [path[-1] for path in known if path[-1] != key[-1]]
 
 
@@ -225,12 +254,12 @@ def _has(raw: Any, path: tuple[str, ...]) -> bool:
     return True
 
 
-def _paths(raw: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def paths(raw: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every key."""
     pairs = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
     for key, value in pairs:
         yield (*above, str(key))
-        yield from _paths(value, (*above, str(key)))
+        yield from paths(value, (*above, str(key)))
 
 
 def _keys(raw: Any, loc: tuple[int | str, ...], missing: bool) -> list[str]:

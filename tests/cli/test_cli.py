@@ -90,6 +90,7 @@ def test_bad_input_is_status_1_and_says_what_to_do(arguments: list[str], part: s
         (["config", "show", "--params", "suites/sparows.yaml"], "did you mean suites/sparrows.yaml?"),
         (["config", "show", "--set", "train.epoch=5"], "did you mean train.epochs?"),
         (["config", "show", "--set", "lr=5"], "did you mean train.lr?"),
+        (["config", "show", "--set", "seeds.0=5"], "did you mean seeds?"),
     ],
 )
 def test_a_misspelt_name_is_answered_by_the_one_that_was_meant(arguments: list[str], part: str) -> None:
@@ -127,6 +128,10 @@ def test_a_suite_that_cannot_be_read_does_not_hide_the_others(project: Path) -> 
         (["--truncate"], "write --set model.truncate=VALUE"),
         (["--epochs", "--replace"], "write --set train.epochs=VALUE"),
         (["--bends", "3", "--params=mine.yaml"], "write --set model.bands=3"),
+        (["--side", "128"], "Settings are given by --set KEY=VALUE"),  # of the view, of localise, of cutout
+        (["--alpha", "0.5"], "Settings are given by --set KEY=VALUE"),
+        (["--model", "resnet50"], "Settings are given by --set KEY=VALUE"),
+        (["--seed", "3"], "--seed. It is given by its place: "),
         (["-ex"], "Settings are given by --set KEY=VALUE"),
         (["--learning-rate", "1"], "Settings are given by --set KEY=VALUE"),
         (["--smok"], "--smoke"),
@@ -136,6 +141,14 @@ def test_an_option_that_is_a_setting_is_answered_by_set(given: list[str], meant:
     Path("mine.yaml").write_text("base: suites/base.yaml\nmodel: {bands: 1}\n")
     result = runner.invoke(app, ["train", "birds", "cutmix", "0", *given])
     assert result.exit_code == 2 and meant in result.stderr
+
+
+@pytest.mark.parametrize("command", [["train", "--dataset", "birds"], ["tune", "birds", "--seed", "0"]])
+def test_an_option_that_is_no_setting_is_not_answered_by_one(command: list[str]) -> None:
+    result = runner.invoke(app, command)
+    assert result.exit_code == 2
+    said = "by its place: " if command[0] == "train" else "by --set KEY=VALUE; "
+    assert said in result.stderr and "=" not in result.stderr.partition(said)[2]
 
 
 def test_an_unknown_option_of_a_command_without_settings() -> None:

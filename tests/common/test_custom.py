@@ -127,7 +127,7 @@ def test_an_own_loss_is_added_and_costs_a_pass_where_it_asks_for_the_reference(p
 def test_what_is_wrong_is_one_line(project, override, said):
     with pytest.raises(LapmlError, match=said) as error:
         config.load("params.yaml", [override])
-    assert len(str(error.value).splitlines()) == 1 and str(error.value).startswith("params.yaml: methods.")
+    assert len(str(error.value).splitlines()) == 1 and str(error.value).startswith("--set methods.")
 
 
 def test_own_keys_are_never_taken_for_renamed_ones(project):
@@ -136,7 +136,7 @@ def test_own_keys_are_never_taken_for_renamed_ones(project):
     with pytest.raises(LapmlError, match="methods.consistent.loss.weight: missing; add it$"):
         config.load("params.yaml", ["methods.consistent.loss={name: my_methods.consistency, alpha: 2.0}"])
     for key in ("methods.consistent.loss.alpha", "methods.bands.mixer.beta"):
-        with pytest.raises(LapmlError, match="KEY=VALUE|there is no such key") as error:
+        with pytest.raises(LapmlError, match="unknown key; remove it") as error:
             config.load("params.yaml", [f"{key}=2"])
         assert "renamed" not in str(error.value)
 
@@ -283,6 +283,19 @@ def test_the_examples_keys_are_tuned(project, small_params):
     ):
         with pytest.raises(LapmlError, match=f"tune.methods.bands.{said}"):
             load(f"bands: {{{path}: {values}}}")
+
+
+def test_keys_at_their_defaults_are_given_by_set_too(project):
+    plain = [
+        "methods.bands.mixer={name: my_methods.bands}",
+        "methods.consistent.loss={name: my_methods.consistency, weight: 0.1}",
+    ]
+    params = config.load("params.yaml", [*plain, "methods.bands.mixer.number=7", "methods.consistent.loss.power=3.0"])
+    assert params.methods["bands"].mixer.theirs().number == 7
+    assert params.methods["consistent"].loss.model_extra["power"] == 3.0
+    for wrong in ("bands.mixer.numbers=7", "bands.mixer.sha256=a", "bands.loss.power=3.0", "cutmix.mixer.number=7"):
+        with pytest.raises(LapmlError, match=f"methods.{wrong.partition('.')[0]}"):
+            config.load("params.yaml", [*plain, f"methods.{wrong}"])
 
 
 def test_a_changed_file_is_another_row(project, packed, small):

@@ -386,8 +386,37 @@ def test_an_override_below_a_key_that_holds_dots():
     )
 
 
-def test_an_override_with_a_bad_value():
-    assert "train.lr: found -2" in mistake(PARAMS, "train.lr=-2")
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.lr=-2", "--set train.lr: found -2, expected"),
+        ("defaults.mix.prob=2", "--set defaults.mix.prob: found 2, expected"),
+        ("methods.cutmix.mix.prob=2", "--set methods.cutmix.mix.prob: found 2, expected"),
+        ("report.primary=[[baseline, cutmx]]", "--set report.primary: found 'cutmx', expected"),
+        ("seeds=[0, -1]", "--set seeds.1: found -1, expected"),
+        ("tune.margin.m={low: 1.0}", "--set tune.margin.m.high: missing"),
+        ("data.birds.overrides.train.epoch=5", "--set data.birds.overrides.train.epoch: unknown key"),
+    ],
+)
+def test_an_override_with_a_bad_value(override, said):
+    assert [line.startswith(said) for line in mistake(PARAMS, override).splitlines()] == [True]
+
+
+def test_a_mistake_of_the_file_beside_an_override(tmp_path):
+    path = written(tmp_path, changed("train.lr", -1.0))
+    lines = mistake(path, "train.momentum=2").splitlines()
+    assert [line.partition(" found")[0] for line in lines] == [f"{path}: train.lr:", "--set train.momentum:"]
+
+
+def test_an_override_adds_what_its_section_may_have():
+    """Keys of `overrides`, of a custom mixer and of a custom loss are in the file only if they differ."""
+    own = ["methods.baseline.overrides.train.lr=0.02", "methods.baseline.overrides.view.flip=false"]
+    params = config.load(PARAMS, [*own, "data.birds.overrides.train.momentum=0.8"])
+    run = config.resolve(params, "birds", "baseline", 0)
+    assert (run.train.lr, run.train.momentum, run.data.view.flip) == (0.02, 0.8, False)
+    for wrong in ("bees.overrides.train.lr=1", "birds.override.train.lr=1", "birds.overrides.train.epoch=1"):
+        with pytest.raises(LapmlError, match=re.escape(f"data.{wrong.partition('=')[0]}")):
+            config.load(PARAMS, [f"data.{wrong}"])
 
 
 # --- what differs for one data set ---
@@ -638,6 +667,12 @@ def test_a_method_outside_the_tables_is_refused_where_it_is_run():
     with pytest.raises(LapmlError, match="loc_cutmix_oracle: every image needs a box for it, and data set birds"):
         config.resolve(params, "birds", "loc_cutmix_oracle", 0)
     config.resolve(params, "birds", "loc_cutmix", 0)
+
+
+def test_mix_without_a_mixer(tmp_path):
+    path = written(tmp_path, changed("methods.own", {"mix": {"prob": 1.0}}))
+    said = "mix and mixer go together: give both, or none for a method that does not mix"
+    assert mistake(path) == f"{path}: methods.own: {said}"
 
 
 @pytest.mark.parametrize(

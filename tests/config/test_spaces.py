@@ -101,7 +101,7 @@ def test_a_tuned_value_that_is_not_allowed_is_one_line(value):
 def test_what_is_wrong_is_one_line_with_its_key(space, said):
     with pytest.raises(LapmlError, match=re.escape(said)) as caught:
         load(space)
-    assert str(caught.value).startswith("params.yaml: tune.methods") and len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).startswith("--set tune.methods") and len(str(caught.value).splitlines()) == 1
 
 
 @settings(max_examples=30)
