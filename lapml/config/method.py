@@ -133,6 +133,29 @@ class Method(Section):
         """The same keys as in a tuned file, such as ``m``."""
         return [key.partition(".")[2] for key in self.unresolved()]
 
+    def refuse_unmixed(self, name: str, epochs: int, where: str = "") -> None:
+        """Check that a method that mixes has epochs to mix in.
+
+        Args:
+            name: of the method.
+            epochs: of its runs.
+            where: whose epochs these are, for the message: `` for DATASET`` where they are not the suite's.
+
+        Raises:
+            ValueError: its warm-up and cool-down leave none.
+        """
+        left = epochs - self.mix.warmup_epochs if self.mix else 0
+        if self.mix and left <= self.mix.cooldown_epochs:
+            key, most = "warmup_epochs", f"train.epochs{where} ({epochs})"
+            if left > 0:
+                key, most = (
+                    "cooldown_epochs",
+                    f"the {left} epochs that {most} leaves after warmup_epochs ({self.mix.warmup_epochs})",
+                )
+            raise ValueError(
+                f"methods.{name}.mix.{key}: found {getattr(self.mix, key)}, expected less than {most}: the method would never mix"
+            )
+
     def always_mixing(self, after: int = 0) -> Self:
         """The same method, mixing every batch from epoch ``after`` to the end: for benchmarks, pictures, smoke runs."""
         if not self.mix:

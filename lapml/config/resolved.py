@@ -45,7 +45,7 @@ def resolve(
             ``train + val`` and read ``test``.
 
     Raises:
-        LapmlError: unknown data set or method, or a tuned value is missing or out of range.
+        LapmlError: unknown data set or method, a tuned value is missing or out of range, or the method would never mix.
     """
     find_dataset(params, dataset)
     values, space = tuned or {}, params.of(dataset).tune.methods.get(method, {})
@@ -56,6 +56,10 @@ def resolve(
         except ValueError as error:
             raise LapmlError(f"{dataset}/{method}/{seed}: {error}") from None
     run = unseeded(params, dataset, method, development)
+    try:
+        run.settings.refuse_unmixed(method, run.train.epochs)
+    except ValueError as error:
+        raise LapmlError(f"{dataset}/{method}/{seed}: {error}") from None
     settings = run.settings.model_dump()
     for key in run.settings.unresolved():
         part, name = key.split(".")

@@ -170,18 +170,7 @@ class Params(Section):
     def _runnable(self, dataset: str, params: Self, where: str) -> None:
         """Warm-ups and cool-downs leave something of the runs."""
         for name in self.all_methods():
-            mix, epochs = self.methods[name].mix, params.of(dataset, name).train.epochs
-            left = epochs - mix.warmup_epochs if mix else 0
-            if mix and left <= mix.cooldown_epochs:
-                key, most = "warmup_epochs", f"train.epochs{where} ({epochs})"
-                if left > 0:
-                    key, most = (
-                        "cooldown_epochs",
-                        f"the {left} epochs that {most} leaves after warmup_epochs ({mix.warmup_epochs})",
-                    )
-                raise ValueError(
-                    f"methods.{name}.mix.{key}: found {getattr(mix, key)}, expected less than {most}: the method would never mix"
-                )
+            self.methods[name].refuse_unmixed(name, params.of(dataset, name).train.epochs, where)
         studies = [name for name in self.studies() if "train.epochs" not in params.tune.methods.get(name, {})]
         if studies:
             mixes = [mix for name in studies if (mix := self.methods[name].mix)]

@@ -669,6 +669,26 @@ def test_a_method_outside_the_tables_is_refused_where_it_is_run():
     config.resolve(params, "birds", "loc_cutmix", 0)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("methods.snapmix.mix.warmup_epochs=12", "warmup_epochs: found 12, expected less than train.epochs (12)"),
+        (
+            "methods.snapmix.mix.cooldown_epochs=10",
+            "cooldown_epochs: found 10, expected less than the 10 epochs that train",
+        ),
+    ],
+)
+def test_a_method_outside_the_tables_that_would_never_mix_is_refused_where_it_is_run(override, said):
+    params = config.load(PARAMS, ["ablation=[baseline]", "train.epochs=12", override])
+    with pytest.raises(LapmlError) as caught:
+        config.resolve(params, "birds", "snapmix", 0)
+    assert str(caught.value).startswith(f"birds/snapmix/0: methods.snapmix.mix.{said}")
+    record = config.resolve(params, "birds", "cutmix", 0).record()
+    record["settings"]["mix"]["warmup_epochs"] = 12
+    assert config.settings_of("config.json", record).settings.mix.warmup_epochs == 12  # old records are read
+
+
 def test_mix_without_a_mixer(tmp_path):
     path = written(tmp_path, changed("methods.own", {"mix": {"prob": 1.0}}))
     said = "mix and mixer go together: give both, or none for a method that does not mix"
