@@ -18,6 +18,11 @@ from lapml.runs.records import Answers
 Rows = list[dict[str, Any]]
 
 
+def developed(params: Params) -> dict[str, str]:
+    """Of the data sets that the suite runs: the classes on which something was developed."""
+    return {name: classes for name, classes in params.report.developed_on.items() if name in params.datasets}
+
+
 def others(answers: dict[tuple[str, str], Answers], params: Params) -> dict[tuple[str, str], Answers]:
     """The answers of the data sets that ``report.developed_on`` names, on the images of the other classes. LapmlError where it
     names a class that the set has not."""
@@ -35,7 +40,7 @@ def headline(answers: dict[tuple[str, str], Answers], params: Params) -> Rows:
     """For each data set and method, of the answers of :func:`others`: dataset, method, images, top1 (mean over seeds), half;
     and over ``baseline``, corrected over the data set's methods, :meth:`lapml.analysis.stats.Comparison.in_points`."""
     rows = []
-    for dataset in params.report.developed_on:
+    for dataset in developed(params):
         right = {method: answers[dataset, method].right for method in params.all_methods()}
         base = right.get(BASELINE)
         pairs = [None if base is None or method == BASELINE else (each, base) for method, each in right.items()]
@@ -62,7 +67,7 @@ def contrasts(answers: dict[tuple[str, str], Answers], params: Params) -> Rows:
 def sections(heads: Rows, named: Rows, params: Params) -> list[Section]:
     """The tables of :func:`headline` and :func:`contrasts` by data set."""
     level, found = f"{100 * params.report.confidence:g} %", []
-    for dataset, classes in params.report.developed_on.items():
+    for dataset, classes in developed(params).items():
         rows = [row for row in heads if row["dataset"] == dataset]
         cells = []
         for row in rows:

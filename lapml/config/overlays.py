@@ -1,8 +1,8 @@
 """A params file is complete, or an overlay: `base:` names the file that it changes, and it holds only what differs.
 
 Sections merge key by key; any other value, lists included, replaces the old one. ``null`` deletes a named entry (of data,
-methods, defaults.mixers, report.steps, tune.methods) and sets any other key to null. A mixer or loss of another ``name`` replaces
-the whole section, since its keys depend on its name.
+methods, defaults.mixers, report.steps, report.developed_on, tune.methods) and sets any other key to null. A mixer or loss of
+another ``name`` replaces the whole section, since its keys depend on its name.
 """
 
 import json
@@ -25,6 +25,7 @@ NAMED = (
     ("methods",),
     ("defaults", "mixers"),
     ("report", "steps"),
+    ("report", "developed_on"),
     ("tune", "methods"),
 )  # sections whose keys are names
 KINDS = ("mixer", "loss")  # sections whose other keys depend on their name

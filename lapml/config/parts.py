@@ -214,6 +214,29 @@ Contrast = Annotated[
 ]  # a method, and the one that it is compared with
 
 
+def beyond(classes: str, chosen: str) -> str | None:
+    """The first part of class numbers such as 1-3,7 that is not wholly among the ``chosen`` ones, which are written likewise."""
+
+    def ends(part: str) -> tuple[int, int]:
+        low, _, high = part.partition("-")
+        return int(low), int(high or low)
+
+    joined: list[tuple[int, int]] = []
+    for low, high in sorted(map(ends, chosen.split(","))):
+        if joined and low <= joined[-1][1] + 1:
+            low, before = joined.pop()
+            high = max(high, before)
+        joined.append((low, high))
+    return next(
+        (
+            part
+            for part in classes.split(",")
+            if not any(low <= ends(part)[0] and ends(part)[1] <= high for low, high in joined)
+        ),
+        None,
+    )
+
+
 class Report(Section):
     confidence: OpenShare
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]

@@ -15,8 +15,9 @@ from lapml.common.sections import LATER, Name, Section, Seed
 from lapml.config import spaces
 from lapml.config.changing import refuse_unknown, validated, with_changes
 from lapml.config.method import Method
-from lapml.config.parts import UNANNOTATED, Data, Defaults, Diagnose, Localise, Model, Report, Train
+from lapml.config.parts import UNANNOTATED, Data, Defaults, Diagnose, Localise, Model, Report, Train, beyond
 from lapml.config.tuning import ADAPTIVE, MARGIN, Choices, Range, Tune
+from lapml.errors import expected
 
 FORMAT = 3  # of a run's record (config.json); those without a number are of format 1
 WHERE = ("device", "threads", "nodes")  # of ``train``: where and how a run is computed, which is not what it is
@@ -70,18 +71,7 @@ class Params(Section):
             refuse_unknown("report.steps", name, self.methods)
         for name in itertools.chain(*self.report.primary):
             refuse_unknown("report.primary", name, self.all_methods())
-        for dataset in self.report.developed_on:
-            refuse_unknown("report.developed_on", dataset, self.datasets)
-            if (least := self.data[dataset].min_images) is not None:
-                raise ValueError(
-                    f"report.developed_on: found {dataset}, whose min_images ({least}) leaves classes out, and runs do not record "
-                    f"which numbers; set data.{dataset}.min_images to null, and choose its classes by data.{dataset}.classes"
-                )
-            if (self.data[dataset].reader, self.data[dataset].classes) == ("deepfashion", "all"):
-                raise ValueError(
-                    f"report.developed_on: found {dataset}, whose classes are all that have images, and runs do not record which; "
-                    f"choose them by number, by data.{dataset}.classes"
-                )
+        self._developed()
         for number in self.report.beside:
             refuse_unknown("report.beside", number.dataset, self.data)
         for dataset in self.data:
@@ -93,6 +83,29 @@ class Params(Section):
                 self._runnable(dataset, params, "" if params is self else f" for {dataset}")
                 spaces.refuse(params, dataset)
         return self
+
+    def _developed(self) -> None:
+        """The classes that something was developed on are of a data set here, and can be told from the others."""
+        for dataset, classes in self.report.developed_on.items():
+            if dataset not in self.data:
+                raise ValueError(
+                    f"report.developed_on: found {dataset!r}, {expected(dataset, sorted(self.data))}; null clears an entry"
+                )
+            if (least := self.data[dataset].min_images) is not None:
+                raise ValueError(
+                    f"report.developed_on: found {dataset}, whose min_images ({least}) leaves classes out, and runs do not record "
+                    f"which numbers; set data.{dataset}.min_images to null, and choose its classes by data.{dataset}.classes"
+                )
+            if (self.data[dataset].reader, self.data[dataset].classes) == ("deepfashion", "all"):
+                raise ValueError(
+                    f"report.developed_on: found {dataset}, whose classes are all that have images, and runs do not record which; "
+                    f"choose them by number, by data.{dataset}.classes"
+                )
+            if (own := self.data[dataset].classes) != "all" and (part := beyond(classes, own)):
+                raise ValueError(
+                    f"report.developed_on.{dataset}: found {part}, expected class numbers of data.{dataset}.classes ({own}); null "
+                    "clears an entry"
+                )
 
     def _shared(self) -> None:
         """The keys of mixers that no method uses are checked too."""

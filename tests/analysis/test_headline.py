@@ -114,6 +114,31 @@ def test_the_data_set_is_one_of_the_suite():
         settings("report.developed_on={birds: some}")
 
 
+@pytest.mark.parametrize(
+    ("classes", "found"), [("1-8,10", "12-18"), ("5-18", "1-3"), ("1-3,12-16,17,20", "12-18"), ("all", None),
+                           ("1-2,3,12-15,16-18", None), ("1-12,10-18", None)],
+)  # fmt: skip
+def test_the_classes_are_some_of_the_data_sets(classes, found):
+    own = f"data.birds.classes='{classes}'"
+    if not found:
+        assert settings(own).report.developed_on == {"birds": "1-3,12-18"}
+        return
+    with pytest.raises(
+        LapmlError, match=rf"report.developed_on.birds: found {found}, expected class numbers of data.birds"
+    ):
+        settings(own)
+
+
+def test_a_data_set_that_the_suite_does_not_run_has_no_headline(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        f"base: {ROOT}/params.yaml\ndata: {{bees: {{synthetic: {{seed: 2}}}}}}\nreport: {{developed_on: {{bees: 1-3}}}}\n"
+    )
+    raw = config.load(ROOT / "params.yaml").data["birds"].model_dump_json()
+    params = config.load(tmp_path / "mine.yaml", [f"data.bees={raw}"])
+    assert params.report.developed_on == {"bees": "1-3"}
+    assert others({}, params) == {} and headline({}, params) == [] and sections([], [], params) == []
+
+
 def test_categories_without_images_have_numbers_too(write):
     """DeepFashion's are left out of "all", so a label does not say which number its class has."""
     runs = [write(f"{method}/0", **{"data.reader": "deepfashion"}) for method in ("baseline", "cutmix")]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from lapml import config
+from lapml.analysis.headline import developed
 from lapml.config import overlays, stages, suites
 from lapml.config.reading import override_in
 from lapml.errors import LapmlError
@@ -71,6 +72,35 @@ def test_null_clears_a_value_a_section_and_an_entry(overlay):
     params = config.load(path)
     assert params.model.truncate is None and list(params.data) == ["mine"] and "cutout" not in params.methods
     assert "cutout" not in params.report.steps and params.data["mine"].synthetic is None
+
+
+DEVELOPED = "data: {birds: {classes: 1-8}}\nreport: {developed_on: {birds: 2-3}}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["report: {developed_on: {birds: null}}", "data: {mine: {reader: folder, source: photos}}\ndatasets: [mine]"],
+)
+def test_classes_that_something_was_developed_on_are_cleared_or_of_no_concern(overlay, text):
+    assert developed(config.load(overlay(DEVELOPED))) == {"birds": "2-3"}
+    assert developed(config.load(overlay(DEVELOPED, text))) == {}
+
+
+def test_classes_that_something_was_developed_on_are_of_a_data_set_that_is_there(overlay):
+    mine = "data: {birds: null, mine: {reader: folder, source: photos}}\ndatasets: [mine]"
+    path = overlay(DEVELOPED, mine)
+    said = f"{path}: report.developed_on: found 'birds', expected one of mine; null clears an entry"
+    assert mistake(path) == said
+    config.load(overlay(DEVELOPED, f"{mine}\nreport: {{developed_on: {{birds: null}}}}"))
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "suites/recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_of_others_takes_ones_own_data(recipe, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        f"base: {recipe}\nsuite: mine\ndatasets: [mine]\ndata: {{mine: {{reader: folder, source: photos}}}}\n"
+    )
+    assert developed(config.load(path)) == {} and config.load(path).datasets == ["mine"]
 
 
 def test_a_mixer_of_another_name_replaces_the_whole_section(overlay):
