@@ -1,12 +1,13 @@
 """Settings that are tuned by their paths: ``train.lr``, ``mix.prob``, ``mixer.alpha``, … of any method."""
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lapml.common.recorded import Value
 from lapml.config.changing import merged, refuse_unknown, validated
 from lapml.config.method import READING, Method
-from lapml.config.tuning import Choices
+from lapml.config.tuning import Choices, Range
 from lapml.errors import expected
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ FIXED = (  # what a job runs on, what a method is, and files
     "mixer.name",
     "loss.name",
     "model.weights",
+)
+# Of these not every number between two that are allowed is allowed too.
+STEPPED = ("view.side", "train.accumulate", "model.truncate", "model.output_stride")
+TOGETHER = (  # settings whose values must fit each other, whichever a trial draws
+    ("train.epochs", "train.warmup_epochs", "mix.warmup_epochs", "mix.cooldown_epochs"),
+    ("train.batch", "train.accumulate"),
+    ("margin.every", "margin.reference"),
 )
 
 
@@ -61,7 +69,7 @@ def refuse(params: "Params", dataset: str) -> None:
         params: of the data set.
 
     Raises:
-        ValueError: a path is no setting of its method, or a method does not allow a value.
+        ValueError: a path is no setting of its method, or a method does not allow a value, or some values together.
     """
     for method, space in params.tune.methods.items():
         refuse_unknown("tune.methods", method, params.methods)
@@ -76,12 +84,18 @@ def refuse(params: "Params", dataset: str) -> None:
                 )
             if each.quantile and path not in DISTANCES:
                 raise ValueError(f"{where}.quantile: found true, expected false: of {' and '.join(DISTANCES)} only")
+            if isinstance(each, Range) and _stepped(params.of(dataset, method), space, path):
+                raise ValueError(
+                    f"{where}: found a range, {each.low:g} to {each.high:g}, between whose ends are values that are not allowed, "
+                    "expected {choices: […]} with those that are"
+                )
             for value in each.tried():
                 try:
-                    _refuse(params, dataset, method, path, value)
+                    _refuse(params, dataset, method, {path: value})
                 except ValueError as error:
                     said = str(error).partition(": ")[2].removeprefix(f"{path.rpartition('.')[2]}: ")
                     raise ValueError(f"{where}: {said}") from None
+        _refuse_together(params, dataset, method)
 
 
 def is_whole(params: "Params", dataset: str, method: str, path: str) -> bool:
@@ -114,17 +128,40 @@ def _paths(params: "Params", dataset: str, method: str) -> Iterator[str]:
     return below(whole, "")
 
 
-def _refuse(params: "Params", dataset: str, method: str, path: str, value: Value) -> None:
-    """ValueError for a value that a method does not allow, or whose trials would not train or mix as it asks."""
-    changed = with_values(params, method, {path: value}, reading=True)
+def _stepped(own: "Params", space: dict[str, Range | Choices], path: str) -> bool:
+    """Whether a range of a setting holds numbers that are not allowed; ``own``: the params of the data set and method."""
+    parted = own.train.accumulate > 1 or own.train.gpus > 1 or "train.accumulate" in space
+    return path in STEPPED or (path == "train.batch" and parted)
+
+
+def _refuse_together(params: "Params", dataset: str, method: str) -> None:
+    """ValueError for values of several settings that a trial may draw, and that do not fit each other."""
+    space = params.tune.methods[method]
+    for group in TOGETHER:
+        paths = [path for path in group if path in space]
+        for drawn in itertools.product(*(space[path].tried() for path in paths)) if len(paths) > 1 else ():
+            try:
+                _refuse(params, dataset, method, dict(zip(paths, drawn, strict=True)))
+            except ValueError as error:
+                values = ", ".join(f"{path}: {value}" for path, value in zip(paths, drawn, strict=True))
+                said = str(error).partition(": ")[2]
+                raise ValueError(
+                    f"tune.methods.{method}: one trial may have {{{values}}}: {said}; narrow one of them"
+                ) from None
+
+
+def _refuse(params: "Params", dataset: str, method: str, values: dict[str, Value]) -> None:
+    """ValueError for values that a method does not allow, or whose trials would not train or mix as it asks."""
+    changed = with_values(params, method, values, reading=True)
+    named, found = " and ".join(values), " and ".join(map(repr, values.values()))
     own, before, after = changed.of(dataset, method), params.methods[method], changed.methods[method]
     if (before.localised(), before.annotated()) != (after.localised(), after.annotated()):
-        raise ValueError(f"{path}: found {value!r}, expected one that mixes by the same maps as the method's own")
+        raise ValueError(f"{named}: found {found}, expected one that mixes by the same maps as the method's own")
     epochs = own.train.epochs
     if "train.epochs" not in params.tune.methods[method]:
         epochs = min(epochs, params.tune.epochs)
     mix = after.mix
     if own.train.warmup_epochs >= epochs or (mix and mix.warmup_epochs + mix.cooldown_epochs >= epochs):
         raise ValueError(
-            f"{path}: found {value!r}, expected warm-ups and cool-downs that leave some of the {epochs} epochs of its runs"
+            f"{named}: found {found}, expected warm-ups and cool-downs that leave some of the {epochs} epochs of its runs"
         )

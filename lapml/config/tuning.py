@@ -49,11 +49,12 @@ class Choices(Section):
 
 
 def _kind(given: Any) -> str:
-    return "choices" if isinstance(given, Choices) or (isinstance(given, dict) and "choices" in given) else "range"
+    """The tag of a union's member: no key has such a name, for reading.py tells tags from keys by it."""
+    return "a choice" if isinstance(given, Choices) or (isinstance(given, dict) and "choices" in given) else "a range"
 
 
 Searched = Annotated[
-    Annotated[Range, Tag("range")] | Annotated[Choices, Tag("choices")], Discriminator(_kind)
+    Annotated[Range, Tag("a range")] | Annotated[Choices, Tag("a choice")], Discriminator(_kind)
 ]  # of a setting
 
 

@@ -96,12 +96,62 @@ def test_a_tuned_value_that_is_not_allowed_is_one_line(value):
         ("loc_cutmix: {mixer.maps: {choices: [recent, objects]}}", "maps: found 'recent', expected one that mixes by the same"),
         ("margin: {margin.m: {low: 0, high: 1}}", "margin.m: is tuned by tune.margin already"),
         ("cutmx: {train.lr: {low: 0.1, high: 1}}", "tune.methods: found 'cutmx', expected one of"),
+        ("cutmix: {train.optimizer: {choices: [sgd, adamw], log: true}}", "train.optimizer.log: unknown key; remove it"),
+        ("cutmix: {train.lr: {choices: [0.1, 0.2], low: 0.1, high: 0.2}}", "train.lr.low: unknown key; remove it"),
+        ("cutmix: {view.side: {low: 64, high: 96}}", "view.side: found a range, 64 to 96, between whose ends are values"),
+        ("cutmix: {train.accumulate: {low: 1, high: 4}}", "train.accumulate: found a range, 1 to 4, between whose ends"),
+        ("cutmix: {model.truncate: {low: 8, high: 16}}", "model.truncate: found a range, 8 to 16, between whose ends are"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line_with_its_key(space, said):
     with pytest.raises(LapmlError, match=re.escape(said)) as caught:
         load(space)
-    assert str(caught.value).startswith("--set tune.methods") and len(str(caught.value).splitlines()) == 1
+    lines = str(caught.value).splitlines()
+    assert [line for line in lines if line.startswith("--set tune.methods")] == lines
+    assert len(lines) == (2 if "choices: [0.1, 0.2], low" in space else 1)  # each key too many has its own
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ("cutmix: {train.epochs: {low: 5, high: 40}, mix.warmup_epochs: {low: 0, high: 10}}",
+         "{train.epochs: 5, mix.warmup_epochs: 10}: found 5 and 10, expected warm-ups and cool-downs that leave some of the 5"),
+        ("cutmix: {mix.cooldown_epochs: {low: 0, high: 12}, mix.warmup_epochs: {low: 0, high: 12}}",
+         "{mix.warmup_epochs: 12, mix.cooldown_epochs: 12}: found 12 and 12, expected warm-ups"),
+        ("baseline: {train.epochs: {low: 5, high: 40}, train.warmup_epochs: {low: 0, high: 8}}",
+         "{train.epochs: 5, train.warmup_epochs: 8}: warmup_epochs: found 8.0, expected less than epochs (5)"),
+        ("baseline: {train.batch: {choices: [18, 32]}, train.accumulate: {choices: [1, 2, 4]}}",
+         "{train.batch: 18, train.accumulate: 4}: accumulate: found 4, expected parts of 2 images or more of batch (18)"),
+        ("margin: {margin.every: {low: 1, high: 4}, margin.reference: {choices: [detached, joint]}}",
+         "{margin.every: 4, margin.reference: joint}: margin.every: found 4, expected 1 with margin.reference 'joint'"),
+    ],
+)  # fmt: skip
+def test_values_that_do_not_fit_each_other_are_not_drawn_together(space, said):
+    more = ("train.epochs=20", "tune.epochs=20", "defaults.margin.every=1")
+    with pytest.raises(LapmlError, match=re.escape(said)) as caught:
+        load(space, *more)
+    method = space.partition(":")[0]
+    assert str(caught.value).startswith(f"--set tune.methods.{method}: one trial may have {{")
+    for path in re.findall(r"\w+\.\w+(?=: \{)", space):  # each alone is as good as before
+        (alone,) = re.findall(rf"{re.escape(path)}: \{{.*?\}}", space)
+        load(f"{method}: {{{alone}}}", *more)
+
+
+def test_values_that_fit_each_other_are_drawn_together():
+    epochs = "train.epochs: {low: 12, high: 40}, mix.warmup_epochs: {low: 0, high: 5}, mix.cooldown_epochs: {low: 0, high: 6}"
+    load(f"cutmix: {{{epochs}, train.warmup_epochs: {{low: 0, high: 8}}}}")
+    load(
+        "cutmix: {train.batch: {choices: [16, 32]}, train.accumulate: {choices: [1, 2, 4]}, view.side: {choices: [64, 96]}}"
+    )
+
+
+@pytest.mark.parametrize("parted", ["train.accumulate=4", "train.gpus=2"])
+def test_a_batch_in_parts_has_choices_and_no_range(parted):
+    space = "cutmix: {train.batch: {low: 16, high: 64}}"
+    load(space)
+    with pytest.raises(LapmlError, match=r"train.batch: found a range, 16 to 64, .* expected \{choices: "):
+        load(space, parted)
+    load("cutmix: {train.batch: {choices: [16, 32, 64]}}", parted)
 
 
 @settings(max_examples=30)
@@ -194,3 +244,6 @@ def test_an_overlay_takes_a_space_away(tmp_path):
     )
     (tmp_path / "two.yaml").write_text("base: one.yaml\ntune: {methods: {baseline: null}}\n")
     assert list(config.load(tmp_path / "two.yaml").tune.methods) == ["cutmix"]
+    (tmp_path / "two.yaml").write_text("base: one.yaml\ntune: {methods: {cutmix: {train.lr: {choices: [0.1, 0.2]}}}}\n")
+    with pytest.raises(LapmlError, match=re.escape("one.yaml: tune.methods.cutmix.train.lr.low: unknown key")):
+        config.load(tmp_path / "two.yaml")  # sections merge: the range is there too
