@@ -49,6 +49,19 @@ def scratch(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def link(source: Path, target: Path) -> None:
+    """Replace ``target`` by a hard link, or by a copy if the file system has no links."""
+    if target.exists() and target.samefile(source):
+        return
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+
+
 def synced(path: Path) -> None:
     """Have a file's content, or a folder's names, on the disk itself, where the file system can do that."""
     handle = os.open(path, os.O_RDONLY)

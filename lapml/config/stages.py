@@ -42,8 +42,7 @@ def settings(params: Params, dataset: str) -> dict[str, Any]:
     if not params.report.images:  # the gallery then shows none; recorded only if false, as in old records
         made["diagnosis"]["report"]["images"] = False
     made |= {f"runs/{method}": record for method, record in runs.items()}
-    margins = [method for method in (MARGIN, ADAPTIVE) if method in params.methods]
-    for method in dict.fromkeys([*margins, *resolved.tune.methods]):
+    for method in dict.fromkeys([MARGIN, ADAPTIVE, *resolved.tune.methods]):
         if method not in (*params.studies(), *resolved.tune.methods):
             made[f"studies/{method}"] = None  # DVC's stage exists anyway
             continue
@@ -64,12 +63,24 @@ def _run(run: Run) -> dict[str, Any]:
     return record | weights_file(run.model.weights)
 
 
+def by_maps(params: Params) -> dict[str, bool]:
+    """Whether each method of the params file mixes by the maps of ``localise``; DVC has stages of the two margins anyway."""
+    asking = {name: bool(method.localised()) for name, method in params.methods.items()}
+    return {MARGIN: False, ADAPTIVE: False, **asking}
+
+
 def write(params: Params, paths: Paths, dataset: str) -> Path:
-    """Write :func:`settings` of a data set, one file each; returns the folder, which appears whole."""
+    """Write :func:`settings` of a data set, one file each; returns the folder, which appears whole.
+
+    In localise.json they are ``stage``, beside :func:`by_maps` as ``methods``: DVC's stage `localise` also writes a file for each
+    method, on which the method's runs depend.
+    """
     folder = paths.settings(dataset)
+    made = settings(params, dataset)
+    made["localise"] = {"stage": made["localise"], "methods": by_maps(params)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch(folder.with_name(f".{folder.name}.partial")) as partial:
-        for name, record in settings(params, dataset).items():
+        for name, record in made.items():
             write_json(partial / f"{name}.json", record)
         with scratch(folder.with_name(f".{folder.name}.old")) as old:
             if folder.exists():

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from lapml.config import Params
-from lapml.config.tuning import ADAPTIVE, MARGIN
+from lapml.config.stages import by_maps
 from lapml.errors import LapmlError
 from lapml.files import write_json
 from lapml.paths import Paths
@@ -51,10 +51,10 @@ def localise_suite(
 def _write_uses(params: Params, paths: Paths, dataset: str) -> None:
     """Say beside the maps which runs use them: ``runs/METHOD.json`` and ``diagnosis.json`` hold the maps' checksum, or null
     where none are used. DVC's stages depend on these, so that a run is made again where its maps have changed, and only then.
+    The files are of all methods of the params file, so that one more in the tables finds its own.
     """
-    folder, asking = paths.localised(dataset), params.localising()
-    made = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["sha256"] if asking else None
-    for method in dict.fromkeys([*params.all_methods(), *params.tune.methods, MARGIN, ADAPTIVE]):
-        used = made if method in asking else None
-        write_json(folder / "runs" / f"{method}.json", {"localised_sha256": used})
+    folder = paths.localised(dataset)
+    made = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["sha256"] if params.localising() else None
+    for method, asks in by_maps(params).items():
+        write_json(folder / "runs" / f"{method}.json", {"localised_sha256": made if asks else None})
     write_json(folder / "diagnosis.json", {"localised_sha256": made})

@@ -25,7 +25,7 @@ from lapml.common.provenance import code_sha256, command, commit, device_name, v
 from lapml.config import Localise, digest
 from lapml.data.decode import in_order
 from lapml.errors import LapmlError
-from lapml.files import sha256, write_json
+from lapml.files import link, sha256, write_json
 from lapml.localise import store
 from lapml.localise.activation import Classifier, class_maps
 from lapml.localise.extract import Extractor, dump, side_of, undump
@@ -61,6 +61,7 @@ class Work:
         extractor.resize(self.side)
         self.grid = self.side // extractor.stride
         self.place = folder.with_name(f".{folder.name}.partial")
+        self.kept = folder.with_name(f".{folder.name}.kept")
         self.features = self.place / "features"
         self.about = {
             **about,
@@ -82,15 +83,19 @@ class Work:
         self.key = digest({**known, "rows": rows.tolist()})
 
     def done(self) -> dict[str, Any] | None:
-        """meta.json, where the maps are there already."""
-        try:
-            meta = store.Localised.open(self.folder).meta
-        except LapmlError:
-            return None
-        if meta.get("key") != self.key:
-            return None
-        shutil.rmtree(self.place, ignore_errors=True)  # a process that was killed at the very end left it
-        return meta
+        """meta.json, where the maps are there already. Those that were made last are put back if they are the ones asked for: an
+        orchestrator deletes its outputs before it runs a stage again."""
+        for place in (self.folder, self.kept):
+            try:
+                meta = store.Localised.open(place).meta
+            except LapmlError:
+                continue
+            if meta.get("key") == self.key:
+                if place == self.kept:
+                    self._put_back()
+                shutil.rmtree(self.place, ignore_errors=True)  # a process that was killed at the very end left it
+                return meta
+        return None
 
     def run(self, progress: bool, name: str) -> dict[str, Any]:
         started, clock = datetime.now(UTC), time.perf_counter()
@@ -192,21 +197,30 @@ class Work:
                     last = time.perf_counter()
 
     def _finish(self, record: dict[str, Any], axis: Axis, fitted: Parts) -> dict[str, Any]:
-        """Put the maps in their place, meta.json last."""
+        """Put the maps in their place, meta.json last: they are kept in a hidden folder, and hard links are their usual names."""
         save_file(store.fitted_tensors(axis, fitted), self.place / "fitted.safetensors")
         files = {name: sha256(self.place / name) for name in store.FILES if name != "meta.json"}
         checksum = store.checksum(files, record["data_sha256"])
         meta = {"format": store.FORMAT, "sha256": checksum, **record, "key": self.key, "files": files}
         write_json(self.place / "meta.json", meta)
+        shutil.rmtree(self.kept, ignore_errors=True)
+        self.kept.mkdir()
+        for name in store.FILES:
+            os.replace(self.place / name, self.kept / name)
+        self._put_back()
+        shutil.rmtree(self.place)
+        return json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+
+    def _put_back(self) -> None:
+        """Link the maps that are kept to their usual names; others that lie there are set aside."""
         if (self.folder / "meta.json").is_file():  # hours of work, perhaps
             aside = saved.next_old(self.folder)
             self.folder.rename(aside)
             tqdm.write(f"{aside}: the maps that lay in {self.folder} before")
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in store.FILES:
-            os.replace(self.place / name, self.folder / name)
-        shutil.rmtree(self.place)
-        return json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+            link(self.kept / name, self.folder / name)
+            os.utime(self.folder / name)  # for orchestrators that compare times
 
     def _blocks(self, done: int) -> Iterator[np.ndarray]:
         """(B, side, side, 3) uint8 of the images from the ``done``-th on, decoded ahead on all cores."""

@@ -17,7 +17,7 @@ from typing import Any
 from lapml.common.saved import differences, next_old, olds, read, shown, state_aside, state_differences
 from lapml.config import settings_of, weights_file
 from lapml.errors import LapmlError
-from lapml.files import scratch, synced, write_text
+from lapml.files import link, scratch, synced, write_text
 from lapml.paths import LIVE, READS, RUN_FILES
 from lapml.runs.folder import kept as holds
 from lapml.runs.folder import open_run
@@ -100,7 +100,7 @@ def _forget(folder: Path) -> None:
 def put_back(folder: Path) -> None:
     """Link the files of the finished run to their usual names, provenance.json last."""
     for name in sorted(RUN_FILES, key=lambda name: name == "provenance.json"):
-        _link(folder / KEPT / name, folder / name)
+        link(folder / KEPT / name, folder / name)
         os.utime(folder / name)  # for orchestrators that compare times
 
 
@@ -114,7 +114,7 @@ def set_aside(folder: Path, reads: str) -> list[Path]:
         with scratch(folder / ".keeping") as copies:
             for name in RUN_FILES:
                 if (folder / name).is_file():
-                    _link(folder / name, copies / name)
+                    link(folder / name, copies / name)
             copies.rename(kept)
     if kept.exists():
         if reads and not (kept / READS).exists():
@@ -191,16 +191,3 @@ def same_run(one: Path, other: Path) -> bool:
     """Whether two run folders hold the same run: provenance.json has the checksums of its other files."""
     files = [each / "provenance.json" for each in (one, other)]
     return all(file.is_file() for file in files) and files[0].read_bytes() == files[1].read_bytes()
-
-
-def _link(source: Path, target: Path) -> None:
-    """Replace ``target`` by a hard link, or by a copy if the file system has no links."""
-    if target.exists() and target.samefile(source):
-        return
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)

@@ -1,6 +1,7 @@
 """The stage, whole: against a literal computation, in the stored square's frame, killed anywhere, and with bad input."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,7 +110,9 @@ def test_meta(tmp_path):
     assert meta["weights"]["source"] == "none" and meta["device"].startswith("CPU") and meta["seconds"] > 0
     assert {"torch", "timm", "scikit-learn", "numpy"} <= set(meta["versions"]) and meta["explained"] > 0
     assert sorted(file.name for file in (tmp_path / "maps").iterdir()) == sorted(FILES)
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".maps.lock", "maps"]  # nothing else is left
+    left = sorted(file.name for file in tmp_path.iterdir())
+    assert left == [".maps.kept", ".maps.lock", "maps"]  # nothing else, and the former takes no room of its own
+    assert all((tmp_path / ".maps.kept" / name).samefile(tmp_path / "maps" / name) for name in FILES)
 
 
 def test_blocks_and_threads_hardly_matter(tmp_path, monkeypatch):
@@ -185,6 +188,18 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     monkeypatch.setattr(extract.Extractor, "_forward", lambda *_: pytest.fail("forwarded again"))
     first = make(tmp_path / "maps").meta
     assert make(tmp_path / "maps").meta == first  # nor is a finished one made again
+
+
+def test_maps_that_were_deleted_are_put_back_where_the_same_are_asked_for(tmp_path, monkeypatch):
+    first = make(tmp_path / "maps").meta
+    shutil.rmtree(tmp_path / "maps")  # as an orchestrator does
+    (tmp_path / "maps/runs").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(extract.Extractor, "_forward", lambda *_: pytest.fail("forwarded again"))
+        assert make(tmp_path / "maps").meta == first
+    other = Localise(model="test_resnet", weights="none", side=224, parts=2, seed=0)
+    shutil.rmtree(tmp_path / "maps")
+    assert make(tmp_path / "maps", settings=other).meta["settings"]["parts"] == 2
 
 
 def test_other_settings_begin_anew(tmp_path):

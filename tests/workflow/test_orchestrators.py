@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from lapml import config
 from lapml.cli.app import app
 from lapml.config import overlays
+from lapml.paths import RUN_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -213,10 +214,11 @@ def test_where_nothing_mixes_by_maps_none_are_made(tmp_path: Path) -> None:
     where = folder / "results/sparrows/localised/cub200"
     made = {path.relative_to(where).as_posix(): json.loads(path.read_text()) for path in where.rglob("*.json")}
     params = config.load(folder / "params.yaml")
-    names = [*(f"runs/{row}" for row in params.all_methods()), "diagnosis"]
+    names = [*(f"runs/{row}" for row in params.methods), "diagnosis"]
     assert made == {f"{name}.json": {"localised_sha256": None} for name in names}
     lapml(folder, "config", "resolve", "cub200")
-    assert json.loads((folder / "results/sparrows/settings/cub200/localise.json").read_text()) is None
+    localise = json.loads((folder / "results/sparrows/settings/cub200/localise.json").read_text())
+    assert localise == {"stage": None, "methods": dict.fromkeys(params.methods, False)}
 
 
 @pytest.mark.slow
@@ -251,6 +253,41 @@ def test_dvc_makes_again_what_mixes_by_maps_where_these_have_changed(tmp_path: P
     assert changed_of_maps(folder) - before == concerned
 
 
+@pytest.mark.slow
+def test_dvc_takes_a_method_that_a_suite_gains(tmp_path: Path) -> None:
+    """One that the params file has already, and a new one; maps are not made again, nor the runs by them. Training is played."""
+    folder = mapped(tmp_path)
+    dvc_init(folder)
+    file, names = folder / "dvc.yaml", " ".join(RUN_FILES)
+    play = f"cd results/mapped/runs/birds/${{item.method}}/${{item.seed}} && touch {names}"
+    command = "cmd: lapml train ${item.dataset} ${item.method} ${item.seed} --params params.yaml --replace"
+    file.write_text(file.read_text().replace(command, f"cmd: {play}"))
+
+    def ran(methods: list[str], more: dict[str, Any] | None = None) -> set[str]:
+        mine = {
+            "base": "mapped.yaml",
+            "suite": "mapped",
+            "ablation": methods,
+            "tuned_methods": [],
+            "methods": more or {},
+        }
+        (folder / "suites/mine.yaml").write_text(json.dumps(mine))
+        (folder / "params.yaml").write_text(overlays.composed(folder / "suites/mine.yaml"))
+        for method in methods:
+            (folder / f"results/mapped/runs/birds/{method}/0").mkdir(parents=True, exist_ok=True)
+        said = run(folder, "dvc", "repro", *(f"train@birds-{method}-0" for method in methods))
+        return set(re.findall(r"Running stage '(\S+)'", said))
+
+    maps = folder / "results/mapped/localised/birds/meta.json"
+    assert {"localise@birds", "train@birds-baseline-0", "train@birds-by_parts-0"} <= ran(["baseline", "by_parts"])
+    first = maps.read_bytes()
+    assert ran(["baseline", "by_parts", "cutmix"]) == {"settings@birds", "train@birds-cutmix-0"}
+    new = {"other_parts": {"mixer": {"name": "parts", "alpha": 2.0}, "label": "semantic"}}
+    names = ["baseline", "by_parts", "cutmix", "other_parts"]
+    assert ran(names, new) == {"settings@birds", "localise@birds", "train@birds-other_parts-0"}
+    assert maps.read_bytes() == first
+
+
 def changed_of_maps(folder: Path) -> set[str]:
     """Stages that DVC would run again once it has resolved the settings."""
     run(folder, "dvc", "repro", "settings@birds")
@@ -264,6 +301,22 @@ def test_where_nothing_is_tuned_dvc_tunes_nothing(tmp_path: Path) -> None:
     for method in ("margin", "adaptive_margin"):  # without any data
         lapml(folder, "tune", "cub200", "--method", method)
         assert json.loads((folder / f"results/recipe-cub200/tuned/cub200/{method}.json").read_text())["trials"] == []
+
+
+def test_a_suite_without_margins_has_what_dvc_wants_of_them(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path, None)
+    mine = "base: tiny.yaml\nsuite: mine\ntuned_methods: []\nmethods: {margin: null, adaptive_margin: null}\n"
+    mine += "report: {steps: {margin: null, adaptive_margin: null}}\n"
+    (folder / "suites/mine.yaml").write_text(mine)
+    (folder / "params.yaml").write_text(overlays.composed(folder / "suites/mine.yaml"))
+    lapml(folder, "config", "resolve", "birds")
+    lapml(folder, "localise", "birds")
+    for method in ("margin", "adaptive_margin"):
+        assert json.loads((folder / f"results/mine/settings/birds/studies/{method}.json").read_text()) is None
+        maps = folder / f"results/mine/localised/birds/runs/{method}.json"
+        assert json.loads(maps.read_text()) == {"localised_sha256": None}
+        lapml(folder, "tune", "birds", "--method", method)
+        assert json.loads((folder / f"results/mine/tuned/birds/{method}.json").read_text())["trials"] == []
 
 
 def test_a_configfile_replaces_params_yaml(tmp_path: Path) -> None:
