@@ -240,8 +240,9 @@ def _is_valid(name: str, value: Any) -> bool:
 
 
 def one_origin(params: Params, rows: list[dict[str, Any]], meta: Path) -> list[str]:
-    """Faults of runs made from other data than the packed, or from other data or weights than the first run; weights are those of
-    one model (methods may override it). (Object maps of the same settings may differ by rounding between machines: reports say so.)
+    """Faults of runs made from other data than the packed, from other weights than the file that ``model.weights`` names, or from
+    other data or weights than the first run; weights are those of one model (methods may override it). (Object maps of the same
+    settings may differ by rounding between machines: reports say so.)
     """
     faults = []
     packed = read_json(meta).get("sha256") if meta.exists() else None
@@ -251,7 +252,10 @@ def one_origin(params: Params, rows: list[dict[str, Any]], meta: Path) -> list[s
             name = f"{row['dataset']}/{row['method']}/{row['seed']}"
             model = params.of(row["dataset"], row["method"]).model
             alike = (key, model.name, model.weights) if key == "weights_sha256" else (key,)
-            expected, source = first.setdefault(alike, (row[key], f"as in {name}"))
+            if alike not in first:
+                given = config.weights_file(model.weights) if key == "weights_sha256" else {}
+                first[alike] = (given[key], model.weights) if given else (row[key], f"as in {name}")
+            expected, source = first[alike]
             if row[key] != expected:
                 faults.append(f"{name}: provenance.json: {key}: found {row[key]}, expected {expected} ({source})")
     return faults

@@ -143,6 +143,22 @@ def test_other_weights_are_refused(suite, edit):
     assert "birds/margin/0: provenance.json: weights_sha256: found a" in refusal(params, paths)
 
 
+def test_runs_of_a_weights_file_that_was_replaced_are_refused(make, edit, tmp_path):
+    """Under the same name. Where the file is not, as beside published runs, they stand."""
+    file = tmp_path / "w.safetensors"
+    params, paths = make(f"model.weights={file}", "ablation=[baseline, cutmix]", "tuned_methods=[]")
+    for run in params.all_methods():
+        for seed in params.seeds:
+            weights = {"name": file.name, "sha256": hashlib.sha256(b"old").hexdigest()}
+            edit(paths.run("birds", run, seed) / "provenance.json", weights=weights)
+    assert len(tables.collect(params, paths)) == 4
+    file.write_bytes(b"old")
+    assert len(tables.collect(params, paths)) == 4
+    file.write_bytes(b"new")
+    said = f"weights_sha256: found {hashlib.sha256(b'old').hexdigest()}, expected {hashlib.sha256(b'new').hexdigest()} ({file})"
+    assert refusal(params, paths).count(said) == 4
+
+
 def test_a_file_that_the_run_did_not_write_is_refused(suite, edit):
     params, paths = suite
     folder = paths.run("birds", "cutmix", 0)
