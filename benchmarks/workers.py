@@ -39,7 +39,11 @@ def workers(
         here = Paths(paths.suite, folder)
         for stage in (("data", "fetch"), ("data", "prepare"), ("localise", "--anyway")):
             run(folder, "lapml", *stage, dataset, *asked)
-        study = ("lapml", "tune", dataset, "--method", tuned[0], *asked, "--set", f"tune.trials={trials}", "--workers")
+        # Without the suite's database, in which its own study lies.
+        own = ["--set", f"tune.trials={trials}", "--set", "tune.storage=null"]
+        if "storage" in params.data[dataset].overrides.tune:
+            own += ["--set", f"data.{dataset}.overrides.tune.storage=null"]
+        study = ("lapml", "tune", dataset, "--method", tuned[0], *asked, *own, "--workers")
         for count in counts:
             for old in (here.base / "studies", here.base / "tuned"):
                 shutil.rmtree(old, ignore_errors=True)
