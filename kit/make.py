@@ -1,9 +1,11 @@
 """Make the pieces of a kit: wheels that the other machine lacks, pretrained weights, and a folder of images."""
 
+import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from lapml.common import provenance, tars
@@ -86,10 +88,24 @@ def image_files(params: Params, images: Path | None) -> dict[str, Path]:
         )
     if images is None or not images.is_dir():
         raise LapmlError(f"IMAGES: found {images or 'nothing'}, expected a folder with the images of {foreign[0]}")
-    files = {path.relative_to(images).as_posix(): path for path in sorted(images.rglob("*")) if path.is_file()}
+    files = {path.relative_to(images).as_posix(): path for path in sorted(_below(images)) if path.is_file()}
     if not files:
         raise LapmlError(f"{images}: holds no file, expected the images of {foreign[0]}")
     return files
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and all below it, links to folders included."""
+
+    def refuse(error: OSError) -> None:
+        raise LapmlError(f"{error.filename}: cannot be searched ({error.strerror}); see its permissions")
+
+    for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(where)
+        for name in folders:
+            if (here / name).is_symlink() and here.resolve().is_relative_to((here / name).resolve()):
+                raise LapmlError(f"{here / name}: is a link to a folder that it lies in itself; mend or remove it")
+        yield from (here / name for name in names)
 
 
 def weights_wheels(params: Params) -> list[str]:
@@ -136,20 +152,21 @@ def split(sizes: dict[str, int], mib: float, checkout: int) -> list[list[str]]:
         mib: see :func:`make`; LapmlError where a file is too large for any piece.
     """
     most = int(mib * 2**20) - checkout - 2 * tars.EMPTY
-    largest = max(sizes, key=lambda name: sizes[name])
-    if tars.room(sizes[largest]) > most:
+    rooms = {name: tars.room(size, name) for name, size in sizes.items()}
+    largest = max(rooms, key=lambda name: rooms[name])
+    if rooms[largest] > most:
         raise LapmlError(
             f"{largest}: takes {sizes[largest] / 2**20:.1f} MiB, expected at most {max(most, 0) / 2**20:.1f}: the checkout takes "
             f"{checkout / 2**20:.1f} of the {mib:g} MiB; cut the file in two, or raise MIB"
         )
-    descending = sorted(sizes, key=lambda name: (-sizes[name], name))
+    descending = sorted(rooms, key=lambda name: (-rooms[name], name))
     for count in range(1, len(sizes) + 1):
         pieces: list[list[str]] = [[] for _ in range(count)]
         filled = [0] * count
         for name in descending:
             at = filled.index(min(filled))
             pieces[at].append(name)
-            filled[at] += tars.room(sizes[name])
+            filled[at] += rooms[name]
         if max(filled) <= most:
             return [piece for piece in pieces if piece]
     raise AssertionError("a piece for each file always fits")

@@ -20,9 +20,13 @@ EMPTY = tarfile.RECORDSIZE  # bytes of a tar are a multiple of it
 LONGEST = 255  # bytes of a file's name, on common disks
 
 
-def room(size: int) -> int:
-    """Most bytes that a member of ``size`` bytes takes: header, whole blocks, its line in the manifest."""
-    return size + 3 * BLOCK
+def room(size: int, name: str) -> int:
+    """Most bytes that a member of ``size`` bytes takes: header, whole blocks, its line in the manifest.
+
+    A name that is long or no plain ASCII takes a second header, and its escapes in the manifest up to 6 bytes for each of its own.
+    """
+    plain = name.isascii() and name.isprintable() and len(name) <= tarfile.LENGTH_NAME
+    return size + 3 * BLOCK + (0 if plain else 2 * BLOCK + 8 * len(name.encode(errors="surrogateescape")))
 
 
 def write(path: Path, record: dict[str, Any], members: Mapping[str, Path]) -> None:

@@ -41,7 +41,7 @@ def pack(
         tarfuls: list[dict[str, Path]] = [{}]
         filled = 0
         for group in groups:
-            size = sum(tars.room(file.stat().st_size) for file in group.values())
+            size = sum(tars.room(file.stat().st_size, name) for name, file in group.items())
             if size > most - 2 * tars.EMPTY:
                 raise LapmlError(
                     f"{next(iter(group))}: takes {size / 2**20:.1f} MiB, expected at most {most / 2**20:.1f}"

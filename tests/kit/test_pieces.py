@@ -43,7 +43,32 @@ def test_the_size_that_is_reckoned_with_is_at_least_the_tars(written, tmp_path):
     rng = random.Random(0)
     content = {f"images/{'n' * 60}{k}": bytes(rng.randrange(4000)) for k in range(50)}
     size = written(tmp_path, content).stat().st_size
-    assert size <= sum(tars.room(len(data)) for data in content.values()) + 2 * tars.EMPTY
+    assert size <= sum(tars.room(len(data), name) for name, data in content.items()) + 2 * tars.EMPTY
+
+
+@pytest.mark.parametrize("folder", ["Grünfink Männchen", "n" * 150, "ü" * 120 + "/" + "鳥" * 80, "\x07" * 60])
+def test_names_that_take_a_second_header_are_reckoned_with(written, tmp_path, folder):
+    content = {f"images/train/{folder}/{k:04}.jpg": bytes(700) for k in range(200)}
+    room = sum(tars.room(len(data), name) for name, data in content.items())
+    assert written(tmp_path, content).stat().st_size <= room + 2 * tars.EMPTY
+    sizes = {name: len(data) for name, data in content.items()}
+    assert len(make.split(sizes, (room - 1 + 2 * tars.EMPTY) / 2**20, 0)) == 2
+    assert len(make.split(sizes, (room + 1 + 2 * tars.EMPTY) / 2**20, 0)) == 1
+
+
+def test_images_behind_links_to_folders_travel_too(tmp_path):
+    params = config.load(ROOT / "suites/cub200.yaml")
+    far, near = tmp_path / "far", tmp_path / "CUB_200_2011"
+    for folder in (far / "001.A", near):
+        folder.mkdir(parents=True)
+    (far / "001.A/b.jpg").write_bytes(b"b")
+    (near / "images.txt").write_text("1 001.A/b.jpg\n")
+    (near / "images").symlink_to(far)
+    (near / "gone").symlink_to(tmp_path / "nothing")
+    assert list(make.image_files(params, near)) == ["images/001.A/b.jpg", "images.txt"]
+    (far / "001.A/up").symlink_to(far)
+    with pytest.raises(LapmlError, match=r"001.A/up: is a link to a folder that it lies in itself"):
+        make.image_files(params, near)
 
 
 def test_wheels_are_those_of_the_lock_for_that_python():
