@@ -35,12 +35,14 @@ def backbones(
     seconds = interleaved({key: lambda each=each: here.timed(each.step, steps) for key, each in ready.items()}, repeats)
     found: dict[str, dict[str, Any]] = {}
     for (name, method), times in seconds.items():
-        own = found.setdefault(name, {"parameters": ready[name, method].parameters, "methods": {}})
+        each = ready[name, method]
+        own = found.setdefault(name, {"parameters": each.parameters, "methods": {}})
         own["methods"][method] = {
-            "images_per_second": params.train.batch / float(np.median(times)),
+            "batch": each.batch,
+            "images_per_second": each.batch / float(np.median(times)),
             "step_vs_baseline": ratio(times, seconds[name, here.params.all_methods()[0]], params.report.confidence),
-            "flops_per_image": ready[name, method].flops / here.params.train.batch,
-            "peak_memory_bytes": ready[name, method].memory,
+            "flops_per_image": each.flops / each.batch,
+            "peak_memory_bytes": each.memory,
         }
     record = {**here.record(repeats, steps), "backbones": found, "refused": refused}
     del record["model"]

@@ -53,7 +53,7 @@ def options(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
     """
     here = Bench(params.of(dataset), paths, dataset)
     config = here.params.train
-    seconds, first, length, failed, pool = {}, {}, 0, {}, None
+    seconds, first, length, failed = {}, {}, 0, {}
     for method in here.ends():
         stepped = {}
         for name, apply in OPTIONS.items():
@@ -61,7 +61,7 @@ def options(params: Params, paths: Paths, dataset: str, repeats: int, steps: int
                 continue
             run = here.config(method)
             learner, weights = here.make_learner(run)
-            pool = pool or here.batches(run, weights)
+            pool = here.batches(run, weights)
             length = pool.steps(config.batch) * config.epochs
             apply(learner)
             step = stepper(learner, endless(pool, run, learner))

@@ -113,6 +113,7 @@ class Contender(NamedTuple):
     flops: float  # of a step
     memory: int  # bytes that a step takes on a GPU, beside what lies there between steps
     parameters: int
+    batch: int  # images of a step
 
 
 def contender(here: Bench, name: str) -> Contender:
@@ -124,10 +125,14 @@ def contender(here: Bench, name: str) -> Contender:
     step()  # allocations and kernel choice
     period = range(config.settings.margin.every if config.settings.margin else 1)
     forwards, backwards = np.mean([step() for _ in period], 0)
-    forward, learns = _forward_flops(here, learner)
+    forward, learns = _forward_flops(here, learner, config.data.view.side)
     parameters = sum(value.numel() for value in learner.model.parameters())
     return Contender(
-        step, forward * forwards + 2 * learns * backwards, max(_peak(here, step) for _ in period), parameters
+        step,
+        forward * forwards + 2 * learns * backwards,
+        max(_peak(here, step) for _ in period),
+        parameters,
+        config.train.batch,
     )
 
 
@@ -136,6 +141,7 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
     here = Bench(params.of(dataset), paths, dataset)
     names = ("bare", *here.params.all_methods())
     ready = {name: contender(here, name) for name in names}
+    batches = {name: each.batch for name, each in ready.items()}
     seconds = interleaved(
         {name: lambda each=each: here.timed(each.step, steps) for name, each in ready.items()}, repeats
     )
@@ -144,7 +150,8 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
         "seconds_per_step": seconds,
         "rows": {
             name: {
-                **ratios(seconds, name, here.params),
+                **ratios(seconds, name, batches, here.params),
+                "batch": batches[name],
                 "flops_per_step": ready[name].flops,
                 "peak_memory_bytes": ready[name].memory,
             }
@@ -154,12 +161,17 @@ def bench(params: Params, paths: Paths, dataset: str, repeats: int, steps: int, 
     return written(record, _markdown(record), output and output / params.suite, "bench")
 
 
-def ratios(seconds: dict[str, list[float]], name: str, params: Params) -> dict[str, Any]:
-    """A contender's images/s, its speed against bare, and its step time against the baseline."""
+def ratios(seconds: dict[str, list[float]], name: str, batches: dict[str, int], params: Params) -> dict[str, Any]:
+    """A contender's images/s, its speed against bare, image by image, and its step time against the baseline.
+
+    Args:
+        seconds: of a step, and ``batches``: the images of one, by contender.
+    """
     times, confidence = seconds[name], params.report.confidence
+    own, bare = (np.divide(seconds[each], batches[each]).tolist() for each in (name, "bare"))
     row = {
-        "images_per_second": params.train.batch / float(np.median(times)),
-        "speed_vs_bare": ratio(seconds["bare"], times, confidence),
+        "images_per_second": batches[name] / float(np.median(times)),
+        "speed_vs_bare": ratio(bare, own, confidence),
     }
     if "baseline" in seconds:
         row["step_vs_baseline"] = ratio(times, seconds["baseline"], confidence)
@@ -167,10 +179,9 @@ def ratios(seconds: dict[str, list[float]], name: str, params: Params) -> dict[s
 
 
 @torch.no_grad()
-def _forward_flops(here: Bench, learner: Learner) -> tuple[int, int]:
+def _forward_flops(here: Bench, learner: Learner, side: int) -> tuple[int, int]:
     """Of one image: all, and those of what learns. (Backward is taken as twice these: torch's counter counts it without regard
     to groups.)"""
-    side = here.params.data[here.dataset].view.side
     with FlopCounterMode(display=False) as counter, learner.cast():
         plain = copy.copy(learner.model.eval())
         plain.frozen = None  # the counter does not know folded modules by their names
@@ -210,8 +221,9 @@ def _markdown(record: dict[str, Any]) -> str:
     heads += ["share of bf16 peak", "memory of a step, MiB"] if gpu else []
     lines = []
     for name, row in record["rows"].items():
-        flops = row["flops_per_step"] / record["batch"]
-        cells = [name, f"{row['images_per_second']:.1f}", interval(row["speed_vs_bare"])]
+        flops = row["flops_per_step"] / row["batch"]
+        shown = name if row["batch"] == record["batch"] else f"{name}, batch {row['batch']}"
+        cells = [shown, f"{row['images_per_second']:.1f}", interval(row["speed_vs_bare"])]
         cells += [interval(row.get("step_vs_baseline")), f"{flops / 1e9:.2f}"]
         if gpu:
             cells.append(f"{100 * flops * row['images_per_second'] / peak:.1f} %" if peak else "peak not known")

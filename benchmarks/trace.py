@@ -23,11 +23,11 @@ def trace(params: Params, paths: Paths, dataset: str, steps: int, output: Path |
     here = Bench(params.of(dataset), paths, dataset)
     cuda = here.device.type == "cuda"
     parts: dict[str, dict[str, float]] = {}
-    traces, pool = [], None
+    traces = []
     for method in here.ends():
         config = here.config(method)
         learner, weights = here.make_learner(config)
-        pool = pool or here.batches(config, weights)
+        pool = here.batches(config, weights)
         source = endless(pool, config, learner)
 
         def step(learner=learner, source=source) -> None:  # noqa: ANN001

@@ -197,8 +197,46 @@ def test_a_command_measures(shop, monkeypatch):
     assert "| baseline |" in shown.output and "2 interleaved rounds of 1 steps" in shown.output
 
 
+OWN = [
+    "data.birds.overrides={train: {batch: 4}}",
+    "methods.cutmix={mixer: {name: cutmix}, mix: {warmup_epochs: 0}, label: area, "
+    "overrides: {train: {batch: 2}, view: {flip: false}}}",
+]
+
+
+def test_what_an_image_costs_goes_by_the_batch_of_its_method_and_data_set(shop, small_params, tmp_path):
+    text = rows.bench(small_params(*TINY, *OWN), shop[1], "birds", 2, 1, tmp_path)
+    record = json.loads((tmp_path / "demo/bench.json").read_text())
+    found, seconds = record["rows"], record["seconds_per_step"]
+    assert {name: row["batch"] for name, row in found.items()} == {"bare": 4, "baseline": 4, "cutmix": 2}
+    for name, row in found.items():
+        assert row["images_per_second"] == pytest.approx(row["batch"] / np.median(seconds[name]))
+        assert row["flops_per_step"] / row["batch"] == found["bare"]["flops_per_step"] / 4
+    ratios = np.divide(seconds["bare"], seconds["cutmix"]) * 2 / 4
+    assert found["cutmix"]["speed_vs_bare"][0] == pytest.approx(ratios.mean())
+    assert "| cutmix, batch 2 |" in text and "| baseline |" in text and "batch 4," in text
+
+
+@pytest.mark.parametrize("module", [options, trace])
+def test_each_method_is_timed_on_its_own_views(shop, small_params, tmp_path, monkeypatch, module):
+    flips = []
+
+    def noted(pool, config, learner):
+        flips.append((pool.view.flip, config.data.view.flip))
+        return rows.endless(pool, config, learner)
+
+    monkeypatch.setattr(module, "endless", noted)
+    monkeypatch.setattr(options, "OPTIONS", {options.PLAIN: options.OPTIONS[options.PLAIN]})
+    arguments = (small_params(*TINY, *OWN), Paths("demo", shop[1].root), "birds")
+    if module is options:
+        options.options(*arguments, 2, 1, None)
+    else:
+        trace.trace(*arguments, 1, None)
+    assert flips == [(True, True), (False, False)]
+
+
 def test_backbones_are_timed_beside_their_own_baseline_and_those_that_cannot_be_are_named(tmp_path, small_params):
-    params = small_params(*TINY, "data.birds.view.side=96", "data.birds.stored_side=96")
+    params = small_params(*TINY, *OWN, "data.birds.view.side=96", "data.birds.stored_side=96")
     paths = Paths("demo", tmp_path)
     sources.fetch("birds", params.data["birds"], paths)
     pack.prepare("birds", params.data["birds"], paths)
@@ -209,6 +247,7 @@ def test_backbones_are_timed_beside_their_own_baseline_and_those_that_cannot_be_
     model = timm.create_model("test_vit", num_classes=2, global_pool="avg", img_size=96)
     assert found["parameters"] == pytest.approx(sum(value.numel() for value in model.parameters()), rel=0.02)
     assert found["methods"]["baseline"]["step_vs_baseline"] == [1.0, 0.0]
+    assert [each["batch"] for each in found["methods"].values()] == [4, 2]
     assert found["methods"]["baseline"]["flops_per_image"] == found["methods"]["cutmix"]["flops_per_image"] > 1e6
     line = next(line for line in text.splitlines() if line.startswith("| test_vit |"))
     assert line.split("|")[2].strip() == f"{found['parameters'] / 1e6:.1f}" and "±" in line.split("|")[5]
