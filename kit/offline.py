@@ -19,12 +19,16 @@ def offline(plan: Namespace) -> int:
     """Do all of it by the options of ``python -m kit run``; returns the exit status.
 
     Raises:
-        LapmlError: bad pieces, a step that failed, a suite that cannot run here.
+        LapmlError: bad pieces, a step that failed, a suite that cannot run here; a learning rate is given and to be chosen.
         Stopped: asked to stop before the first run.
     """
     if missing := [name for name in ("kit", "lapml") if not (ROOT / name).is_dir()]:
         raise LapmlError(
             f"{ROOT.resolve()}: holds no {' and no '.join(missing)}; run kit/run.sh from the root of a checkout"
+        )
+    if plan.rates and _sets_rate(plan):
+        raise LapmlError(
+            "--rates: found beside --set train.lr, expected one of the two; leave --rates out to train with that rate"
         )
     with Asked(plan.stop) as asked, alone(plan.work / "lock") as lock:
         work = Work(plan.work, lock, asked)
@@ -41,6 +45,11 @@ def offline(plan: Namespace) -> int:
         return _suite(plan, work, asked)
 
 
+def _sets_rate(plan: Namespace) -> bool:
+    """Whether the learning rate is given by --set, which one that was chosen before does not replace."""
+    return any(each.partition("=")[0].strip() in ("train", "train.lr") for each in plan.overrides)
+
+
 def _suite(plan: Namespace, work: Work, asked: Asked) -> int:
     """From here on the packages of the kit are there."""
     from kit import probe
@@ -49,7 +58,7 @@ def _suite(plan: Namespace, work: Work, asked: Asked) -> int:
 
     here = Bench.of(Path(work.state["about"]["suite"]), plan.overrides, work)
     make_ready(work, here.suite, here.overrides)
-    if rate := work.state["found"].get("rate"):
+    if (rate := work.state["found"].get("rate")) and not _sets_rate(plan):
         here.set(f"train.lr={rate}")
     outcome, passed = Outcome(), True
 

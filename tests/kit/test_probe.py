@@ -6,17 +6,19 @@ import re
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from kit import probe
-from kit.runs import Job
+from kit import offline, probe
+from kit.runs import Bench, Job
 from lapml import config
-from lapml.errors import Stopped
+from lapml.errors import LapmlError, Stopped
 from lapml.paths import Paths
+from lapml.report import carried
 from lapml.runs.execute import execute
 from lapml.training.loop import fit
 
@@ -55,6 +57,28 @@ def test_rates_are_tried_on_a_suite_of_one_method(tmp_path, monkeypatch, suite):
         log=lambda job, name: tmp_path / f"{name}.log",
     )  # fmt: skip
     assert probe.learning_rate(bench, [0.01, 0.02, 0.04], 3, False) == 0.02
+
+
+@pytest.mark.parametrize(
+    "given, expected", [(["train.lr=0.3"], 0.3), (["train.momentum=0.8"], 0.5), (["train.lr = 0.3", "seeds=[0]"], 0.3)]
+)
+def test_a_rate_that_is_given_is_not_replaced_by_the_chosen_one(tmp_path, monkeypatch, given, expected):
+    state = {"about": {"suite": str(ROOT / "suites/cub200.yaml")}, "found": {"rate": 0.5}}
+    work, rates = SimpleNamespace(state=state, logs=tmp_path, env={}), []
+    monkeypatch.setattr(offline, "make_ready", lambda *_: None)
+    monkeypatch.setattr(Bench, "left", lambda bench: [])
+    monkeypatch.setattr(carried, "pack", lambda params, *_: rates.append(params.train.lr) or [])
+    plan = Namespace(overrides=given, gpu_tests=0, jobs=1, rates=[], probe=[], limit=0, output=tmp_path)
+    offline._suite(plan, work, False)
+    assert rates == [expected]
+
+
+def test_a_rate_is_given_or_chosen(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plan = Namespace(overrides=["train.lr=0.2"], rates=[0.1], stop=0, work=tmp_path / "work", pieces=tmp_path)
+    with pytest.raises(LapmlError, match="--rates: found beside --set train.lr, expected one of the two"):
+        offline.offline(plan)
+    assert not plan.work.exists()
 
 
 @pytest.fixture
