@@ -20,7 +20,7 @@ help:  ## list the targets
 
 $(VENV)/.main: requirements/main.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 13); sys.exit(not ok and f"error: found Python {sys.version.split()[0]}, expected 3.11 or 3.12; set PYTHON=python3.11")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 ifneq ($(WITHOUT_GPU),)
 	@echo "installing $(CPU_TORCH) and what else requirements/main.lock names into $(VENV): under 1.5 GB"
 	@$(INSTALL) --no-deps $(CPU_TORCH) || { echo "error: the package index has no builds of torch without GPU libraries: set \
@@ -102,7 +102,8 @@ bench-slurm: $(VENV)/.test  ## time the tiny suite through a SLURM of this machi
 # gpu-SUITE makes the table of suites/SUITE.yaml on GPUs, over as many occasions as it takes: what is published is taken
 # over, JOBS runs at a time share the GPUs, and within a minute of its end every run is published, even where others fail or
 # LIMIT seconds (0: none) are over; those of the diagnosed method wait for its diagnosis. Give the same command again
-# to go on. (Ctrl-C ends it where there is no LIMIT; else `pkill -INT snakemake` does.)
+# to go on (after a `kill -9` of Snakemake first `snakemake --unlock`: docs/usage.md). (Ctrl-C ends it where there is no LIMIT;
+# else `pkill -INT snakemake` does.)
 GPU_SUITES = recipe-cub200 choices-cub200 cub200 cub200-448 cub200-scratch paper
 JOBS    ?= 1
 LIMIT   ?= 0

@@ -55,6 +55,21 @@ def test_readme_names_targets_that_there_are():
         assert dry(target) is not None
 
 
+def test_setup_makes_a_half_made_environment_anew(tmp_path):
+    """One that was stopped before it had pip; it and the Python that makes environments are played by scripts."""
+    half, python = tmp_path / "venv/bin/python", tmp_path / "python"
+    half.parent.mkdir(parents=True)
+    half.write_text("#!/bin/sh\nexit 1\n")
+    python.write_text(f'#!/bin/sh\n[ "$2" != venv ] || cp {tmp_path}/whole "$3/bin/python"\n')
+    (tmp_path / "whole").write_text("#!/bin/sh\n")
+    for script in (half, python, tmp_path / "whole"):
+        script.chmod(0o755)
+    command = ["make", "setup", "CPU=1", f"VENV={tmp_path}/venv", f"PYTHON={python}"]
+    made = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert (tmp_path / "venv/.main").exists()
+
+
 @pytest.mark.parametrize("has", [True, False])
 def test_setup_without_gpu_libraries(tmp_path, has):
     """pip is played by a script that notes what it is asked for, and whose index has builds of torch for CPUs or has none."""
