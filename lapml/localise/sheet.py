@@ -95,15 +95,16 @@ def _object(axis, image: np.ndarray, found: np.ndarray) -> None:
     light = _enlarged(found, len(image))
     light = light / max(float(light.max()), 1e-6)
     shown = image * (1 - SHADE * (1 - light[..., None]))
-    axis.imshow(shown.round().astype(np.uint8))
+    axis.imshow(shown.round().astype(np.uint8), extent=(0, len(image), len(image), 0))
 
 
 def _parts(axis, image: np.ndarray, found: np.ndarray) -> None:
     side, cell = len(image), len(image) / found.shape[-1]
-    axis.imshow(image)
+    centres = np.arange(side) + 0.5  # of pixels
+    axis.imshow(image, extent=(0, side, side, 0))
     for part, large in enumerate(_enlarged(found, side)):
         colour = COLOURS[part % len(COLOURS)]
         if large.max() > LEVEL:
-            axis.contour(large, [LEVEL], colors=colour, linewidths=1.0)
+            axis.contour(centres, centres, large, [LEVEL], colors=colour, linewidths=1.0)
             y, x = np.unravel_index(found[part].argmax(), found[part].shape)
             axis.plot((x + 0.5) * cell, (y + 0.5) * cell, "o", color=colour, markersize=4, markeredgecolor="black")

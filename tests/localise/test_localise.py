@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lapml.config.parts import Localise
@@ -19,7 +20,7 @@ from lapml.data.fetch import sources
 from lapml.data.pack import Packed
 from lapml.data.views import cut
 from lapml.errors import LapmlError
-from lapml.localise import extract, stage, store, work
+from lapml.localise import extract, sheet, stage, store, work
 from lapml.localise.objects import object_maps
 from lapml.localise.parts import describe, part_maps
 from lapml.localise.stage import localise, localise_images
@@ -326,6 +327,22 @@ def test_a_data_set(prepared):
             pixels = np.array(image.convert("RGB").resize((192, 192), Image.Resampling.LANCZOS))
         expected = object_maps(extractor(pixels[None]), made.axis).view(6, 6)
         np.testing.assert_allclose(made.objects[place], expected, rtol=5e-3, atol=5e-3)
+
+
+def test_the_sheet_draws_maps_in_the_frame_of_boxes():
+    """Pixel i of an image lies between i and i + 1."""
+    left, right = Figure().subplots(1, 2)
+    found = np.zeros((1, 4, 4), np.float16)
+    found[0, 1, 2] = 1.0
+    image = picture(0, 64)
+    sheet._object(left, image, found[0])
+    sheet._parts(right, image, found)
+    assert all(axis.images[0].get_extent() == [0, 64, 64, 0] for axis in (left, right))
+    (peak,) = right.lines
+    assert (peak.get_xdata()[0], peak.get_ydata()[0]) == (2.5 * 16, 1.5 * 16)  # the centre of its cell
+    (contour,) = right.collections
+    around = contour.get_paths()[0].get_extents()
+    np.testing.assert_allclose(((around.x0 + around.x1) / 2, (around.y0 + around.y1) / 2), (40, 24), atol=1e-3)
 
 
 def test_sources_that_changed_are_refused(prepared):
