@@ -141,10 +141,10 @@ def _of_batch(
 def settings(params: Params, dataset: str, localised: bool) -> dict[str, Any]:
     """Everything of the params that a diagnosis depends on, beside the runs and maps that it names by checksum; ``localised``:
     it is by maps of the stage `localise`."""
-    rows = distinct(params.of(dataset), localised=localised)
+    rows, own = distinct(params.of(dataset), localised=localised), params.of(dataset, params.diagnose.method)
     return {
-        "view": params.data[dataset].view.recorded(),
-        "batch": params.of(dataset).train.batch,
+        "view": own.data[dataset].view.recorded(),
+        "batch": own.train.batch,
         "diagnose": params.diagnose.recorded(),
         "methods": {name: method.recorded(exclude_none=True) for name, method in rows.items()},
         "confidence": params.report.confidence,

@@ -170,6 +170,16 @@ def test_the_record_says_what_made_it(params, made, record):
     assert record["images"] == 18  # all training images came along
 
 
+def test_view_and_batch_are_the_diagnosed_methods_own(small_params):
+    """The settings that its models are measured with, whatever the other methods' are."""
+    params = small_params(*TINY, "methods.baseline={overrides: {train: {batch: 7}, view: {flip: false}}}")
+    found, run = measuring.settings(params, "birds", False), config.resolve(params, "birds", "baseline", 0)
+    assert found["batch"] == run.train.batch == 7
+    assert found["view"] == run.data.view.recorded() and found["view"]["flip"] is False
+    without = measuring.settings(small_params(*TINY), "birds", False)
+    assert (without["batch"], without["view"]["flip"]) == (5, True)
+
+
 def test_the_table_has_each_way_of_mixing_once_and_the_control(table, params):
     assert list(table.index) == ROWS  # margin and adaptive_margin mix as loc_cutmix; no weights, no attention
     assert {"margin", "adaptive_margin", "attentive_cutmix"} < set(params.methods)
