@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lapml.config import Params
+from lapml.config import Data, Params
 from lapml.config.suites import find_dataset
 from lapml.data.fetch.sources import refuse_other
 from lapml.data.pack import Packed
@@ -68,7 +68,8 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
 
     If the run knows every class of that data set (by name), all metrics, with predictions among all classes of the run;
     else only Recall@K of the embedding. The run's own data set packed at another size counts as its own: only its test
-    split may be read, which is recorded as a reading. Classes of the same source that the run does not have are another.
+    split may be read, which is recorded as a reading. Classes of the same source that the run does not have are another,
+    and so are other files of the same names in a folder.
 
     Args:
         dataset: a prepared data set of ``params``' suite.
@@ -88,7 +89,7 @@ def transfer(folder: Path, dataset: str, split: str, params: Params, root: Path 
         )
     made = ready(folder, record, len(names))
     relabelled = record["data"].get("labels") != data.labels  # the same images by other names
-    own = packed.meta["source"]["annotations_sha256"] == source["annotations_sha256"]
+    own = _same_source(record["data"], data, source, packed.meta["source"])
     if own and (relabelled or not set(names).isdisjoint(packed.class_names)):
         if split != "test":
             raise LapmlError(
@@ -127,6 +128,17 @@ def _opened(folder: Path, split: str, why: str, root: Path) -> tuple[Ready, Pack
     run = ready(folder, record, len(packed.class_names))
     record_read(folder, split, why)  # before any image is
     return run, packed, provenance
+
+
+def _same_source(run: dict[str, Any], data: Data, one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether a run's data and another data set, with their settings and sources' records, are of one source: by annotations,
+    and in folders, whose annotations are but the files' names, by the files too where both checksums cover the same classes."""
+    if one["annotations_sha256"] != other["annotations_sha256"]:
+        return False
+    alike = all(run.get(key) == getattr(data, key) for key in ("reader", "labels", "classes", "min_images"))
+    if run["reader"] != "folder" or not alike or not all("files_sha256" in each for each in (one, other)):
+        return True
+    return one["files_sha256"] == other["files_sha256"]
 
 
 def _made_of(packed: Packed, provenance: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lapml import config
 from lapml.analysis.tables import predictions
 from lapml.common import provenance
 from lapml.common.text import class_name
+from lapml.config import Params
 from lapml.data.batches import Batches
 from lapml.data.pack import Packed
 from lapml.errors import LapmlError
@@ -174,6 +175,32 @@ def test_transfer_to_its_own_data_is_a_reading(folder, small_params, packed, tmp
         with pytest.raises(LapmlError, match=f"own data set, .* only the test split .*; found --split {split}"):
             again.transfer(folder, "birds", split, small_params(), tmp_path)
     assert len((folder / READS).read_text().splitlines()) == 2
+
+
+def test_other_files_of_the_same_names_are_other_data(folder, small_params, packed, tmp_path, monkeypatch, seal):
+    """Of a folder, whose annotations are its files' names alone; unless other classes make the checksums differ."""
+    for name, change in (
+        ("config.json", lambda record: record["data"].update(reader="folder")),
+        ("provenance.json", lambda record: record["source"].update(files_sha256="e" * 64)),
+    ):
+        record = json.loads((folder / name).read_text())
+        change(record)
+        (folder / name).write_text(json.dumps(record))
+    seal(folder)
+    params = small_params("data.birds.reader=folder")
+    some = small_params("data.birds.reader=folder", "data.birds.classes=1-3")
+
+    def read(split: str, params: Params, **source: str) -> dict:
+        other = replace(packed, meta={**packed.meta, "source": packed.meta["source"] | source})
+        monkeypatch.setattr(Packed, "open", lambda *_: other)
+        return again.transfer(folder, "birds", split, params, tmp_path)
+
+    assert read("train", params, files_sha256="f" * 64)["n"] == 24
+    assert read("test", params, files_sha256="f" * 64)["n"] == 12
+    assert len((folder / READS).read_text().splitlines()) == 1
+    for case in ((params, {"files_sha256": "e" * 64}), (params, {}), (some, {"files_sha256": "f" * 64})):
+        with pytest.raises(LapmlError, match="own data set"):
+            read("train", case[0], **case[1])
 
 
 def test_transfer_to_other_classes_of_the_same_source_is_none(folder, small_params, packed, tmp_path, elsewhere):
