@@ -38,6 +38,21 @@ def json_object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def linked_or_copied(file: Path, place: Path) -> str:
+    """Put a file in another place too; returns by what: hard links, symbolic links or copies, the first that the disk takes."""
+    try:
+        os.link(file, place)
+        return "hard links"
+    except OSError:  # on another disk, or of another owner
+        pass
+    try:
+        place.symlink_to(os.path.relpath(file, place.parent.resolve()))
+        return "symbolic links"
+    except OSError:
+        shutil.copy2(file, place)
+        return "copies"
+
+
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
     """A new, empty folder that is removed afterwards; what a killed process left there is removed first."""

@@ -94,6 +94,9 @@ def data_split(
     exact: Annotated[
         bool, typer.Option("--exact", help="Keep only equal files on one side, not all near-duplicates.")
     ] = False,
+    labels: Annotated[
+        str | None, typer.Option(help="Where folders lie in class folders: nested or top, as data.NAME.labels.")
+    ] = None,
 ) -> None:
     """Lay CLASS/*.jpg out as train/CLASS and test/CLASS in a new folder, by links; near-duplicates stay on one side.
 
@@ -101,7 +104,7 @@ def data_split(
     """
     from lapml.data.split import split
 
-    typer.echo(split(folder, target, test, seed, group_by, exact, progress=not quiet()))
+    typer.echo(split(folder, target, test, seed, group_by, exact, labels, progress=not quiet()))
 
 
 @app.command("show")

@@ -7,7 +7,6 @@ names tell. The order in which groups are drawn depends on their files' names an
 import hashlib
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from lapml.data.decode import decode, in_order
 from lapml.data.inspect import counts
 from lapml.data.readers import layouts, listing
 from lapml.errors import LapmlError
-from lapml.files import scratch, sha256
+from lapml.files import linked_or_copied, scratch, sha256
 
 TRAINED = 2  # images of a class that stay to train on: one of them validates
 SHOWN = 5  # examples
@@ -37,6 +36,7 @@ def split(
     seed: int = 0,
     group_by: str | None = None,
     exact: bool = False,
+    labels: str | None = None,
     progress: bool = False,
 ) -> str:
     """Lay the images of ``folder`` out in ``target``; nothing in ``folder`` is changed.
@@ -51,19 +51,23 @@ def split(
         group_by: a regular expression, searched in the path below the class's folder: images with the same first group
             stay on one side.
         exact: keep only equal files together, no near-duplicates.
+        labels: which folders are classes: "nested": each that holds images; "top": each of ``folder``, whatever lies below;
+            None: these too, unless one holds nothing but several folders of images.
 
     Returns:
         What was done, in lines of text: counts of each split, what was kept together, classes without test images.
 
     Raises:
-        LapmlError: the folder has another layout, or too few images to test two classes; two images of a class have one
-            name in a split; ``target`` is there, or within ``folder``; or ``group_by`` is no regular expression with a
-            group, or matches nothing.
+        LapmlError: the folder has another layout, or too few images to test two classes; ``labels`` must say which folders
+            are classes; two images of a class have one name in a split; ``target`` is there, or within ``folder``; or
+            ``group_by`` is no regular expression with a group, or matches nothing.
     """
     if not folder.is_dir():
         raise LapmlError(f"{folder}: no such folder, expected one that holds a folder of images for each class")
     if not 0 < test < 1:
         raise LapmlError(f"--test: found {test:g}, expected a share between 0 and 1, such as 0.2")
+    if labels not in (None, "nested", "top"):
+        raise LapmlError(f"--labels: found {labels!r}, expected nested or top")
     top = layouts.top_of(folder)
     named = folder if folder.name not in ("", "..") else folder.resolve()
     target = target or named.with_name(f"{named.name}-split")
@@ -74,7 +78,7 @@ def split(
     if layouts.by_class(top):
         index, lines = _as_split(top)
     else:
-        index, lines = _drawn(top, test, seed, group_by, exact, progress)
+        index, lines = _drawn(top, test, seed, group_by, exact, labels, progress)
     how = _lay(index, top, target)
     return "\n".join([f"{target}: {len(index)} images of {top}, by {how}", counts(index), *lines])
 
@@ -101,15 +105,17 @@ def _as_split(top: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _drawn(
-    top: Path, test: float, seed: int, group_by: str | None, exact: bool, progress: bool
+    top: Path, test: float, seed: int, group_by: str | None, exact: bool, labels: str | None, progress: bool
 ) -> tuple[pd.DataFrame, list[str]]:
     """The index of a draw, and what there is to say about it."""
     listing.refuse_split(top)
     found = listing.classes_in(top)
-    listed = [path for each in found.values() for path in each.images]
-    if not listed:
+    class_of = listing.class_of(found, labels, top)
+    if not class_of:
         raise LapmlError(layouts.explained(top))
-    series_of = dict(zip(listed, _series([path.partition("/")[2] for path in listed], group_by), strict=True))
+    listed = list(class_of)
+    below = {path: path.removeprefix(f"{name}/") for path, name in class_of.items()}
+    series_of = dict(zip(listed, _series(list(below.values()), group_by), strict=True))
     looks = in_order(_look, [top / path for path in listed])
     looks = tqdm(looks, "split", len(listed), unit="img", disable=not progress)
     seen = dict(zip(listed, looks, strict=True))
@@ -118,7 +124,7 @@ def _drawn(
         raise LapmlError(
             f"{top}: found {len(listed)} images of which none can be read, such as {line(listed[0])}; get them again"
         )
-    classes, within = (list(part) for part in zip(*(path.split("/", 1) for path in paths), strict=True))
+    classes, within = [class_of[path] for path in paths], [below[path] for path in paths]
     files, thumbnails = zip(*(each for path in paths if (each := seen[path])), strict=True)
     series = [series_of[path] for path in paths]
     links = [_same(files), _same(series)] + ([] if exact else [similar.near(np.stack(thumbnails))])
@@ -134,6 +140,9 @@ def _drawn(
         )
     sizes = Counter(classes)
     lines = [
+        *_named(
+            f"classes by --labels {labels} (let data.NAME.labels say so too)", sorted(set(classes)) if labels else []
+        ),
         *_named("files left out, no images", [path for each in found.values() for path in each.others]),
         *_named("files left out, unreadable", [path for path, each in seen.items() if not each]),
         *_together(paths, groups),
@@ -253,23 +262,9 @@ def _lay(index: pd.DataFrame, top: Path, target: Path) -> str:
                     f"{top / row.path}: is the second image that would be {row.split}/{row.label}/{row.within}, expected "
                     "each name once; merge the folders of one split, or rename one image"
                 )
-            kinds[_link((top / row.path).resolve(), place)] += 1
+            kinds[linked_or_copied((top / row.path).resolve(), place)] += 1
         os.rename(partial, target)
     return " and ".join(kinds)
-
-
-def _link(file: Path, place: Path) -> str:
-    try:
-        os.link(file, place)
-        return "hard links"
-    except OSError:  # on another disk, or of another owner
-        pass
-    try:
-        place.symlink_to(os.path.relpath(file, place.parent.resolve()))
-        return "symbolic links"
-    except OSError:
-        shutil.copy2(file, place)
-        return "copies"
 
 
 # --- what is said ---

@@ -154,6 +154,46 @@ def test_near_duplicates_and_equal_files_stay_on_one_side(photos):
     )
 
 
+@pytest.fixture
+def genera(tmp_path) -> Path:
+    """GENUS/SPECIES/*.png: three genera of four species each, of five photographs, two of which are of one series."""
+    for species in range(12):
+        folder = tmp_path / "genera" / f"genus {species // 4}" / f"a_{species}"
+        folder.mkdir(parents=True)
+        for number in range(5):
+            picture(species, number).save(folder / f"{species}-{max(number, 1)}_{number}.png")
+    return tmp_path / "genera"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_lowest_folders_are_classes_if_labels_say_so(genera, seed):
+    text = split(genera, test=0.2, seed=seed, labels="nested", group_by="^(.+)_")
+    there = genera.with_name("genera-split")
+    species = {path.parent.relative_to(genera).as_posix() for path in genera.glob("*/*/*.png")}
+    assert sorted(path.rpartition("/")[0] for path in in_test(there)) == sorted(species)  # one image of each
+    assert "classes by --labels nested (let data.NAME.labels say so too): 12\n    genus 0/a_0\n" in text
+    assert re.search(r"^test +12 +12 +1 / 1 / 1", text, re.MULTILINE) and "all in train" not in text
+    assert "groups kept together (24 images): 12\n" in text  # what the expression finds is below the species' folder
+    frame = folder.read(there, "all", labels="nested")
+    assert frame["class_name"].nunique() == 12 and len(frame) == 60
+    assert content(genera) == {path.split("/", 1)[1]: data for path, data in content(there).items()}
+
+
+def test_folders_of_folders_are_a_question(genera):
+    with pytest.raises(
+        LapmlError, match=r"genera: 'genus 0' holds nothing but .*\(and 2 more .*Set --labels to nested"
+    ):
+        split(genera)
+    assert not genera.with_name("genera-split").exists()
+    text = split(genera, labels="top", group_by="^(.+)/")  # whole folders are series, of three classes
+    assert re.search(r"^test +15 +3 +5 / 5 / 5", text, re.MULTILINE) and "series by --group-by: 12;" in text
+    picture(99).save(genera / "genus 1/loose.png")
+    with pytest.raises(
+        LapmlError, match="genera: 'genus 1' holds images beside the class 'genus 1/a_4', .* as --labels is"
+    ):
+        split(genera, genera.with_name("loose"), labels="nested")
+
+
 def test_what_is_left_out_and_cannot_be_split_is_named(photos, tmp_path):
     (photos / "wren/broken.jpg").write_bytes(b"\xff\xd8 no image")
     (photos / "wren/notes.txt").write_text("none")
@@ -258,6 +298,7 @@ def test_where_hard_links_do_not_work(photos, monkeypatch, fails):
     [
         ({"test": 1.0}, "--test: found 1, expected a share between 0 and 1"),
         ({"test": float("nan")}, "--test: found nan"),
+        ({"labels": "both"}, "--labels: found 'both', expected nested or top"),
         ({"group_by": "s("}, r"--group-by: 's\(' is no regular expression"),
         ({"group_by": "s"}, "--group-by: found no group in 's', expected parentheses"),
         ({"group_by": "(x)"}, r"--group-by: '\(x\)' matches no file name, such as '.*png'"),

@@ -20,8 +20,8 @@ from pathlib import Path
 import pandas as pd
 
 from lapml.data.readers import Counts, Download, annotations, no_parts
-from lapml.data.readers.layouts import BY_HAND, CLUTTER, shown, split_folders
-from lapml.data.readers.listing import folder_of, listing_of, refuse_untrained
+from lapml.data.readers.layouts import BY_HAND, CLUTTER, split_folders
+from lapml.data.readers.listing import by_folder, folder_of, inner_folders, listing_of, refuse_nested, refuse_untrained
 from lapml.errors import LapmlError
 
 TITLE = "folder of images"
@@ -31,7 +31,7 @@ PUBLISHED: dict[str | None, Counts] = {}
 DOWNLOAD = Download(by_hand=BY_HAND)
 part_names = no_parts
 
-SHOWN = 5  # names in a message
+KEY = "data.NAME.labels"  # says which folders are classes
 Images = dict[str, dict[str, list[str]]]  # split → class → sorted paths below the root
 
 
@@ -105,7 +105,11 @@ def left_out(root: Path) -> dict[str, str]:
 def folders_below(root: Path) -> dict[str, list[str]]:
     """The folders with images below each class's own, where there are any: ``"train/CLASS"`` → sorted names."""
     listing = listing_of(root)
-    below = {f"{split}/{name}": _below(each.images) for split, found in listing.items() for name, each in found.items()}
+    below = {
+        f"{split}/{name}": inner_folders(each.images, above=1)
+        for split, found in listing.items()
+        for name, each in found.items()
+    }
     return {name: folders for name, folders in below.items() if folders}
 
 
@@ -117,49 +121,12 @@ def is_root(folder: Path) -> bool:
 # --- folders in a class's folder ---
 
 
-def _below(paths: list[str]) -> list[str]:
-    """The folders below a class's own that hold some of its images, of paths SPLIT/CLASS/…"""
-    return sorted({folder for path in paths if (folder := "/".join(path.split("/")[2:-1]))})
-
-
 def _labelled(listing: Images, labels: str | None, root: Path) -> Images:
     """The images by the classes that ``labels`` makes of the folders."""
-    if labels == "top":
-        return listing
     if labels is None:
-        _refuse_nested(listing["train"], folder_of(root, "train"))
+        refuse_nested(listing["train"], folder_of(root, "train"), KEY, above=1)
+    if labels != "nested":
         return listing
-    nested: Images = {split: {} for split in listing}
-    for split, found in listing.items():
-        for path in sorted(path for paths in found.values() for path in paths):
-            nested[split].setdefault(path.partition("/")[2].rpartition("/")[0], []).append(path)
-        for name in nested[split]:
-            steps = name.split("/")
-            above = next((up for end in range(1, len(steps)) if (up := "/".join(steps[:end])) in nested[split]), None)
-            if above is not None:
-                raise LapmlError(
-                    f"{folder_of(root, split)}: {shown(above)} holds images beside the class {shown(name)}, expected images in the "
-                    "lowest folders only, as data.NAME.labels is 'nested'; move them into the folder of their class"
-                )
+    nested = {split: by_folder(found, folder_of(root, split), KEY, above=1) for split, found in listing.items()}
     refuse_untrained(nested, root)
-    return {split: {name: nested[split][name] for name in sorted(nested[split])} for split in nested}
-
-
-# --- what is refused ---
-
-
-def _refuse_nested(train: dict[str, list[str]], where: Path) -> None:
-    nested = {
-        name: below
-        for name, paths in train.items()
-        if len(below := _below(paths)) > 1 and all(path.count("/") > 2 for path in paths)
-    }
-    if not nested:
-        return
-    name, below = next(iter(nested.items()))
-    some = ", ".join(map(shown, below[:SHOWN])) + (f", … ({len(below)} in all)" if len(below) > SHOWN else "")
-    more = f" (and {len(nested) - 1} more folders of the kind)" if len(nested) > 1 else ""
-    raise LapmlError(
-        f"{where}: {shown(name)} holds nothing but folders of images: {some}{more}; are they the classes? Set data.NAME.labels "
-        f"to nested where each folder that holds images is a class, or to top where all images in {shown(name)} are of one class"
-    )
+    return nested

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lapml.data import formats
 from lapml.data.readers.layouts import (
+    SHOWN,
     SUFFIXES,
     clutter,
     decodable,
@@ -120,6 +121,88 @@ def _refusal(entry: os.DirEntry) -> str:
     if suffix(entry.name) in SUFFIXES:
         return ""  # if it is none, packing says so
     return formats.refusal(entry.path) if entry.is_file() else "no file"
+
+
+# --- folders in a class's folder ---
+
+
+def inner_folders(paths: list[str], above: int) -> list[str]:
+    """The folders below a class's own that hold some of its images.
+
+    Args:
+        paths: of the images.
+        above: names in each path before the class's: one in train/CLASS/…, none in CLASS/…
+    """
+    return sorted({folder for path in paths if (folder := "/".join(path.split("/")[above + 1 : -1]))})
+
+
+def refuse_nested(classes: dict[str, list[str]], where: Path, key: str, above: int) -> None:
+    """LapmlError where a class's folder has no images of its own, but several folders of images.
+
+    Args:
+        classes: the paths of each one's images.
+        where: the folder that theirs lie in.
+        key: what says which folders are classes.
+        above: as for :func:`inner_folders`.
+    """
+    nested = {
+        name: below
+        for name, paths in classes.items()
+        if len(below := inner_folders(paths, above)) > 1 and all(path.count("/") > above + 1 for path in paths)
+    }
+    if not nested:
+        return
+    name, below = next(iter(nested.items()))
+    some = ", ".join(map(shown, below[:SHOWN])) + (f", … ({len(below)} in all)" if len(below) > SHOWN else "")
+    more = f" (and {len(nested) - 1} more folders of the kind)" if len(nested) > 1 else ""
+    raise LapmlError(
+        f"{where}: {shown(name)} holds nothing but folders of images: {some}{more}; are they the classes? Set {key} "
+        f"to nested where each folder that holds images is a class, or to top where all images in {shown(name)} are of one class"
+    )
+
+
+def by_folder(classes: dict[str, list[str]], where: Path, key: str, above: int) -> dict[str, list[str]]:
+    """The images by the folders that hold them, each of which is named by its path below ``where``: classes of ``nested``.
+
+    Args:
+        classes, where, key, above: as for :func:`refuse_nested`.
+
+    Raises:
+        LapmlError: a folder holds images beside such a class.
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted(path for paths in classes.values() for path in paths):
+        found.setdefault("/".join(path.split("/")[above:-1]), []).append(path)
+    for name in found:
+        steps = name.split("/")
+        beside = next((up for end in range(1, len(steps)) if (up := "/".join(steps[:end])) in found), None)
+        if beside is not None:
+            raise LapmlError(
+                f"{where}: {shown(beside)} holds images beside the class {shown(name)}, expected images in the "
+                f"lowest folders only, as {key} is 'nested'; move them into the folder of their class"
+            )
+    return {name: found[name] for name in sorted(found)}
+
+
+def class_of(found: Classes, labels: str | None, where: Path) -> dict[str, str]:
+    """The class of each image below ``where``, which holds CLASS/…: path → name.
+
+    Args:
+        labels: "nested", "top" or None, as given by --labels.
+
+    Raises:
+        LapmlError: it is None, and folders in a class's folder may be the classes; or it is "nested", and a folder holds
+            images beside a class.
+    """
+    classes = {name: each.images for name, each in found.items()}
+    if labels is None:
+        refuse_nested(classes, where, "--labels", above=0)
+    if labels == "nested":
+        classes = by_folder(classes, where, "--labels", above=0)
+    return {path: name for name, paths in classes.items() for path in paths}
+
+
+# --- splits ---
 
 
 def folder_of(root: Path, split: str) -> Path:
