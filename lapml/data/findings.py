@@ -2,6 +2,7 @@
 placeholders, exact copies, and near-duplicates on both sides of a split."""
 
 from collections import defaultdict
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,14 +89,10 @@ def exact_duplicates(rows: list[dict[str, Any]], seen: list[Seen]) -> list[Findi
 
 def near_duplicates(rows: list[dict[str, Any]], seen: list[Seen]) -> list[Finding]:
     """Pairs in two splits that are no exact duplicates."""
-    read = [at for at, each in enumerate(seen) if each.thumbnail is not None]
-    thumbnails = [each.thumbnail for each in seen if each.thumbnail is not None]
     test, val = [], []
-    for one, other in similar.near(np.stack(thumbnails)).tolist() if thumbnails else ():
-        pair = sorted((rows[read[one]], rows[read[other]]), key=lambda row: row["split"])  # test first, val last
+    for one, other in _near(rows, seen):
+        pair = sorted((rows[one], rows[other]), key=lambda row: row["split"])  # test first, val last
         splits = {row["split"] for row in pair}
-        if len(splits) == 1 or seen[read[one]].pixels == seen[read[other]].pixels:
-            continue
         text = " ~ ".join(f"{row['path']} ({row['split']})" for row in pair)
         (test if "test" in splits else val).append(Found(text, tuple(row["path"] for row in pair)))
     tests = {row["path"] for row in rows if row["split"] == "test"}
@@ -105,3 +102,20 @@ def near_duplicates(rows: list[dict[str, Any]], seen: list[Seen]) -> list[Findin
         Finding("near_test", "near-duplicates, test and train or val", test, easy, "suspect"),
         Finding("near_val", "near-duplicates, train and val", val, "tuning sees them, the test split does not"),
     ]
+
+
+def _near(rows: list[dict[str, Any]], seen: list[Seen]) -> list[tuple[int, int]]:
+    """The pairs of :func:`near_duplicates`, in order. Of exact copies in one split only the first is compared: pairs of many
+    copies of a placeholder would fill the memory."""
+    copies: dict[tuple[str, str], list[int]] = defaultdict(list)  # by pixels and split
+    for at, each in enumerate(seen):
+        if each.thumbnail is not None:
+            copies[each.pixels, rows[at]["split"]].append(at)
+    if not copies:
+        return []
+    keys, groups = list(copies), list(copies.values())
+    found: list[tuple[int, int]] = []
+    for one, other in similar.near(np.stack([seen[group[0]].thumbnail for group in groups])).tolist():
+        if keys[one][0] != keys[other][0] and keys[one][1] != keys[other][1]:
+            found += [(min(pair), max(pair)) for pair in product(groups[one], groups[other])]
+    return sorted(found)

@@ -29,9 +29,9 @@ def near(thumbnails: np.ndarray) -> np.ndarray:
     """The pairs of near-duplicates among thumbnails (n, SIDE, SIDE): int64 (m, 2), ascending, the smaller number first.
 
     The time grows little faster than the number of images: only pairs are compared that have a band of bits in common, and
-    bands have the more bits the more images there are. Bits are drawn by how much they vary, as those of white borders tell
-    nothing apart. Of 12,000 images, a pair that differs in 8 of 128 bits shares a band with a probability of 99.99 %, one
-    that differs in 16 with 95 %. The draw is always the same.
+    bands have the more bits the more images there are. (Equal thumbnails are all paired: of many, give one.) Bits are drawn
+    by how much they vary, as those of white borders tell nothing apart. Of 12,000 images, a pair that differs in 8 of 128
+    bits shares a band with a probability of 99.99 %, one that differs in 16 with 95 %. The draw is always the same.
     """
     across = thumbnails[:, :-1, 1:] > thumbnails[:, :-1, :-1]
     down = thumbnails[:, 1:, :-1] > thumbnails[:, :-1, :-1]
@@ -40,14 +40,14 @@ def near(thumbnails: np.ndarray) -> np.ndarray:
     levels = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     levels -= levels.mean(1, keepdims=True)
     levels /= np.maximum(np.linalg.norm(levels, axis=1, keepdims=True), 1e-6)  # of one level: correlated with nothing
-    draw, found = np.random.default_rng(0), [np.empty((0, 2), np.int64)]
+    draw, known = np.random.default_rng(0), np.empty(0, np.int64)  # pairs that were found: smaller number · n + larger
     band = len(bits).bit_length() + 2
     varying = bits.var(axis=0) + 1e-3
     for _ in range(BANDS):
         chosen = draw.choice(bits.shape[1], band, replace=False, p=varying / varying.sum())
         keys = bits[:, chosen] @ (1 << np.arange(band))
         order = np.argsort(keys, kind="stable")
-        keys, at = keys[order], np.arange(len(order))
+        keys, at, found = keys[order], np.arange(len(order)), [known]
         for step in count(1):  # pictures of equal keys stand side by side: each with the next, the one after the next …
             at = at[at + step < len(keys)]
             at = at[keys[at] == keys[at + step]]
@@ -57,5 +57,7 @@ def near(thumbnails: np.ndarray) -> np.ndarray:
             differing = np.bitwise_count(words[pairs[:, 0]] ^ words[pairs[:, 1]]).sum(1)
             pairs = pairs[differing <= MOST_BITS]
             alike = (levels[pairs[:, 0]] * levels[pairs[:, 1]]).sum(1) >= LEAST_CORRELATION
-            found.append(np.sort(pairs[alike], axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+            low, high = np.sort(pairs[alike], axis=1).T
+            found.append(low * len(bits) + high)
+        known = np.unique(np.concatenate(found))  # after each band: most pairs are found in many
+    return np.stack(np.divmod(known, len(bits)), 1)

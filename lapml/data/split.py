@@ -127,7 +127,10 @@ def _drawn(
     classes, within = [class_of[path] for path in paths], [below[path] for path in paths]
     files, thumbnails = zip(*(each for path in paths if (each := seen[path])), strict=True)
     series = [series_of[path] for path in paths]
-    links = [_same(files), _same(series)] + ([] if exact else [similar.near(np.stack(thumbnails))])
+    links = [copies := _same(files), _same(series)]
+    if not exact:
+        first = np.unique(copies[:, 0])  # of each file: its copies are linked to it, and not compared
+        links.append(first[similar.near(np.stack(thumbnails)[first])])
     pairs = np.concatenate(links)
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(paths), len(paths)))
     groups = connected_components(graph, directed=False)[1]  # (n,): equal numbers for images that are linked

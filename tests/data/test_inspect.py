@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 from lapml.cli import app
 from lapml.config import load
-from lapml.data import inspect, pack
+from lapml.data import inspect, pack, similar
 from lapml.data import sheet as pictures
 from lapml.data.decode import ORIENTATION
 from lapml.data.fetch import sources
+from lapml.data.findings import near_duplicates
+from lapml.data.look import Seen
 from lapml.data.readers import Counts, cub200
 from lapml.errors import LapmlError
 from lapml.paths import Paths
@@ -131,6 +133,32 @@ def test_near_duplicates_across_splits_are_suspect(cub, checked):
     assert found in ({}, {"near-duplicates, train and val": 1})
     pairs = re.findall(r"^    (.*) \(test\) ~ (.*) \((train|val)\)$", text, re.MULTILINE)
     assert {(test, other) for test, other, _ in pairs} == {(cub.path(k), cub.path(j)) for k in (5, 6) for j in (1, 3)}
+
+
+def test_of_copies_in_one_split_one_is_compared_and_all_are_named(monkeypatch):
+    """As if all pairs were compared: two pictures that look alike and a third, several times each in every split."""
+    rng = np.random.default_rng(0)
+    looks = rng.integers(0, 200, (3, 9, 9)).astype(np.uint8)
+    looks[1] = looks[0] + rng.integers(0, 3, (9, 9), np.uint8)
+    which = rng.permutation(np.arange(45) % 3)
+    splits = rng.choice(["train", "val", "test"], 45)
+    rows = [{"path": f"{at}.png", "split": split, "label": 1} for at, split in enumerate(splits)]
+    seen = [Seen(file=f"{at}", pixels=f"{look}", thumbnail=looks[look]) for at, look in enumerate(which)]
+    compared, near = [], similar.near
+    monkeypatch.setattr(similar, "near", lambda thumbnails: compared.append(len(thumbnails)) or near(thumbnails))
+    test, val = near_duplicates(rows, seen)
+    assert compared == [9]
+    expected = {
+        tuple(sorted((one, other), key=lambda at: splits[at]))
+        for one in range(45)
+        for other in range(45)
+        if splits[one] != splits[other] and {which[one], which[other]} == {0, 1}
+    }
+    named = [tuple(int(path.partition(".")[0]) for path in each.files) for each in (*test.found, *val.found)]
+    assert len(named) == len(expected) and set(named) == expected
+    assert [min(pair) for pair in named[: len(test.found)]] == sorted(min(pair) for pair in named[: len(test.found)])
+    known = sum(split == "test" and look < 2 for split, look in zip(splits, which, strict=True))
+    assert test.verdict.startswith(f"{known} of {np.sum(splits == 'test')} test images")
 
 
 def test_what_differs_more_is_no_near_duplicate(cub, checked):

@@ -1,6 +1,7 @@
 """Near-duplicates: against all pairs one by one, and on pictures that were changed in known ways."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -62,6 +63,16 @@ def test_few_and_equal_thumbnails():
     assert similar.near(np.full((3, 9, 9), 255, np.uint8)).shape == (0, 2)  # white: nothing to compare
     same = np.random.default_rng(0).integers(0, 256, (1, 9, 9), np.uint8).repeat(4, 0)
     assert len(similar.near(same)) == 6
+
+
+def test_pairs_that_many_bands_find_are_held_once():
+    same = np.random.default_rng(0).integers(0, 256, (1, 9, 9), np.uint8).repeat(1000, 0)
+    tracemalloc.start()
+    pairs = similar.near(same)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(pairs) == 1000 * 999 // 2
+    assert peak < 6 * pairs.nbytes  # 24 bands
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lapml.cli import app
+from lapml.data import similar
 from lapml.data import split as splitting
 from lapml.data.readers import folder
+from lapml.data.similar import near
 from lapml.data.split import assigned, split
 from lapml.errors import LapmlError
 
@@ -192,6 +195,18 @@ def test_folders_of_folders_are_a_question(genera):
         LapmlError, match="genera: 'genus 1' holds images beside the class 'genus 1/a_4', .* as --labels is"
     ):
         split(genera, genera.with_name("loose"), labels="nested")
+
+
+def test_of_equal_files_one_is_compared(photos, monkeypatch):
+    shutil.copy(photos / "wren/s0_0.png", photos / "wren/copy.png")
+    shutil.copy(photos / "wren/s0_0.png", photos / "great tit/copy.png")
+    with Image.open(photos / "wren/s0_0.png") as original:
+        original.resize((60, 45)).save(photos / "Ärger/small.jpg", quality=80)
+    compared = []
+    monkeypatch.setattr(similar, "near", lambda thumbnails: compared.append(len(thumbnails)) or near(thumbnails))
+    text = split(photos)
+    assert compared == [31]
+    assert "(4 images): 1\n    great tit/copy.png ~ wren/copy.png ~ wren/s0_0.png ~ … (4 images)" in text
 
 
 def test_what_is_left_out_and_cannot_be_split_is_named(photos, tmp_path):
