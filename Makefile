@@ -139,9 +139,10 @@ gpu-bench-%: $(VENV)/.main
 	@set -e; IFS=- read -r model side stored <<< "$*"; \
 	common="--params suites/cub200.yaml --set suite=$$model-$$side --set model.name=$$model --set model.weights=none \
 	  --set data.cub200.view.side=$$side --set data.cub200.stored_side=$$stored"; \
-	measure="$$common --repeats 20 --steps 20 --output $(BENCH)/gpu"; \
+	measure="$$common --steps 20 --output $(BENCH)/gpu"; \
 	$(BIN)/lapml data fetch cub200 $$common; $(BIN)/lapml data prepare cub200 $$common; \
-	$(BIN)/lapml localise cub200 $$common; $(BIN)/python -m benchmarks rows $$measure; $(BIN)/python -m benchmarks loaders $$measure --repeats 5; \
+	$(BIN)/lapml localise cub200 $$common; \
+	$(BIN)/python -m benchmarks rows $$measure --repeats 20; $(BIN)/python -m benchmarks loaders $$measure --repeats 5; \
 	$(BIN)/python -m benchmarks options $$measure --repeats 10; $(BIN)/python -m benchmarks profile $$measure
 
 # A suite for a machine that reaches nothing (docs/offline.md): wheels for its Python, weights, and IMAGES, in pieces that

@@ -1,11 +1,13 @@
-"""The Makefile's GPU tables: every one has a suite, and README names targets that there are."""
+"""The Makefile: every GPU table has a suite, README names targets that there are, and what they run is accepted."""
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
+from test_blocks import accept
 
 from lapml import config
 
@@ -68,6 +70,30 @@ def test_setup_makes_a_half_made_environment_anew(tmp_path):
     made = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert made.returncode == 0, made.stdout + made.stderr
     assert (tmp_path / "venv/.main").exists()
+
+
+@pytest.mark.parametrize("target, least", [("bench", 6), ("gpu-bench", 28), ("gpu-why", 2), ("pictures", 1)])
+def test_commands_of_targets_that_take_long_are_accepted(tmp_path, target, least):
+    """The environment is played by a script that notes what it is asked for, with the variables of shell and make filled in."""
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    for name in ("lapml", "python", "snakemake"):
+        (bin / name).write_text(
+            f'#!/bin/bash\nprintf "%q " {name} "$@" >> {tmp_path}/asked; echo >> {tmp_path}/asked\n'
+        )
+        (bin / name).chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    there = [f"VENV={tmp_path}", f"BENCH={tmp_path}/bench", f"WHY={tmp_path}/why"]
+    command = ["make", "-o", f"{tmp_path}/.main", target, *there]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, text=True, capture_output=True)
+    asked = [shlex.split(line) for line in (tmp_path / "asked").read_text().splitlines()]
+    measured = [words for words in asked if words[0] == "lapml" or words[:3] == ["python", "-m", "benchmarks"]]
+    assert len(measured) >= least
+    for words in measured:
+        try:
+            accept(words, True)
+        except (Exception, SystemExit) as error:
+            pytest.fail(f"make {target}: {shlex.join(words)}: {getattr(error, 'message', error)}")
 
 
 @pytest.mark.parametrize("has", [True, False])
