@@ -1,6 +1,6 @@
 """Damaged records, studies and saved states: gone on with, or one clear error.
 
-``python -m pytest -m slow -s tests/test_fuzz_state.py`` prints the outcomes by format.
+``python -m pytest -m slow -s tests/training/test_fuzz_state.py`` prints the outcomes by format.
 """
 
 import copy

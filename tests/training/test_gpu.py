@@ -18,7 +18,7 @@ from lapml.errors import LapmlError
 from lapml.mixing import snapmix
 from lapml.models import device as optim
 from lapml.models.model import build
-from lapml.runs import evaluate, reevaluate
+from lapml.runs import evaluate
 from lapml.runs import execute as runs
 from lapml.runs.folder import open_run
 from lapml.training import state
@@ -190,7 +190,7 @@ def test_a_run_reads_again_what_it_wrote_and_says_what_made_it(small_run, packed
     assert origin["device"] == torch.cuda.get_device_name() and (origin["precision"], origin["tf32"]) == ("bf16", True)
     assert all(origin["versions"][name] for name in ("driver", "cuda", "cudnn", "torchvision"))
     assert origin["versions"] == provenance.versions() and origin["peak_memory_bytes"] > 0
-    again = evaluate.metrics(reevaluate._predict(folder, record, "test", packed, 3))
+    again = evaluate.metrics(runs.ready(folder, record, 3).predict(packed, "test"))
     assert again == {name: metrics[name] for name in again}
 
 

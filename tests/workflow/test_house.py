@@ -1,8 +1,11 @@
-"""The house: which rooms there are, that each imports only rooms to its left, and that none of its files is too long."""
+"""The house: which rooms there are, that each imports only rooms to its left, that none of its files is too long, and that the
+tests use what there is."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -31,6 +34,8 @@ LOOSE = {
 FILES = sorted((ROOT / "lapml").rglob("*.py"))
 TREES = {file: ast.parse(file.read_text()) for file in FILES}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines, docstrings of functions left out
+OURS = ("lapml", "kit", "benchmarks")
+TESTS = sorted(file for file in (ROOT / "tests").rglob("*.py") if "fixtures" not in file.parts)
 
 
 def name_of(file: Path) -> str:
@@ -80,3 +85,45 @@ def test_no_file_and_no_function_is_too_long():
                 own = node.end_lineno - node.lineno + 1
                 own -= docstring.end_lineno - docstring.lineno + 1 if docstring else 0
                 assert own <= LONGEST_FUNCTION, f"{name_of(file)}.{node.name}: {own} lines"
+
+
+def ours_in(tree: ast.Module) -> dict[str, object]:
+    """What a test file's imports of our modules bind, but for names that it gives to something else as well."""
+    nodes = list(ast.walk(tree))
+    taken = {each.arg for each in nodes if isinstance(each, ast.arg)}
+    taken |= {each.id for each in nodes if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+    found: dict[str, object] = {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in OURS:
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")  # which makes it an attribute
+                found[name.asname or name.name] = getattr(module, name.name)
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                if (root := name.name.split(".")[0]) in OURS:
+                    module = importlib.import_module(name.name)
+                    found |= {name.asname: module} if name.asname else {root: importlib.import_module(root)}
+    return {name: each for name, each in found.items() if name not in taken}
+
+
+@pytest.mark.parametrize("folder", sorted({file.parent for file in TESTS}), ids=lambda folder: folder.name)
+def test_tests_use_what_there_is(folder):
+    """Each `module.name` of ours that they name exists, also where a test does not run on this machine."""
+    for file in TESTS:
+        if file.parent != folder:
+            continue
+        tree = ast.parse(file.read_text())
+        known = ours_in(tree)
+        for node in ast.walk(tree):
+            names = []
+            inner = node
+            while isinstance(inner, ast.Attribute):
+                names.append(inner.attr)
+                inner = inner.value
+            at = known.get(inner.id) if isinstance(inner, ast.Name) else None
+            while names and isinstance(at, ModuleType):
+                name = names.pop()
+                assert hasattr(at, name), f"{file.relative_to(ROOT)}:{node.lineno}: {at.__name__} has no {name}"
+                at = getattr(at, name)
