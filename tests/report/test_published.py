@@ -1,5 +1,6 @@
 """What is committed under results/published: it says what made it, and README quotes it as it stands."""
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,8 @@ import pandas as pd
 import pytest
 
 from lapml import config
+from lapml.analysis.tables import chance, interval, points
+from lapml.common.text import markdown_table
 from lapml.errors import LapmlError
 from lapml.paths import Paths
 from lapml.runs.collect import tuned_record
@@ -30,6 +33,25 @@ def test_readme_and_docs_quote_the_tables(suite):
     for line in (suite / "accuracy.md").read_text().splitlines():
         if line.startswith("|"):
             assert line in readme
+
+
+def test_readme_shows_what_is_published():
+    """Its table of 50 classes says what their CSV says; every other row and verdict is a line of a published file."""
+    shown = (ROOT / "README.md").read_text().partition("<!-- results -->")[2].partition("<!-- end of results -->")[0]
+    before, _, rest = shown.partition("<!-- birds50 table -->\n")
+    table, _, after = rest.partition("<!-- end of birds50 table -->")
+    lines = {line for file in PUBLISHED.rglob("*.md") for line in file.read_text().splitlines()}
+    quoted = [line for line in (before + after).splitlines() if line.startswith(("| ", "- "))]
+    assert len(quoted) > 30 and [line for line in quoted if line not in lines] == []
+    rows = []
+    for row in pd.read_csv(PUBLISHED / "birds50/accuracy.csv").to_dict("records"):
+        gain = points(row["gain"], row["gain_low"], row["gain_high"])
+        cells = [f"**{gain}**" if row["significant"] else gain, chance(row["p"]), chance(row["p_holm"])]
+        compared = ["–"] * 3 if row["method"] == "baseline" else cells
+        rows.append([row["method"], interval(row["top1"], row["top1_half"]), *compared])
+    columns = ["method", "top-1 (± 95 %)", "points over baseline [95 %]", "p", "p, Holm"]
+    expected, found = markdown_table(columns, rows), table.splitlines()
+    assert found[:2] == expected[:2] and sorted(found[2:]) == sorted(expected[2:])
 
 
 BENCHES = sorted(path for path in PUBLISHED.glob("bench/**/*.md") if path.stem not in ("prepare", "times"))
@@ -72,17 +94,6 @@ def test_docs_quote_the_diagnoses(diagnosis):
     assert not (diagnosis.parent / "gallery.html").exists()
 
 
-@pytest.mark.parametrize("table", sorted(PUBLISHED.glob("*/distances.md")), ids=lambda path: path.parent.name)
-def test_docs_quote_the_distances(table):
-    text, record = (ROOT / "docs/experiments.md").read_text(), json.loads(table.with_suffix(".json").read_text())
-    assert table.read_text().strip() in text and f"{table.parent.name}/distances.svg" in text
-    assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["devices"]
-    assert record["command"].startswith("lapml distances") and len(record["models_sha256"]) >= 2
-    for folder, checksum in record["models_sha256"].items():  # models whose runs are published
-        run = ROOT / folder.replace("results/", "results/published/", 1)
-        assert json.loads((run / "provenance.json").read_text())["files"]["model.safetensors"] == checksum
-
-
 @pytest.mark.parametrize("file", TUNED, ids=lambda path: "/".join(path.parts[-4:]))
 def test_margins_tuned_before_are_read_by_today_s_settings(file):
     """When they were made, their number of trials was part of their study's name; now it is looked at by itself."""
@@ -109,9 +120,24 @@ def test_every_run_says_what_made_it(run):
     assert metrics["top1"] == pytest.approx(100 * (table["top1"] == table["label"]).mean())
 
 
-@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", [suite / "report.html" for suite in SUITES], ids=lambda path: path.parent.name)
+def test_pages_are_self_contained(page):
+    assert not re.search(r'(?:src|href)="https?:', page.read_text())
+
+
+@pytest.mark.parametrize("suite", sorted({run.parents[3] for run in RUNS}), ids=lambda path: path.name)
 def test_no_picture_of_a_data_set_that_is_not_ours(suite):
-    page = (suite / "report.html").read_text()
-    drawn = "source: drawn" in page or "source: synthetic" in page
-    assert drawn or 'name="lapml-images" content="none"' in page
-    assert not re.search(r'(?:src|href)="https?:', page)  # self-contained
+    """Neither a file, nor in a page, nor within a chart."""
+    params = config.load(ROOT / f"suites/{suite.name}.yaml")
+    if all(params.data[name].synthetic for name in params.datasets):
+        return
+    assert [
+        file for file in suite.rglob("*") if file.suffix in (".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf")
+    ] == []
+    charts = [file.read_text() for file in suite.rglob("*.svg")]
+    for page in (file.read_text() for file in suite.rglob("*.html")):
+        assert not re.search(r"data:image/(?!svg\+xml;base64,)", page)
+        inline = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", page)
+        charts += [base64.b64decode(each).decode() for each in inline]
+    assert all("<svg" in chart and "<image" not in chart for chart in charts)
+    assert charts or suite not in SUITES
