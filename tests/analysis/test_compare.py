@@ -42,7 +42,7 @@ def labels(result):
     return [row["method"] for row in result["rows"]]
 
 
-@pytest.mark.parametrize("suite", ["demo/runs/birds", "cub200/runs/cub200"])
+@pytest.mark.parametrize("suite", ["demo/runs/birds", "cub200/runs/cub200", "birds50/runs/cub200"])
 def test_published_tables_are_reproduced(suite):
     result = compare([PUBLISHED / suite])
     assert result["reference"] == "baseline" == labels(result)[0]
