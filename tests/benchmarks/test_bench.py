@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import typer
 from typer.testing import CliRunner
 
 from benchmarks import growth, loaders, options, rows, trace
@@ -178,7 +179,7 @@ def test_growth_measures_what_can_be_and_draws_it(shop, tmp_path, monkeypatch):
     assert (tmp_path / "out/demo/growth.md").read_text() == text + "\n"
 
 
-@pytest.mark.parametrize("command", ["rows", "loaders", "options", "growth", "profile", "packing"])
+@pytest.mark.parametrize("command", list(typer.main.get_command(app).commands))
 def test_every_command_says_what_it_measures(command):
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0 and f"Example: python -m benchmarks {command}" in shown.output

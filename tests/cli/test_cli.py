@@ -15,11 +15,10 @@ from lapml.config import overlays
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
-    ["init"], ["config", "show"], ["suite", "list"], ["suite", "use"], ["suite", "time"], ["suite", "report"],
-    ["data", "fetch"], ["data", "prepare"], ["data", "check"], ["data", "split"], ["data", "show"],
-    ["train"], ["evaluate"], ["tune"], ["report"], ["publish"],
-    ["diagnose"], ["compare"], ["confusions"], ["picture"], ["predict"], ["explain"], ["export"],
-]  # fmt: skip
+    [name, *below]
+    for name, command in typer.main.get_command(app).commands.items()
+    for below in ([[each] for each in command.commands] if hasattr(command, "commands") else [[]])
+]
 runner = CliRunner()
 
 
