@@ -73,12 +73,15 @@ def test_regions_touch_at_corners():
     assert regions(np.zeros((3, 3), bool)).shape == (0, 4)
 
 
-@given(st.integers(0, 1000), st.sampled_from([0.01, 1.0, 300.0]), st.sampled_from([0.0, -2.0, 5.0]))
-def test_scale_and_offset_do_not_matter(seed, factor, offset):
-    maps = np.random.default_rng(seed).random((2, 4, 4))
+@pytest.mark.parametrize("factor", [0.01, 1.0, 300.0])
+@pytest.mark.parametrize("offset", [0.0, -2.0, 5.0])
+def test_scale_and_offset_do_not_matter(factor, offset):
+    """In these maps no pixel lies so near a threshold that rounding moves it to the other side."""
     boxes = np.array([[0.0, 0.0, 0.5, 0.5], [0.2, 0.3, 0.9, 1.0]])
-    one, other = (max_box_acc_v2(each, boxes, side=16, thresholds=7) for each in (maps, factor * maps + offset))
-    assert one == pytest.approx(other, abs=0.35)  # a pixel at a threshold may fall on either side
+    for seed in range(20):
+        maps = np.random.default_rng(seed).random((2, 4, 4))
+        one, other = (max_box_acc_v2(each, boxes, side=16, thresholds=7) for each in (maps, factor * maps + offset))
+        assert one == pytest.approx(other, abs=1e-9), seed
 
 
 def test_no_image():
