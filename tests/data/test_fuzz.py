@@ -346,9 +346,10 @@ def test_archives(tmp_path, settings, kind):
 # --- what once went wrong ---
 
 
-@pytest.mark.parametrize("file", sorted(CORPUS.iterdir()) if CORPUS.is_dir() else [], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted([*CORPUS.glob("*.image"), *CORPUS.glob("*@*")]), ids=lambda file: file.name)
 def test_corpus(tmp_path, settings, file):
-    """NAME.image is read as an image, LAYOUT@PLACE is put in its place (% for /) in a synthetic set of the layout."""
+    """NAME.image is read as an image, LAYOUT@PLACE is put in its place (% for /) in a synthetic set of the layout; the others there
+    are records (tests/report/test_fuzz_records.py)."""
     layout, _, place = file.name.partition("@")
     if not place:
         read = partial(seen_of, file)
