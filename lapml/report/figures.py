@@ -102,7 +102,8 @@ def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
                     axes.plot(shares.index, 2 * margin["m"] * shares, color=colour, linestyle=":", linewidth=1.4)
                 else:
                     axes.axhline(margin["m"], color=colour, linestyle=":", linewidth=1.4)
-        axes.plot([], [], color="#5f5f5f", linestyle=":", linewidth=1.4, label="margin")
+        kinds = sorted({"2mρ" if scale == "share" else "m" for scale in runs.loc[runs["m"].notna(), "scale"]})
+        axes.plot([], [], color="#5f5f5f", linestyle=":", linewidth=1.4, label=f"margin {' or '.join(reversed(kinds))}")
         axes.set_ylim(bottom=0)
 
     return _chart(draw)
