@@ -192,7 +192,7 @@ def test_classes_most_and_least_often_right_and_all_of_them_as_csv(suite, monkey
 @pytest.mark.usefixtures("quick")
 def test_risk_is_shown_of_methods_of_which_all_runs_recorded_it(suite):
     params, paths = suite
-    assert probabilities.curves(params, paths, "birds") == {} and probabilities.coverages("birds", {}) == []
+    assert probabilities.curves(params, paths, "birds") == {} and probabilities.coverages("birds", {}, ["cutmix"]) == []
     assert "Risk against coverage" not in build(suite, risks={"birds": {}})
     for method, seeds in (("cutmix", params.seeds), ("baseline", params.seeds[:1])):
         for seed in seeds:
@@ -201,7 +201,7 @@ def test_risk_is_shown_of_methods_of_which_all_runs_recorded_it(suite):
     found = probabilities.curves(params, paths, "birds")
     wrong = 1 - tables.predictions(params, paths)["birds", "cutmix"].right.mean()
     assert list(found) == ["cutmix"] and found["cutmix"] == pytest.approx(np.full(len(found["cutmix"]), wrong))
-    html = build(suite, risks={"birds": found}, sections=probabilities.coverages("birds", found))
+    html = build(suite, risks={"birds": found}, sections=probabilities.coverages("birds", found, params.all_methods()))
     text = " ".join(" ".join(check(html).text).split())
     assert f"cutmix {100 * wrong:.2f} {100 * (1 - wrong):.1f}" in text and "Wrong answers among those given" in text
 
