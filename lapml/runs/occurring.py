@@ -5,6 +5,7 @@ Distances differ between data sets, so margins may be searched by their quantile
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from lapml.models.model import training_mode
 from lapml.training.loop import Fitted
 from lapml.training.losses import distance
 from lapml.training.mixes import Mixes, freshly
-from lapml.training.passes import begun, embedded
+from lapml.training.passes import passed
 
 if TYPE_CHECKING:
     from lapml.localise.store import Localised
@@ -72,28 +73,26 @@ def measured(config: Run, packed: Packed, fitted: Fitted, maps: "Localised | Non
         config: of the run, which mixes.
         fitted: the run; class maps and features come from a forward pass of their own.
     """
-    own, parts = config.settings, config.train.accumulate
+    own = config.settings
     mixing = own.always_mixing().model_copy(update={"margin": None, "adaptive": None})
     model, method = fitted.model.eval(), freshly(mixing)
     mixes = Mixes(config, model, fitted.weights, packed, {"mixed": method}, precision=fitted.precision, maps=maps)
+    through = partial(passed, model, model, parts=config.train.accumulate, batch_norm=config.train.batch_norm)
     found: dict[str, list[np.ndarray]] = {"d": [], "rho": []}
     negative = False
     with autocast(fitted.device, fitted.precision):
         for batch, _, made, _ in mixes.generate(PAIRS):
             mixed = made["mixed"].mixed
-            d = []
-            for images, references in zip(
-                mixed.images.chunk(parts), batch.images[: batch.count].chunk(parts), strict=True
-            ):
-                training_mode(model, config.train.batch_norm)
-                before = begun(model, fitted.device)
-                generated = model(images).embedding
-                negative |= bool((generated < 0).any())
-                clean = model(references).embedding if own.joint else embedded(model, references, before)
-                d.append(distance(generated, clean))
+            references = batch.images[: batch.count]
+            training_mode(model, config.train.batch_norm)
+            output, clean = through(mixed.images, None if own.joint else references)
+            if clean is None:
+                clean = through(references, None)[0].embedding
             model.eval()  # for the evidence of the next batch
+            negative |= bool((output.embedding < 0).any())
+            d = distance(output.embedding, clean)
             other = batch.labels[: batch.count] != batch.labels[mixed.donors]
-            for name, values in (("d", torch.cat(d)), ("rho", mixed.rho)):
+            for name, values in (("d", d), ("rho", mixed.rho)):
                 found[name].append(values[other].float().cpu().numpy())
     d, rho = (np.concatenate(sum(ranks.collected(found[name]), [])) for name in ("d", "rho"))
     return Distances(d, rho, FARTHEST if any(ranks.collected(negative)) else math.sqrt(2))
