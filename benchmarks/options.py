@@ -28,12 +28,8 @@ def _fused(learner: Learner) -> None:
         group.update(fused=True, foreach=False)
 
 
-def _compiled(learner: Learner) -> None:
-    learner.forward = torch.compile(learner.model)
-
-
-def _graphs(learner: Learner) -> None:
-    learner.forward = torch.compile(learner.model, mode="reduce-overhead")
+def _compiled(learner: Learner, mode: str | None = None) -> None:
+    learner.forward = torch.compile(learner.model, mode=mode)
 
 
 OPTIONS: dict[str, Callable[[Learner], None]] = {
@@ -41,7 +37,7 @@ OPTIONS: dict[str, Callable[[Learner], None]] = {
     "without channels_last": _contiguous,
     "fused optimizer": _fused,
     "torch.compile": _compiled,
-    GRAPHS: _graphs,
+    GRAPHS: lambda learner: _compiled(learner, "reduce-overhead"),
     FAST: lambda learner: None,
 }
 

@@ -60,19 +60,9 @@ class Bench:
     def train(self, job: Job, log: Path, *overrides: str, development: bool = False) -> subprocess.Popen:
         """Start a run."""
         options = [part for each in (*self.overrides, *overrides) for part in ("--set", each)]
-        command = [
-            sys.executable,
-            "-m",
-            "lapml",
-            "train",
-            *map(str, job),
-            "--params",
-            str(self.suite),
-            "--replace",
-            *options,
-        ]
-        command += ["--development"] if development else []
-        return start(command, log, self.work.env | self.env, self.work.lock)
+        options += ["--development"] * development
+        command = [sys.executable, "-m", "lapml", "train", *map(str, job), "--params", str(self.suite), "--replace"]
+        return start([*command, *options], log, self.work.env | self.env, self.work.lock)
 
     def beside(self, name: str) -> Paths:
         """The folders of a suite that uses this one's data and maps."""

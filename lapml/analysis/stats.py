@@ -62,13 +62,8 @@ class Comparison(NamedTuple):
     def in_points(self) -> dict[str, Any]:
         """difference, low, high, in percent; p, p_holm, significant; seeds_needed to show it."""
         mean, low, high, p = self.difference
-        percent = {"difference": 100 * mean, "low": 100 * low, "high": 100 * high}
-        return percent | {
-            "p": p,
-            "p_holm": self.p_holm,
-            "significant": self.significant,
-            "seeds_needed": self.seeds.needed,
-        }
+        tested = {"p": p, "p_holm": self.p_holm, "significant": self.significant, "seeds_needed": self.seeds.needed}
+        return {"difference": 100 * mean, "low": 100 * low, "high": 100 * high, **tested}
 
 
 def t_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:

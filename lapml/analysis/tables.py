@@ -257,7 +257,5 @@ def _minus(text: str) -> str:
 
 def _points(name: str, prefix: str, found: stats.Comparison) -> dict[str, Any]:
     """Columns of one comparison, its difference in points."""
-    mean, low, high, p = found.difference
-    row = {name: 100 * mean, f"{name}_low": 100 * low, f"{name}_high": 100 * high}
-    row |= {f"{prefix}p": p, f"{prefix}p_holm": found.p_holm, f"{prefix}significant": found.significant}
-    return row | {f"{name}_seeds": found.seeds.needed}
+    names = {"difference": name, "low": f"{name}_low", "high": f"{name}_high", "seeds_needed": f"{name}_seeds"}
+    return {names.get(key) or prefix + key: value for key, value in found.in_points().items()}

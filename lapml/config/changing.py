@@ -27,13 +27,11 @@ def validated(read: Callable[[Any], Section], keys: dict[str, Any], where: str) 
         raise ValueError(mistake(error, where)) from None
 
 
-def merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``whole`` with ``changes`` in place, section by section."""
-    both = {
-        key: merged(whole[key], value) if isinstance(value, dict) and isinstance(whole.get(key), dict) else value
-        for key, value in changes.items()
-    }
-    return {**whole, **both}
+def merged(whole: Any, changes: Any) -> Any:
+    """``whole`` with ``changes`` in place, section by section; the changes themselves, where one of the two is no section."""
+    if not (isinstance(whole, dict) and isinstance(changes, dict)):
+        return changes
+    return {**whole, **{key: merged(whole.get(key), value) for key, value in changes.items()}}
 
 
 def refuse_unknown(key: str, name: str, known: Collection[str], why: str = "") -> None:

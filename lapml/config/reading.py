@@ -50,24 +50,21 @@ def expanded(raw: dict[str, Any]) -> dict[str, Any]:
     """
     defaults = _section(raw, "defaults")
 
-    def refine(shared: Any, given: Any) -> Any:
-        return merged(shared, given) if isinstance(shared, dict) and isinstance(given, dict) else given
-
     def method(given: Any) -> Any:
         if not isinstance(given, dict):
             return given
         made = {
-            key: refine(defaults.get(key), value) if key in ("margin", "adaptive") else value
+            key: merged(defaults.get(key), value) if key in ("margin", "adaptive") else value
             for key, value in given.items()
         }
         if isinstance(mixer := given.get("mixer"), dict):
             mixers = _section(defaults, "mixers")
-            made["mixer"] = refine(mixers.get(name) if isinstance(name := mixer.get("name"), str) else None, mixer)
+            made["mixer"] = merged(mixers.get(name) if isinstance(name := mixer.get("name"), str) else None, mixer)
         if isinstance(mixer, dict) or isinstance(given.get("mix"), dict):
-            made["mix"] = refine(defaults.get("mix"), given.get("mix", {}))
+            made["mix"] = merged(defaults.get("mix"), given.get("mix", {}))
         return made
 
-    data = {name: refine(defaults.get("data"), section) for name, section in _section(raw, "data").items()}
+    data = {name: merged(defaults.get("data"), section) for name, section in _section(raw, "data").items()}
     methods = {name: method(section) for name, section in _section(raw, "methods").items()}
     return {**raw, **({"data": data} if data else {}), **({"methods": methods} if methods else {})}
 

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -79,33 +79,23 @@ def _fitting(folder: Path, settings: Localise, packed: Packed, fit: list[str]) -
     return maps
 
 
-class Maps:
-    """One map for each image, see :class:`lapml.training.methods.Stored`.
+class Maps(NamedTuple):
+    """One map for each image, see :class:`lapml.training.methods.Stored`."""
 
-    Args:
-        maps: (n, h, w) ≥ 0.
-        places: (N,) int64 where each image of the index is among them, −1 where it is not.
-    """
-
-    def __init__(self, maps: Tensor, places: Tensor):
-        self.maps, self.places = maps, places
+    maps: Tensor  # (n, h, w) ≥ 0
+    places: Tensor  # (N,) int64 where each image of the index is among them, −1 where it is not
 
     def recall(self, rows: Tensor, windows: Tensor) -> tuple[Tensor]:
         """(B, h, w) fp32 that sum to 1; uniform where the view shows nothing of the object, or nothing is known."""
         return (normalised(_carried(self.maps[:, None], self.places[rows], windows)[:, 0]),)
 
 
-class PartMaps:
-    """K maps for each image, and what each part looks like there.
+class PartMaps(NamedTuple):
+    """K maps for each image, and what each part looks like there."""
 
-    Args:
-        maps: (n, K, h, w) ≥ 0, where 1 is strong.
-        descriptors: (n, K, D).
-        places: as of :class:`Maps`.
-    """
-
-    def __init__(self, maps: Tensor, descriptors: Tensor, places: Tensor):
-        self.maps, self.descriptors, self.places = maps, descriptors, places
+    maps: Tensor  # (n, K, h, w) ≥ 0, where 1 is strong
+    descriptors: Tensor  # (n, K, D)
+    places: Tensor  # as of :class:`Maps`
 
     def recall(self, rows: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
         """(B, K, h, w) fp32 ≥ 0, and (B, K, D) of unit length; 0 where a part, or the image, is not known."""

@@ -23,6 +23,7 @@ def mix(batch: Draws, evidence: Evidence, settings: Settings) -> Mixed:
     low, high = settings.scale
     scale = low + (high - low) * batch.uniform[:, 2]
     to = cutmix.boxes(1 - scale.double() ** 2, batch.uniform[:, :2], side)
-    whole = torch.tensor([0, 0, side, side], device=images.device).expand_as(to)
+    whole = torch.zeros_like(to)
+    whole[:, 2:] = side
     share = area(to, side)
     return Mixed(paste_resized(images, batch.donors, to, whole), batch.donors, 1 - share, share, share, to, whole)

@@ -12,8 +12,9 @@ DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.float32}  
 
 
 def pick_device(train: Train) -> tuple[torch.device, str]:
-    """(device, precision) that ``auto`` means here, made ready: a GPU is taken (gpus.py) and told to repeat its
-    numbers, and to compute fp32 in fp32. LapmlError if a GPU is asked for and none is there."""
+    """(device, precision) that ``auto`` means here, made ready: a GPU is taken (gpus.py) and told to repeat its numbers (all but
+    the gradients of fused attention, which torch sums in any order), and to compute fp32 in fp32. LapmlError if a GPU is asked
+    for and none is there."""
     if train.device == "cuda" and not torch.cuda.is_available():
         raise LapmlError(
             f"train.device: found cuda, but torch sees no GPU here ({gpus.why_none()}); set train.device to auto or cpu"

@@ -17,7 +17,7 @@ from lapml.data.truth import MASKS
 from lapml.errors import LapmlError
 from lapml.files import locked, scratch, write_json
 from lapml.paths import DIAGNOSIS_FILES, Paths
-from lapml.report.html import shows_pictures
+from lapml.report.html import render, shows_pictures
 from lapml.runs.folder import kept, open_run
 
 
@@ -138,9 +138,8 @@ def _gallery(params: Params, paths: Paths, dataset: str, known: Known) -> str:
 
     title = f"Mixed images: {dataset}"
     if not params.report.images:
-        return gallery.without_pictures(
-            title, f"Training images of {dataset} mixed by each method of suite {params.suite}."
-        )
+        subtitle = f"Training images of {dataset} mixed by each method of suite {params.suite}."
+        return render("no_gallery.html.j2", title=title, subtitle=subtitle)
     packed, methods = known[0], mixers(params, dataset, known)
     mixes, weights, _ = opened(params, paths, dataset, params.seeds[0], methods, known)
     shown = list(pairs(mixes, weights, packed.class_names, params.diagnose.pairs))

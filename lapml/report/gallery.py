@@ -20,11 +20,6 @@ def page(title: str, subtitle: str, pairs: list[Pair], synthetic: bool) -> str:
     return render("gallery.html.j2", title=title, subtitle=subtitle, synthetic=synthetic, judged=judged, pairs=shown)
 
 
-def without_pictures(title: str, subtitle: str) -> str:
-    """The page in place of a gallery if no picture may be shown."""
-    return render("no_gallery.html.j2", title=title, subtitle=subtitle)
-
-
 def _pair(pair: Pair) -> dict[str, Any]:
     return {
         "reference": picture(pair.reference),

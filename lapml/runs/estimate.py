@@ -21,8 +21,8 @@ from lapml.data.fetch.places import asked_for, variable
 from lapml.data.fetch.sources import laid_out
 from lapml.data.readers import reader
 from lapml.errors import LapmlError
+from lapml.localise.extract import SLICE, side_of
 from lapml.localise.extract import load as load_extractor
-from lapml.localise.extract import side_of
 from lapml.models.device import pick_device
 from lapml.paths import Paths
 from lapml.runs import timing
@@ -119,13 +119,14 @@ def localising(settings: Localise, sizes: np.ndarray, threads: int, device: torc
     """
     extractor = load_extractor(settings.model, settings.weights, device)
     side = side_of(sizes, settings.side, extractor.stride, settings.enlarge)
-    pixels = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), np.uint8)
+    cuda = device.type == "cuda"
+    pixels = np.random.default_rng(0).integers(0, 256, (SLICE["cuda"] if cuda else 4, side, side, 3), np.uint8)
     torch.set_num_threads(threads)
-    extractor(pixels)
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    extractor(pixels).cpu()
+    clock = time.perf_counter if cuda else time.process_time
     started = clock()
     extractor(pixels).cpu()
-    return (clock() - started) / len(pixels) / (1 if device.type == "cuda" else threads)
+    return (clock() - started) / len(pixels) / (1 if cuda else threads)
 
 
 def images_of(params: Params, paths: Paths, dataset: str, device: torch.device) -> tuple[Images, int]:

@@ -27,6 +27,7 @@ from lapml.training.optim import set_rate
 from lapml.training.step import make_learner, take_step
 
 WARM, SECONDS = 2, 2.0  # steps that come before, and how long steps of a kind are timed
+AHEAD = 8  # steps that are queued on a GPU at most
 MOST = 8  # processes: more slow each other down no further
 MAP_CELLS, DESCRIBED = 14, 64  # a side of the random maps of objects and parts; numbers that describe a part
 _together: Any = None  # in a timing process: what all of them wait at
@@ -147,14 +148,18 @@ def _timed(work: Callable[[], None], run: Run, device: torch.device, warm: int, 
         if at and time.perf_counter() - started > 2 * seconds:
             break
         work()
+    if cuda:
+        torch.cuda.synchronize()
     _together.wait()
     clock = time.perf_counter if cuda else time.process_time
     done, since, used = 0, time.perf_counter(), clock()
     while not done or time.perf_counter() - since < seconds:
         work()
-        if cuda:
-            torch.cuda.synchronize()
         done += 1
+        if cuda and done % AHEAD == 0:
+            torch.cuda.synchronize()
+    if cuda:
+        torch.cuda.synchronize()
     return (clock() - used) / done / (1 if cuda else run.train.threads)
 
 

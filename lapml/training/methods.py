@@ -73,7 +73,8 @@ def reference(
         features = output.features.detach()
         embedding, logits = output.embedding[: batch.count], output.logits[: batch.count]
     elif {"fresh", "scores"} & set(needs):
-        features = _clean_features(model, images)
+        with _spared(model, images):  # the model as it is now
+            features = model(images).features
     if "fresh" in needs:
         assert features is not None
         evidence |= {"maps": class_maps(features, weight, labels), "features": features}
@@ -86,12 +87,6 @@ def reference(
             evidence["attention"] = frozen.features(images).float().mean(1)
     passes = (features is not None) + ("attention" in needs)
     return Reference(Evidence(**evidence), embedding, logits), passes * len(images), joint * len(images)
-
-
-def _clean_features(model: Classifier, images: Tensor) -> Tensor:
-    """(N, C, h, w) by the model as it is now, whose running statistics it leaves alone."""
-    with _spared(model, images):
-        return model(images).features
 
 
 @contextmanager

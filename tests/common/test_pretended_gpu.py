@@ -38,7 +38,22 @@ CASES = [
     *((row, ["model.freeze=1", "train.label_smoothing=0.1"]) for row in ("baseline", "loc_cutmix", "adaptive_margin")),
     ("attentive_cutmix", [*PRETRAINED, "model.freeze=2"]),
     ("cutmix", ["data.birds.view.augment={{ops: 9, magnitude: 9}}"]),  # each operation occurs
-    ("cutmix", ["methods.cutmix={{mixer: {{name: transmix}}, mix: {{prob: 1.0, warmup_epochs: 0}}}}", *VIT]),
+    *(
+        (
+            "cutmix",
+            [
+                f"methods.cutmix={{{{mixer: {{{{name: {name}}}}}, mix: {{{{prob: 1.0, warmup_epochs: 0}}}}{rest}}}}}",
+                *more,
+            ],
+        )
+        for name, rest, more in (
+            ("transmix", "", VIT),
+            ("resizemix", "", []),
+            ("saliencymix", "", []),
+            ("fmix", "", []),
+            ("random", ", label: area", []),
+        )  # fmt: skip
+    ),
 ]
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"}
 DEVICE = torch.device("cuda")
