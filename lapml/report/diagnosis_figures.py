@@ -48,7 +48,7 @@ def labels(found: Measured, order: list[str]) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 4.2), layout="constrained")
         axes = figure.add_subplot()
-        axes.plot([0, 1], [0, 1], color="#5f5f5f", linewidth=0.8, linestyle=":")
+        axes.plot([0, 1], [0, 1], color="#d0d0d0", linewidth=2.5, zorder=0)
         for name, (colour, dash) in _looks(found, order).items():
             rows = found.labels[(found.labels["method"] == name) & (found.labels["images"] >= FEWEST)]
             if name in LINES and len(rows):

@@ -58,10 +58,8 @@ def accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
         axes.use_sticky_edges = False  # of bars, which would touch the frame
         axes.margins(x=0.05)
         axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("top-1 accuracy (%)")
-        axes.set_title("Accuracy: mean, interval, seeds")
+        axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="top-1 accuracy (%)", title="Accuracy: mean, interval, seeds")
 
     return _chart(draw, height=1.1 + 0.42 * len(table))
 
@@ -91,7 +89,7 @@ def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
         return None
 
     def draw(axes: Axes) -> None:
-        title, order = "Distance of generated from reference", _order(runs)
+        title, order = "Distance of mixed image from reference", _order(runs)
         _bands(axes, epochs, order, "d_mean", title, "distance of unit embeddings (0 to 2)")
         for method in epochs["method"].unique():
             colour, _ = look(order.index(method))
@@ -116,7 +114,7 @@ def beyond(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
         return None
 
     def draw(axes: Axes) -> None:
-        _bands(axes, epochs, _order(runs), "beyond", "Generated images beyond the band", "share of pairs (0 to 1)")
+        _bands(axes, epochs, _order(runs), "beyond", "Mixed images beyond the band", "share of pairs (0 to 1)")
         axes.set_ylim(0, 1)
 
     return _chart(draw)
@@ -138,7 +136,7 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
             axes.errorbar(row["cost"] / 1e3 + shift, row["top1"], yerr=half, color=colour, marker="osD^v"[place % 5],
                           markersize=6, capsize=3, linewidth=1.3, label=row["method"])  # fmt: skip
         axes.margins(x=0.15)
-        axes.set_xlabel("cost of training (1,000 forward passes; a backward pass = 2)")
+        axes.set_xlabel("cost of training (1,000 images forwarded + 2 × images backwarded)")
         axes.set_ylabel("top-1 accuracy (%)")
         axes.set_title("Accuracy against cost")
 
@@ -252,9 +250,7 @@ def _bands(axes: Axes, epochs: pd.DataFrame, order: list[str], column: str, titl
         axes.plot(mean.index, mean, color=colour, linestyle=dash, linewidth=1.6, label=method)
         axes.fill_between(mean.index, low, high, color=colour, alpha=0.16, linewidth=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(label)
-    axes.set_title(title)
+    axes.set(xlabel="epoch", ylabel=label, title=title)
 
 
 def _order(frame: pd.DataFrame) -> list[str]:

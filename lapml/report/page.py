@@ -133,7 +133,7 @@ def verdict(table: pd.DataFrame) -> dict[str, Any]:
             )
             if names
         ]
-        summary = f"Not every stage improved: {'; '.join(parts)}."
+        summary = f"Not every stage improved, each against the method that it is compared with: {'; '.join(parts)}."
     return {"summary": f"{summary} {_against_baseline(table)}".strip(), "steps": steps}
 
 
@@ -143,8 +143,8 @@ def _against_baseline(table: pd.DataFrame) -> str:
         return ""
     better = rows.loc[rows["significant"] & (rows["gain"] > 0), "method"].to_list()
     worse = rows.loc[rows["significant"] & (rows["gain"] < 0), "method"].to_list()
-    text = f"Significantly above {tables.BASELINE}: {account.listed(better) if better else 'no method'}."
-    return text + (f" Significantly below it: {account.listed(worse)}." if worse else "")
+    text = f"Against {tables.BASELINE}, significantly better: {account.listed(better) if better else 'no method'}."
+    return text + (f" Significantly worse: {account.listed(worse)}." if worse else "")
 
 
 def charts(runs: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> dict[str, bytes]:

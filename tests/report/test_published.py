@@ -42,7 +42,7 @@ def test_readme_shows_what_is_published():
     table, _, after = rest.partition("<!-- end of birds50 table -->")
     lines = {line for file in PUBLISHED.rglob("*.md") for line in file.read_text().splitlines()}
     quoted = [line for line in (before + after).splitlines() if line.startswith(("| ", "- "))]
-    assert len(quoted) > 30 and [line for line in quoted if line not in lines] == []
+    assert len(quoted) > 20 and [line for line in quoted if line not in lines] == []
     rows = []
     for row in pd.read_csv(PUBLISHED / "birds50/accuracy.csv").to_dict("records"):
         gain = points(row["gain"], row["gain_low"], row["gain_high"])
@@ -86,7 +86,7 @@ def test_docs_quote_the_diagnoses(diagnosis):
     readme = (ROOT / "README.md").read_text()
     verdicts = [line for line in diagnosis.read_text().splitlines() if line.startswith("- ")]
     assert chooses or len(verdicts) >= 4
-    assert diagnosis.parents[2].name not in ("demo", "warblers") or all(line in readme for line in verdicts)
+    assert diagnosis.parents[2].name != "birds50" or all(line in readme for line in verdicts)
     assert record["dirty"] is False and re.fullmatch(r"[0-9a-f]{40}", record["commit"]) and record["device"]
     assert record["command"].startswith("lapml diagnose") and record["seeds"] and record["data_sha256"]
     for seed, checksum in record["models_sha256"].items():  # of the models whose runs are published beside it

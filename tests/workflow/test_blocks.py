@@ -185,8 +185,6 @@ def test_commands_of(page, project):
             continue
         name, suite = ("mine", "mine") if page == "docs/data.md" else ("birds", "demo")
         words = {"NAME": name, "RUN": f"results/{suite}/runs/{name}/baseline/0"}
-        if line.startswith("lapml tune"):
-            words["cub200"] = name
         if page == "docs/usage.md":  # which has put a suite without this method into params.yaml
             words["train@birds-cutmix-0"] = "train@birds-baseline-0"
         for word, value in words.items():
@@ -206,7 +204,7 @@ def prepare(page: str, project: Path) -> None:
     """What a page presupposes."""
     if page == "docs/usage.md":  # the suite whose settings are tuned, of small data
         (mine,) = re.findall(r"^```yaml\n(base: [^`]*?tune:.*?)^```", (ROOT / page).read_text(), re.M | re.S)
-        mine = mine.replace("suites/sparrows.yaml", "suites/tiny.yaml").replace("trials: 20", "trials: 1")
+        mine = mine.replace("suites/demo.yaml", "suites/tiny.yaml").replace("trials: 20", "trials: 1")
         (project / "mine.yaml").write_text(mine)
         run(project, "for stage in fetch prepare; do lapml data $stage birds --params mine.yaml; done")
         return
