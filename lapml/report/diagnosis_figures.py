@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from lapml.analysis.diagnosis.measure import Measured
 from lapml.analysis.diagnosis.tables import PERCENT, columns
-from lapml.report.figures import STYLE, look, svg
+from lapml.report.figures import STYLE, looks, svg
 
 FEWEST = 20  # images of a bin of labels
 LINES = ("cutmix", "cutmix_semantic", "snapmix", "loc_cutmix_area", "loc_cutmix", "loc_cutmix_oracle")
@@ -67,5 +67,5 @@ def labels(found: Measured, order: list[str]) -> bytes:
 def _looks(found: Measured, order: list[str]) -> dict[str, tuple[str, Any]]:
     """Colour and dashes of every mixer that is measured."""
     names = found.table["method"].to_list()
-    places = {name: place for place, name in enumerate(dict.fromkeys([*order, *names]))}
-    return {name: look(places[name]) for name in names}
+    every = looks([*order, *names])
+    return {name: every[name] for name in names}

@@ -27,7 +27,7 @@ from lapml.config import Localise, Method, settings_of
 from lapml.errors import LapmlError
 from lapml.files import write_json, write_text
 from lapml.localise.evidence import opened
-from lapml.report.figures import STYLE, look, svg
+from lapml.report.figures import STYLE, looks, svg
 from lapml.runs.execute import open_data, ready
 from lapml.runs.folder import open_run, paths_of
 from lapml.training.losses import band, distance
@@ -210,11 +210,10 @@ def figure(found: Measured) -> bytes:
     with matplotlib.rc_context(STYLE):
         drawing = Figure(figsize=(5.0, 3.6), layout="constrained")
         axes = drawing.add_subplot()
-        for place, label in enumerate(found.table["method"]):
+        for label, (colour, dash) in looks(found.table["method"]).items():
             pairs = found.pairs[found.pairs["method"] == label]
             bins = pd.qcut(pairs["s"], BINS, duplicates="drop")
             means = pairs.groupby(bins, observed=True)[["s", "d"]].mean()
-            colour, dash = look(place)
             name = shortened(line(label), LETTERS)
             axes.plot(means["s"], means["d"], color=colour, linestyle=dash, marker="o", markersize=3.5, label=name)
         if found.edges:

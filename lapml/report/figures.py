@@ -6,7 +6,7 @@ here, and nothing is left behind.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import matplotlib
@@ -23,6 +23,7 @@ from lapml.common.text import AS_TYPED
 # of 3 or more to the ground, both as drawn and inverted (tests/report/test_figures.py)
 COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#2da596", "#8e73e1", "#a90000", "#005a00", "#d832c6", "#000034", "#b3578d",
            "#4a0ae1", "#0f962d")  # fmt: skip
+STANDARD = ("baseline", "cutmix", "loc_cutmix", "margin", "adaptive_margin", "snapmix", "snapmix_objects")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)))  # a second cue, for every six methods
 STYLE = {
     "font.size": 9.0, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
@@ -45,9 +46,10 @@ def accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
 
     def draw(axes: Axes) -> None:
         names = table["method"].to_list()
+        methods = looks(names)
         for place, row in enumerate(table.to_dict("records")):
             seeds = runs.loc[runs["method"] == row["method"], "top1"].to_numpy()
-            colour, _ = look(place)
+            colour, _ = methods[row["method"]]
             if row["n_seeds"] > 1:
                 axes.barh(place, 2 * row["top1_half"], left=row["top1"] - row["top1_half"], height=0.42, color=colour,
                           alpha=0.3, linewidth=0)  # fmt: skip
@@ -92,7 +94,7 @@ def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
         title, order = "Distance of mixed image from reference", _order(runs)
         _bands(axes, epochs, order, "d_mean", title, "distance of unit embeddings (0 to 2)")
         for method in epochs["method"].unique():
-            colour, _ = look(order.index(method))
+            colour, _ = looks(order)[method]
             margins = runs.loc[(runs["method"] == method) & runs["m"].notna(), ["m", "scale"]].to_dict("records")
             for margin in margins[:1]:
                 if margin["scale"] == "share":
@@ -126,7 +128,7 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
     def draw(axes: Axes) -> None:
         width = 0.025 * max(table["cost"].max() - table["cost"].min(), 0.1 * table["cost"].max()) / 1e3
         for place, row in enumerate(table.to_dict("records")):
-            colour, _ = look(place)
+            colour, _ = looks(table["method"])[row["method"]]
             own = runs[runs["method"] == row["method"]]
             # methods of one cost are set side by side, or they hide each other
             alike = table.index[np.isclose(table["cost"], row["cost"])].to_list()
@@ -157,7 +159,7 @@ def over_backbones(table: pd.DataFrame, order: list[str]) -> bytes:
         extent = max(table["tflop"].max() / table["tflop"].min(), 1.5)
         for place, method in enumerate(methods):
             rows = table[table["method"] == method]
-            colour, dash = look(order.index(method))
+            colour, dash = looks(order)[method]
             # methods of one cost are set side by side, or they hide each other
             across = rows["tflop"] * extent ** (0.015 * (place - (len(methods) - 1) / 2))
             axes.errorbar(across, rows["top1"], rows["top1_half"].fillna(0), color=colour, linestyle=dash, linewidth=1.2,
@@ -190,7 +192,7 @@ def risk_against_coverage(curves: dict[str, np.ndarray], order: list[str]) -> by
 
     def draw(axes: Axes) -> None:
         for method, risk in curves.items():
-            colour, dash = look(order.index(method))
+            colour, dash = looks(order)[method]
             share = 100 * np.arange(1, len(risk) + 1) / len(risk)
             axes.plot(share, 100 * risk, color=colour, linestyle=dash, linewidth=1.6, label=method)
         axes.set(xlim=(0, 100), xlabel="images that get an answer, the surest first (%)", ylabel="wrong among them (%)")
@@ -244,7 +246,7 @@ def svg(figure: Figure) -> bytes:
 
 def _bands(axes: Axes, epochs: pd.DataFrame, order: list[str], column: str, title: str, label: str) -> None:
     for method, rows in epochs.groupby("method", sort=False):
-        colour, dash = look(order.index(method))
+        colour, dash = looks(order)[method]
         groups = rows.groupby("epoch")[column]
         mean, low, high = groups.mean(), groups.min(), groups.max()
         axes.plot(mean.index, mean, color=colour, linestyle=dash, linewidth=1.6, label=method)
@@ -258,8 +260,15 @@ def _order(frame: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(frame["method"]))
 
 
+def looks(methods: Iterable[str]) -> dict[str, tuple[str, Any]]:
+    """Colour and dashes of a suite's methods: those of :data:`STANDARD` have the same in every chart, the others the next."""
+    names = list(dict.fromkeys(methods))
+    places = list(dict.fromkeys([*STANDARD, *names]))
+    return {name: look(places.index(name)) for name in names}
+
+
 def look(place: int) -> tuple[str, Any]:
-    """The colour and dashes of the method in that place of the suite's order."""
+    """The colour and dashes in that place."""
     return COLOURS[place % len(COLOURS)], DASHES[place // 6 % len(DASHES)]
 
 
