@@ -303,7 +303,9 @@ def test_a_model_goes_through_everything(name, side, small_params, small_run, tm
     monkeypatch.chdir(tmp_path)
     assert len(list(predict(folder, files[:2], top=2))) == 2
     assert len(list(explain(folder, files[:1], tmp_path / "out"))) == 1
-    if name == "hiera_tiny_224":  # torch's exporter has no operation of ONNX for one of its own
+    # torch 2.6's exporter does not leave a transformer's number of images open
+    old = "vit" in name and torch.__version__.startswith("2.6.")
+    if name == "hiera_tiny_224" or old:  # or torch's exporter has no operation of ONNX for one of its own
         with pytest.raises(LapmlError, match="cannot be exported as onnx .*; try --format torch"):
             exporting.export(folder, "onnx", tmp_path / "model.onnx")
         return
