@@ -81,6 +81,15 @@ def test_a_row_keeps_its_colour_where_others_are_absent(frames):
         assert colour.lower().encode() in image.lower()
 
 
+def test_a_method_has_one_colour_in_all_suites():
+    one, other = (
+        figures.looks(["baseline", "cutmix", "snapmix", "mine"]),
+        figures.looks(["theirs", "snapmix", "baseline"]),
+    )
+    assert one["snapmix"] == other["snapmix"] and one["baseline"] == other["baseline"] and list(other)[0] == "theirs"
+    assert one["mine"] not in [figures.looks(figures.STANDARD)[name] for name in figures.STANDARD]
+
+
 def test_more_rows_than_colours_are_told_apart():
     looks = [figures.look(place) for place in range(2 * len(figures.COLOURS))]
     assert len(set(looks)) == len(looks)
