@@ -217,13 +217,24 @@ Contrast = Annotated[
 def beyond(classes: str, chosen: str) -> str | None:
     """The first part of class numbers such as 1-3,7 that is not wholly among the ``chosen`` ones, which are written likewise."""
 
-    def numbers(part: str) -> range:
+    def ends(part: str) -> tuple[int, int]:
         low, _, high = part.partition("-")
-        return range(int(low), int(high or low) + 1)
+        return int(low), int(high or low)
 
-    known, parts = [numbers(part) for part in chosen.split(",")], classes.split(",")
-    lacking = (part for part in parts if not all(any(number in each for each in known) for number in numbers(part)))
-    return next(lacking, None)
+    joined: list[tuple[int, int]] = []
+    for low, high in sorted(map(ends, chosen.split(","))):
+        if joined and low <= joined[-1][1] + 1:
+            low, before = joined.pop()
+            high = max(high, before)
+        joined.append((low, high))
+    return next(
+        (
+            part
+            for part in classes.split(",")
+            if not any(low <= ends(part)[0] and ends(part)[1] <= high for low, high in joined)
+        ),
+        None,
+    )
 
 
 class Report(Section):

@@ -46,10 +46,10 @@ def accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
 
     def draw(axes: Axes) -> None:
         names = table["method"].to_list()
-        methods = looks(names)
+        shown = looks(names)
         for place, row in enumerate(table.to_dict("records")):
             seeds = runs.loc[runs["method"] == row["method"], "top1"].to_numpy()
-            colour, _ = methods[row["method"]]
+            colour, _ = shown[row["method"]]
             if row["n_seeds"] > 1:
                 axes.barh(place, 2 * row["top1_half"], left=row["top1"] - row["top1_half"], height=0.42, color=colour,
                           alpha=0.3, linewidth=0)  # fmt: skip
@@ -72,13 +72,15 @@ def loss_curves(epochs: pd.DataFrame) -> bytes:
     Args:
         epochs: of ``tables.histories``, one data set.
     """
-    return _chart(lambda axes: _bands(axes, epochs, _order(epochs), "loss", "Training loss", "loss (all terms)"))
+    return _chart(
+        lambda axes: _bands(axes, epochs, looks(epochs["method"]), "loss", "Training loss", "loss (all terms)")
+    )
 
 
 def accuracy_curves(epochs: pd.DataFrame) -> bytes:
     """Training accuracy by epoch, drawn as :func:`loss_curves`. SVG."""
     label = "accuracy on training batches (%)"
-    return _chart(lambda axes: _bands(axes, epochs, _order(epochs), "accuracy", "Training accuracy", label))
+    return _chart(lambda axes: _bands(axes, epochs, looks(epochs["method"]), "accuracy", "Training accuracy", label))
 
 
 def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
@@ -91,10 +93,10 @@ def distances(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
         return None
 
     def draw(axes: Axes) -> None:
-        title, order = "Distance of mixed image from reference", _order(runs)
-        _bands(axes, epochs, order, "d_mean", title, "distance of unit embeddings (0 to 2)")
+        title, shown = "Distance of generated from reference", looks(runs["method"])
+        _bands(axes, epochs, shown, "d_mean", title, "distance of unit embeddings (0 to 2)")
         for method in epochs["method"].unique():
-            colour, _ = looks(order)[method]
+            colour, _ = shown[method]
             margins = runs.loc[(runs["method"] == method) & runs["m"].notna(), ["m", "scale"]].to_dict("records")
             for margin in margins[:1]:
                 if margin["scale"] == "share":
@@ -116,7 +118,9 @@ def beyond(epochs: pd.DataFrame, runs: pd.DataFrame) -> bytes | None:
         return None
 
     def draw(axes: Axes) -> None:
-        _bands(axes, epochs, _order(runs), "beyond", "Mixed images beyond the band", "share of pairs (0 to 1)")
+        _bands(
+            axes, epochs, looks(runs["method"]), "beyond", "Generated images beyond the band", "share of pairs (0 to 1)"
+        )
         axes.set_ylim(0, 1)
 
     return _chart(draw)
@@ -126,9 +130,10 @@ def cost_against_accuracy(table: pd.DataFrame, runs: pd.DataFrame) -> bytes:
     """What accuracy costs: mean top-1 with its interval against the passes of training; seeds as dots. SVG."""
 
     def draw(axes: Axes) -> None:
+        shown = looks(table["method"])
         width = 0.025 * max(table["cost"].max() - table["cost"].min(), 0.1 * table["cost"].max()) / 1e3
         for place, row in enumerate(table.to_dict("records")):
-            colour, _ = looks(table["method"])[row["method"]]
+            colour, _ = shown[row["method"]]
             own = runs[runs["method"] == row["method"]]
             # methods of one cost are set side by side, or they hide each other
             alike = table.index[np.isclose(table["cost"], row["cost"])].to_list()
@@ -155,11 +160,11 @@ def over_backbones(table: pd.DataFrame, order: list[str]) -> bytes:
 
     def draw(axes: Axes) -> None:
         names = list(dict.fromkeys(table.sort_values("tflop")["backbone"]))
-        methods = list(dict.fromkeys(table["method"]))
+        methods, shown = list(dict.fromkeys(table["method"])), looks(order)
         extent = max(table["tflop"].max() / table["tflop"].min(), 1.5)
         for place, method in enumerate(methods):
             rows = table[table["method"] == method]
-            colour, dash = looks(order)[method]
+            colour, dash = shown[method]
             # methods of one cost are set side by side, or they hide each other
             across = rows["tflop"] * extent ** (0.015 * (place - (len(methods) - 1) / 2))
             axes.errorbar(across, rows["top1"], rows["top1_half"].fillna(0), color=colour, linestyle=dash, linewidth=1.2,
@@ -191,8 +196,9 @@ def risk_against_coverage(curves: dict[str, np.ndarray], order: list[str]) -> by
         return None
 
     def draw(axes: Axes) -> None:
+        shown = looks(order)
         for method, risk in curves.items():
-            colour, dash = looks(order)[method]
+            colour, dash = shown[method]
             share = 100 * np.arange(1, len(risk) + 1) / len(risk)
             axes.plot(share, 100 * risk, color=colour, linestyle=dash, linewidth=1.6, label=method)
         axes.set(xlim=(0, 100), xlabel="images that get an answer, the surest first (%)", ylabel="wrong among them (%)")
@@ -244,20 +250,15 @@ def svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _bands(axes: Axes, epochs: pd.DataFrame, order: list[str], column: str, title: str, label: str) -> None:
+def _bands(axes: Axes, epochs: pd.DataFrame, shown: dict[str, Any], column: str, title: str, label: str) -> None:
     for method, rows in epochs.groupby("method", sort=False):
-        colour, dash = looks(order)[method]
+        colour, dash = shown[str(method)]
         groups = rows.groupby("epoch")[column]
         mean, low, high = groups.mean(), groups.min(), groups.max()
         axes.plot(mean.index, mean, color=colour, linestyle=dash, linewidth=1.6, label=method)
         axes.fill_between(mean.index, low, high, color=colour, alpha=0.16, linewidth=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel=label, title=title)
-
-
-def _order(frame: pd.DataFrame) -> list[str]:
-    """Methods in the suite's order, which is that of all frames."""
-    return list(dict.fromkeys(frame["method"]))
 
 
 def looks(methods: Iterable[str]) -> dict[str, tuple[str, Any]]:

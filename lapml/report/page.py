@@ -161,7 +161,7 @@ def charts(runs: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> dic
 
 def _results(params: Params, runs: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
     """The verdict, the main table's rows and the charts of one data set."""
-    rows = []
+    rows, shown = [], figures.looks(table["method"])
     for row in table.to_dict("records"):
         bold, text = tables.emphasised(row), tables.cells(row)
         cells = []
@@ -170,7 +170,7 @@ def _results(params: Params, runs: pd.DataFrame, epochs: pd.DataFrame, table: pd
             rest, parenthesis, other = rest.partition(" (")  # the method compared with stays beside it
             detail = (bracket + rest).strip()
             cells.append({"text": number + parenthesis + other, "detail": detail, "bold": column in bold})
-        rows.append({"colour": figures.looks(table["method"])[row["method"]][0], "cells": cells})
+        rows.append({"colour": shown[row["method"]][0], "cells": cells})
     images = {key: _inline(image) for key, image in charts(runs, epochs, table).items()}
     return {"verdict": verdict(table), "rows": rows, "charts": images}
 

@@ -144,22 +144,21 @@ def _steps(run: Run, classes: int) -> tuple[float, Step]:
 def _timed(work: Callable[[], None], run: Run, device: torch.device, warm: int, seconds: float) -> float:
     """Seconds of a piece of work, which is done again and again; of what takes long, once before and once timed."""
     cuda, started = device.type == "cuda", time.perf_counter()
+    wait = torch.cuda.synchronize if cuda else lambda: None
     for at in range(warm):
         if at and time.perf_counter() - started > 2 * seconds:
             break
         work()
-    if cuda:
-        torch.cuda.synchronize()
+    wait()
     _together.wait()
     clock = time.perf_counter if cuda else time.process_time
     done, since, used = 0, time.perf_counter(), clock()
     while not done or time.perf_counter() - since < seconds:
         work()
         done += 1
-        if cuda and done % AHEAD == 0:
-            torch.cuda.synchronize()
-    if cuda:
-        torch.cuda.synchronize()
+        if done % AHEAD == 0:
+            wait()
+    wait()
     return (clock() - used) / done / (1 if cuda else run.train.threads)
 
 

