@@ -225,7 +225,8 @@ def _refuse_unfit(params: Params, paths: Paths, there: Paths) -> dict[str, list[
 
 def _started_from(params: Params, method: str) -> list[str]:
     """The methods whose tuned files a tuned method depends on, its own among them."""
-    return [name for name in params.studies() if name == method or (name, method) == (MARGIN, ADAPTIVE)]
+    names = dict.fromkeys([*params.studies(), method])
+    return [name for name in names if name == method or (name, method) == (MARGIN, ADAPTIVE)]
 
 
 def _same_tuned(params: Params, paths: Paths, there: Paths, dataset: str, method: str) -> bool:
@@ -257,9 +258,9 @@ def _same_models(params: Params, one: Paths, other: Paths, dataset: str, absent:
 def _copy_tuned(params: Params, source: Paths, target: Paths) -> None:
     """Copy the tuned files that fit the settings, each with the one that it started from, if they are not there."""
     for dataset in params.datasets:
-        for method in params.tuned_methods:
+        for method in dict.fromkeys([*params.tuned_methods, *params.of(dataset).tune.methods]):
             try:
-                tables.tuned_record(params, source, dataset, method)
+                tables.study_record(params, source, dataset, method)
             except LapmlError:
                 continue
             if not _same_tuned(params, source, target, dataset, method):

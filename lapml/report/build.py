@@ -52,11 +52,7 @@ def report(
         *probabilities.calibrations(table, params),
         *(each for name in risks for each in probabilities.coverages(name, risks[name], params.all_methods())),
     ]
-    searched = [method for method in params.all_methods() if method in params.tuned_methods]
-    tuned = {
-        name: {method: tables.tuned_record(params, paths, name, method) for method in searched}
-        for name in params.datasets
-    }
+    tuned = {name: tables.studies(params, paths, name) for name in params.datasets}
     pictures = None
     if galleries and params.report.images:
         pictures = {name: galleries(name, by_dataset[name]) for name in params.datasets}

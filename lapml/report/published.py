@@ -136,7 +136,7 @@ def _copy(params: Params, paths: Paths, runs: pd.DataFrame, table: pd.DataFrame,
     for dataset in params.datasets:
         if diagnosis.read(params, paths, dataset):
             copy_folder(paths.diagnosis(dataset), target / "diagnosis" / dataset, PUBLISHED_DIAGNOSIS_FILES)
-        for method in params.studies():
+        for method in dict.fromkeys([*params.studies(), *tables.studies(params, paths, dataset)]):
             copy_file(paths.tuned(dataset, method), target / "tuned" / dataset / f"{method}.json")
 
 

@@ -7,6 +7,7 @@ the fact), so tables are made only of runs whose own records fit.
 import json
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,8 +131,22 @@ def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dic
     Raises:
         LapmlError: it is missing, damaged, of another method, or was tuned with other seeds, epochs or data.
     """
-    if method not in params.tuned_methods:
-        return None
+    return study_record(params, paths, dataset, method) if method in params.tuned_methods else None
+
+
+def studies(params: Params, paths: Paths, dataset: str) -> dict[str, dict[str, Any]]:
+    """{method: tuned file} of a data set: those that its tables take values from; then those of other methods of ``tune.methods``
+    whose study is made, with these settings."""
+    found = {name: study_record(params, paths, dataset, name) for name in params.tuned_methods}
+    for name in params.of(dataset).tune.methods:
+        if name not in found and paths.tuned(dataset, name).is_file():
+            with suppress(LapmlError):
+                found[name] = study_record(params, paths, dataset, name)
+    return found
+
+
+def study_record(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, Any]:
+    """The tuned file of a method, whether the tables take its values or not; errors as of :func:`tuned_record`."""
     path = paths.tuned(dataset, method)
     record = _read_tuned(path, dataset)
     if (found := (record.get("dataset"), record.get("method"))) != (dataset, method):

@@ -64,8 +64,10 @@ def make_suite(root: Path, *overrides: str) -> tuple[Params, Paths]:
     return params, paths
 
 
-def write_tuned(paths: Paths, params: Params, dataset: str, method: str) -> None:
-    values = dict(list(VALUES.items())[: 2 if method == "margin" else 4])
+def write_tuned(
+    paths: Paths, params: Params, dataset: str, method: str, values: dict[str, float] | None = None
+) -> None:
+    values = values or dict(list(VALUES.items())[: 2 if method == "margin" else 4])
     trials = [{"number": k, "values": values, "score": 50.0 + k, "state": "COMPLETE"} for k in range(3)]
     record = {
         "dataset": dataset, "method": method, "values": values, "score": 52.0, "trials": trials,
@@ -202,7 +204,7 @@ def edit() -> Callable[..., None]:
 
 @pytest.fixture
 def tune() -> Callable[..., None]:
-    """tune(paths, params, dataset, method) writes the tuned file of a row."""
+    """tune(paths, params, dataset, method, values) writes the tuned file of a row."""
     return write_tuned
 
 

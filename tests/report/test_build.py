@@ -37,6 +37,21 @@ def test_report_writes_every_file_and_nothing_else(suite, galleries, params_file
     assert "for every method that mixes" in html  # a comment of the params file
 
 
+def test_a_study_that_the_tables_do_not_take_is_shown_and_published(suite, tune, edit, params_file):
+    """``lapml tune --method`` makes one of any method of ``tune.methods``; one of other settings is left out."""
+    params, paths = suite
+    space = config.load(params_file, ["tune.methods={loc_cutmix: {mix.prob: {low: 0.2, high: 1.0}}}"]).tune.methods
+    params = params.model_copy(update={"tune": params.tune.model_copy(update={"methods": space})})
+    tune(paths, params, "birds", "loc_cutmix", {"mix.prob": 0.625})
+    assert set(tables.studies(params, paths, "birds")) == {"margin", "adaptive_margin", "loc_cutmix"}
+    html = build.report(params, params_file, paths).read_text()
+    assert "loc_cutmix 0" in html and "loc_cutmix: every trial" in html and "0.625" in html
+    target = published.publish(params, paths)
+    assert (target / "tuned/birds/loc_cutmix.json").read_bytes() == paths.tuned("birds", "loc_cutmix").read_bytes()
+    edit(paths.tuned("birds", "loc_cutmix"), epochs=3)
+    assert "loc_cutmix: every trial" not in build.report(params, params_file, paths).read_text()
+
+
 def test_a_report_without_galleries_shows_no_picture(suite, params_file):
     params, paths = suite
     html = build.report(params, params_file, paths).read_text()
