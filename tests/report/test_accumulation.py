@@ -327,14 +327,18 @@ def test_margins_that_a_row_started_from_go_along(suite):
     assert paths.tuned("birds", "margin").is_file() and paths.tuned("birds", "adaptive_margin").is_file()
 
 
-def test_margins_are_published_and_taken_over_before_any_run_of_theirs(suite):
+def test_studies_are_published_and_taken_over_before_any_run(suite, tune, params_file):
+    """Also one whose values the tables do not take."""
     params, paths = suite
+    space = config.load(params_file, ["tune.methods={loc_cutmix: {mix.prob: {low: 0.2, high: 1.0}}}"]).tune.methods
+    params = params.model_copy(update={"tune": params.tune.model_copy(update={"methods": space})})
+    tune(paths, params, "birds", "loc_cutmix", {"mix.prob": 0.625})
     shutil.rmtree(paths.base / "runs")
     assert "0 runs added, 0 of 10 are there" in accumulate.publish_finished(params, paths)
     tuned = files(paths.base / "tuned")
     shutil.rmtree(paths.base / "tuned")
     assert "0 runs taken over" in accumulate.restore(params, paths)
-    assert files(paths.base / "tuned") == tuned == files(paths.published / "tuned")
+    assert files(paths.base / "tuned") == tuned == files(paths.published / "tuned") and "birds/loc_cutmix.json" in tuned
 
 
 def test_maps_that_another_machine_rounded_differently_are_told_of(suite, edit):
