@@ -18,7 +18,6 @@ class Mix(Section):
     prob: Share  # probability that a batch is mixed
     warmup_epochs: Annotated[int, Field(ge=0)]  # first epochs without mixing: a fresh head localises nothing
     cooldown_epochs: Annotated[int, Field(ge=0), LATER] = 0  # last epochs without mixing
-    same_class: Annotated[Share, LATER] = 0.0  # share of the references whose donor is another image of their class
 
     def at_work(self, epoch: int, epochs: int | None) -> bool:
         """Whether batches of an epoch, counted from 0, are mixed in a run of ``epochs`` (None: without end)."""
@@ -55,7 +54,6 @@ class Margin(Section):
     scale: Literal["constant", "share"]
     reference: Literal["detached", "joint"]
     every: Count  # the losses are taken of every n-th mixed batch
-    pairs: Annotated[Literal["all", "dominant"], LATER] = "all"  # dominant: push where ρ ≥ ½, else pull
 
 
 class Adaptive(Section):

@@ -117,13 +117,12 @@ class Batches:
         tables, mixed, margins = draws.tables(self.sizes, self.view, settings, seed, epoch, steps, epochs)
         needs_truth = "lam" in tables and "truth" in settings.mixer.needs()
         annotations = self.annotations if needs_truth else None
-        share, same_class = own.stop - own.start, draws.same_class(self.labels, self.rows, settings, seed, epoch)
-        plan, donors = [], {}
+        share, plan, donors = own.stop - own.start, [], {}
         for step in range(start, steps):
             whole = order[step * batch : (step + 1) * batch]
             rows = whole[own]
             if mixed[step]:
-                rows, donors[step] = draws.donors_of(whole, own, same_class)
+                rows, donors[step] = draws.donors_of(whole, own)
             plan.append(rows)
 
         def each() -> Iterator[Batch]:

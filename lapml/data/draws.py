@@ -22,7 +22,6 @@ class Purpose(IntEnum):
     PART = 5
     SECOND_LAMBDA = 6
     SECOND_BOX = 7
-    SAME_CLASS = 8
     DROP_PATH = 9
     ERASE = 10
     AUGMENT = 11
@@ -73,42 +72,15 @@ def tables(
     return made, mixed, margins
 
 
-def same_class(labels: np.ndarray, rows: np.ndarray, settings: Method, seed: int, epoch: int) -> np.ndarray | None:
-    """(N,) for every row of the index the row of another training image of its class, -1 for those whose donor is a random
-    one (by ``mix.same_class``, or since there is no other); None where all are.
-
-    Args:
-        labels: (N,) int64.
-        rows: of the training images.
-    """
-    if not (settings.mix and settings.mix.same_class):
-        return None
-    chosen, which = stream(seed, epoch, Purpose.SAME_CLASS).random((2, len(labels)))
-    donors = np.full(len(labels), -1)
-    for label in np.unique(labels[rows]):
-        members = rows[labels[rows] == label]
-        if len(members) > 1:
-            other = np.arange(len(members)) + 1 + (which[members] * (len(members) - 1)).astype(int)
-            donors[members] = members[other % len(members)]
-    donors[chosen >= settings.mix.same_class] = -1
-    return donors
-
-
-def donors_of(whole: np.ndarray, own: slice, same_class: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of a rank's share of a mixed batch, donors that are no references after them, and (B,) each reference's donor as a
+def donors_of(whole: np.ndarray, own: slice) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a rank's share of a mixed batch, a donor that is no reference after them, and (B,) each reference's donor as a
     position among these.
 
-    The order is random, so that the image before it is a random donor: a random cycle through the whole batch. A donor of the
-    same class takes its place where there is one.
+    The order is random, so that the image before it is a random donor: a random cycle through the whole batch.
     """
     rows = whole[own]
     donors = np.roll(np.arange(len(rows)), 1)
     if len(rows) < len(whole):
         donors[0] = len(rows)  # the image before this rank's first one
         rows = np.append(rows, whole[own.start - 1])
-    if same_class is not None:
-        others = same_class[whole[own]]
-        chosen = np.flatnonzero(others >= 0)
-        donors[chosen] = len(rows) + np.arange(len(chosen))
-        rows = np.append(rows, others[chosen])
     return rows, donors

@@ -39,9 +39,7 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
 
-def pairwise_margin(
-    d: Tensor, same: Tensor, m: Tensor | float, pos_margin: float, pushed: Tensor | None = None
-) -> Tensor:
+def pairwise_margin(d: Tensor, same: Tensor, m: Tensor | float, pos_margin: float) -> Tensor:
     """The conventional loss: mean_N [m − d]₊ + |P|/(|N|+|P|) · mean_P [d − m⁺]₊ (Hadsell et al., CVPR 2006, first power).
 
     Args:
@@ -49,9 +47,8 @@ def pairwise_margin(
         same: (B,) bool, the donor is of the reference's class (set P; the others are N).
         m: the margin, or (B,) margins.
         pos_margin: m⁺.
-        pushed: (B,) bool, those of N that are pushed; None: all.
     """
-    push = _mean((m - d).relu(), ~same if pushed is None else pushed & ~same)
+    push = _mean((m - d).relu(), ~same)
     everywhere = ranks.total(torch.ones_like(same, dtype=torch.int64).sum())
     pull = torch.where(same, (d - pos_margin).relu(), 0.0).sum() * ranks.size() / everywhere
     return push + pull

@@ -113,8 +113,7 @@ def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed
     """The generated batch, where that needs nothing of the model as it is now: it can be made before its step. (Where a pass
     of the clean images is due anyway, by ``margin.reference: joint``, it is made in the step.)
 
-    (Within an epoch no two batches share an image, so what the steps before it add to a bank does not matter. Donors of the
-    same class are of any batch, though: what a bank holds of them is asked for in the step.)
+    (Within an epoch no two batches share an image, so what the steps before it add to a bank does not matter.)
 
     Args:
         stored: {evidence that mixers ask for: what gives it}, a key of :data:`~lapml.mixing.FIELDS` each.
@@ -122,8 +121,6 @@ def ahead(settings: Method, batch: Batch, stored: Mapping[str, Stored]) -> Mixed
     if not batch.mixed or settings.joint or not set(needs := settings.needs()) <= {"truth", *stored}:
         return None
     if settings.mixer is not None and settings.mixer.attends:
-        return None
-    if settings.mix is not None and settings.mix.same_class and "recent" in needs:
         return None
     return mix(settings, batch, Evidence(**_stored_evidence(needs, batch, stored)))
 
@@ -181,8 +178,7 @@ def loss(
     assert margin is not None and not isinstance(margin.m, str) and not isinstance(margin.weight, str)
     same, weight = labels == donor_labels, margin.weight * margin.every
     m = 2 * margin.m * mixed.rho if margin.scale == "share" else torch.full_like(d, margin.m)
-    dominated = mixed.rho >= 0.5 if margin.pairs == "dominant" else None
-    pairwise = losses.pairwise_margin(d, same, m, margin.pos_margin, dominated)
+    pairwise = losses.pairwise_margin(d, same, m, margin.pos_margin)
     total = ce + weight * pairwise
     stats |= {"d_mean": d.detach().mean(), "loss_margin": pairwise.detach(), "ce": ce.detach()}
     if adaptive is None:
@@ -190,8 +186,6 @@ def loss(
     assert mixed.similarity is not None
     assert not isinstance(adaptive.quantile, str) and not isinstance(adaptive.delta, str)
     similar = losses.similar_pairs(mixed.similarity, same, adaptive.quantile)
-    if dominated is not None:
-        similar = similar & ~dominated
     edge = losses.band(m, adaptive.delta, mixed.similarity)
     extra = losses.adaptive_margin(d, similar, edge)
     beyond = losses.share(d.detach() > edge, similar)

@@ -70,12 +70,8 @@ def distinct(params: Params, annotated: bool = True, localised: bool = False) ->
 
 
 def freshly(method: Method) -> Method:
-    """The same method by maps and features of a forward pass of their own, since a finished run has no bank; with donors of any
-    class, so that all methods have the same pairs."""
-    if method.mixer is None or method.mix is None:
-        return method
-    mix = method.mix.model_copy(update={"same_class": 0.0})
-    return method.model_copy(update={"mix": mix, "mixer": method.mixer.freshly()})
+    """The same method by maps and features of a forward pass of their own, since a finished run has no bank."""
+    return method.model_copy(update={"mixer": method.mixer.freshly()}) if method.mixer else method
 
 
 def control(methods: dict[str, Method]) -> dict[str, Method]:

@@ -14,7 +14,7 @@ from lapml.config.parts import Augment
 from lapml.data import views
 from lapml.data.augment import augment
 from lapml.data.batches import AHEAD, Batches, _ahead
-from lapml.data.draws import Purpose, donors_of, same_class, stream
+from lapml.data.draws import Purpose, donors_of, stream
 from lapml.data.index import rows_of
 from lapml.errors import LapmlError
 
@@ -243,46 +243,15 @@ def test_all_mixing_rows_mix_the_same_batches_of_the_same_images(make, row):
     assert [rows for rows, _ in plan["cutmix"]] == [b.rows.tolist() for b in make().training(2, 1, 6, row("baseline"))]
 
 
-def test_donors_of_the_same_class(make, packed, row):
-    """As many as asked for, never the image itself; the others are what they were, and so is every other draw."""
-    labels, plain = packed.index["label"].to_numpy(), row()
-    asked = plain.model_copy(update={"mix": plain.mix.model_copy(update={"same_class": 0.5})})
-    same = total = 0
-    for epoch in range(20):
-        for before, batch in zip(*(make().training(3, epoch, 4, each) for each in (plain, asked)), strict=True):
-            assert batch.rows[:4].tolist() == before.rows.tolist() and torch.equal(batch.images[:4], before.images)
-            assert torch.equal(batch.lam, before.lam) and torch.equal(batch.uniform, before.uniform)
-            donors = batch.donors.numpy()
-            extra = donors >= 4
-            assert sorted(donors[extra]) == list(range(4, len(batch.rows)))
-            assert (donors[~extra] == before.donors.numpy()[~extra]).all()
-            references, chosen = batch.rows[:4][extra], batch.rows[donors[extra]]
-            assert (labels[references] == labels[chosen]).all() and (references != chosen).all()
-            assert batch.labels.tolist() == labels[batch.rows].tolist() and len(batch.images) == len(batch.rows)
-            same, total = same + extra.sum(), total + 4
-    assert 0.4 < same / total < 0.6
-
-
-def test_a_class_of_one_image_has_a_random_donor(make, row):
-    labels, rows = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 2, 3, 4])
-    settings = row()
-    settings = settings.model_copy(update={"mix": settings.mix.model_copy(update={"same_class": 1.0})})
-    for epoch in range(20):
-        found = same_class(labels, rows, settings, 0, epoch)
-        assert found[[0, 1, 2]].tolist() == [1, 0, -1] and (found[3], found[4]) == (4, 3)
-
-
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_ranks_share_the_donors_of_a_batch(ranks):
     """Together they have the pairs that one of them would have."""
-    whole, same = np.arange(100, 108), np.full(200, -1)
-    same[[101, 104, 107]] = [150, 160, 170]
-    pairs = {}
+    whole, pairs = np.arange(100, 108), {}
     for rank in range(ranks):
         own = slice(rank * 8 // ranks, (rank + 1) * 8 // ranks)
-        rows, donors = donors_of(whole, own, same)
+        rows, donors = donors_of(whole, own)
         pairs |= dict(zip(whole[own].tolist(), rows[donors].tolist(), strict=True))
-    assert pairs == {100: 107, 101: 150, 102: 101, 103: 102, 104: 160, 105: 104, 106: 105, 107: 170}
+    assert pairs == {100: 107, **{row: row - 1 for row in range(101, 108)}}
 
 
 def test_a_batch_larger_than_the_data(make, row):

@@ -320,19 +320,6 @@ def row(maps: str) -> Method:
     })  # fmt: skip
 
 
-def test_the_diagnosis_gives_all_mixers_the_same_donors(small_run, annotated):
-    """Also those that train with donors of the reference's class, which are of any batch."""
-    run = small_run("baseline")
-    model, weights = build(run.model, 3, 48, seed=0)
-    plain = row("fresh")
-    same = plain.model_copy(update={"mix": plain.mix.model_copy(update={"same_class": 1.0})})
-    mixes = Mixes(run, model.eval(), weights, annotated, {"any": freshly(plain), "same": freshly(same)})
-    batch, _, made, _ = next(mixes.generate(6))
-    one, two = made["any"].mixed, made["same"].mixed
-    assert torch.equal(one.donors, batch.donors) and torch.equal(two.donors, batch.donors)
-    assert torch.equal(one.images, two.images) and len(one.images) == len(batch.labels)
-
-
 @pytest.mark.parametrize("maps", ["objects", "gaussian"])
 def test_the_diagnosis_mixes_by_what_is_stored_and_shows_it(small_run, annotated, maps):
     run = small_run("baseline")

@@ -112,13 +112,6 @@ def test_what_needs_nothing_of_the_model_is_mixed_ahead(small_run, annotated, ro
     assert (learner.ahead(batch) is not None) == (row in AHEAD)
 
 
-def test_donors_of_any_batch_are_not_recalled_ahead(small_run, annotated):
-    """What a bank holds of them depends on the steps in between."""
-    run = run_of(small_run, "loc_cutmix", "methods.loc_cutmix.mix.same_class=0.5")
-    batch, learner = batch_and_learner(run, annotated)
-    assert "recent" in run.settings.needs() and learner.ahead(batch) is None
-
-
 @pytest.mark.parametrize("row", ROWS)
 def test_bad_features_do_not_reach_the_images(small_run, annotated, row, monkeypatch):
     """Maps that are all zero or not finite: the generated batch and its weights are numbers all the same."""
