@@ -13,12 +13,12 @@ import pandas as pd
 from lapml.analysis import stats
 from lapml.common.text import markdown, markdown_table, tex
 from lapml.config import Params
-from lapml.runs.collect import ACCURACIES, CURVES, collect, histories, studies, study_record, tuned_record
+from lapml.runs.collect import ACCURACIES, CURVES, collect, histories, studies, tuned_record
 from lapml.runs.records import Answers, predictions
 
 __all__ = [
     "accuracy", "cells", "chance", "collect", "cost", "curves", "emphasised", "headings", "histories", "interval", "note",
-    "points", "predictions", "studies", "study_record", "summary", "tuned_record", "write",
+    "points", "predictions", "studies", "summary", "tuned_record", "write",
 ]  # fmt: skip
 
 BASELINE = "baseline"

@@ -260,7 +260,7 @@ def _copy_tuned(params: Params, source: Paths, target: Paths) -> None:
     for dataset in params.datasets:
         for method in dict.fromkeys([*params.tuned_methods, *params.of(dataset).tune.methods]):
             try:
-                tables.study_record(params, source, dataset, method)
+                tables.tuned_record(params, source, dataset, method)
             except LapmlError:
                 continue
             if not _same_tuned(params, source, target, dataset, method):

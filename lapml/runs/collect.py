@@ -97,8 +97,8 @@ def examined(
         for method in params.all_methods():
             failed = values = None
             try:
-                if tuned := tuned_record(params, paths, dataset, method):
-                    values = tuned["values"]
+                if method in params.tuned_methods:
+                    values = tuned_record(params, paths, dataset, method)["values"]
                 config.resolve(params, dataset, method, params.seeds[0], tuned=values)
             except LapmlError as error:
                 failed = Untuned(str(error))
@@ -125,28 +125,23 @@ def histories(params: Params, paths: Paths) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, Any] | None:
-    """The tuned file of a method, or None for a method that is not tuned.
+def studies(params: Params, paths: Paths, dataset: str) -> dict[str, dict[str, Any]]:
+    """{method: tuned file} of a data set: those that its tables take values from; then those of other methods of ``tune.methods``
+    whose study is made, with these settings."""
+    found = {name: tuned_record(params, paths, dataset, name) for name in params.tuned_methods}
+    for name in params.of(dataset).tune.methods:
+        if name not in found and paths.tuned(dataset, name).is_file():
+            with suppress(LapmlError):
+                found[name] = tuned_record(params, paths, dataset, name)
+    return found
+
+
+def tuned_record(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, Any]:
+    """The tuned file of a method that is searched, whether the tables take its values or not.
 
     Raises:
         LapmlError: it is missing, damaged, of another method, or was tuned with other seeds, epochs or data.
     """
-    return study_record(params, paths, dataset, method) if method in params.tuned_methods else None
-
-
-def studies(params: Params, paths: Paths, dataset: str) -> dict[str, dict[str, Any]]:
-    """{method: tuned file} of a data set: those that its tables take values from; then those of other methods of ``tune.methods``
-    whose study is made, with these settings."""
-    found = {name: study_record(params, paths, dataset, name) for name in params.tuned_methods}
-    for name in params.of(dataset).tune.methods:
-        if name not in found and paths.tuned(dataset, name).is_file():
-            with suppress(LapmlError):
-                found[name] = study_record(params, paths, dataset, name)
-    return found
-
-
-def study_record(params: Params, paths: Paths, dataset: str, method: str) -> dict[str, Any]:
-    """The tuned file of a method, whether the tables take its values or not; errors as of :func:`tuned_record`."""
     path = paths.tuned(dataset, method)
     record = _read_tuned(path, dataset)
     if (found := (record.get("dataset"), record.get("method"))) != (dataset, method):

@@ -13,7 +13,7 @@ from lapml.analysis.tables import chance, interval, points
 from lapml.common.text import markdown_table
 from lapml.errors import LapmlError
 from lapml.paths import Paths
-from lapml.runs.collect import study_record
+from lapml.runs.collect import tuned_record
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results/published"
@@ -99,11 +99,11 @@ def test_margins_tuned_before_are_read_by_today_s_settings(file):
     """When they were made, their number of trials was part of their study's name; now it is looked at by itself."""
     suite, _, dataset, name = file.parts[-4:]
     settings, paths = ROOT / f"suites/{suite}.yaml", Paths(suite, ROOT).as_published()
-    record = study_record(config.load(settings), paths, dataset, file.stem)
+    record = tuned_record(config.load(settings), paths, dataset, file.stem)
     assert record["study"] == json.loads(file.read_text())["study"]
     trials = len(record["trials"])
     with pytest.raises(LapmlError, match=f"{name}: found {trials} trials, expected {trials + 1}"):
-        study_record(config.load(settings, [f"tune.trials={trials + 1}"]), paths, dataset, file.stem)
+        tuned_record(config.load(settings, [f"tune.trials={trials + 1}"]), paths, dataset, file.stem)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: "/".join(path.parts[-5:]))
